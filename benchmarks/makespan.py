@@ -1,0 +1,100 @@
+"""The real Slurm at work: how long until everything is computed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import espnet3.submit
+from benchmarks.measuring import Bench, Line, interleaved, remove
+from benchmarks.submit import OPTIONS
+from benchmarks.work import NoEnv, Second
+from espnet3.specs import layout
+from tests.integration.slurm_cluster import SlurmCluster
+
+N_CPUS = 16
+PAUSE = 0.02  # seconds between two looks
+
+
+def _wait_for_files(folder: Path, count: int, seconds: float = 300.0) -> None:
+    deadline = time.monotonic() + seconds
+    while len(os.listdir(folder)) < count:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{folder}: not {count} files after {seconds} s")
+        time.sleep(PAUSE)
+
+
+def compute_here(run_dir: str, n_shards: int) -> dict[str, float]:
+    """Submit one item of one second per shard and wait for the last receipt."""
+    runner = Second(NoEnv({}))
+    shape = {"n_workers": N_CPUS, "n_shards": n_shards}
+    config = {"env": "slurm", **shape, "preflight": False, "options": OPTIONS}
+    began = time.perf_counter()
+    asyncio.run(espnet3.submit.submit(runner, range(n_shards), run_dir=run_dir, parallel=config))
+    _wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
+    return {"seconds": time.perf_counter() - began}
+
+
+def sleep_here(folder: str, n_tasks: int, command: str) -> dict[str, float]:
+    """Submit a bare array and wait for the file that each of its tasks leaves."""
+    done = Path(folder, "done")
+    done.mkdir()
+    wrapped = f"--wrap={command} && : > {done}/$SLURM_ARRAY_TASK_ID"
+    array = f"--array=0-{n_tasks - 1}%{N_CPUS}"
+    began = time.perf_counter()
+    words = ["sbatch", "--parsable", "--mem=100M", "--output=/dev/null", array, wrapped]
+    subprocess.run(words, stdout=subprocess.PIPE, check=True)
+    _wait_for_files(done, n_tasks)
+    return {"seconds": time.perf_counter() - began}
+
+
+def makespan_64(bench: Bench) -> list[Line]:
+    """64 items of one second as 64 shards on a Slurm with 16 CPUs, at most 16 at a time.
+
+    Ours: from the call of `espnet3.submit.submit` (after imports, preflight off) to the last
+    receipt. Bare: from `sbatch --array=0-63%16 --wrap 'sleep 1 && : > done/…'` to the last of those
+    files. The same with Python in place of sleep (`python -c 'time.sleep(1)'`, nothing imported)
+    tells what this host's cores let any Python program reach.
+    """
+    n_shards = 16 if bench.quick else 64
+    # A cluster of its own: the other one's queue is full of what waits.
+    where = bench.new_folder()
+    cluster = bench.keep(SlurmCluster(where / "slurm", cpus=N_CPUS))
+    before = dict(bench.environ)
+    bench.environ |= cluster.env
+    python = f"{sys.executable} -I -c 'import time; time.sleep(1)'"
+
+    def ours() -> dict[str, float]:
+        folder = bench.new_folder()
+        figures = bench.child(compute_here, str(folder / "run"), n_shards)
+        cluster.wait_until_idle()
+        remove(folder)
+        return figures
+
+    def bare(command: str) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
+            folder = bench.new_folder()
+            figures = bench.child(sleep_here, str(folder), n_shards, command)
+            cluster.wait_until_idle()
+            remove(folder)
+            return figures
+
+        return measure
+
+    try:
+        sides = {"ours": ours, "peer": bare("sleep 1"), "python": bare(python)}
+        found = interleaved(bench.runs(5), **sides)
+    finally:
+        bench.environ = before
+    seconds = {side: figures["seconds"] for side, figures in found.items()}
+    work = f"{n_shards} one-second items as {n_shards} shards, {N_CPUS} at a time: makespan"
+    against = "a bare array of sleep 1"
+    return [
+        Line(work, seconds["ours"], "s", 1.25, against, seconds["peer"]),
+        Line(work, seconds["ours"], "s", None, "a bare array of Python", seconds["python"]),
+    ]

@@ -1,0 +1,45 @@
+"""What submitit does, measured in its own environment: no import of espnet3.
+
+`submit FOLDER N` prints the seconds that `map_array` of N calls takes in process, after imports and
+one call to warm up. `prepare FOLDER ID` pickles a trivial call as submitit's executors do.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import submitit
+from submitit.core.utils import DelayedSubmission, JobPaths
+
+
+def trivial(number: int) -> int:
+    return number
+
+
+def submit(folder: str, n_calls: int) -> dict[str, float]:
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    executor.update_parameters(timeout_min=10, slurm_array_parallelism=n_calls)
+    executor.map_array(trivial, range(1))
+    began = time.perf_counter()
+    jobs = executor.map_array(trivial, range(n_calls))
+    seconds = time.perf_counter() - began
+    if len(jobs) != n_calls:
+        raise SystemExit("not all calls were submitted")
+    return {"seconds": seconds}
+
+
+def prepare(folder: str, job_id: str) -> dict[str, float]:
+    paths = JobPaths(folder, job_id, 0)
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    DelayedSubmission(trivial, 1).dump(paths.submitted_pickle)
+    if not Path(paths.submitted_pickle).exists():
+        raise SystemExit("nothing was prepared")
+    return {}
+
+
+if __name__ == "__main__":
+    command, where, what = sys.argv[1:]
+    print(json.dumps(submit(where, int(what)) if command == "submit" else prepare(where, what)))

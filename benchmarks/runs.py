@@ -1,0 +1,95 @@
+"""Run directories made quickly: planned but not started, or finished without any worker."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from benchmarks.work import NoEnv, Trivial
+from espnet3.parallel import BaseRunner
+from espnet3.specs import layout
+from espnet3.specs.config import parse_parallel
+from espnet3.specs.items import plan_items, shard_bounds
+from espnet3.specs.models import Receipt, ResultPart, RunSpec, decode, encode, now
+from espnet3.specs.store import open_store
+from espnet3.submit.launchers import make_launcher
+from espnet3.submit.plan import plan_run
+from espnet3.submit.submission import all_ranks, make_submission
+from espnet3.submit.surroundings import surroundings_here
+
+
+def write_run(
+    run_dir: Path,
+    n_items: int,
+    n_shards: int,
+    *,
+    runner: type[BaseRunner] = Trivial,
+    **parallel: Any,
+) -> RunSpec:
+    """Write the plan of a run and the intent of its first submission, as `submit` does."""
+    config = parse_parallel({"env": "local", "n_shards": n_shards, **parallel})
+    surroundings = surroundings_here(sys.executable)
+    plan = plan_run(runner(NoEnv({})), plan_items(range(n_items)), config, surroundings)
+    store = open_store(run_dir)
+    store.prepare(layout.FOLDERS)
+    for spec in plan.shards(store.locate(layout.RUN)):
+        Path(run_dir, layout.shard(spec.rank)).write_bytes(encode(spec))
+    Path(run_dir, layout.RUN).write_bytes(encode(plan.run))
+    launcher = make_launcher(config, runner)
+    ranks = all_ranks(plan.run.world_size)
+    intent = make_submission(store, plan.run, config, launcher, ranks, 1001, number=1)
+    Path(run_dir, layout.submission(1)).write_bytes(encode(intent))
+    return plan.run
+
+
+def worker_command(run_dir: Path, task: int) -> list[str]:
+    """The command of a worker process for one task of the first submission."""
+    command = ["-P", "-m", "espnet3.worker", str(run_dir), "0001", "--task", str(task)]
+    return [sys.executable, *command]
+
+
+def forget_results(run_dir: Path) -> None:
+    """Remove everything that workers wrote."""
+    for folder in (layout.RESULTS, layout.ATTEMPTS, layout.RECEIPTS):
+        for file in Path(run_dir, folder).iterdir():
+            file.unlink()
+
+
+def finish_shards(run_dir: Path, ranks: Iterable[int]) -> None:
+    """Write results and receipts as workers would, for shards of a `Trivial` run."""
+    run = decode(RunSpec, Path(run_dir, layout.RUN).read_bytes(), "run.json")
+    host, created = socket.gethostname(), now()
+    for rank in ranks:
+        first, last = shard_bounds(rank, run.world_size, run.n_inputs)
+        lines = b"".join(
+            orjson.dumps({"item": i, "result": i}, option=orjson.OPT_APPEND_NEWLINE)
+            for i in range(first, last)
+        )
+        attempt = layout.new_attempt(1)
+        path = layout.result(rank, attempt, 0)
+        Path(run_dir, path).write_bytes(lines)
+        part = ResultPart(
+            file=path.rpartition("/")[2],
+            first=0,
+            records=last - first,
+            bytes=len(lines),
+            checksum=f"sha256:{hashlib.sha256(lines).hexdigest()}",
+        )
+        receipt = Receipt(
+            rank=rank,
+            attempt=attempt,
+            fingerprint=run.fingerprint,
+            records=last - first,
+            errors=0,
+            salvaged=0,
+            parts=[part],
+            host=host,
+            created=created,
+        )
+        Path(run_dir, layout.receipt(rank)).write_bytes(encode(receipt))

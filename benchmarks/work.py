@@ -1,0 +1,40 @@
+"""What the benchmarks compute. Workers import this module, so it stays light."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+
+class NoEnv(EnvironmentProvider):
+    """An empty environment."""
+
+    def build_env_local(self) -> dict[str, Any]:
+        return {}
+
+
+class Trivial(BaseRunner):
+    """Gives the item back."""
+
+    @staticmethod
+    def forward(idx: int) -> int:
+        return idx
+
+
+class Second(BaseRunner):
+    """Takes a second."""
+
+    @staticmethod
+    def forward(idx: int) -> int:
+        time.sleep(1)
+        return idx
+
+
+class Increment(BaseRunner):
+    """What the synchronous mode and its peers compute."""
+
+    @staticmethod
+    def forward(idx: int) -> int:
+        return idx + 1

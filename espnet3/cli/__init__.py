@@ -1,0 +1,7 @@
+"""The `espnet3` command: parse, call, print. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+from espnet3.cli.app import main, run
+
+__all__ = ["main", "run"]

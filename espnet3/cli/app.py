@@ -1,0 +1,411 @@
+"""The commands: parse, call, print.
+
+Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import click
+
+import espnet3
+from espnet3.specs.errors import EspnetError, UsageError
+
+if TYPE_CHECKING:
+    from espnet3.specs.config import Trust
+    from espnet3.status.shard_states import RunStatus
+
+DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _App(click.Group):
+    """Commands in the order of their use; a reader that goes away (`| head`) is no error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Or Python complains when it flushes what is left at its end.
+            with open(os.devnull, "wb") as nothing, contextlib.suppress(OSError, ValueError):
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+            return NOT_COMPLETE
+        return code
+
+
+_EPILOG = """\b
+Example:
+  espnet3 submit decode.yaml            a run, in its run directory
+  espnet3 watch RUN_DIR                 until nothing of it is queued or running
+  espnet3 resume RUN_DIR                what is missing, if anything is
+  espnet3 collect RUN_DIR -o hyp.jsonl  the results, complete and in order
+
+Exit codes: 0 done, 1 not complete or failed, 2 wrong usage, 130 interrupted.
+"""
+_CONFIG = """\b
+Example of a CONFIG.yaml:
+  provider: {_target_: decode.MyProvider, params: {beam: 5}}
+  runner: {_target_: decode.MyRunner, batch_size: 8}
+  items: 1000      # or a list, {start, stop, step}, {_target_: decode.items}
+  run_dir: /shared/runs/${config.name}
+  n_shards: 40
+  config: {name: test-clean, model: /shared/model.pt}
+  parallel:
+    env: slurm
+    n_workers: 16
+    options: {cores: 1, memory: 4GB, walltime: 02:00:00}
+"""
+
+
+@click.group(cls=_App, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(espnet3.__version__, prog_name="espnet3")
+def app() -> None:
+    """Submit sharded work from a login node, log out, collect later."""
+
+
+def main() -> NoReturn:
+    """The entry point of the `espnet3` command."""
+    sys.exit(run())
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: its words; those of this process where unset.
+
+    Returns:
+        The exit code. Every error that espnet3 raises on purpose is one line on standard error.
+    """
+    from espnet3.cli.show import problem
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name that is no text must not be an error
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app.main(args, prog_name="espnet3", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EspnetError as error:
+        problem(str(error))
+        return WRONG_USAGE if isinstance(error, UsageError) else NOT_COMPLETE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        problem(f"{place}{error.strerror or error}")
+        return NOT_COMPLETE
+    return code if isinstance(code, int) else DONE
+
+
+_run_dir = click.argument("run_dir", metavar="RUN_DIR")
+_trust = click.option(
+    "--trust",
+    type=click.Choice(["owner", "group"]),
+    help="Believe only what no group may write; or also what others of your groups own.",
+)
+
+
+def _usual_patience() -> float:
+    from espnet3.specs.retry import PATIENCE
+
+    return PATIENCE
+
+
+_patience = click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=_usual_patience,
+    show_default="ESPNET3_PATIENCE, or 60",
+    help="Seconds in which results may still arrive through a network file system.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@app.command(epilog=_CONFIG)
+@click.argument("config", metavar="CONFIG.yaml")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
+@_json
+def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+    """Submit a run and return at once.
+
+    CONFIG.yaml describes it. Modules are found in the current folder and beside the file. KEY=VALUE
+    replaces a value, as in parallel.n_workers=8. The same call again continues the run: only what
+    is missing is submitted.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.cli.config_file import import_path, load_request
+    from espnet3.submit.new_run import dry_run as render
+    from espnet3.submit.new_run import submit as submit_request
+
+    # What the user's modules print at their import is no answer of this command.
+    with import_path(config), contextlib.redirect_stdout(sys.stderr):
+        request = load_request(config, overrides)
+        arguments = request._asdict()
+        if dry_run:
+            jobs = run_blocking(render(**arguments))
+        else:
+            with show.waiting("checking and submitting"):
+                result = run_blocking(submit_request(**arguments))
+    if dry_run and as_json:
+        show.json_document(show.rendered_document(jobs))
+    elif dry_run:
+        show.rendered(jobs)
+    elif as_json:
+        show.json_document(show.submitted_document(result))
+    else:
+        show.submitted(result)
+    return DONE
+
+
+@app.command()
+@_run_dir
+@_json
+def status(run_dir: str, as_json: bool) -> int:
+    """Show which shards are not done, and why.
+
+    In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
+    state, submission, task and cause separated by tabs.
+    """
+    from espnet3.cli import show
+    from espnet3.run import Run
+
+    seen = Run(run_dir).status()
+    if as_json:
+        show.json_document(show.status_document(seen))
+    else:
+        show.status(seen)
+    return DONE if seen.done else NOT_COMPLETE
+
+
+@app.command()
+@_run_dir
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+def watch(run_dir: str, interval: float) -> int:
+    """Follow a run until nothing of it is queued or running.
+
+    Nothing depends on it: interrupt it, and the run goes on.
+    """
+    from espnet3._blocking import run_blocking
+
+    seen = run_blocking(_watch(run_dir, interval))
+    return DONE if seen.done else NOT_COMPLETE
+
+
+async def _watch(run_dir: str, interval: float) -> RunStatus:
+    from espnet3.cli import show
+    from espnet3.collect.progress import watch as looks
+
+    with show.follower() as view:
+        async for seen in looks(run_dir, interval):
+            view.update(seen)
+        view.end(seen)
+    return seen
+
+
+@app.command()
+@_run_dir
+@click.option("-o", "--output", metavar="FILE", help="A path or URL; exists only once complete.")
+@click.option("--partial", is_flag=True, help="Leave out the shards that are not done.")
+@click.option(
+    "--errors",
+    type=click.Choice(["raise", "keep"]),
+    default="raise",
+    show_default=True,
+    help="What to do about items that failed and were recorded (on_error: record).",
+)
+@_patience
+@_trust
+@_json
+def collect(
+    run_dir: str,
+    output: str | None,
+    partial: bool,
+    errors: Literal["raise", "keep"],
+    patience: float,
+    trust: Trust | None,
+    as_json: bool,
+) -> int:
+    """Gather the results, complete and in order.
+
+    They are verified, and stand as JSON lines in the items' order. Without -o they go to standard
+    output.
+    """
+    import warnings
+
+    from espnet3.cli import show
+    from espnet3.cli.printing import print_records
+    from espnet3.collect.merge import PartialResults
+    from espnet3.run import Run
+
+    if output is None and as_json:
+        raise click.UsageError(
+            "--json describes the file of -o; the records themselves are JSON lines already"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PartialResults)
+        warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
+        if output is None:
+            print_records(run_dir, partial, errors, patience, trust)
+            return DONE
+        with show.waiting("collecting"):
+            run = Run(run_dir, trust=trust)
+            found = run.collect(output, partial=partial, errors=errors, patience=patience)
+    if as_json:
+        show.json_document(asdict(found))
+    else:
+        show.lines(
+            [
+                ("output", found.output),
+                ("records", str(found.records)),
+                *([("failed items", str(found.errors))] if found.errors else []),
+                *([("shards left out", str(len(found.left_out)))] if found.left_out else []),
+            ]
+        )
+    return DONE
+
+
+@app.command()
+@_run_dir
+@click.argument("words", nargs=-1, metavar="[RANK | FIRST-LAST | SPEC.json]...")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE...",
+    help="Options of the scheduler to change, as in --set memory=64GB walltime=04:00:00.",
+)
+@click.option("--force", is_flag=True, help="Also what seems to be queued or running.")
+@click.option("--repair", is_flag=True, help="Read all results; compute again what is damaged.")
+@click.option(
+    "--items",
+    type=click.Choice(["missing", "failed"]),
+    default="missing",
+    show_default=True,
+    help="failed: also the items that failed and were recorded (on_error: record).",
+)
+@_patience
+@_trust
+@_json
+def resume(
+    run_dir: str,
+    words: tuple[str, ...],
+    settings: tuple[str, ...],
+    force: bool,
+    repair: bool,
+    items: Literal["missing", "failed"],
+    patience: float,
+    trust: Trust | None,
+    as_json: bool,
+) -> int:
+    """Submit what is missing.
+
+    These are the shards that are not done and neither queued nor running; of the named ones, where
+    any are named. Each goes on from the items that are finished.
+    """
+    from espnet3.cli import show
+    from espnet3.cli.words import as_options, ranks_and_files, split_settings
+    from espnet3.run import Run
+
+    named, given = split_settings(words, settings)
+    options = as_options(given)
+    # The runner's module is imported for its hook.
+    with show.waiting("checking and submitting"), contextlib.redirect_stdout(sys.stderr):
+        result = Run(run_dir, trust=trust).resume(
+            ranks_and_files(named) if named else None,
+            options=options,
+            force=force,
+            repair=repair,
+            items=items,
+            patience=patience,
+        )
+    if as_json:
+        show.json_document(show.submitted_document(result))
+    else:
+        show.submitted(result)
+    return DONE
+
+
+@app.command()
+@_run_dir
+@_json
+def cancel(run_dir: str, as_json: bool) -> int:
+    """Stop all jobs of a run. What is finished is kept, and `resume` goes on from it."""
+    from espnet3.cli import show
+    from espnet3.run import Run
+
+    run = Run(run_dir)
+    stopped = run.cancel()
+    if as_json:
+        show.json_document({"run_dir": run.run_dir, "cancelled": stopped})
+    elif stopped:
+        show.lines(
+            [("cancelled", " ".join(stopped)), ("next", show.command("resume", run.run_dir))]
+        )
+    else:
+        show.lines([("cancelled", "nothing, since nothing is queued or running")])
+    return DONE
+
+
+@app.command()
+@_run_dir
+@click.argument("rank", type=click.IntRange(min=0))
+@click.option("--path", is_flag=True, help="Print the names of all its logs, oldest first.")
+def logs(run_dir: str, rank: int, path: bool) -> int:
+    """Print the newest log of a shard."""
+    import shutil
+
+    from espnet3.cli import show
+    from espnet3.run import Run
+
+    run = Run(run_dir)
+    files = run.logs(rank)
+    if not files:
+        show.problem(f"{run.run_dir}: there is no log of shard {rank} yet")
+        return NOT_COMPLETE
+    if path:
+        for file in files:
+            click.echo(file)
+        return DONE
+    out = sys.stdout.buffer
+    with open(files[-1], "rb") as log:
+        shutil.copyfileobj(log, out)
+    out.flush()
+    return DONE
+
+
+@app.command("run-shard")
+@click.argument("spec", metavar="SPEC.json")
+@_trust
+def run_shard(spec: str, trust: Trust | None) -> int:
+    """Compute one shard here, for debugging.
+
+    SPEC.json is a file of the run's folder shards. It goes on from what is finished, breakpoint()
+    works, and results count as any others.
+    """
+    from espnet3.cli.foreground import run_in_foreground
+    from espnet3.worker import exit_codes
+
+    words = [] if trust is None else ["--trust", trust]
+    code, signal_number = run_in_foreground([*words, "--", spec])
+    if code == exit_codes.INTERRUPTED:
+        return INTERRUPTED if signal_number is None else 128 + signal_number
+    return code if code in (exit_codes.DONE, exit_codes.USAGE) else NOT_COMPLETE

@@ -1,0 +1,174 @@
+"""CONFIG.yaml: a whole submission in one file.
+
+    provider: {_target_: decode.MyProvider, params: {beam: 5}}
+    runner: {_target_: decode.MyRunner, batch_size: 8}
+    items: 1000                      # or a list, {start, stop, step}, or {_target_: function, ...}
+    run_dir: /shared/decode
+    n_shards: 40
+    config: {model: /shared/model.pt}
+    parallel: {env: slurm, n_workers: 16, options: {cores: 1, memory: 4GB, walltime: 02:00:00}}
+
+It is an OmegaConf file: `${...}` reaches from any section to any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from espnet3.cli.targets import call_target, find_target
+from espnet3.specs.config import ParallelConfig, did_you_mean, parse_parallel
+from espnet3.specs.errors import ClassError, ConfigError, UsageError, one_line
+from espnet3.specs.masking import masked, remember
+from espnet3.specs.yaml_values import parse_setting, read_yaml
+
+REQUIRED = ("provider", "runner", "items")
+KEYS = (*REQUIRED, "run_dir", "n_shards", "config", "parallel")
+
+
+class Request(NamedTuple):
+    """What a config file asks for: the arguments of `espnet3.submit.submit`."""
+
+    runner: Any
+    items: Any
+    run_dir: str | None
+    n_shards: int | None
+    parallel: ParallelConfig
+
+
+@contextlib.contextmanager
+def import_path(file: str) -> Iterator[None]:
+    """For a while, modules are also found in the current folder and beside a config file.
+
+    The submission has to happen inside, since workers get the import path as it is then.
+    """
+    before = sys.path[:]
+    first = [os.getcwd(), os.path.dirname(os.path.abspath(file))]
+    sys.path[:] = list(dict.fromkeys([*first, *before]))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def load_request(file: str, overrides: Iterable[str] = ()) -> Request:
+    """Read a config file, apply overrides, and make the runner and the items. See `import_path`.
+
+    Args:
+        file: the file.
+        overrides: `key=value`, the key dotted and the value YAML.
+
+    Raises:
+        UsageError: the file or what it names is wrong; one line that says where.
+    """
+    raw = read_config(file, overrides)
+    config = OmegaConf.create(raw.get("config") or {})
+    provider = _make("provider", _section(raw, "provider"), config)
+    section = _section(raw, "runner")
+    for key in ("run_dir", "async_mode"):
+        if key in section:
+            raise ConfigError(f"runner.{key}", "belongs to the top level of the file" if key ==
+                              "run_dir" else "is always on for what is submitted")  # fmt: skip
+    runner = _make("runner", section, provider)
+    return Request(
+        runner,
+        _items(raw["items"]),
+        _run_dir(raw.get("run_dir")),
+        _positive(raw.get("n_shards"), "n_shards"),
+        parse_parallel(_section(raw, "parallel")) if raw.get("parallel") else ParallelConfig(),
+    )
+
+
+def read_config(file: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The file's sections as plain values, overridden, resolved and known.
+
+    Raises:
+        ConfigError: it is no YAML, an interpolation fails, a key is unknown or missing.
+    """
+    try:
+        raw = read_yaml(file)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
+    if not isinstance(raw, Mapping):
+        raise ConfigError(file, f"must be a mapping with the keys {', '.join(REQUIRED)}")
+    settings = [parse_setting(override) for override in overrides]
+    try:
+        config = OmegaConf.create(dict(raw))
+        for key, value in settings:
+            OmegaConf.update(config, key, value, force_add=True)
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise ConfigError(str(getattr(error, "full_key", None) or file), reason) from None
+    remember(plain)
+    for key in plain:
+        if key not in KEYS:
+            raise ConfigError(str(key), f"unknown key in {file}{did_you_mean(str(key), KEYS)}")
+    for key in REQUIRED:
+        if plain.get(key) is None:
+            raise ConfigError(key, f"is missing in {file}")
+    return dict(plain)
+
+
+def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = raw[name]
+    if not isinstance(section, Mapping):
+        raise ConfigError(name, f"must be a mapping, got {one_line(repr(masked(section)), 60)}")
+    return dict(section)
+
+
+def _make(name: str, section: dict[str, Any], first: Any) -> Any:
+    """The object that a section describes."""
+    if "_target_" not in section:
+        raise ConfigError(f"{name}._target_", "is missing: the import path of a class")
+    target = find_target(section.pop("_target_"), f"{name}._target_")
+    if not isinstance(target, type):
+        raise ClassError(one_line(repr(target), 80), f"is no class; {name} needs one")
+    return call_target(target, (first,), section, name)
+
+
+def _items(raw: Any) -> Any:
+    """Items as a config file may give them."""
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return range(_positive(raw, "items") or 0)
+    if isinstance(raw, list):
+        return raw
+    if not isinstance(raw, Mapping):
+        raise ConfigError(
+            "items",
+            "must be a number, a list, a mapping with start, stop and step, or one with _target_, "
+            f"got {one_line(repr(masked(raw)), 60)}",
+        )
+    given = dict(raw)
+    if "_target_" in given:
+        target = find_target(given.pop("_target_"), "items._target_")
+        return call_target(target, (), given, "items")
+    valid = ("start", "stop", "step")
+    for key, value in given.items():
+        if key not in valid:
+            raise ConfigError(f"items.{key}", f"unknown key{did_you_mean(str(key), valid)}")
+        if type(value) is not int:
+            raise ConfigError(f"items.{key}", f"must be an integer, got {value!r}")
+    if "stop" not in given:
+        raise ConfigError("items.stop", "is missing")
+    if given.get("step") == 0:
+        raise ConfigError("items.step", "must not be 0")
+    return range(given.get("start", 0), given["stop"], given.get("step", 1))
+
+
+def _run_dir(raw: Any) -> str | None:
+    if raw is not None and not (isinstance(raw, str) and raw):
+        raise ConfigError("run_dir", f"must be a path or URL, got {raw!r}")
+    return raw
+
+
+def _positive(raw: Any, name: str) -> int | None:
+    if raw is not None and (type(raw) is not int or raw < 1):
+        raise ConfigError(name, f"must be an integer from 1, got {one_line(repr(raw), 60)}")
+    return raw

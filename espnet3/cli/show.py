@@ -1,0 +1,251 @@
+"""What people and programs see: tables on a terminal, plain lines in a pipe, JSON on request."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from espnet3.specs.errors import one_line
+from espnet3.specs.masking import masked_text, scrubbed
+
+if TYPE_CHECKING:
+    from espnet3.status.shard_states import RunStatus, ShardStatus
+    from espnet3.submit.launch import Rendered
+    from espnet3.submit.submission import Submitted
+
+ROWS = 20  # of a table on a terminal
+JOBS = 3  # that a dry run shows whole; of more than that only the first
+
+
+def on_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def json_document(document: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    import orjson
+
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
+    if on_terminal():
+        options |= orjson.OPT_INDENT_2
+    click.echo(orjson.dumps(document, option=options), nl=False)
+
+
+def lines(pairs: Iterable[tuple[str, str | Sequence[str]]]) -> None:
+    """Print names and values: aligned on a terminal, tab-separated in a pipe.
+
+    A value of several lines repeats its name in a pipe, so that each line stands for itself.
+    """
+    for name, value in pairs:
+        for i, line in enumerate([value] if isinstance(value, str) else value):
+            if on_terminal():
+                click.echo(click.style(f"{'' if i else name:<15} ", dim=True) + line)
+            else:
+                click.echo(f"{name}\t{line}")
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A sign of life on standard error while something takes its time; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status(what, spinner=_spinner(console.encoding)):
+        yield
+
+
+def _spinner(encoding: str) -> str:
+    return "dots" if encoding.startswith("utf") else "line"
+
+
+# --- submissions ----------------------------------------------------------------------------------
+
+
+def command(*words: str) -> str:
+    """An espnet3 command to type."""
+    return shlex.join(["espnet3", *words])
+
+
+def submitted(result: Submitted) -> None:
+    """Print what a submission came to."""
+    pairs: list[tuple[str, str | Sequence[str]]] = [("run directory", result.run_dir)]
+    if result.number is None:
+        pairs.append(("submission", "none, there is nothing to submit"))
+    else:
+        pairs.append(("submission", f"{result.number:04d}"))
+        pairs.append(("shards", str(len(result.ranks))))
+        pairs.append(("jobs", _shortened(result.job_ids)))
+    if result.withdrawn:
+        withdrawn = [f"shard {rank}: {why}" for rank, why in sorted(result.withdrawn.items())]
+        if on_terminal() and len(withdrawn) > ROWS:
+            withdrawn[ROWS:] = [f"and {len(withdrawn) - ROWS} more"]
+        pairs.append(("computed again", withdrawn))
+    if result.left_alone:
+        counts = Counter(why.partition(":")[0] for why in result.left_alone.values())
+        pairs.append(("left alone", ", ".join(f"{n} {state}" for state, n in counts.items())))
+    steps = [command("collect", result.run_dir, "-o", "results.jsonl")]
+    if result.number is not None or set(result.left_alone.values()) != {"done"}:
+        steps.insert(0, command("watch", result.run_dir))
+    pairs.append(("next", steps))
+    lines(pairs)
+
+
+def _shortened(words: Sequence[str]) -> str:
+    if on_terminal() and len(words) > 10:
+        return f"{' '.join(words[:10])} and {len(words) - 10} more"
+    return " ".join(words)
+
+
+def submitted_document(result: Submitted) -> dict[str, Any]:
+    """`submit --json` and `resume --json`."""
+    return {
+        "run_dir": result.run_dir,
+        "submission": result.number,
+        "ranks": result.ranks,
+        "job_ids": result.job_ids,
+        "left_alone": result.left_alone,
+        "withdrawn": result.withdrawn,
+    }
+
+
+def rendered(jobs: Sequence[Rendered]) -> None:
+    """Print jobs that were not submitted."""
+    if not jobs:
+        click.echo("# nothing to submit: every shard is done, queued or running")
+    shown = jobs if len(jobs) <= JOBS else jobs[:1]
+    for number, job in enumerate(shown, 1):
+        script = " SCRIPT" if job.script else ""
+        click.echo(f"# job {number} of {len(jobs)}: the command")
+        click.echo(f"{masked_text(shlex.join(job.command))}{script}")
+        if job.script:
+            click.echo(f"# job {number} of {len(jobs)}: its SCRIPT")
+            click.echo(masked_text(job.script.rstrip("\n")))
+    if len(jobs) > len(shown):
+        click.echo(f"# and {len(jobs) - len(shown)} more jobs like it (--json shows all)")
+
+
+def rendered_document(jobs: Sequence[Rendered]) -> dict[str, Any]:
+    """`submit --dry-run --json`."""
+    return {
+        "jobs": [
+            {"script": masked_text(job.script), "command": list(map(masked_text, job.command))}
+            for job in jobs
+        ]
+    }
+
+
+# --- status ---------------------------------------------------------------------------------------
+
+_STYLES = {
+    "done": "green",
+    "running": "cyan",
+    "queued": "blue",
+    "pending": "bright_black",
+    "interrupted": "yellow",
+    "failed": "red",
+    "lost": "magenta",
+}
+
+
+def status_document(seen: RunStatus) -> dict[str, Any]:
+    """`status --json`."""
+    return {
+        "run_dir": seen.run_dir,
+        "world_size": len(seen.shards),
+        "counts": seen.counts(),
+        "done": seen.done,
+        "live": seen.live,
+        "scheduler_problem": seen.scheduler_problem,
+        "shards": [shard._asdict() for shard in seen.shards],
+    }
+
+
+def counts_line(seen: RunStatus) -> str:
+    """The counts in one line, as in `38 of 40 shards done, 1 running, 1 failed`."""
+    counts = seen.counts()
+    others = (f", {n} {state}" for state, n in counts.items() if state != "done")
+    return f"{counts.get('done', 0)} of {len(seen.shards)} shards done{''.join(others)}"
+
+
+def unfinished(seen: RunStatus) -> list[ShardStatus]:
+    """The shards that are not done."""
+    return [shard for shard in seen.shards if shard.state != "done"]
+
+
+def shard_line(shard: ShardStatus) -> str:
+    """A shard in one line: rank, state, submission, task, cause, with tabs between."""
+    place = ("-" if n is None else str(n) for n in (shard.submission, shard.task))
+    return "\t".join([str(shard.rank), shard.state, *place, one_line(shard.cause)])
+
+
+def status(seen: RunStatus) -> None:
+    """Print the state of a run."""
+    if on_terminal():
+        from espnet3.cli import terminal
+
+        terminal.status(seen)
+        return
+    if seen.scheduler_problem:
+        problem(seen.scheduler_problem)
+    click.echo(counts_line(seen))
+    for shard in unfinished(seen):
+        click.echo(shard_line(shard))
+
+
+def style_of(state: str) -> str:
+    """The colour of a state."""
+    return _STYLES.get(state, "")
+
+
+class Follower:
+    """Shows a run while it goes on; in a pipe one line whenever the counts change."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        self._problem: str | None = None
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+    def update(self, seen: RunStatus) -> None:
+        """Show another look at the run."""
+        if seen.scheduler_problem and seen.scheduler_problem != self._problem:
+            problem(seen.scheduler_problem)
+        self._problem = seen.scheduler_problem
+        line = counts_line(seen)
+        if line != self._last:
+            click.echo(line)
+            sys.stdout.flush()
+        self._last = line
+
+    def end(self, seen: RunStatus) -> None:
+        """Show what the run came to."""
+        for shard in unfinished(seen):
+            click.echo(shard_line(shard))
+
+
+def follower() -> Follower:
+    """The follower for where standard output goes."""
+    if not on_terminal():
+        return Follower()
+    from espnet3.cli.terminal import LiveFollower
+
+    return LiveFollower()
+
+
+def problem(message: str) -> None:
+    """Print one line on standard error."""
+    click.echo(f"espnet3: {' '.join(scrubbed(message).split())}", err=True)

@@ -1,0 +1,339 @@
+"""Gathering the results of a run: complete, verified, in the items' order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal, NamedTuple, overload
+
+from espnet3.collect.output import open_output, require_outside
+from espnet3.specs import layout
+from espnet3.specs.config import Trust
+from espnet3.specs.errors import EspnetError, FailedItems, IncompleteRun, InvalidFile
+from espnet3.specs.models import Receipt, ResultPart, RunSpec
+from espnet3.specs.records import ResultRecord, decode_line, decode_results
+from espnet3.specs.references import load_script
+from espnet3.specs.store import Store, open_store
+from espnet3.specs.trust import chosen_policy, require_scripts, require_trusted, tightened
+from espnet3.specs.verify import (
+    PATIENCE,
+    blocks,
+    line_blocks,
+    open_verified,
+    patiently,
+    read_receipt,
+    stopping,
+)
+from espnet3.status.observe import list_receipts, observe, read_run
+
+AHEAD = 3  # parts that are read while another one is written
+CHUNK = 4096  # records that are decoded between two looks at the event loop
+
+Errors = Literal["raise", "keep"]
+
+
+class PartialResults(UserWarning):
+    """Shards were left out of what was collected, as `partial` allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was written to a file.
+
+    Attributes:
+        output: the file.
+        records: how many lines.
+        left_out: rank -> state and cause, for every shard that `partial` left out.
+        errors: how many lines are items that failed and were recorded.
+    """
+
+    output: str
+    records: int
+    left_out: dict[int, str]
+    errors: int
+
+
+class _Vouched(NamedTuple):
+    """What collect may merge; `stop` is set where nobody waits for it any more."""
+
+    store: Store
+    run: RunSpec
+    receipts: list[Receipt]
+    left_out: dict[int, str]
+    patience: float
+    stop: threading.Event
+
+    def open(self, receipt: Receipt, part: ResultPart) -> BinaryIO:
+        """A verified part of a shard's results."""
+        return patiently(
+            lambda: open_verified(self.store, receipt.rank, part), self.patience, self.stop
+        )
+
+
+@overload
+async def collect(
+    run_dir: str | os.PathLike[str],
+    output: None = None,
+    *,
+    partial: bool = False,
+    errors: Errors = "raise",
+    patience: float = PATIENCE,
+    trust: Trust | None = None,
+) -> list[Any]: ...
+
+
+@overload
+async def collect(
+    run_dir: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    partial: bool = False,
+    errors: Errors = "raise",
+    patience: float = PATIENCE,
+    trust: Trust | None = None,
+) -> Collected: ...
+
+
+async def collect(
+    run_dir: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    partial: bool = False,
+    errors: Errors = "raise",
+    patience: float = PATIENCE,
+    trust: Trust | None = None,
+) -> list[Any] | Collected:
+    """Gather the results of a run, in the items' order.
+
+    Args:
+        run_dir: the run directory.
+        output: a path or fsspec URL for a JSONL file of records; a list is returned where unset.
+        partial: take the shards that are done and warn about the rest.
+        errors: what to do about items that `on_error: record` recorded: `raise`, or `keep` them in
+            their places (an ErrorRecord in a list, a line with `error` in a file).
+        patience: seconds for which files that do not match their receipts may still be on their
+            way through a network file system.
+        trust: whose run directories are believed where results are pickled, as in the parallel
+            config; what `set_parallel` set where unset.
+
+    Returns:
+        The results, as local mode would return them; or what was written to `output`, which exists
+        only once it is complete.
+
+    Raises:
+        IncompleteRun: shards have no receipt; names them and their causes.
+        DamagedResult: a result file is not what its receipt vouched for, or the receipt itself is
+            damaged; `resume` with `repair` computes it again.
+        FailedItems: items failed and were recorded.
+        RunDirectoryError: it is no run directory.
+        Untrusted: results are pickled, and others could have written them.
+        UsageError: `output` is a name that belongs to the run itself.
+
+    Example:
+        >>> results = await collect("/shared/decode")                    # doctest: +SKIP
+        >>> await collect("/shared/decode", "s3://bucket/hyp.jsonl")      # doctest: +SKIP
+    """
+    with stopping() as stop:
+        vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
+        if output is not None:
+            return await asyncio.to_thread(_write, vouched, os.fspath(output))
+        results: list[Any] = []
+        for receipt in vouched.receipts:
+            results += await asyncio.to_thread(_results, vouched, receipt)
+        return results
+
+
+async def stream(
+    run_dir: str | os.PathLike[str],
+    *,
+    partial: bool = False,
+    errors: Errors = "raise",
+    patience: float = PATIENCE,
+    trust: Trust | None = None,
+) -> AsyncIterator[ResultRecord]:
+    """The records of a run one by one, in the items' order and in constant memory.
+
+    Each part of the results is verified before its first record is given out. Arguments and errors
+    are those of `collect`.
+
+    Yields:
+        Records with `item`, `result` and `error` (None unless the item failed).
+
+    Example:
+        >>> async for record in stream("/shared/decode"):  # doctest: +SKIP
+        ...     print(record.item, record.result)
+    """
+    chunks = stream_chunks(run_dir, partial=partial, errors=errors, patience=patience, trust=trust)
+    async for chunk in chunks:
+        for record in chunk:
+            yield record
+
+
+async def stream_chunks(
+    run_dir: str | os.PathLike[str],
+    *,
+    partial: bool = False,
+    errors: Errors = "raise",
+    patience: float = PATIENCE,
+    trust: Trust | None = None,
+) -> AsyncIterator[list[ResultRecord]]:
+    """As `stream`, in lists of records."""
+    with stopping() as stop:
+        vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
+        chunks = _chunks(vouched)
+        while chunk := await asyncio.to_thread(next, chunks, None):
+            yield chunk
+
+
+async def _vouch(
+    run_dir: str | os.PathLike[str],
+    partial: bool,
+    errors: Errors,
+    patience: float,
+    trust: Trust | None,
+    stop: threading.Event,
+) -> _Vouched:
+    """Read all receipts and check that the run may be merged."""
+    store = await asyncio.to_thread(open_store, run_dir)
+    run = await asyncio.to_thread(read_run, store)
+    done = await asyncio.to_thread(list_receipts, store, run.world_size)
+    left_out: dict[int, str] = {}
+    if len(done) < run.world_size:
+        await asyncio.to_thread(store.refresh, layout.RECEIPTS)
+        seen = await observe(store)
+        left_out, done = seen.status.unfinished(), seen.receipts
+        if left_out and not partial:
+            raise IncompleteRun(store.root, run.world_size, left_out)
+    receipts = await asyncio.to_thread(_read_receipts, store, run, done, patience, stop)
+    if run.results == "pickle":
+        await asyncio.to_thread(_require_trusted, store, run, receipts, chosen_policy(trust))
+        for reference in (run.runner, run.provider.cls):
+            await asyncio.to_thread(load_script, reference)
+    failed = [receipt for receipt in receipts if receipt.errors]
+    if failed and errors == "raise":
+        count = sum(receipt.errors for receipt in failed)
+        raise FailedItems(store.root, count, [receipt.rank for receipt in failed])
+    if left_out:
+        shown = ", ".join(map(str, sorted(left_out)[:20])) + (" …" if len(left_out) > 20 else "")
+        warnings.warn(
+            f"{store.root}: {len(left_out)} of {run.world_size} shards are left out: {shown}",
+            PartialResults,
+            stacklevel=3,
+        )
+    return _Vouched(store, run, receipts, left_out, patience, stop)
+
+
+def _require_trusted(
+    store: Store, run: RunSpec, receipts: Sequence[Receipt], policy: Trust | None
+) -> None:
+    """Refuse to unpickle what others could have written."""
+    strict = tightened(policy, run.parallel)
+    files = (f"{layout.RESULTS}/{part.file}" for receipt in receipts for part in receipt.parts)
+    require_trusted(store, strict, files)
+    require_scripts(run, strict)
+
+
+def _read_receipts(
+    store: Store, run: RunSpec, done: Mapping[int, int], patience: float, stop: threading.Event
+) -> list[Receipt]:
+    def read(rank: int) -> Receipt:
+        return patiently(lambda: read_receipt(store, run, rank, done[rank]), patience, stop)
+
+    return [read(rank) for rank in sorted(done)]
+
+
+def _lines(vouched: _Vouched, receipt: Receipt) -> Iterator[bytes]:
+    """The verified lines of a shard."""
+    for part in receipt.parts:
+        with vouched.open(receipt, part) as file:
+            for _ in range(part.records):
+                yield file.readline()
+
+
+def _results(vouched: _Vouched, receipt: Receipt) -> list[Any]:
+    unpickle = vouched.run.results == "pickle"
+    where = f"results of shard {receipt.rank}"
+    results: list[Any] = []
+    for part in receipt.parts:
+        with vouched.open(receipt, part) as file:
+            for lines in line_blocks(file, part.bytes):
+                results += decode_results(lines, where, unpickle=unpickle)
+    if len(results) != receipt.records:
+        raise InvalidFile(where, "", f"hold {len(results)} records, not {receipt.records}")
+    return results
+
+
+def _records(vouched: _Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
+    unpickle = vouched.run.results == "pickle"
+    where = f"results of shard {receipt.rank}"
+    for line in _lines(vouched, receipt):
+        yield decode_line(line, where, unpickle=unpickle)
+
+
+def _chunks(vouched: _Vouched) -> Iterator[list[ResultRecord]]:
+    chunk: list[ResultRecord] = []
+    for receipt in vouched.receipts:
+        for record in _records(vouched, receipt):
+            chunk.append(record)
+            if len(chunk) == CHUNK:
+                yield chunk
+                chunk = []
+    yield chunk
+
+
+def _write(vouched: _Vouched, output: str) -> Collected:
+    """Merge all verified bytes into one file that exists only when it is complete."""
+    require_outside(vouched.store.root, output)
+    parts = ((receipt, part) for receipt in vouched.receipts for part in receipt.parts)
+    with open_output(output) as target, _ahead(vouched.open, parts) as opened:
+        for part, source in opened:
+            with source:
+                for block in blocks(source, part.bytes):
+                    if vouched.stop.is_set():  # and the unfinished file is removed
+                        raise asyncio.CancelledError
+                    target.write(block)
+    return Collected(
+        output,
+        sum(receipt.records for receipt in vouched.receipts),
+        vouched.left_out,
+        sum(receipt.errors for receipt in vouched.receipts),
+    )
+
+
+@contextlib.contextmanager
+def _ahead(
+    open_part: Callable[[Receipt, ResultPart], BinaryIO],
+    parts: Iterable[tuple[Receipt, ResultPart]],
+) -> Iterator[Iterator[tuple[ResultPart, BinaryIO]]]:
+    """Verified parts in order; threads read and verify the next few meanwhile."""
+    waiting: deque[tuple[ResultPart, Future[BinaryIO]]] = deque()
+
+    def next_one() -> tuple[ResultPart, BinaryIO]:
+        part, stream = waiting.popleft()
+        return part, stream.result()
+
+    def in_order() -> Iterator[tuple[ResultPart, BinaryIO]]:
+        for receipt, part in parts:
+            context = contextvars.copy_context()  # as asyncio.to_thread does
+            waiting.append((part, pool.submit(context.run, open_part, receipt, part)))
+            if len(waiting) > AHEAD:
+                yield next_one()
+        while waiting:
+            yield next_one()
+
+    with ThreadPoolExecutor(AHEAD) as pool:
+        try:
+            yield in_order()
+        finally:
+            for _, stream in waiting:
+                if not stream.cancel():
+                    with contextlib.suppress(EspnetError):
+                        stream.result().close()

@@ -1,0 +1,136 @@
+"""The merged file: at a path or URL, and only ever whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from espnet3.specs import layout
+from espnet3.specs.errors import EspnetError, StoreError, UsageError, one_line
+from espnet3.specs.modes import opener
+
+_TAKEN = frozenset({layout.RUN, layout.WITHDRAWALS, *layout.FOLDERS} - {layout.LOGS})
+
+
+class Target(Protocol):
+    """What a merge writes to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take the next bytes."""
+
+
+@contextlib.contextmanager
+def open_output(output: str) -> Iterator[Target]:
+    """Open a file that appears, or is replaced, when the block ends without an error.
+
+    A symlink stays one; a device or pipe takes the bytes as they come.
+
+    Args:
+        output: a path or an fsspec URL.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    opener = _remote if "://" in output else _local
+    try:
+        with opener(output) as target:
+            yield target
+    except EspnetError:
+        raise
+    except OSError as error:
+        raise StoreError(output, error.strerror or str(error)) from None
+
+
+def require_outside(root: str, output: str) -> None:
+    """Refuse to write a merge over the files of its own run.
+
+    Args:
+        root: the run directory, a path or URL.
+        output: a path or an fsspec URL.
+
+    Raises:
+        UsageError: it is a name that belongs to the run.
+    """
+    path = output if "://" in output else os.path.realpath(_absolute(output))
+    root = root if "://" in root else os.path.realpath(root)
+    name = path.removeprefix(f"{root}/").partition("/")[0]
+    if path.startswith(f"{root}/") and name in _TAKEN:
+        raise UsageError(f"{output}: lies among the run's own files; choose another output")
+
+
+def _absolute(output: str) -> str:
+    return os.path.abspath(os.path.expanduser(output))
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is a device or pipe, which takes what is written to it."""
+    try:
+        mode = Path(path).stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextlib.contextmanager
+def _local(output: str) -> Iterator[Target]:
+    path = _absolute(output)
+    if _is_special(path):  # replaced, /dev/null would be a file for the whole host
+        with open(path, "wb") as stream:
+            yield stream
+        return
+    folder, name = os.path.split(os.path.realpath(path))
+    path = os.path.join(folder, name)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb", opener=opener) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _remote(output: str) -> Iterator[Target]:
+    import fsspec
+
+    with _mapped(output):
+        fs, path = fsspec.url_to_fs(output)
+        file = fs.open(path, "wb", autocommit=False)
+    try:
+        yield _RemoteFile(file, output)
+        with _mapped(output):
+            file.close()
+            file.commit()
+    except BaseException:
+        # Parts that were sent already would be paid for; whether they are removed decides nothing.
+        with contextlib.suppress(Exception):
+            file.discard()
+        raise
+
+
+class _RemoteFile:
+    """A file of fsspec that raises StoreError."""
+
+    def __init__(self, file: Any, output: str) -> None:
+        self._file, self._output = file, output
+
+    def write(self, data: bytes, /) -> object:
+        with _mapped(self._output):
+            return self._file.write(data)
+
+
+@contextlib.contextmanager
+def _mapped(output: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # every file system raises its own libraries' errors too
+        problem = one_line(str(error), 200) or type(error).__name__
+        raise StoreError(output, problem) from error

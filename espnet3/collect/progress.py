@@ -1,0 +1,47 @@
+"""The state of a run, once or until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from espnet3.specs.store import open_store
+from espnet3.status.observe import observe
+from espnet3.status.shard_states import RunStatus
+
+
+async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
+    """The state of every shard of a run.
+
+    Args:
+        run_dir: the run directory.
+
+    Raises:
+        RunDirectoryError: it is no run directory.
+        FormatError: run.json or a submission cannot be read.
+
+    Example:
+        >>> (await status("/shared/decode")).counts()  # doctest: +SKIP
+        {'done': 38, 'failed': 2}
+    """
+    store = await asyncio.to_thread(open_store, run_dir)
+    return (await observe(store)).status
+
+
+async def watch(run_dir: str | os.PathLike[str], interval: float = 5.0) -> AsyncIterator[RunStatus]:
+    """The state of a run again and again, until nothing of it is queued or running.
+
+    Args:
+        run_dir: the run directory.
+        interval: seconds between two looks.
+
+    Yields:
+        The state; the last one has `live` False.
+    """
+    while True:
+        seen = await status(run_dir)
+        yield seen
+        if not seen.live:
+            return
+        await asyncio.sleep(interval)

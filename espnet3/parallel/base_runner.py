@@ -1,0 +1,154 @@
+"""The runner: a static `forward`, called for every item in one of three modes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from espnet3.parallel.config import get_parallel_config
+from espnet3.parallel.env_provider import EnvironmentProvider
+from espnet3.specs.errors import ConfigError
+from espnet3.specs.references import require_static_forward
+
+if TYPE_CHECKING:
+    from espnet3.run import Run
+
+
+class BaseRunner:
+    """Runs a static `forward` over items.
+
+    With no parallel config (`set_parallel`) it runs here, one item after the other. With one it
+    runs on a shared Dask client, and with `async_mode` it submits and returns at once.
+
+    Args:
+        provider: builds the environment, the keyword arguments of `forward`.
+        batch_size: pass lists of that many items to each call of `forward`.
+        async_mode: submit shards to the configured environment and return a `Run`; also on where
+            the parallel config says so.
+        run_dir: the run directory of an asynchronous run, a path or fsspec URL; a new folder below
+            `async_result_dir` where unset.
+        async_result_dir: where new run directories are made; ESPnet3's name.
+        async_specs_dir: ESPnet3's, without effect: specs lie beside the results of their run.
+
+    Raises:
+        ConfigError: `batch_size` is not a positive integer.
+
+    Example:
+        >>> from espnet3.parallel import EnvironmentProvider
+        >>> class Nothing(EnvironmentProvider):
+        ...     def build_env_local(self):
+        ...         return {}
+        >>> class Square(BaseRunner):
+        ...     @staticmethod
+        ...     def forward(idx, **env):
+        ...         return idx * idx
+        >>> Square(Nothing({}))(range(4))
+        [0, 1, 4, 9]
+    """
+
+    def __init__(
+        self,
+        provider: EnvironmentProvider,
+        *,
+        batch_size: int | None = None,
+        async_mode: bool = False,
+        run_dir: str | os.PathLike[str] | None = None,
+        async_specs_dir: str | os.PathLike[str] | None = None,
+        async_result_dir: str | os.PathLike[str] = "espnet3_runs",
+    ) -> None:
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise ConfigError("batch_size", f"must be an integer from 1, got {batch_size!r}")
+        if async_specs_dir is not None:
+            warnings.warn(
+                f"async_specs_dir={os.fspath(async_specs_dir)!r} has no effect: the specs of a run "
+                "lie in its run directory, beside the results",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.provider = provider
+        self.batch_size = batch_size
+        self.async_mode = async_mode
+        self.run_dir = run_dir
+        self.async_result_dir = async_result_dir
+
+    @staticmethod
+    def forward(*args: Any, **env: Any) -> Any:
+        """Compute one item: `forward(idx, *, dataset, model, ...)` in a subclass.
+
+        Args:
+            *args: the item; a list of `batch_size` items where that is set.
+            **env: what the provider built.
+        """
+        raise NotImplementedError("define a static forward(idx, **env)")
+
+    @classmethod
+    def customize_job_cls(cls, job_cls: type[Any]) -> type[Any]:
+        """Change how jobs are submitted: the hook on the way to the scheduler.
+
+        Called once per submission, on a host that can submit. `docs/customising.md` has recipes
+        for changing the submit command, the environment and the prologue.
+
+        Args:
+            job_cls: the dask-jobqueue job class about to be used, made for this submission.
+
+        Returns:
+            The class to use: `job_cls` itself or a subclass of it.
+        """
+        return job_cls
+
+    def __call__(self, items: Iterable[Any]) -> Any:
+        """Run `forward` over the items.
+
+        Returns:
+            A list of the results in the items' order, or in asynchronous mode the `Run`, as
+            `submit` does.
+        """
+        parallel = get_parallel_config()
+        if self.async_mode or (parallel is not None and parallel.async_mode):
+            return self.submit(items)
+        require_static_forward(type(self))
+        calls = self._calls(items)
+        show_progress = sys.stderr.isatty()
+        if parallel is not None:
+            # At call time too: it loads Dask.
+            from espnet3.parallel.synchronous import run_synchronously
+
+            return run_synchronously(self, calls, parallel, show_progress=show_progress)
+        return self._run_here(calls, show_progress)
+
+    def submit(self, items: Iterable[Any]) -> Run:
+        """Submit `forward` over the items, in asynchronous mode whatever is configured.
+
+        Returns:
+            The run. The same call again continues it.
+
+        Raises:
+            As `espnet3.submit.submit`.
+        """
+        # The one way from what users subclass to what submits; at call time, so that a worker,
+        # which imports this module, loads nothing of it.
+        from espnet3.run import submit_run
+
+        return submit_run(self, items, parallel=get_parallel_config())
+
+    def _calls(self, items: Iterable[Any]) -> Sequence[Any]:
+        """What `forward` is called with: the items, or lists of `batch_size` of them."""
+        calls = items if isinstance(items, list | tuple | range) else list(items)  # can be sliced
+        if self.batch_size is None:
+            return calls
+        starts = range(0, len(calls), self.batch_size)
+        return [list(calls[first : first + self.batch_size]) for first in starts]
+
+    def _run_here(self, calls: Sequence[Any], show_progress: bool) -> list[Any]:
+        """Local mode: call `forward` for each of the calls, in this process."""
+        env = self.provider.build_env_local()
+        if not show_progress:
+            return [self.forward(item, **env) for item in calls]
+        from rich.console import Console
+        from rich.progress import track
+
+        shown = track(calls, type(self).__name__, console=Console(stderr=True))
+        return [self.forward(item, **env) for item in shown]

@@ -1,0 +1,180 @@
+"""`Run`: the blocking façade of submit and collect for one run directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, overload
+
+from espnet3._blocking import iterate_blocking, run_blocking
+from espnet3.collect.log_files import logs
+from espnet3.collect.merge import Collected, Errors, collect, stream_chunks
+from espnet3.collect.progress import status, watch
+from espnet3.specs.config import ParallelConfig, Trust, as_parallel_config
+from espnet3.specs.records import ResultRecord
+from espnet3.specs.retry import PATIENCE
+from espnet3.specs.store import absolute_root
+from espnet3.status.shard_states import RunStatus
+from espnet3.submit.cancellation import cancel
+from espnet3.submit.new_run import submit
+from espnet3.submit.resumption import Items, resume
+from espnet3.submit.submission import Submitted
+
+
+class Run:
+    """A run, known by its directory alone. Nothing is read before a method is called.
+
+    Args:
+        run_dir: the run directory, a path or fsspec URL.
+        submitted: what the call that made this object submitted, if one did.
+        trust: whose run directories `resume` and `collect` believe, as in the parallel config;
+            what `set_parallel` set where unset.
+
+    Example:
+        >>> run = Run("/shared/decode")
+        >>> run.status().counts()      # doctest: +SKIP
+        {'done': 40}
+        >>> run.collect()              # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        submitted: Submitted | None = None,
+        *,
+        trust: Trust | None = None,
+    ) -> None:
+        self.trust = trust
+        self.run_dir = absolute_root(run_dir)
+        self.submitted = submitted
+
+    def __repr__(self) -> str:
+        return f"Run({self.run_dir!r})"
+
+    def __str__(self) -> str:
+        """The run, and what the call that made this object submitted."""
+        done = self.submitted
+        if done is None:
+            return repr(self)
+        if done.number is None:
+            return f"{self!r}: nothing had to be submitted"
+        return f"{self!r}: submitted {len(done.ranks)} shards, job ids {', '.join(done.job_ids)}"
+
+    def status(self) -> RunStatus:
+        """The state of every shard; see `espnet3.collect.status`."""
+        return run_blocking(status(self.run_dir))
+
+    def wait(self, timeout: float | None = None, interval: float = 5.0) -> RunStatus:
+        """Wait until nothing of the run is queued or running.
+
+        Args:
+            timeout: seconds after which to give up; no limit where unset.
+            interval: seconds between two looks.
+
+        Returns:
+            The state then; `done` says whether every shard has a receipt.
+
+        Raises:
+            TimeoutError: the timeout has passed.
+        """
+        return run_blocking(self._wait(timeout, interval))
+
+    async def _wait(self, timeout: float | None, interval: float) -> RunStatus:
+        async with asyncio.timeout(timeout):
+            async for seen in watch(self.run_dir, interval):
+                last = seen
+        return last
+
+    @overload
+    def collect(
+        self,
+        output: None = None,
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> list[Any]: ...
+
+    @overload
+    def collect(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> Collected: ...
+
+    def collect(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> list[Any] | Collected:
+        """Gather the results, complete and verified; see `espnet3.collect.collect`."""
+        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
+        how["trust"] = self.trust
+        if output is None:
+            results: list[Any] = run_blocking(collect(self.run_dir, **how))
+            return results
+        written: Collected = run_blocking(collect(self.run_dir, output, **how))
+        return written
+
+    def stream(
+        self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
+    ) -> Iterator[ResultRecord]:
+        """The records one by one, in constant memory; see `espnet3.collect.stream`."""
+        chunks = stream_chunks(
+            self.run_dir, partial=partial, errors=errors, patience=patience, trust=self.trust
+        )
+        for chunk in iterate_blocking(chunks):
+            yield from chunk
+
+    def resume(
+        self,
+        ranks: Iterable[int | str | os.PathLike[str]] | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        force: bool = False,
+        repair: bool = False,
+        items: Items = "missing",
+        patience: float = PATIENCE,
+    ) -> Submitted:
+        """Submit what is missing; see `espnet3.submit.resume`."""
+        self.submitted = run_blocking(
+            resume(
+                self.run_dir,
+                ranks,
+                options=options,
+                force=force,
+                repair=repair,
+                items=items,
+                patience=patience,
+                trust=self.trust,
+            )
+        )
+        return self.submitted
+
+    def cancel(self) -> list[str]:
+        """Stop all jobs of the run; see `espnet3.submit.cancel`."""
+        return run_blocking(cancel(self.run_dir))
+
+    def logs(self, rank: int) -> list[str]:
+        """The log files of a shard; see `espnet3.collect.logs`."""
+        return run_blocking(logs(self.run_dir, rank))
+
+
+def submit_run(
+    runner: Any,
+    items: Iterable[Any],
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    parallel: ParallelConfig | Mapping[str, Any] | None = None,
+) -> Run:
+    """Submit a run and return it; what `BaseRunner` calls in asynchronous mode."""
+    submitted = run_blocking(submit(runner, items, run_dir=run_dir, parallel=parallel))
+    trust = None if parallel is None else as_parallel_config(parallel).trust
+    return Run(submitted.run_dir, submitted, trust=trust)

@@ -1,0 +1,179 @@
+"""`env: local`: detached processes of this host, found again in its process table.
+
+A submission is one supervisor process (`espnet3.worker.supervisor`) that starts a worker process
+for each task, in order. Its log file exists from the moment when a task is started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
+from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+
+WORKER = "espnet3.worker"
+SUPERVISOR = "espnet3.worker.supervisor"
+START_PATIENCE = 0.5  # seconds that a task may take from its log to its process
+T = TypeVar("T")
+
+
+def name_task(job_name: str, task: int) -> list[str]:
+    """Arguments of a worker by which it knows its task, and others find its process."""
+    return ["--job", job_name, "--task", str(task)]
+
+
+class LocalScheduler(Scheduler):
+    """Detached processes on the host of the submitter."""
+
+    name = "local"
+
+    def array_index(self, environ: Mapping[str, str]) -> int | None:
+        return None  # the supervisor names the task on the command line
+
+    def job_id(self, environ: Mapping[str, str]) -> str | None:
+        return None
+
+    def was_requeued(self, environ: Mapping[str, str]) -> bool:
+        return False
+
+    def array_arguments(self, job: PlannedJob) -> list[str]:
+        return []
+
+    def naming_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
+        return []
+
+    def after_argument(self, job_id: str) -> list[str]:
+        return []
+
+    def parse_job_id(self, output: str) -> str | None:
+        return None
+
+    async def max_array_size(self) -> int:
+        return 2**31
+
+    async def query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
+        return await _in_thread(self._query, submissions)
+
+    def _query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
+        deadline = time.monotonic() + START_PATIENCE
+        while True:
+            states, starting = _look(submissions)
+            if not starting or time.monotonic() > deadline:
+                return states
+            time.sleep(0.02)
+
+    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
+        processes = await _in_thread(_processes)
+        return [
+            AcceptedJob(name=job.name, job_id=str(processes[job.name, None]))
+            for job in planned
+            if (job.name, None) in processes
+        ]
+
+    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
+        await _in_thread(self._cancel, {job.name for job in jobs})
+
+    def _cancel(self, names: set[str]) -> None:
+        # The supervisor first, so that it starts nothing more; then workers that lost theirs.
+        found = [(task, pid) for (name, task), pid in _processes().items() if name in names]
+        for _, pid in sorted(found, key=lambda entry: entry[0] is not None):
+            try:
+                os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                raise SchedulerUnavailable(
+                    self.name, f"process {pid} belongs to somebody else"
+                ) from None
+
+
+def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskState], bool]:
+    """The states of all tasks, and whether one may be about to start that seems to have ended.
+
+    A task's log is made just before its process, so only the one that was begun last can be that.
+    """
+    for submission, recorded in submissions:
+        _require_this_host(recorded.recorded_by.host if recorded else submission.submitter.host)
+    # Logs first: a process that is there later, but not its log, would seem to have ended.
+    begun = {s.submission.number: _begun(s.submission) for s in submissions}
+    processes = _processes()
+    states: dict[TaskKey, TaskState] = {}
+    starting = False
+    for submission, _ in submissions:
+        name = submission.jobs[0].name
+        supervised = (name, None) in processes
+        last = max(begun[submission.number], default=None)
+        for task in range(submission.n_tasks):
+            if (name, task) in processes:
+                state = TaskState("running", f"pid {processes[name, task]}")
+            elif task in begun[submission.number]:
+                state = TaskState("ended")
+                starting |= supervised and task == last
+            elif supervised:
+                state = TaskState("queued", "", f"at most {submission.n_workers} at a time")
+            else:
+                continue
+            states[submission.number, task] = state
+    return states, starting
+
+
+def _begun(submission: Submission) -> set[int]:
+    """The tasks that have a log."""
+    folder, log = submission.log_directory, submission.jobs[0].log
+    return {
+        task
+        for task in range(submission.n_tasks)
+        if os.path.exists(os.path.join(folder, log.replace("{index}", str(task))))
+    }
+
+
+def _processes() -> dict[tuple[str, int | None], int]:
+    """Job name and task (None: the supervisor) -> pid, of all that live on this host."""
+    import psutil
+
+    found: dict[tuple[str, int | None], int] = {}
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if process.info["status"] == psutil.STATUS_ZOMBIE or not {SUPERVISOR, WORKER} & set(words):
+            continue
+        name, task = _option(words, "--job"), _option(words, "--task")
+        if name is None:
+            continue
+        if SUPERVISOR in words:
+            # What is starting it, and what it is starting, look the same until they exec.
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(process.pid) == process.pid:
+                    found[name, None] = process.pid
+        elif task is not None and task.isdecimal():
+            found[name, int(task)] = process.pid
+    return found
+
+
+def _option(words: Sequence[str], option: str) -> str | None:
+    """The word after an option of a command line, if there is one."""
+    for before, word in itertools.pairwise(words):
+        if before == option:
+            return word
+    return None
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    import asyncio  # workers, which import this module, never come here
+
+    return await asyncio.to_thread(function, *arguments)
+
+
+def _require_this_host(host: str) -> None:
+    here = socket.gethostname()
+    if host != here:
+        raise SchedulerUnavailable(
+            "local", f"the run's processes live on {host}, this is {here}; ask there"
+        )

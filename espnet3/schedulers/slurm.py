@@ -1,0 +1,289 @@
+"""Slurm's dialect, checked against 22.05. Facts are from its manual pages unless said otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+
+from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
+from espnet3.schedulers.commands import Answer, ask
+from espnet3.schedulers.slurm_words import Ending, task_state
+from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.models import AcceptedJob, PlannedJob
+
+# Array id, index in the array ("N/A" outside one), state, reason, name; the name may hold anything.
+_FORMAT = "%F|%K|%T|%r|%j"
+# What a user may set for these commands, and would hide or keep jobs (SQUEUE_PARTITION, say).
+_DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
+
+
+class SlurmScheduler(Scheduler):
+    """Slurm through sbatch, squeue, scancel, scontrol and, where the site has it, sacct."""
+
+    name = "slurm"
+    inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
+    # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
+    submit_arguments = ("--parsable",)
+    kept = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT"})
+
+    def array_index(self, environ: Mapping[str, str]) -> int | None:
+        index = environ.get("SLURM_ARRAY_TASK_ID")
+        return None if index is None else int(index)
+
+    def job_id(self, environ: Mapping[str, str]) -> str | None:
+        # The last task of an array to start has SLURM_JOB_ID equal to the array's own id.
+        array = environ.get("SLURM_ARRAY_JOB_ID")
+        if array is not None:
+            return f"{array}_{environ.get('SLURM_ARRAY_TASK_ID', '?')}"
+        return environ.get("SLURM_JOB_ID")
+
+    def was_requeued(self, environ: Mapping[str, str]) -> bool:
+        return environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+    def array_arguments(self, job: PlannedJob) -> list[str]:
+        throttle = "" if job.throttle is None else f"%{job.throttle}"
+        return [f"--array=0-{job.n_tasks - 1}{throttle}"]
+
+    def after_argument(self, job_id: str) -> list[str]:
+        # afterok on a job that failed would wait for ever.
+        return [f"--dependency=afterany:{_split(job_id)[0]}"]
+
+    def parse_job_id(self, output: str) -> str | None:
+        # --parsable prints "id" or, where the options name clusters, "id;cluster" on its own line;
+        # sites print banners around it.
+        lines = [re.fullmatch(r"\d+(;\S+)?", line.strip()) for line in output.splitlines()]
+        ids = [found[0] for found in lines if found]
+        return ids[-1] if ids else None
+
+    def task_name(self, job_id: str, index: int | None) -> str:
+        number, cluster = _split(job_id)
+        return super().task_name(number, index) + (f" on cluster {cluster}" if cluster else "")
+
+    def naming_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
+        name = [f"--job-name={job.name}", "--open-mode=append"]
+        file = job.log.replace("{index}", "%a" if array else "0")
+        if "\\" in log_directory:
+            return [*name, "--output=/dev/null"]  # see log_redirection
+        folder = log_directory.replace("%", "%%")
+        return [*name, f"--output={folder}/{file}"]
+
+    def log_redirection(self, job: PlannedJob, log_directory: str) -> list[str]:
+        if "\\" not in log_directory:
+            return []
+        # A backslash anywhere, in the folder of --chdir too, turns all % patterns off.
+        before, _, after = job.log.partition("{index}")
+        folder = shlex.quote(f"{log_directory}/{before}")
+        return [f'exec >>{folder}"${{SLURM_ARRAY_TASK_ID:-0}}"{shlex.quote(after)} 2>&1']
+
+    async def max_array_size(self) -> int:
+        answer = await self._ask("scontrol", "show", "config")
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.out, re.MULTILINE)
+        if answer.code != 0 or found is None:
+            raise SchedulerUnavailable(self.name, answer.err or "no MaxArraySize in its config")
+        # MaxArraySize caps the index: the largest one allowed is MaxArraySize - 1.
+        return int(found[1])
+
+    async def query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
+        keys = _JobKeys(submissions)
+        if not keys.by_name:
+            return {}
+        states: dict[TaskKey, TaskState] = {}
+        for cluster, ids in keys.ids_by_cluster().items():
+            states |= await self._squeue(keys, cluster, ids)
+        forgotten = keys.recorded_tasks() - states.keys()
+        if forgotten:
+            for cluster, ids in keys.ids_by_cluster().items():
+                states |= await self._sacct(keys, cluster, ids, forgotten)
+        return states
+
+    async def _squeue(
+        self, keys: _JobKeys, cluster: str, ids: Sequence[str]
+    ) -> dict[TaskKey, TaskState]:
+        """What the queue of one cluster ("" is this host's own) knows."""
+        # Without recorded ids only the unique names can tell, and squeue cannot search for names
+        # that hold commas.
+        by_user = keys.unrecorded and not cluster
+        if not by_user and not ids:
+            return {}
+        chosen = f"--user={','.join(sorted(keys.users))}" if by_user else f"--jobs={','.join(ids)}"
+        command = ("squeue", *_on(cluster), "--noheader", "--array", "--states=all", chosen)
+        answer = await self._ask(*command, f"--format={_FORMAT}")
+        if answer.code != 0:
+            # Asked only for jobs that it has forgotten (MinJobAge after their end), it fails.
+            if "Invalid job id specified" in answer.err:
+                return {}
+            raise SchedulerUnavailable(self.name, answer.err or answer.out)
+        rows = []
+        for line in answer.out.splitlines():
+            fields = line.split("|", 4)
+            if len(fields) < 5:  # a site's banner
+                continue
+            array, index, word, reason, job_name = fields
+            key = keys.find(array, index, job_name, cluster)
+            if key is not None:
+                rows.append((key, (array, index), word, reason))
+        endings: dict[tuple[str, str], Ending] = {}
+        if any(word == "FAILED" for _, _, word, _ in rows):
+            endings = await self._endings(command)
+        return {key: task_state(word, reason, endings.get(at)) for key, at, word, reason in rows}
+
+    async def _endings(self, command: Sequence[str]) -> dict[tuple[str, str], Ending]:
+        """Array id and index -> how the batch script ended; only this form of squeue tells it."""
+        fields = "--Format=ArrayJobID:20,ArrayTaskID:20,exit_code:20"
+        answer = await self._ask(*command, fields)
+        rows = [line.split() for line in answer.out.splitlines()] if answer.code == 0 else []
+        found = {(r[0], r[1]): Ending.of_wait_status(r[2]) for r in rows if len(r) == 3}
+        return {at: ending for at, ending in found.items() if ending is not None}
+
+    async def _sacct(
+        self, keys: _JobKeys, cluster: str, ids: Sequence[str], forgotten: set[TaskKey]
+    ) -> dict[TaskKey, TaskState]:
+        """What accounting knows of tasks that squeue has forgotten.
+
+        It may be absent or late, so a missing row means nothing; nor does a row of a live job.
+        """
+        if not ids:
+            return {}
+        try:
+            answer = await self._ask(
+                "sacct", *_on(cluster), "--noheader", "--parsable2",
+                "--format=JobID,State,ExitCode", f"--jobs={','.join(ids)}",
+                f"--starttime={keys.since}",
+            )  # fmt: skip
+        except SchedulerUnavailable:
+            return {}
+        states: dict[TaskKey, TaskState] = {}
+        never_begun: dict[TaskKey, TaskState] = {}
+        for line in answer.out.splitlines() if answer.code == 0 else ():
+            job, word, code = [*line.split("|"), "", ""][:3]
+            # Tasks that were cancelled before they began share a row: 12_[1,4-9%2].
+            found = re.match(r"(\d+)(?:_(\d+|\[[^]]*\]))?(\.batch)?$", job)
+            if found is None:
+                continue
+            for index in _indices(found[2] or "N/A"):
+                key = keys.find(found[1], index, "", cluster)
+                # Out of memory shows on the batch step's row only, which follows the job's own.
+                if key in forgotten and (not found[3] or word.startswith("OUT_OF_ME")):
+                    rows = never_begun if "[" in job else states
+                    rows[key] = task_state(word, "", Ending.of_sacct(code))
+        told = never_begun | states
+        return {key: state for key, state in told.items() if state.state == "ended"}
+
+    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
+        names = {job.name for job in planned}
+        asked = ("--states=all", f"--user={user}", "--format=%F|%j")
+        answer = await self._ask("squeue", "--noheader", *asked)
+        if answer.code != 0:
+            raise SchedulerUnavailable(self.name, answer.err or answer.out)
+        found = _ids_by_name(answer.out)
+        if not names <= found.keys():
+            # Options such as --clusters send jobs elsewhere. Most sites have no other clusters, and
+            # say so by an error.
+            with contextlib.suppress(SchedulerUnavailable):
+                elsewhere = await self._ask("squeue", "--clusters=all", *asked)
+                found = _ids_by_name(elsewhere.out) | found
+        return [AcceptedJob(name=n, job_id=i) for n, i in sorted(found.items()) if n in names]
+
+    async def reasons(self, job_ids: Sequence[str]) -> str:
+        answer = await self._ask(
+            "squeue", "--noheader", "--format=%T %r", f"--jobs={','.join(job_ids)}"
+        )
+        return ", ".join(sorted(set(answer.out.splitlines()))) if answer.code == 0 else ""
+
+    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
+        for cluster, ids in _by_cluster(job.job_id for job in jobs).items():
+            answer = await self._ask("scancel", *_on(cluster), *ids)
+            if answer.code != 0 and "Invalid job id" not in answer.err:
+                raise SchedulerUnavailable(self.name, answer.err or answer.out)
+
+    async def _ask(self, *command: str) -> Answer:
+        environ = self.scrubbed(os.environ)
+        kept = {name: value for name, value in environ.items() if not name.startswith(_DEFAULTS)}
+        kept["SLURM_BITSTR_LEN"] = "0"  # or sacct cuts the list of an array's tasks
+        return await ask(self.name, command, environ=kept)
+
+
+class _JobKeys:
+    """Which task of which submission a row of squeue or sacct speaks of."""
+
+    def __init__(self, submissions: Sequence[KnownSubmission]) -> None:
+        self.by_name: dict[str, tuple[int, PlannedJob]] = {}
+        self.by_id: dict[str, tuple[int, PlannedJob]] = {}
+        self.unrecorded = False
+        self.users = {entry.submission.submitter.user for entry in submissions}
+        created = [s.submission.created for s in submissions]
+        # sacct's default window starts at midnight; it takes the login node's local time.
+        self.since = f"{min(created).astimezone():%Y-%m-%dT%H:%M:%S}" if created else ""
+        for entry in submissions:
+            ids = entry.job_ids()
+            self.unrecorded |= len(ids) < len(entry.submission.jobs)
+            for job in entry.submission.jobs:
+                self.by_name[job.name] = (entry.submission.number, job)
+                if job.name in ids:
+                    self.by_id[ids[job.name]] = self.by_name[job.name]
+
+    def find(self, number: str, index: str, name: str, cluster: str) -> TaskKey | None:
+        job_id = f"{number};{cluster}" if cluster else number
+        submission, job = self.by_id.get(job_id) or self.by_name.get(name) or (0, None)
+        # An id may have been used again, for a job of another name.
+        if job is None or (name and name != job.name):
+            return None
+        return submission, job.first_task + (int(index) if index.isdigit() else 0)
+
+    def ids_by_cluster(self) -> dict[str, list[str]]:
+        """The ids on each cluster; this host's own ("") is always there."""
+        return {"": [], **_by_cluster(self.by_id)}
+
+    def recorded_tasks(self) -> set[TaskKey]:
+        return {
+            (number, job.first_task + index)
+            for number, job in self.by_id.values()
+            for index in range(job.n_tasks)
+        }
+
+
+def _split(job_id: str) -> tuple[str, str]:
+    """The job's number, and its cluster where that is not this host's own."""
+    number, _, cluster = job_id.partition(";")
+    return number, cluster
+
+
+def _by_cluster(job_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Cluster -> numbers of its jobs."""
+    found: dict[str, list[str]] = {}
+    for number, cluster in map(_split, job_ids):
+        if number.isdecimal():  # or a damaged file could give scancel another option
+            found.setdefault(cluster, []).append(number)
+    return found
+
+
+def _on(cluster: str) -> list[str]:
+    return [f"--clusters={cluster}"] if cluster else []
+
+
+def _indices(text: str) -> list[str]:
+    """The indices of an array's tasks as sacct writes them: `7`, `N/A` or `[1,4-9:2%3]`."""
+    if not text.startswith("["):
+        return [text]
+    found: list[str] = []
+    for part in text.strip("[]").partition("%")[0].split(","):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
+        if span is not None:
+            first, last, step = int(span[1]), int(span[2] or span[1]), max(1, int(span[3] or 1))
+            found += map(str, range(first, last + 1, step))
+    return found
+
+
+def _ids_by_name(output: str) -> dict[str, str]:
+    """Job name -> id, of rows `id|name` below lines that name clusters, if there are any."""
+    found, cluster = {}, ""
+    for line in output.splitlines():
+        number, _, name = line.partition("|")
+        if line.startswith("CLUSTER: "):
+            cluster = line.removeprefix("CLUSTER: ").strip()
+        elif number.isdigit():
+            found[name] = f"{number};{cluster}" if cluster else number
+    return found

@@ -1,0 +1,125 @@
+"""How a persisted model becomes the bytes of its file, and strictly back: `encode` and `decode`.
+
+What the models hold stands in `espnet3.specs.models`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
+
+from espnet3.specs.errors import InvalidFile, NewerFormat
+
+if TYPE_CHECKING:
+    from espnet3.specs.models import PersistedModel
+    from espnet3.specs.store import Store
+
+FORMAT = 1
+Model = TypeVar("Model", bound="PersistedModel")
+
+
+def encode(model: PersistedModel) -> bytes:
+    """A persisted model as the bytes of its file.
+
+    Example:
+        >>> from espnet3.specs.items import ItemRange
+        >>> from espnet3.specs.models import ShardSpec
+        >>> spec = ShardSpec(rank=0, world_size=1, run="/r/run.json",
+        ...                  fingerprint="sha256:" + "0" * 64, items=ItemRange(start=0, stop=3))
+        >>> decode(ShardSpec, encode(spec), "shards/000000.json") == spec
+        True
+    """
+    return model.model_dump_json().encode() + b"\n"
+
+
+_VERSION = re.compile(rb'"schema_version"\s*:\s*([0-9]{1,18})')
+
+
+def decode(model: type[Model], data: bytes, file: str) -> Model:
+    """Read a persisted model.
+
+    Args:
+        model: which model the file should hold.
+        data: its bytes.
+        file: its name, for errors.
+
+    Raises:
+        NewerFormat: a later espnet3 wrote it.
+        InvalidFile: it is truncated, has an unknown field or a wrong type; names the first one.
+    """
+    try:
+        found = model.model_validate_json(data)
+    except ValidationError as error:
+        version = _VERSION.search(data)
+        if version is not None and int(version[1]) > FORMAT:
+            raise NewerFormat(file, int(version[1]), FORMAT) from None
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidFile(file, _field_name(first["loc"]), _explain(first)) from None
+    _require_strict(data, file)
+    if "schema_version" not in found.model_fields_set:
+        raise InvalidFile(file, "schema_version", "is missing")
+    return found
+
+
+def read_persisted(store: Store, model: type[Model], path: str) -> Model:
+    """Read a persisted model of a run directory.
+
+    Args:
+        store: the run directory.
+        model: which model the file should hold.
+        path: the file, relative to the run directory.
+
+    Raises:
+        FileMissing: there is no such file.
+        NewerFormat: a later espnet3 wrote it.
+        InvalidFile: it breaks its schema; names the first wrong field.
+        StoreError: it cannot be read.
+
+    Example:
+        >>> from espnet3.specs import layout
+        >>> from espnet3.specs.models import RunSpec
+        >>> read_persisted(open_store("/shared/run"), RunSpec, layout.RUN)  # doctest: +SKIP
+    """
+    return decode(model, store.read(path), store.locate(path))
+
+
+def _require_strict(data: bytes, file: str) -> None:
+    """Refuse what pydantic's parser takes without a word: double keys, NaN and infinities.
+
+    Raises:
+        InvalidFile: it holds some.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        if len({key for key, _ in pairs}) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+
+    def constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        json.loads(data, object_pairs_hook=once, parse_constant=constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(file, "", str(error)) from None
+
+
+def _field_name(loc: tuple[int | str, ...]) -> str:
+    """A pydantic location as a person writes it: `jobs.0.name`."""
+    return ".".join(str(step) for step in loc)
+
+
+def _explain(error: Any) -> str:
+    """One pydantic error as one clause."""
+    kind = error["type"]
+    if kind == "json_invalid":
+        return f"not valid JSON ({error['ctx']['error']}); the file is truncated or damaged"
+    if kind == "extra_forbidden":
+        return "unknown field; was it edited by hand, or written by another espnet3?"
+    if kind == "missing":
+        return "is missing"
+    message: str = error["msg"]
+    return message.removeprefix("Value error, ")

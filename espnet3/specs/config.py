@@ -1,0 +1,202 @@
+"""The `parallel` section of a user's YAML: which scheduler, how wide, with which options."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from espnet3.specs.errors import ConfigError, one_line
+from espnet3.specs.masking import masked
+from espnet3.specs.plain import plain_config, plain_json
+
+Env = Literal[
+    "local",
+    "local_gpu",
+    "kube",
+    "ssh",
+    "slurm",
+    "pbs",
+    "sge",
+    "lsf",
+    "htcondor",
+    "moab",
+    "oar",
+]
+ENVS: tuple[str, ...] = get_args(Env)
+Trust = Literal["owner", "group"]
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """The value; JSON would hold its NaNs and infinities as null, without a word."""
+    parts: list[JsonValue] = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"{part} is not JSON")
+        if isinstance(part, dict):
+            parts.extend(part.values())
+        elif isinstance(part, list):
+            parts.extend(part)
+    return value
+
+
+PlainJson = Annotated[JsonValue, AfterValidator(_finite)]
+
+
+class ParallelConfig(BaseModel):
+    """The validated `parallel` config.
+
+    Attributes:
+        env: where the work runs; one of `ENVS`.
+        n_workers: how many workers (tasks) run at the same time.
+        options: keyword arguments of Dask's cluster or job class, unchanged.
+        async_mode: submit and return at once instead of waiting for results.
+        n_shards: how many shards a run has; `n_workers` where unset.
+        shards_per_job: how many shards one job (array task) computes one after the other, so that
+            a model is loaded once for all of them.
+        job_array: submit job arrays; False submits one job per task.
+        max_array_size: the site's limit on array indices; asked from the scheduler where unset.
+        checkpoint_every: seconds after which finished results are durable, at the latest.
+        on_error: `stop` fails a shard at its first failing item, `record` goes on.
+        max_errors: with `on_error: record`, how many items of a shard may fail before the shard
+            does; any number where unset.
+        results: how results are stored, `json` or `pickle`.
+        preflight: check in a clean process that provider and runner can be rebuilt, before
+            anything is submitted.
+        submit_timeout: seconds after which a submit command that gives no answer is ended, and the
+            queue searched for its job.
+        start_timeout: seconds that the synchronous mode waits for a first worker.
+        environment_variables: names of further variables that workers get as they are now.
+        trust: whose run directories are believed: `owner` refuses those that the group may write,
+            `group` accepts other owners in one's groups; unset, see `docs/trust.md`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    env: Env = "local"
+    n_workers: Annotated[int, Field(ge=1)] = 1
+    options: dict[str, PlainJson] = {}
+    async_mode: bool = False
+    n_shards: Annotated[int, Field(ge=1)] | None = None
+    shards_per_job: Annotated[int, Field(ge=1)] = 1
+    job_array: bool = True
+    max_array_size: Annotated[int, Field(ge=1)] | None = None
+    checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] = 30.0
+    on_error: Literal["stop", "record"] = "stop"
+    max_errors: Annotated[int, Field(ge=0)] | None = None
+    results: Literal["json", "pickle"] = "json"
+    preflight: bool = True
+    environment_variables: list[str] = []
+    trust: Trust | None = None
+    submit_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
+    start_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
+
+    @field_validator("max_errors")
+    @classmethod
+    def _only_where_errors_are_recorded(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("on_error") == "stop":
+            raise PydanticCustomError("max_errors", "needs on_error: record")
+        return value
+
+
+_current: ParallelConfig | None = None
+
+
+def set_current(config: ParallelConfig | None) -> None:
+    """Set the process-wide parallel config; `espnet3.parallel.set_parallel` is for users."""
+    global _current
+    _current = config
+
+
+def get_current() -> ParallelConfig | None:
+    """The process-wide parallel config, or None in local mode."""
+    return _current
+
+
+def as_parallel_config(config: Any) -> ParallelConfig:
+    """Validate and copy a parallel config.
+
+    Args:
+        config: a ParallelConfig, a dict, an OmegaConf DictConfig, or the path of a YAML file that
+            holds the section alone.
+
+    Raises:
+        ConfigError: names the field that is wrong and the nearest valid name.
+    """
+    if isinstance(config, ParallelConfig):
+        return config.model_copy(deep=True)
+    if isinstance(config, (str, os.PathLike)):
+        config = _read_yaml(os.fspath(config))
+    plain = plain_json(config, "parallel")
+    if not isinstance(plain, Mapping):
+        raise ConfigError(
+            "parallel", f"expected a mapping, got {one_line(repr(masked(plain)), 60)}"
+        )
+    return parse_parallel(plain)
+
+
+def _read_yaml(file: str) -> Any:
+    """A YAML file, read so that a walltime of 12:00:00 stays text, and resolved."""
+    from omegaconf import OmegaConf
+
+    from espnet3.specs.yaml_values import read_yaml
+
+    try:
+        raw = read_yaml(file)
+    except OSError as error:
+        raise ConfigError("parallel", f"{file}: {error.strerror}") from None
+    return plain_config(OmegaConf.create(raw), file) if isinstance(raw, dict) else raw
+
+
+def did_you_mean(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean X?`, or the valid words where none is near."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; valid are {', '.join(names)}"
+
+
+def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelConfig:
+    """Validate a parallel config.
+
+    Args:
+        raw: plain JSON values, as resolved from YAML.
+        where: the section's name, for errors.
+
+    Raises:
+        ConfigError: names the field, what is wrong, and the nearest valid name.
+
+    Example:
+        >>> parse_parallel({"env": "local", "n_workers": 2}).n_workers
+        2
+    """
+    fields = ParallelConfig.model_fields
+    for key in raw:
+        if key not in fields:
+            raise ConfigError(f"{where}.{key}", f"unknown key{did_you_mean(str(key), fields)}")
+    env = raw.get("env", "local")
+    if env not in ENVS:
+        near = did_you_mean(str(env), ENVS)
+        raise ConfigError(f"{where}.env", f"{env!r} is no environment{near}")
+    cleaned = {key: value for key, value in raw.items() if value is not None or key == "n_shards"}
+    try:
+        return ParallelConfig.model_validate(cleaned)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(step) for step in first["loc"] if step != "constrained-int")
+        given = one_line(repr(masked(first["input"], name)), 60)
+        raise ConfigError(f"{where}.{name}", f"{first['msg']}, got {given}") from None

@@ -1,0 +1,232 @@
+"""Items as they are persisted: a range stays a range, anything else is a list of JSON values."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from espnet3.specs.errors import ItemsError, one_line
+from espnet3.specs.plain import MAX_DEPTH
+
+
+class ItemRange(BaseModel):
+    """The integers of `range(start, stop, step)`.
+
+    Example:
+        >>> list(ItemRange(start=0, stop=6, step=2))
+        [0, 2, 4]
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["range"] = "range"
+    start: int
+    stop: int
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _can_be_counted(self) -> Self:
+        count = -(-(self.stop - self.start) // self.step)
+        if count > sys.maxsize:
+            raise ValueError(f"{count} integers are too many")
+        return self
+
+    def plain(self) -> range:
+        """The items as a plain sequence, which costs nothing."""
+        return range(self.start, self.stop, self.step)
+
+    def __len__(self) -> int:
+        return len(self.plain())
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]  # items, not fields
+        return iter(self.plain())
+
+    def part(self, first: int, last: int) -> ItemRange:
+        """The items from position `first` up to but without position `last`."""
+        piece = self.plain()[first:last]
+        return ItemRange(start=piece.start, stop=piece.stop, step=piece.step)
+
+    def digest(self) -> str:
+        """A text that differs where the items differ."""
+        return f"range({self.start}, {self.stop}, {self.step})"
+
+
+class ItemList(BaseModel):
+    """Any JSON values, in order.
+
+    Example:
+        >>> list(ItemList(values=["a", "b"]).part(1, 2))
+        ['b']
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["list"] = "list"
+    values: list[JsonValue]
+
+    def plain(self) -> list[JsonValue]:
+        """The items as a plain sequence, which costs nothing."""
+        return self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[JsonValue]:  # type: ignore[override]  # items, not fields
+        return iter(self.values)
+
+    def part(self, first: int, last: int) -> ItemList:
+        """The items from position `first` up to but without position `last`."""
+        return ItemList.model_construct(values=self.values[first:last])
+
+    def digest(self) -> str:
+        """A text that differs where the items differ."""
+        return "sha256:" + hashlib.sha256(orjson.dumps(self.values)).hexdigest()
+
+
+Items = Annotated[ItemRange | ItemList, Field(discriminator="kind")]
+
+
+def may_change(inputs: ItemRange | ItemList) -> bool:
+    """Whether code that gets one of the items can change it: whether there are lists or dicts."""
+    return isinstance(inputs, ItemList) and not {list, dict}.isdisjoint(map(type, inputs.values))
+
+
+def batched(inputs: ItemRange | ItemList, batch_size: int | None) -> Sequence[JsonValue]:
+    """The items that `forward` sees: the inputs one by one, or lists of `batch_size` of them.
+
+    They are made when they are asked for, so a shard may have millions.
+    """
+    return inputs.plain() if batch_size is None else _Batches(inputs.plain(), batch_size)
+
+
+class _Batches(Sequence[JsonValue]):
+    def __init__(self, inputs: Sequence[Any], size: int) -> None:
+        self._inputs, self._size = inputs, size
+
+    def __len__(self) -> int:
+        return -(-len(self._inputs) // self._size)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        first = range(len(self))[index] * self._size
+        return list(self._inputs[first : first + self._size])
+
+
+def shard_bounds(rank: int, world_size: int, n_items: int) -> tuple[int, int]:
+    """Positions of a shard's first item and of the item after its last one.
+
+    Shards differ by one item at most, and follow each other in the items' order.
+
+    Example:
+        >>> [shard_bounds(rank, 3, 10) for rank in range(3)]
+        [(0, 3), (3, 6), (6, 10)]
+    """
+    return n_items * rank // world_size, n_items * (rank + 1) // world_size
+
+
+def count_batches(n_inputs: int, batch_size: int | None) -> int:
+    """How many items `batched` yields for that many inputs."""
+    return n_inputs if batch_size is None else -(-n_inputs // batch_size)
+
+
+def plan_items(items: object) -> ItemRange | ItemList:
+    """Bring a caller's items into the persisted form.
+
+    Args:
+        items: an iterable of JSON values; NumPy integers, floats and arrays and tuples are taken
+            for what they mean in JSON. Integers that form an arithmetic progression become a range.
+
+    Returns:
+        The items; never empty.
+
+    Raises:
+        ItemsError: there are none, or one of them is no JSON value (named with its position).
+
+    Example:
+        >>> plan_items([2, 4, 6])
+        ItemRange(kind='range', start=2, stop=7, step=2)
+    """
+    if isinstance(items, range) and items:
+        _check_json([items[0], items[-1]])
+        if items[-1] - items[0] >= sys.maxsize:
+            raise ItemsError(f"items: {items} are more than can be counted")
+        progression = _progression(items)
+        if progression is not None:
+            return progression
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise ItemsError(
+            f"items: expected an iterable such as range(1000) or a list, "
+            f"got {type(items).__name__} {one_line(repr(items), 60)}"
+        )
+    values = list(items)
+    if not set(map(type, values)) <= {int, str, bool}:
+        values = [_json_value(value, f"items[{i}]") for i, value in enumerate(values)]
+    if not values:
+        raise ItemsError("items: there are none; give at least one item")
+    _check_json(values)
+    if set(map(type, values)) == {int}:
+        progression = _progression(values)
+        if progression is not None:
+            return progression
+    return ItemList(values=values)
+
+
+def _check_json(values: list[Any]) -> None:
+    try:
+        orjson.dumps(values)
+    except orjson.JSONEncodeError as error:
+        raise ItemsError(f"items: not JSON: {error}") from None
+
+
+def _progression(values: Sequence[int]) -> ItemRange | None:
+    """The values as a range, if they are one."""
+    if not values:
+        return None
+    step = values[1] - values[0] if len(values) > 1 else 1
+    if step < 1:
+        return None
+    candidate = range(values[0], values[-1] + step, step)
+    if isinstance(values, range) or (
+        len(candidate) == len(values)
+        and all(a == b for a, b in zip(candidate, values, strict=True))
+    ):
+        return ItemRange(start=values[0], stop=values[-1] + 1, step=step)
+    return None
+
+
+def _json_value(value: Any, where: str, depth: int = 0) -> JsonValue:
+    """One value as plain JSON, or an error that says where it stands."""
+    if depth > MAX_DEPTH:  # also what holds itself
+        raise ItemsError(f"{one_line(where, 120)}: is nested deeper than {MAX_DEPTH} levels")
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ItemsError(f"{one_line(where, 120)}: {value} is not JSON")
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [_json_value(part, f"{where}[{i}]", depth + 1) for i, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        wrong = next((key for key in value if not isinstance(key, str)), None)
+        if wrong is not None:
+            where = one_line(where, 120)
+            raise ItemsError(f"{where}: the key {wrong!r} is no string, so it is not JSON")
+        return {key: _json_value(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
+    if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
+        plain = value.tolist()
+        if type(plain) is not type(value):
+            return _json_value(plain, where, depth)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    raise ItemsError(
+        f"{one_line(where, 120)}: {one_line(repr(value), 60)} of type {kind} is not JSON; "
+        "pass indices or plain values and load the rest in the provider"
+    )

@@ -1,0 +1,152 @@
+"""Every path of a run directory, in one place. Paths are relative to the run directory."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import NamedTuple
+
+from espnet3.specs.models import ATTEMPT
+
+RUN = "run.json"
+SHARDS = "shards"
+SUBMISSIONS = "submissions"
+RESULTS = "results"
+ATTEMPTS = "attempts"
+RECEIPTS = "receipts"
+WITHDRAWALS = "withdrawals"  # made when first needed
+LOGS = "logs"
+FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
+
+
+class AttemptFile(NamedTuple):
+    """What the name of an attempt record says."""
+
+    rank: int
+    attempt: str
+    event: str
+
+
+class ResultFile(NamedTuple):
+    """What the name of a result file says: whose it is and the position of its first record."""
+
+    rank: int
+    attempt: str
+    first: int
+
+
+class Generation(NamedTuple):
+    """What the name of a receipt or withdrawal says."""
+
+    rank: int
+    generation: int
+
+
+def shard(rank: int) -> str:
+    """Path of a shard's spec.
+
+    >>> shard(42)
+    'shards/000042.json'
+    """
+    return f"{SHARDS}/{rank:06d}.json"
+
+
+def receipt(rank: int, generation: int = 1) -> str:
+    """Path of a shard's receipt; those after the first one have their generation in the name.
+
+    >>> receipt(42), receipt(42, 2)
+    ('receipts/000042.json', 'receipts/000042.2.json')
+    """
+    return f"{RECEIPTS}/{rank:06d}{'' if generation == 1 else f'.{generation}'}.json"
+
+
+def withdrawal(rank: int, generation: int) -> str:
+    """Path of the record by which the receipt of that generation counts no more.
+
+    >>> withdrawal(42, 1)
+    'withdrawals/000042.1.json'
+    """
+    return f"{WITHDRAWALS}/{rank:06d}.{generation}.json"
+
+
+def submission(number: int) -> str:
+    """Path of a submission's intent."""
+    return f"{SUBMISSIONS}/{number:04d}.json"
+
+
+def accepted_jobs(number: int) -> str:
+    """Path of the record of a submission's jobs."""
+    return f"{SUBMISSIONS}/{number:04d}.jobs.json"
+
+
+def cancellation(number: int) -> str:
+    """Path of the record that a submission was cancelled."""
+    return f"{SUBMISSIONS}/{number:04d}.cancelled.json"
+
+
+def attempt_record(rank: int, attempt: str, event: str) -> str:
+    """Path of one event of an attempt."""
+    return f"{ATTEMPTS}/{rank:06d}.{attempt}.{event}.json"
+
+
+def result(rank: int, attempt: str, first: int) -> str:
+    """Path of the result file of an attempt whose first record has that position in the shard."""
+    return f"{RESULTS}/{rank:06d}.{attempt}.{first}.jsonl"
+
+
+def new_attempt(submission_number: int) -> str:
+    """A name for an attempt that nobody else has: submission number and a random token.
+
+    A scheduler's requeue keeps the job id, so the id alone cannot tell two live copies apart.
+    """
+    return f"{submission_number:04d}-{secrets.token_hex(6)}"
+
+
+def submission_of(attempt: str) -> int:
+    """The submission number in an attempt's name."""
+    return int(attempt.partition("-")[0])
+
+
+_PADDED = "[0-9]{6}|[1-9][0-9]{6,}"  # one name per number: 0000042 is not 000042
+_RANK = re.compile(rf"({_PADDED})\.json")
+_RECEIPT = re.compile(rf"({_PADDED})(?:\.([2-9]|[1-9][0-9]{{1,8}}))?\.json")
+_WITHDRAWAL = re.compile(rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json")
+_SUBMISSION = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})\.json")
+_ATTEMPT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json")
+_RESULT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl")
+
+
+def rank_of(name: str) -> int | None:
+    """The rank in the name of a shard spec, or None for a foreign file."""
+    found = _RANK.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def parse_receipt(name: str) -> Generation | None:
+    """What the name of a receipt says, or None for a foreign file."""
+    found = _RECEIPT.fullmatch(name)
+    return Generation(int(found[1]), int(found[2] or 1)) if found else None
+
+
+def parse_withdrawal(name: str) -> Generation | None:
+    """What the name of a withdrawal says, or None for a foreign file."""
+    found = _WITHDRAWAL.fullmatch(name)
+    return Generation(int(found[1]), int(found[2])) if found else None
+
+
+def submission_number(name: str) -> int | None:
+    """The number in the name of a submission's intent, or None for any other file."""
+    found = _SUBMISSION.fullmatch(name)
+    return int(found[1]) if found else None
+
+
+def parse_attempt_record(name: str) -> AttemptFile | None:
+    """What the name of an attempt record says, or None for a foreign file."""
+    found = _ATTEMPT.fullmatch(name)
+    return AttemptFile(int(found[1]), found[2], found[3]) if found else None
+
+
+def parse_result(name: str) -> ResultFile | None:
+    """What the name of a result file says, or None for a foreign file."""
+    found = _RESULT.fullmatch(name)
+    return ResultFile(int(found[1]), found[2], int(found[3])) if found else None

@@ -1,0 +1,67 @@
+"""How files are made: as the umask says, and never for everyone to write, whatever it says."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+
+FILE, FOLDER = 0o664, 0o775
+
+
+def opener(path: str, flags: int) -> int:
+    """For `open(..., opener=opener)`: what it creates is not for everyone to write."""
+    return os.open(path, flags, FILE)
+
+
+def regular(path: str, flags: int) -> int:
+    """For `open(..., opener=regular)`: opens files only; a pipe in one's place would block.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)  # no effect on a file
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        problem = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Is no regular file"
+        raise OSError(errno.EISDIR, problem, path)
+    return descriptor
+
+
+def make_folders(path: str) -> None:
+    """As `os.makedirs(path, exist_ok=True)`, with none of the new folders for everyone to write.
+
+    The new folders are durable: what is synced in one is lost with the host if its own name is.
+
+    Raises:
+        OSError: it cannot be made, or is a file.
+
+    Example:
+        >>> make_folders("/tmp")
+    """
+    parent = os.path.dirname(path)
+    if parent and not os.path.isdir(parent):
+        make_folders(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, FOLDER)
+        _sync(parent or os.curdir)
+        return
+    if not os.path.isdir(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def _sync(folder: str) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return  # a folder may be for writing only
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder, and need not.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

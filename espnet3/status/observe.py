@@ -1,0 +1,231 @@
+"""Gathering what is known of a run: its directory, one scheduler query, its directory again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import KnownSubmission, TaskKey, TaskState
+from espnet3.specs import layout
+from espnet3.specs.codec import read_persisted
+from espnet3.specs.errors import (
+    FileMissing,
+    FormatError,
+    RunDirectoryError,
+    SchedulerUnavailable,
+)
+from espnet3.specs.layout import AttemptFile, Generation
+from espnet3.specs.models import (
+    AcceptedJob,
+    AcceptedJobs,
+    AttemptRecord,
+    RunSpec,
+    Submission,
+    decode,
+    now,
+)
+from espnet3.specs.processes import is_busy, this_process
+from espnet3.specs.store import Store
+from espnet3.status.shard_states import Evidence, RunStatus, shard_states
+
+# Seconds after which nobody is believed to be submitting any more; on another host, whose processes
+# and clock cannot be seen, earlier.
+_SUBMITTING_HERE, _SUBMITTING_ELSEWHERE = 3600.0, 600.0
+
+
+class Observation(NamedTuple):
+    """What was found.
+
+    Attributes:
+        run: the run's spec.
+        status: the state of every shard.
+        submissions: all submissions, with their jobs; those found by name are included.
+        found: jobs that nobody had recorded, found by their unique names: submission -> jobs.
+        receipts: rank -> generation of the receipt that counts, for every shard that is done.
+    """
+
+    run: RunSpec
+    status: RunStatus
+    submissions: list[KnownSubmission]
+    found: dict[int, AcceptedJobs]
+    receipts: dict[int, int]
+
+
+class Receipts(NamedTuple):
+    """Which shards are done, and which are not any more.
+
+    Attributes:
+        done: rank -> generation of the receipt that counts.
+        withdrawn: rank -> generation that its next receipt will have.
+    """
+
+    done: dict[int, int]
+    withdrawn: dict[int, int]
+
+
+def read_run(store: Store) -> RunSpec:
+    """Read run.json.
+
+    Raises:
+        RunDirectoryError: there is no whole plan in this directory.
+    """
+    try:
+        data = store.read(layout.RUN) or store.await_file(layout.RUN)
+        return decode(RunSpec, data, store.locate(layout.RUN))
+    except FileMissing:
+        raise RunDirectoryError(
+            store.root,
+            "is no run directory: it has no run.json; if a submission was cut short here, "
+            "submit again with the same call",
+        ) from None
+
+
+def list_receipts(store: Store, world_size: int) -> dict[int, int]:
+    """The shards of a run that are done: rank -> generation of the receipt that counts."""
+    return look_at_receipts(store, world_size).done
+
+
+def look_at_receipts(store: Store, world_size: int) -> Receipts:
+    """Which shards are done, by names alone: those with a receipt newer than any withdrawal."""
+    receipts = _newest(map(layout.parse_receipt, _names(store, layout.RECEIPTS)), world_size)
+    # Looked at last, so that what was withdrawn meanwhile is not taken for done.
+    ended = _newest(map(layout.parse_withdrawal, _names(store, layout.WITHDRAWALS)), world_size)
+    done = {rank: n for rank, n in receipts.items() if n > ended.get(rank, 0)}
+    return Receipts(done, {rank: n + 1 for rank, n in ended.items() if rank not in done})
+
+
+def _names(store: Store, folder: str) -> Iterator[str]:
+    return (entry.name for entry in store.list(folder))
+
+
+def _newest(found: Iterable[Generation | None], world_size: int) -> dict[int, int]:
+    newest: dict[int, int] = {}
+    for one in found:
+        if one is not None and one.rank < world_size:
+            newest[one.rank] = max(one.generation, newest.get(one.rank, 0))
+    return newest
+
+
+def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:
+    """All submissions in order, and the numbers of those that were cancelled."""
+    names = {entry.name for entry in store.list(layout.SUBMISSIONS)}
+    numbers = sorted(n for n in map(layout.submission_number, names) if n is not None)
+    found, cancelled = [], set()
+    for number in numbers:
+        path, jobs_path = layout.submission(number), layout.accepted_jobs(number)
+        submission = decode(Submission, store.await_file(path), store.locate(path))
+        recorded = None
+        if jobs_path.rpartition("/")[2] in names:
+            recorded = decode(AcceptedJobs, store.await_file(jobs_path), store.locate(jobs_path))
+        found.append(KnownSubmission(submission, recorded))
+        if layout.cancellation(number).rpartition("/")[2] in names:
+            cancelled.add(number)
+    return found, cancelled
+
+
+async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
+    """Find out the state of every shard.
+
+    Args:
+        store: the run directory.
+        ask_scheduler: False to use what the run directory alone can tell.
+
+    Raises:
+        RunDirectoryError: it is no run directory.
+        FormatError: run.json or a submission cannot be read.
+    """
+    run = await asyncio.to_thread(read_run, store)
+    submissions, cancelled = await asyncio.to_thread(read_submissions, store)
+    receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
+    attempts = await asyncio.to_thread(_list_attempts, store)
+    tasks: dict[TaskKey, TaskState] | None = None
+    problem = None
+    found: dict[int, AcceptedJobs] = {}
+    being_submitted: set[int] = set()
+    if len(receipts.done) < run.world_size:
+        being_submitted = await asyncio.to_thread(_being_submitted, submissions, cancelled)
+        if ask_scheduler:
+            try:
+                found = await _find_unrecorded(submissions, being_submitted)
+                submissions = [
+                    KnownSubmission(s.submission, found.get(s.submission.number, s.recorded))
+                    for s in submissions
+                ]
+                tasks = await _query(submissions, receipts.done)
+            except SchedulerUnavailable as error:
+                problem = str(error)
+        # A job may have ended between the first look and the scheduler's answer.
+        receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
+        attempts = await asyncio.to_thread(_list_attempts, store)
+
+    def read_record(file: AttemptFile) -> AttemptRecord | None:
+        try:
+            return read_persisted(store, AttemptRecord, layout.attempt_record(*file))
+        except (FileMissing, FormatError):
+            return None  # a hint only; shown as lost
+
+    evidence = Evidence(
+        run.world_size, receipts.done, attempts, read_record, submissions, being_submitted,
+        cancelled, tasks, receipts.withdrawn,
+    )  # fmt: skip
+    shards = await asyncio.to_thread(shard_states, evidence)
+    status = RunStatus(store.root, shards, problem)
+    return Observation(run, status, submissions, found, receipts.done)
+
+
+def _list_attempts(store: Store) -> list[AttemptFile]:
+    names = map(layout.parse_attempt_record, _names(store, layout.ATTEMPTS))
+    return [name for name in names if name is not None]
+
+
+def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: set[int]) -> set[int]:
+    """Submissions without recorded jobs that somebody seems to be busy with.
+
+    That is a hint with an end: a submitter that lives on after it failed to record its jobs must
+    not block the run for ever.
+    """
+    found = set()
+    for submission, recorded in submissions:
+        if recorded is not None or submission.number in cancelled:
+            continue
+        age = abs((now() - submission.created).total_seconds())  # a clock may have been ahead
+        alive = is_busy(submission.submitter, submission.jobs[0].name)
+        if alive is False:  # but its submit command may live on, and be accepted yet
+            alive = get_scheduler(submission.scheduler).is_submitting(submission)
+        if (alive and age < _SUBMITTING_HERE) or (alive is None and age < _SUBMITTING_ELSEWHERE):
+            found.add(submission.number)
+    return found
+
+
+async def _find_unrecorded(
+    submissions: Sequence[KnownSubmission], being_submitted: set[int]
+) -> dict[int, AcceptedJobs]:
+    """Jobs of submissions whose submitter died before it could record them, by their names."""
+    found = {}
+    for submission, recorded in submissions:
+        if recorded is not None or submission.number in being_submitted:
+            continue
+        jobs: list[AcceptedJob] = await get_scheduler(submission.scheduler).find(
+            submission.jobs, submission.submitter.user
+        )
+        if jobs:
+            found[submission.number] = AcceptedJobs(
+                number=submission.number, created=now(), recorded_by=this_process(), jobs=jobs
+            )
+    return found
+
+
+async def _query(
+    submissions: Sequence[KnownSubmission], receipts: Container[int]
+) -> dict[TaskKey, TaskState]:
+    """One query for each scheduler that the run was submitted to; nearly always one in all."""
+    unfinished = [
+        s for s in submissions if any(rank not in receipts for rank in s.submission.tasks_by_rank())
+    ]
+    tasks: dict[TaskKey, TaskState] = {}
+    for name in sorted({s.submission.scheduler for s in unfinished}):
+        own = [s for s in unfinished if s.submission.scheduler == name]
+        tasks |= await get_scheduler(name).query(own)
+    return tasks

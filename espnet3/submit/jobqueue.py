@@ -1,0 +1,324 @@
+"""Jobs through dask-jobqueue's own job classes.
+
+No cluster object is made: a job class renders and submits a script without a Dask scheduler, so
+nothing of the submitter has to live on. Users keep all options and their jobqueue.yaml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+import dask
+from pydantic import JsonValue
+
+from espnet3._jobqueue import CLUSTERS, Job, JobQueueCluster
+from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import Scheduler
+from espnet3.schedulers.commands import NoAnswer, ask
+from espnet3.specs.config import ParallelConfig, did_you_mean
+from espnet3.specs.errors import (
+    ClassError,
+    ConfigError,
+    SchedulerUnavailable,
+    SubmissionRefused,
+    one_line,
+)
+from espnet3.specs.masking import masked_text
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.specs.processes import this_process
+from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.plan import JobShape, shape_jobs
+
+# Given by espnet3 or by a cluster object, never by a user's options.
+_RESERVED = frozenset({"self", "scheduler", "name", "kwargs", "base_class_kwargs", "job_cls"})
+# How long after a submit command without an answer the queue is searched for its job, in seconds.
+_LOOKS = (0.0, 1.0, 2.0)
+# What sbatch says where the job may have been accepted.
+_NO_ANSWER = re.compile(r"timed out|No response|Zero Bytes|connect failure|not responding", re.I)
+
+
+class JobQueueLauncher(Launcher):
+    """Submits through the job class of a dask-jobqueue cluster."""
+
+    def __init__(self, parallel: ParallelConfig, runner: type[Any]) -> None:
+        self._scheduler = get_scheduler(parallel.env)
+        self._n_workers, self._job_array = parallel.n_workers, parallel.job_array
+        self._submit_timeout = parallel.submit_timeout
+        cluster = CLUSTERS[parallel.env]
+        self._base: type[Job] = cluster.job_cls
+        self._section = str(
+            parallel.options.get("config_name") or cast(Any, self._base).default_config_name()
+        )
+        job_options = _parameters(self._base)
+        known = job_options | _parameters(cluster)
+        for name in parallel.options:
+            if name == "n_workers":
+                raise ConfigError("parallel.options.n_workers", "belongs beside options, not in it")
+            if name not in known:
+                raise ConfigError(
+                    f"parallel.options.{name}",
+                    f"dask-jobqueue's {self._base.__name__} has no such option"
+                    f"{did_you_mean(name, known)}",
+                )
+        # Options of the cluster object alone concern a Dask scheduler; there is none here.
+        self._given = {k: v for k, v in parallel.options.items() if k in job_options}
+        self.options = self._used_options(job_options)
+        for name in ("cores", "memory"):
+            if self.options.get(name) is None:
+                raise ConfigError(
+                    f"parallel.options.{name}",
+                    f"is missing; dask-jobqueue needs it, for example `{name}: "
+                    f"{'1' if name == 'cores' else '4GB'}`",
+                )
+        _check_walltime(self.options.get("walltime"))
+        _check_lines(self.options)
+        self.python = str(self.options.get("python") or shlex.quote(sys.executable))
+        self.log_directory = cast("str | None", self.options.get("log_directory"))
+        self._job_cls = self._make_job_cls(runner)
+        self._new_job("true", [])  # so that a wrong option is found before anything is written
+        self._require_command()
+
+    def _used_options(self, names: set[str]) -> dict[str, JsonValue]:
+        """Every option's value: as given, else from the user's jobqueue.yaml."""
+        used = dict(self._given)
+        for name in names - used.keys() - {"config_name"}:
+            key = "name" if name == "job_name" else name.replace("_", "-")
+            value = dask.config.get(f"jobqueue.{self._section}.{key}", None)
+            if value is not None:
+                used[name] = list(value) if isinstance(value, tuple) else value
+        return dict(sorted(used.items()))
+
+    def _make_job_cls(self, runner: type[Any]) -> type[Job]:
+        """One subclass for the whole submission, changed by the runner's hook."""
+        mine = _worker_job_cls(self._base, self._scheduler, self._submit_timeout)
+        chosen = runner.customize_job_cls(mine)
+        if not (isinstance(chosen, type) and issubclass(chosen, mine)):
+            raise ClassError(
+                f"{runner.__qualname__}.customize_job_cls",
+                f"must return the class that it was given or a subclass of it, "
+                f"got {one_line(repr(chosen), 80)}",
+            )
+        return chosen
+
+    def _require_command(self) -> None:
+        command = shlex.split(self._job_cls.submit_command)[0]
+        if shutil.which(command) is None:
+            raise SchedulerUnavailable(
+                self._scheduler.name,
+                f"{command} is not on this host's PATH; submit from a login node of the cluster",
+            )
+
+    async def max_array_size(self) -> int:
+        return await self._scheduler.max_array_size()
+
+    def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
+        return shape_jobs(
+            n_tasks, self._n_workers, job_array=self._job_array, max_array_size=max_array_size
+        )
+
+    def job_name_prefix(self) -> str:
+        name = str(self.options.get("job_name") or "")
+        if re.search(r"[\x00-\x1f\x7f]", name):
+            raise ConfigError("parallel.options.job_name", "has a control character")
+        return "espnet3" if name in ("", "dask-worker") else name
+
+    def _new_job(
+        self, worker_command: str, submit_arguments: list[str], prologue: Sequence[str] = ()
+    ) -> Any:
+        options: dict[str, Any] = dict(self._given)
+        if prologue:
+            own = self.options.get("job_script_prologue") or []
+            options["job_script_prologue"] = [*prologue, *cast("list[str]", own)]
+        # Name and logs are given on the command line, where nothing has to be quoted.
+        options["job_name"] = re.sub(r"[^A-Za-z0-9._-]", "_", self.job_name_prefix())
+        options.pop("log_directory", None)
+        with dask.config.set({f"jobqueue.{self._section}.log-directory": None}):
+            try:
+                job: Any = self._job_cls(scheduler=None, name="espnet3", **options)
+            except (TypeError, ValueError) as error:
+                raise ConfigError("parallel.options", one_line(str(error))) from None
+        job.worker_command = worker_command
+        job.submit_arguments = submit_arguments
+        return job
+
+    def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
+        words = submission.worker_command[len(shlex.split(self.python)) :]
+        first = ["--first-task", str(job.first_task)] if job.first_task else []
+        worker = f"{self.python} {shlex.join([*words, *first])}"
+        arguments = [
+            *self._scheduler.submit_arguments,
+            *self._scheduler.naming_arguments(job, submission.log_directory, array=self._job_array),
+            *(self._scheduler.array_arguments(job) if self._job_array else []),
+            *(self._scheduler.after_argument(after) if after is not None else []),
+        ]
+        redirection = self._scheduler.log_redirection(job, submission.log_directory)
+        return self._new_job(worker, arguments, redirection)
+
+    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        after = None if job.after is None else f"<id of {submission.jobs[job.after].name}>"
+        rendered = self._job(submission, job, after)
+        return Rendered(rendered.job_script(), rendered.submit_words())
+
+    async def launch(
+        self,
+        submission: Submission,
+        accepted: list[AcceptedJob],
+        check: Callable[[], Awaitable[None]],
+    ) -> bool:
+        ids: dict[int, str] = {}
+        for position, planned in enumerate(submission.jobs):
+            await check()
+            after = None if planned.after is None else ids[planned.after]
+            job_id = await self._submit(self._job(submission, planned, after), planned)
+            ids[position] = job_id
+            accepted.append(AcceptedJob(name=planned.name, job_id=job_id))
+        return True
+
+    async def _submit(self, job: Any, planned: PlannedJob) -> str:
+        silent = False
+        with job.job_file() as script:
+            try:
+                output = await job._submit_job(script)
+                job_id = self._scheduler.parse_job_id(output)
+                words = output or "the submit command printed nothing"
+            except NoAnswer as error:
+                job_id, words, silent = None, str(error), True
+            except RuntimeError as error:
+                job_id, words = None, str(error)
+            except (OSError, SchedulerUnavailable) as error:
+                job_id, words = None, str(error)
+        if job_id is not None:
+            return job_id
+        words = masked_text(words)  # a site's command may repeat the options that it was given
+        # The command may have failed although the job was accepted ("Socket timed out").
+        silent = silent or _NO_ANSWER.search(words) is not None
+        unknown = ""
+        try:
+            found = await self._look_up(planned, patiently=silent)
+            if found is not None:
+                return found
+        except SchedulerUnavailable as error:
+            unknown = str(error)
+        if not silent:
+            raise SubmissionRefused(self._scheduler.name, words)
+        said = words.removeprefix(f"{self._scheduler.name}: ").partition("; ")[0]
+        there = (
+            f"nor can the queue be searched for {planned.name} ({unknown})"
+            if unknown
+            else f"and no job {planned.name} is in the queue"
+        )
+        raise SchedulerUnavailable(
+            self._scheduler.name,
+            f"{one_line(said, 200)}, {there}; resume the run later (a job that was accepted all "
+            "the same is found then), or raise parallel.submit_timeout",
+        )
+
+    async def _look_up(self, planned: PlannedJob, *, patiently: bool) -> str | None:
+        """The id of a job that the scheduler may have accepted, by its unique name.
+
+        A busy scheduler may accept it a moment after the command that asked for it has given up.
+        """
+        for pause in _LOOKS if patiently else _LOOKS[:1]:
+            await asyncio.sleep(pause)
+            found = await self._scheduler.find([planned], this_process().user)
+            if found:
+                return found[0].job_id
+        return None
+
+
+def _worker_job_cls(base: type[Job], scheduler: Scheduler, submit_timeout: float) -> type[Job]:
+    """A subclass that runs espnet3's worker where the base class runs Dask's.
+
+    Its submit command is given `submit_timeout` seconds.
+
+    Attributes that a hook may use: `submit_command` (class), `worker_command` and
+    `submit_arguments` (instance, set when the job is rendered), and all of the base class.
+    """
+
+    class EspnetJob(base):  # type: ignore[misc,valid-type]
+        submit_command = base.submit_command
+        worker_command = ""
+        submit_arguments: list[str] = []  # noqa: RUF012 (replaced in each instance)
+
+        # The base class builds Dask's command in its constructor, and HTCondor's folds the prologue
+        # into it there; a marker stands for the worker until the script is rendered.
+        _MARKER = "<espnet3 worker>"
+
+        @property
+        def _command_template(self) -> str:
+            return self._template
+
+        @_command_template.setter
+        def _command_template(self, command: str) -> None:
+            first = not hasattr(self, "_template")
+            self._template = self._MARKER if first else command
+
+        def job_script(self) -> str:
+            # Replacing the shell lets signals meant for the batch script reach the worker.
+            alone = self._template == self._MARKER
+            worker = f"exec {self.worker_command}" if alone else self.worker_command
+            script: str = super().job_script()
+            return script.replace(self._MARKER, worker)
+
+        def submit_words(self) -> list[str]:
+            return [*shlex.split(self.submit_command), *self.submit_arguments]
+
+        async def _submit_job(self, script_filename: str) -> str:
+            return await self._call([*self.submit_words(), script_filename])
+
+        @staticmethod
+        async def _call(cmd: list[str], *, shell: bool = False, **kwargs: Any) -> str:
+            # Instead of the base class's, which waits for ever and hands on the variables of an
+            # enclosing job.
+            environ = kwargs.get("env") or scheduler.scrubbed(os.environ)
+            answer = await ask(
+                scheduler.name, cmd, environ=environ, timeout=submit_timeout, shell=shell
+            )
+            if answer.code != 0:
+                said = answer.err.strip() or answer.out.strip()
+                raise RuntimeError(said or f"{cmd[0]} ended with exit code {answer.code}")
+            return answer.out
+
+    return EspnetJob
+
+
+def _parameters(cls: type[Any]) -> set[str]:
+    """The keyword arguments that a job or cluster class takes, with those of its bases."""
+    ends = (Job, JobQueueCluster)
+    names: set[str] = set()
+    for base in cls.__mro__[: next(i for i, c in enumerate(cls.__mro__) if c in ends) + 1]:
+        names |= set(inspect.signature(cast(Any, base).__init__).parameters)
+    return names - _RESERVED
+
+
+def _check_lines(options: Mapping[str, JsonValue]) -> None:
+    """Options stand in one line of the script each; what follows a line break would be run."""
+    for name, value in options.items():
+        if isinstance(value, list) and name not in ("job_extra_directives", "job_extra"):
+            continue  # a prologue, whose lines are meant to be run
+        parts = value if isinstance(value, list) else [value]
+        if name != "job_name" and any(re.search(r"[\n\r\0]", str(part)) for part in parts):
+            raise ConfigError(f"parallel.options.{name}", "has a line break or a NUL")
+    try:
+        shlex.split(str(options.get("python") or ""))
+    except ValueError as error:
+        raise ConfigError("parallel.options.python", f"is no command: {error}") from None
+
+
+def _check_walltime(walltime: JsonValue) -> None:
+    """YAML 1.1 reads 12:00:00 as a number to the base of 60; schedulers take it for minutes."""
+    if isinstance(walltime, int) and walltime >= 3600:
+        hours, rest = divmod(walltime, 3600)
+        text = f"{hours}:{rest // 60:02}:{rest % 60:02}"
+        raise ConfigError(
+            "parallel.options.walltime",
+            f"is the number {walltime}, which is what YAML makes of {text}; put it in quotes",
+        )

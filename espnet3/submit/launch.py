@@ -1,0 +1,74 @@
+"""How a submission's jobs are started; one launcher for each kind of environment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
+
+from pydantic import JsonValue
+
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.submit.plan import JobShape
+
+
+class Rendered(NamedTuple):
+    """A job as it will be submitted: its script and the command that submits it."""
+
+    script: str
+    command: list[str]
+
+
+class Launcher(ABC):
+    """Starts the jobs of submissions.
+
+    Making one validates the options; it raises ConfigError before anything is written.
+
+    Attributes:
+        options: the options that are really used, defaults of the site included.
+        python: the interpreter's command, as it stands in a script.
+        log_directory: where the options want the jobs' logs, or None.
+    """
+
+    options: dict[str, JsonValue]
+    python: str
+    log_directory: str | None = None
+
+    @abstractmethod
+    async def max_array_size(self) -> int:
+        """How many tasks one array may have here."""
+
+    @abstractmethod
+    def job_name_prefix(self) -> str:
+        """The name that jobs begin with."""
+
+    @abstractmethod
+    def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
+        """Cut tasks into jobs."""
+
+    @abstractmethod
+    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        """Render a job without submitting it."""
+
+    @abstractmethod
+    async def launch(
+        self,
+        submission: Submission,
+        accepted: list[AcceptedJob],
+        check: Callable[[], Awaitable[None]],
+    ) -> bool:
+        """Start all jobs of a submission.
+
+        Args:
+            submission: the intent, which is on disk.
+            accepted: gets each job as soon as the scheduler has accepted it.
+            check: called before each job; raises where there should be no more.
+
+        Returns:
+            Whether the caller has to record the jobs; False where the launched process did.
+
+        Raises:
+            SubmissionRefused: the scheduler refused a job.
+            SchedulerUnavailable: it gave no answer within the config's `submit_timeout`, and the
+                job is not in the queue.
+        """

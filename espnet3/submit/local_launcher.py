@@ -1,0 +1,60 @@
+"""`env: local`: one detached supervisor process for each submission."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+
+from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.local import SUPERVISOR, WORKER
+from espnet3.specs.config import ParallelConfig
+from espnet3.specs.errors import SubmissionRefused
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.plan import JobShape
+
+
+class LocalLauncher(Launcher):
+    """Starts `espnet3.worker.supervisor`, which outlives the submitter."""
+
+    def __init__(self, parallel: ParallelConfig) -> None:
+        self.options = dict(parallel.options)
+        self._n_workers = parallel.n_workers
+        self.python = shlex.quote(sys.executable)
+
+    async def max_array_size(self) -> int:
+        return await get_scheduler("local").max_array_size()
+
+    def job_name_prefix(self) -> str:
+        return "espnet3"
+
+    def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
+        return [JobShape(0, n_tasks, self._n_workers, None)]  # one supervisor for all tasks
+
+    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        words = submission.worker_command
+        arguments = words[words.index(WORKER) + 1 :]
+        command = [sys.executable, "-P", "-m", SUPERVISOR, *arguments, "--job", job.name]
+        return Rendered("", command)
+
+    async def launch(
+        self,
+        submission: Submission,
+        accepted: list[AcceptedJob],
+        check: Callable[[], Awaitable[None]],
+    ) -> bool:
+        [job] = submission.jobs
+        await check()
+        process = await asyncio.create_subprocess_exec(
+            *self.render(submission, job).command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, words = await process.communicate()
+        if process.returncode != 0:
+            problem = words.decode(errors="replace").strip() or "the supervisor died at its start"
+            raise SubmissionRefused("local", problem)
+        return False

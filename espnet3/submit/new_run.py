@@ -1,0 +1,206 @@
+"""Submitting a run: check, plan, write, launch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from espnet3.specs import layout
+from espnet3.specs.config import ParallelConfig, as_parallel_config, get_current
+from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
+from espnet3.specs.items import ItemList, ItemRange, plan_items
+from espnet3.specs.models import RunSpec, decode, encode, now
+from espnet3.specs.store import LocalStore, Store, open_store
+from espnet3.specs.trust import require_scripts, require_trusted, tightened
+from espnet3.status.observe import observe
+from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.launchers import make_launcher
+from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
+from espnet3.submit.preflight import preflight
+from espnet3.submit.resumption import choose_ranks, submit_missing
+from espnet3.submit.submission import (
+    Overtaken,
+    Submitted,
+    all_ranks,
+    array_size,
+    make_submission,
+    submit_ranks,
+)
+from espnet3.submit.surroundings import surroundings_here
+
+
+async def submit(
+    runner: Runner,
+    items: Iterable[Any],
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    n_shards: int | None = None,
+    parallel: ParallelConfig | Mapping[str, Any] | None = None,
+) -> Submitted:
+    """Submit a run and return at once; nothing of this process is needed afterwards.
+
+    The same call again continues the run: only shards without a receipt and without a live attempt
+    are submitted.
+
+    Args:
+        runner: an instance of a BaseRunner subclass.
+        items: an iterable of JSON values, for example `range(1000)`.
+        run_dir: a path on storage that all nodes share, or an fsspec URL; the runner's where unset,
+            else a new folder below its `async_result_dir` (`espnet3_runs/`).
+        n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset.
+        parallel: the parallel config; what `set_parallel` set where unset, else `env: local`.
+
+    Returns:
+        Where the run is and what was submitted.
+
+    Raises:
+        UsageError: the call or the config is wrong; nothing was written.
+        PlanMismatch: `run_dir` holds a run of another plan.
+        SchedulerUnavailable: the scheduler does not answer.
+        SubmissionRefused: it refused a job; the plan is written and can be resumed.
+
+    Example:
+        >>> submitted = await submit(runner, range(1000), run_dir="/shared/decode", n_shards=40)
+        ... # doctest: +SKIP
+    """
+    ready = await _prepare(runner, items, run_dir, n_shards, parallel)
+    store, plan, config, launcher = ready[:4]
+    if ready.existing is None:
+        size = await array_size(config, launcher)
+        if config.preflight:
+            await preflight(plan.run)
+        if await asyncio.to_thread(_write_plan, store, plan):
+            ranks = all_ranks(plan.run.world_size)
+            with contextlib.suppress(Overtaken):
+                return await submit_ranks(store, plan.run, config, launcher, ranks, size, number=1)
+    return await submit_missing(store, await observe(store), config, launcher)
+
+
+async def dry_run(
+    runner: Runner,
+    items: Iterable[Any],
+    *,
+    run_dir: str | os.PathLike[str] | None = None,
+    n_shards: int | None = None,
+    parallel: ParallelConfig | Mapping[str, Any] | None = None,
+) -> list[Rendered]:
+    """Render the jobs that `submit` would launch, and launch and write nothing.
+
+    Returns:
+        Script and submit command of each job; none where nothing is missing.
+
+    Raises:
+        As `submit`.
+    """
+    ready = await _prepare(runner, items, run_dir, n_shards, parallel)
+    store, plan, config, launcher = ready[:4]
+    run, number = ready.existing or plan.run, 1
+    ranks: ItemRange | ItemList = all_ranks(run.world_size)
+    if ready.existing is not None:
+        seen = await observe(store)
+        number = len(seen.submissions) + 1
+        chosen, _ = choose_ranks(seen.status)
+        if not chosen:
+            return []
+        ranks = plan_items(chosen)
+    size = await array_size(config, launcher)
+    submission = make_submission(store, run, config, launcher, ranks, size, number=number)
+    return [launcher.render(submission, job) for job in submission.jobs]
+
+
+class _Ready(NamedTuple):
+    """A checked call."""
+
+    store: Store
+    plan: Plan
+    config: ParallelConfig
+    launcher: Launcher
+    existing: RunSpec | None
+
+
+async def _prepare(
+    runner: Runner, items: Any, run_dir: Any, n_shards: int | None, parallel: Any
+) -> _Ready:
+    """Check everything about a call that can be checked without writing."""
+    current = get_current() if parallel is None else parallel
+    config = ParallelConfig() if current is None else as_parallel_config(current)
+    check_runner(runner)
+    launcher = await asyncio.to_thread(make_launcher, config, type(runner))
+    surroundings = await asyncio.to_thread(
+        surroundings_here, launcher.python, config.environment_variables
+    )
+    planned = await asyncio.to_thread(plan_items, items)
+    chosen = run_dir if run_dir is not None else runner.run_dir
+    if chosen is None:
+        chosen = _new_run_dir(os.fspath(runner.async_result_dir))
+    store = await asyncio.to_thread(open_store, chosen)
+    existing = await asyncio.to_thread(_existing, store)
+    if existing is not None and n_shards is None and config.n_shards is None:
+        n_shards = existing.world_size
+    plan = await asyncio.to_thread(
+        lambda: plan_run(runner, planned, config, surroundings, n_shards=n_shards)
+    )
+    if existing is not None:
+        require_same_plan(store.root, existing, plan.run)
+        strict = tightened(config.trust, existing.parallel)
+        config = config.model_copy(update={"trust": strict})
+    await asyncio.to_thread(require_trusted, store, config.trust)
+    await asyncio.to_thread(require_scripts, plan.run, config.trust)
+    return _Ready(store, plan, config, launcher, existing)
+
+
+def _new_run_dir(folder: str) -> str:
+    return os.path.join(folder, f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
+
+
+def _existing(store: Store) -> RunSpec | None:
+    """The run that the directory holds already, or None."""
+    if isinstance(store, LocalStore) and os.path.exists(store.root):
+        if not os.path.isdir(store.root):
+            raise RunDirectoryError(store.root, "is a file; choose another run_dir")
+        try:
+            names = os.listdir(store.root)
+        except OSError as error:
+            raise RunDirectoryError(
+                store.root, f"cannot be read ({error.strerror}); choose another run_dir"
+            ) from None
+        # Names that begin with a dot are unfinished files of ours, or the file system's own.
+        foreign = {n for n in names if not n.startswith(".")} - {layout.RUN, *layout.FOLDERS}
+        if foreign and not store.exists(layout.RUN):
+            raise RunDirectoryError(
+                store.root,
+                f"is not empty and no run directory (it holds {min(foreign)!r}); choose another "
+                "run_dir",
+            )
+    try:
+        data = store.read(layout.RUN) or store.await_file(layout.RUN)
+        return decode(RunSpec, data, store.locate(layout.RUN))
+    except FileMissing:
+        return None
+
+
+def _write_plan(store: Store, plan: Plan) -> bool:
+    """Write all specs, run.json last; False where another submitter wrote the same run first."""
+    store.prepare(layout.FOLDERS)
+    run_file = store.locate(layout.RUN)
+    files = ((layout.shard(spec.rank), encode(spec)) for spec in plan.shards(run_file))
+    try:
+        for _ in store.create_many(files):
+            pass
+    except FileTaken as error:
+        raise RunDirectoryError(
+            store.root,
+            f"holds shards of another plan that was cut short ({error.file}); remove the folder "
+            "or choose another run_dir",
+        ) from None
+    try:
+        store.create(layout.RUN, encode(plan.run))
+    except FileTaken:
+        there = decode(RunSpec, store.await_file(layout.RUN), run_file)
+        require_same_plan(store.root, there, plan.run)
+        return False
+    return True

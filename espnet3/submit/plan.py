@@ -1,0 +1,249 @@
+"""The plan: from a runner and items to the specs of a run. Pure, but for what it is given."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from espnet3.specs.config import ParallelConfig
+from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch, one_line
+from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
+from espnet3.specs.masking import masked
+from espnet3.specs.models import MAX_SHARDS, Argument, ProviderSpec, RunSpec, ShardSpec, now
+from espnet3.specs.plain import is_omegaconf, plain_json
+from espnet3.specs.references import refer_to, require_static_forward
+
+
+class Runner(Protocol):
+    """What a submission needs of a `BaseRunner`."""
+
+    provider: Any
+    batch_size: int | None
+    run_dir: str | os.PathLike[str] | None
+    async_result_dir: str | os.PathLike[str]
+
+
+class Surroundings(NamedTuple):
+    """Where the submitter runs, to be found again on a node; see RunSpec."""
+
+    python: str
+    working_directory: str
+    sys_path: list[str]
+    environment_variables: dict[str, str]
+    versions: dict[str, str]
+    git_commit: str | None
+
+
+class Plan(NamedTuple):
+    """A run that nothing of is written yet."""
+
+    run: RunSpec
+    items: ItemRange | ItemList
+
+    def shards(self, run_file: str) -> Iterator[ShardSpec]:
+        """The specs of all shards, by rank; `run_file` is where run.json will be."""
+        n_calls = count_batches(self.run.n_inputs, self.run.batch_size)
+        size, world = self.run.batch_size or 1, self.run.world_size
+        for rank in range(world):
+            first, last = (bound * size for bound in shard_bounds(rank, world, n_calls))
+            yield ShardSpec(
+                rank=rank,
+                world_size=world,
+                run=run_file,
+                fingerprint=self.run.fingerprint,
+                items=self.items.part(first, min(last, self.run.n_inputs)),
+            )
+
+
+def plan_run(
+    runner: Runner,
+    items: ItemRange | ItemList,
+    parallel: ParallelConfig,
+    surroundings: Surroundings,
+    *,
+    n_shards: int | None = None,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        runner: an instance of a BaseRunner subclass.
+        items: the planned items.
+        parallel: the validated parallel config.
+        surroundings: where the submitter runs.
+        n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset. Never
+            more than there are calls of `forward`.
+
+    Raises:
+        ClassError: a worker could not find or call the runner or the provider.
+        ConfigError: an argument of the provider is not JSON, or a number is wrong; names it.
+    """
+    check_runner(runner)
+    _require_count("batch_size", runner.batch_size)
+    _require_count("n_shards", n_shards)
+    wanted = n_shards or parallel.n_shards or parallel.n_workers
+    if wanted > MAX_SHARDS:
+        raise ConfigError("n_shards", f"is {wanted}, but can be {MAX_SHARDS} at most")
+    plan: dict[str, Any] = {
+        "runner": refer_to(type(runner)),
+        "provider": describe_provider(runner.provider),
+        "n_inputs": len(items),
+        "items_digest": items.digest(),
+        "batch_size": runner.batch_size,
+        "world_size": min(wanted, count_batches(len(items), runner.batch_size)),
+        "results": parallel.results,
+        "on_error": parallel.on_error,
+    }
+    run = RunSpec(
+        **plan,
+        run_id=secrets.token_hex(6),
+        created=now(),
+        fingerprint=fingerprint(plan),
+        checkpoint_every=parallel.checkpoint_every,
+        parallel=parallel.model_dump(),
+        **surroundings._asdict(),
+    )
+    return Plan(run, items)
+
+
+def _require_count(name: str, value: object) -> None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ConfigError(name, f"must be an integer from 1, got {one_line(repr(value), 60)}")
+
+
+def check_runner(runner: object) -> None:
+    """Check that an object is a runner that can be submitted.
+
+    Raises:
+        ClassError: it is not; says why.
+    """
+    if isinstance(runner, type):
+        raise ClassError(runner.__qualname__, "is a class; pass an instance of it")
+    if not hasattr(runner, "provider") or not hasattr(type(runner), "forward"):
+        raise ClassError(
+            one_line(repr(runner), 80), "is no runner; pass an instance of a BaseRunner subclass"
+        )
+    require_static_forward(type(runner))
+
+
+def describe_provider(provider: Any) -> ProviderSpec:
+    """A provider as its class and constructor arguments.
+
+    Raises:
+        ClassError: it is no EnvironmentProvider, or a worker could not import its class.
+        ConfigError: an argument is not JSON or cannot be resolved; names it.
+    """
+    if isinstance(provider, type):
+        raise ClassError(provider.__qualname__, "is a class; pass an instance of it as provider")
+    reference = refer_to(type(provider))
+    try:
+        args, kwargs = provider.constructor_arguments
+    except AttributeError:
+        raise ClassError(
+            type(provider).__qualname__, "is no provider; subclass EnvironmentProvider"
+        ) from None
+    # The first argument of the published constructors is the config.
+    names = ["config", *(f"argument {i + 1}" for i in range(1, len(args)))]
+    return ProviderSpec(
+        cls=reference,
+        args=[_argument(value, name) for value, name in zip(args, names, strict=False)],
+        kwargs={name: _argument(value, name) for name, value in kwargs.items()},
+    )
+
+
+def _argument(value: Any, name: str) -> Argument:
+    return Argument(value=plain_json(value, name), omegaconf=is_omegaconf(value))
+
+
+def fingerprint(plan: Mapping[str, Any]) -> str:
+    """A checksum of what makes two plans the same: RunSpec.PLAN_FIELDS."""
+    plain = {
+        name: value.model_dump() if hasattr(value, "model_dump") else value
+        for name, value in plan.items()
+    }
+    text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
+    return "sha256:" + hashlib.sha256(text).hexdigest()
+
+
+def require_same_plan(run_dir: str, there: RunSpec, here: RunSpec) -> None:
+    """Refuse to go on with a run of another plan.
+
+    Raises:
+        PlanMismatch: shows the first field that differs.
+    """
+    if there.fingerprint == here.fingerprint:
+        return
+    for field in RunSpec.PLAN_FIELDS:
+        old, new = (_plain(getattr(run, field)) for run in (there, here))
+        difference = _first_difference(old, new, field)
+        if difference is not None:
+            raise PlanMismatch(run_dir, *difference)
+    raise PlanMismatch(run_dir, "fingerprint", there.fingerprint, here.fingerprint)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | None:
+    """Where two JSON values first differ, and what stands there."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            if key not in old or key not in new:
+                sides = (
+                    repr(masked(side[key], f"{where}.{key}")) if key in side else "not there"
+                    for side in (old, new)
+                )
+                return f"{where}.{key}", *sides  # type: ignore[return-value]
+            found = _first_difference(old[key], new[key], f"{where}.{key}")
+            if found is not None:
+                return found
+        return None
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for i, (a, b) in enumerate(zip(old, new, strict=True)):
+            found = _first_difference(a, b, f"{where}.{i}")
+            if found is not None:
+                return found
+        return None
+    if old == new:
+        return None
+    return where, repr(masked(old, where)), repr(masked(new, where))
+
+
+class JobShape(NamedTuple):
+    """One job of a submission, before it has a name."""
+
+    first_task: int
+    n_tasks: int
+    throttle: int | None
+    after: int | None
+
+
+def shape_jobs(
+    n_tasks: int, n_workers: int, *, job_array: bool, max_array_size: int
+) -> Sequence[JobShape]:
+    """Cut tasks into jobs so that at most `n_workers` tasks run at the same time in all of them.
+
+    Arrays get an equal number of tasks and a share of the throttle each. Where there are more jobs
+    than workers, a job waits for an earlier one.
+
+    Example:
+        >>> [tuple(job) for job in shape_jobs(1500, 16, job_array=True, max_array_size=1001)]
+        [(0, 750, 8, None), (750, 750, 8, None)]
+        >>> [tuple(job) for job in shape_jobs(3, 2, job_array=False, max_array_size=1001)]
+        [(0, 1, None, None), (1, 1, None, None), (2, 1, None, 0)]
+    """
+    size = max_array_size if job_array else 1
+    n_jobs = -(-n_tasks // size)
+    chains = min(n_jobs, n_workers)
+    jobs = []
+    for j in range(n_jobs):
+        first, last = n_tasks * j // n_jobs, n_tasks * (j + 1) // n_jobs
+        share = n_workers // chains + (j % chains < n_workers % chains)
+        throttle = share if share < last - first else None
+        jobs.append(JobShape(first, last - first, throttle, j - chains if j >= chains else None))
+    return jobs

@@ -1,0 +1,55 @@
+"""Before anything is queued: can provider and runner be rebuilt from their spec?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import tempfile
+from pathlib import Path
+
+from espnet3.specs.errors import PreflightError, one_line
+from espnet3.specs.masking import remember_run, scrubbed
+from espnet3.specs.models import RunSpec, encode
+
+
+async def preflight(run: RunSpec) -> None:
+    """Rebuild provider and runner in a clean process, so that a typo does not cost a night.
+
+    The process runs the recorded interpreter in the root folder and shares nothing with this one.
+    The environment itself (dataset, model) is not built.
+
+    Raises:
+        PreflightError: they do not import or the provider cannot be constructed.
+    """
+    remember_run(run)
+    with tempfile.TemporaryDirectory(prefix="espnet3-") as folder:
+        result = Path(folder, "result")
+        command = [*shlex.split(run.python), "-P", "-m", "espnet3.worker.check", str(result)]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd="/",
+                env=dict(os.environ),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise PreflightError(f"{command[0]}: {error.strerror}", "") from None
+        printed, _ = await process.communicate(encode(run))
+        output = scrubbed(printed.decode(errors="replace"))
+        problem = await asyncio.to_thread(_read, result)
+    if problem == "" and process.returncode == 0:
+        return
+    raise PreflightError(problem or _last_line(output) or "the check died", output)
+
+
+def _read(file: Path) -> str | None:
+    """What the check found; None where the user's modules ended its process (`os._exit`)."""
+    return file.read_text() if file.exists() else None
+
+
+def _last_line(output: str) -> str:
+    lines = output.strip().splitlines()
+    return one_line(lines[-1]) if lines else ""

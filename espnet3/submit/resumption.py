@@ -1,0 +1,300 @@
+"""Resuming a run: submit the shards that have no receipt and no live attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from espnet3.specs import layout
+from espnet3.specs.config import ParallelConfig, Trust, parse_parallel
+from espnet3.specs.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
+from espnet3.specs.items import plan_items
+from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
+from espnet3.specs.plain import plain_json
+from espnet3.specs.references import find_class
+from espnet3.specs.retry import PATIENCE
+from espnet3.specs.store import Store, open_store
+from espnet3.specs.trust import chosen_policy, require_scripts, require_trusted, tightened
+from espnet3.status.observe import Observation, observe
+from espnet3.status.shard_states import LIVE, RunStatus
+from espnet3.submit.launch import Launcher
+from espnet3.submit.launchers import make_launcher
+from espnet3.submit.preflight import preflight
+from espnet3.submit.submission import Overtaken, Submitted, array_size, submit_ranks
+from espnet3.submit.withdrawals import Finding, find_damaged, find_failed, withdraw
+
+Items = Literal["missing", "failed"]
+
+
+async def resume(
+    run_dir: str | os.PathLike[str],
+    ranks: Iterable[int | str | os.PathLike[str]] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
+    repair: bool = False,
+    items: Items = "missing",
+    patience: float = PATIENCE,
+    trust: Trust | None = None,
+) -> Submitted:
+    """Submit what is missing of a run: shards without a receipt and without a live attempt.
+
+    Each of them goes on from the items that earlier attempts finished. With `repair`, or with
+    `items="failed"`, receipts are withdrawn first, so that their shards are missing too; a later
+    resume goes on with these, should this one be cut short.
+
+    Args:
+        run_dir: the run directory.
+        ranks: only these shards, as ranks or paths of their spec files; all where unset.
+        options: options to override, such as `{"memory": "64GB"}`, or one of `n_workers`,
+            `shards_per_job`, `job_array`, `max_array_size`, `max_errors` and `submit_timeout`.
+            The others, and the rest of the parallel config, are those of the last submission.
+        force: also shards that seem to be queued or running; the first finisher wins.
+        repair: read all results of the shards that are done, and compute again what is not what
+            its receipt vouched for.
+        items: `failed` also computes again the items that `on_error: record` recorded, and nothing
+            else of their shards.
+        patience: seconds for which files that do not match their receipts may still be on their
+            way through a network file system, before `repair` believes them to be damaged.
+        trust: whose run directories are believed, as in the parallel config; what `set_parallel`
+            set where unset. That of the run counts only where it is `owner`.
+
+    Returns:
+        What was submitted, which of the wanted shards were left alone, and which were done and
+        are computed again.
+
+    Raises:
+        RunDirectoryError: it is no run directory.
+        DamagedResult: a receipt cannot be read to find failed items, and `repair` is not set.
+        Untrusted: others could have written it, and so what would be imported.
+        UsageError: a rank is none of the run's, or an option is wrong.
+        SchedulerUnavailable: the scheduler does not answer, so that live shards cannot be told
+            from dead ones (`force` goes on all the same).
+        SubmissionRefused: the scheduler refused a job.
+
+    Example:
+        >>> await resume("/shared/decode", options={"memory": "64GB"})  # doctest: +SKIP
+        >>> await resume("/shared/decode", items="failed")              # doctest: +SKIP
+    """
+    if items not in get_args(Items):
+        raise UsageError(f"items: {items!r} is neither missing nor failed")
+    policy = chosen_policy(trust)
+    store = await asyncio.to_thread(open_store, run_dir)
+    for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):
+        await asyncio.to_thread(store.refresh, folder)
+    seen = await observe(store)
+    wanted = None if ranks is None else await asyncio.to_thread(_ranks, store, seen.run, ranks)
+    # What helped the last time helps again; the first config may be the one that was refused.
+    last = seen.submissions[-1].submission if seen.submissions else seen.run
+    config = parse_parallel(last.parallel)
+    for parallel in (seen.run.parallel, last.parallel):
+        policy = tightened(policy, parallel)
+    config = config.model_copy(update={"trust": policy})
+    await asyncio.to_thread(_require_trusted, store, seen, policy)
+    if options:
+        config = _overridden(config, _plain_options(options))
+    launcher = await asyncio.to_thread(_launcher, config, seen.run)
+    findings: dict[int, Finding] = {}
+    receipts = {
+        rank: generation
+        for rank, generation in seen.receipts.items()
+        if wanted is None or rank in wanted
+    }
+    if repair:
+        findings = await find_damaged(store, seen.run, receipts, patience)
+    failed = items == "failed"
+    if failed:
+        sound = {rank: n for rank, n in receipts.items() if rank not in findings}
+        findings |= await find_failed(store, seen.run, sound, patience)
+    if findings:
+        if config.preflight:  # before anything is withdrawn
+            await preflight(seen.run)
+        errors_from = _next_number(seen) if failed else 0
+        await asyncio.to_thread(withdraw, store, receipts, findings, errors_from)
+        seen = await observe(store)
+    submitted = await submit_missing(
+        store, seen, config, launcher, wanted, force=force, failed=failed, checked=bool(findings)
+    )
+    return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
+
+
+async def submit_missing(
+    store: Store,
+    seen: Observation,
+    config: ParallelConfig,
+    launcher: Launcher,
+    wanted: list[int] | None = None,
+    *,
+    force: bool = False,
+    failed: bool = False,
+    checked: bool = False,
+) -> Submitted:
+    """Submit the shards of an observed run that are missing; see `resume`.
+
+    Args:
+        store: the run directory.
+        seen: what is known of the run.
+        config: the parallel config.
+        launcher: made for it.
+        wanted: only these shards; all where unset.
+        force: also those that seem to be queued or running.
+        failed: compute recorded items again.
+        checked: whether provider and runner were rebuilt in a clean process already.
+    """
+    checked = checked or not config.preflight
+    while True:
+        await asyncio.to_thread(_record_found_jobs, store, seen)
+        chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
+        if not chosen:
+            return Submitted(store.root, None, [], [], left_alone)
+        size = await array_size(config, launcher)
+        if not checked:
+            await preflight(seen.run)
+            checked = True
+        number = _next_number(seen)
+        errors_from = number if failed else _errors_from(seen, chosen)
+        try:
+            submitted = await submit_ranks(
+                store, seen.run, config, launcher, plan_items(chosen), size, number, errors_from
+            )
+        except Overtaken:
+            # Or what has the name is no file, and nobody would ever see a submission there.
+            await asyncio.to_thread(store.await_listed, layout.submission(number))
+            seen = await observe(store)
+        else:
+            return replace(submitted, left_alone=left_alone)
+
+
+def _next_number(seen: Observation) -> int:
+    return seen.submissions[-1].submission.number + 1 if seen.submissions else 1
+
+
+def _errors_from(seen: Observation, chosen: Iterable[int]) -> int:
+    """From which submission on recorded errors count: as earlier submissions of the shards say.
+
+    So a resume of an interrupted `items="failed"` goes on with it.
+    """
+    ranks, bound = set(chosen), 0
+    for submission, _ in seen.submissions:
+        if submission.errors_from_submission > bound and ranks & submission.tasks_by_rank().keys():
+            bound = submission.errors_from_submission
+    return bound
+
+
+def _require_trusted(store: Store, seen: Observation, policy: Trust | None) -> None:
+    submissions = [layout.submission(known.submission.number) for known in seen.submissions[-1:]]
+    require_trusted(store, policy, submissions)
+    require_scripts(seen.run, policy)
+
+
+def choose_ranks(
+    status: RunStatus, wanted: Sequence[int] | None = None, *, force: bool = False
+) -> tuple[list[int], dict[int, str]]:
+    """What a resume submits, and what it leaves alone and why.
+
+    Args:
+        status: the state of every shard.
+        wanted: only these shards; all where unset.
+        force: also those that seem to be queued or running.
+
+    Raises:
+        SchedulerUnavailable: it does not answer, so that shards that were submitted before may be
+            alive or dead.
+    """
+    chosen: list[int] = []
+    left_alone = {}
+    uncertain = False
+    for rank in range(len(status.shards)) if wanted is None else wanted:
+        shard = status.shards[rank]
+        if shard.state == "done" or (shard.state in LIVE and not force):
+            left_alone[rank] = f"{shard.state}: {shard.cause}" if shard.cause else shard.state
+        else:
+            chosen.append(rank)
+        # What failed by its record may have been requeued since.
+        uncertain |= shard.state != "done" and shard.submission is not None
+    if uncertain and not force and status.scheduler_problem is not None:
+        scheduler, _, words = status.scheduler_problem.partition(": ")
+        raise SchedulerUnavailable(
+            scheduler, f"{words}; so it cannot be told which shards still run: try again, or force"
+        )
+    return chosen, left_alone
+
+
+def _record_found_jobs(store: Store, seen: Observation) -> None:
+    """Record jobs whose submitter died before it could, so that nobody has to search again."""
+    for number, jobs in seen.found.items():
+        with contextlib.suppress(FileTaken):
+            store.create(layout.accepted_jobs(number), encode(jobs))
+
+
+def _ranks(store: Store, run: RunSpec, wanted: Iterable[int | str | os.PathLike[str]]) -> list[int]:
+    """The ranks that a user named, in order, each once."""
+    found = set()
+    for one in wanted:
+        if isinstance(one, int) or str(one).isdecimal():
+            rank = int(one)  # type: ignore[arg-type]
+        else:
+            rank = _rank_of_spec(run, os.fspath(one))
+        if not 0 <= rank < run.world_size:
+            raise UsageError(f"rank {rank}: {store.root} has shards 0 to {run.world_size - 1}")
+        found.add(rank)
+    return sorted(found)
+
+
+def _rank_of_spec(run: RunSpec, path: str) -> int:
+    folder, name = os.path.split(path)
+    store = open_store(folder or os.curdir)
+    spec = decode(ShardSpec, store.read(name), path)
+    if spec.fingerprint != run.fingerprint:
+        raise RunDirectoryError(path, f"is a shard of another run ({spec.run})")
+    return spec.rank
+
+
+_BESIDE = frozenset(
+    {"n_workers", "shards_per_job", "job_array", "max_array_size", "max_errors", "submit_timeout"}
+)
+
+
+def _overridden(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelConfig:
+    """The config with other options, or with other values of the keys beside them."""
+    for name in changes:
+        # No scheduler has such an option, and `env: local` would pass it over in silence.
+        if name not in _BESIDE and name in ParallelConfig.model_fields:
+            raise UsageError(
+                f"{name}: cannot be changed by a resume; beside the scheduler's options "
+                f"these can: {', '.join(sorted(_BESIDE))}"
+            )
+    beside = {name: value for name, value in changes.items() if name in _BESIDE}
+    options = {name: value for name, value in changes.items() if name not in _BESIDE}
+    return parse_parallel(
+        {**config.model_dump(), **beside, "options": {**config.options, **options}}
+    )
+
+
+def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    plain = plain_json(dict(options), "options")
+    return plain if isinstance(plain, dict) else {}
+
+
+def _launcher(config: ParallelConfig, run: RunSpec) -> Launcher:
+    """The launcher; the runner's class is imported for its hook."""
+    if config.env == "local":
+        return make_launcher(config, object)
+    with _import_path(run):
+        return make_launcher(config, find_class(run.runner))
+
+
+@contextlib.contextmanager
+def _import_path(run: RunSpec) -> Iterator[None]:
+    """The submitter's import path, for a while."""
+    before = sys.path[:]
+    sys.path[:] = list(dict.fromkeys([*before, *run.sys_path]))
+    try:
+        yield
+    finally:
+        sys.path[:] = before

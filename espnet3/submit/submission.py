@@ -1,0 +1,230 @@
+"""One submission: its intent on disk, its jobs at the scheduler, their record on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+from dataclasses import dataclass, field
+
+from espnet3.schedulers import get_scheduler
+from espnet3.specs import layout
+from espnet3.specs.config import ParallelConfig
+from espnet3.specs.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
+from espnet3.specs.items import ItemList, ItemRange
+from espnet3.specs.models import (
+    AcceptedJob,
+    AcceptedJobs,
+    PlannedJob,
+    RunSpec,
+    Submission,
+    decode,
+    encode,
+    now,
+)
+from espnet3.specs.modes import make_folders
+from espnet3.specs.processes import busy_with, this_process
+from espnet3.specs.store import LocalStore, Store
+from espnet3.submit.launch import Launcher
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What a submission came to.
+
+    Attributes:
+        run_dir: the run directory, absolute.
+        number: the submission's number, or None where nothing had to be submitted.
+        ranks: the shards that were submitted.
+        job_ids: the scheduler's ids.
+        left_alone: rank -> why, for wanted shards that were not submitted (done or live).
+        withdrawn: rank -> why, for shards that were done and are computed again (`repair`, or
+            `items="failed"`).
+    """
+
+    run_dir: str
+    number: int | None
+    ranks: list[int]
+    job_ids: list[str]
+    left_alone: dict[int, str]
+    withdrawn: dict[int, str] = field(default_factory=dict)
+
+
+def all_ranks(world_size: int) -> ItemRange:
+    """Every rank of a run."""
+    return ItemRange(start=0, stop=world_size)
+
+
+async def array_size(config: ParallelConfig, launcher: Launcher) -> int:
+    """How many tasks one array may have: as configured, else as the scheduler says."""
+    if not config.job_array:
+        return 1
+    return config.max_array_size or await launcher.max_array_size()
+
+
+def make_submission(
+    store: Store,
+    run: RunSpec,
+    config: ParallelConfig,
+    launcher: Launcher,
+    ranks: ItemRange | ItemList,
+    max_array_size: int,
+    *,
+    number: int,
+    errors_from: int = 0,
+) -> Submission:
+    """The intent to submit some shards; nothing is written or launched."""
+    n_tasks = -(-len(ranks) // config.shards_per_job)
+    jobs = [
+        PlannedJob(
+            # Unique, so that the job can be found where its id was not recorded.
+            name=f"{launcher.job_name_prefix()}-{run.run_id}-{number:04d}-{j}",
+            log=f"{number:04d}-{j}.{{index}}.log",
+            **shape._asdict(),
+        )
+        for j, shape in enumerate(launcher.shape_jobs(n_tasks, max_array_size))
+    ]
+    draft = Submission(
+        number=number,
+        created=now(),
+        submitter=this_process(),
+        scheduler=config.env,
+        n_workers=config.n_workers,
+        shards_per_job=config.shards_per_job,
+        options=launcher.options,
+        parallel=config.model_dump(),
+        worker_command=[
+            *shlex.split(launcher.python),
+            *("-P", "-m", "espnet3.worker"),
+            *(store.root, f"{number:04d}", "--run-id", run.run_id),
+            *(() if config.trust is None else ("--trust", config.trust)),
+        ],
+        submit_command=[],
+        script="",
+        log_directory=_log_directory(store, run, launcher),
+        max_errors=config.max_errors,
+        errors_from_submission=errors_from,
+        ranks=ranks,
+        jobs=jobs,
+    )  # fmt: skip
+    rendered = launcher.render(draft, jobs[0])
+    return draft.model_copy(update={"submit_command": rendered.command, "script": rendered.script})
+
+
+def _log_directory(store: Store, run: RunSpec, launcher: Launcher) -> str:
+    """Where the scheduler writes logs: as the options say, else in the run directory.
+
+    Schedulers cannot write to a URL; such a run's logs go to the submitter's folder.
+    """
+    if launcher.log_directory is not None:
+        return os.path.abspath(os.path.expanduser(launcher.log_directory))
+    if isinstance(store, LocalStore):
+        return store.locate(layout.LOGS)
+    return os.path.abspath(os.path.join("espnet3_logs", run.run_id))
+
+
+class Overtaken(Exception):
+    """Somebody else submitted shards of the run since it was looked at."""
+
+
+async def submit_ranks(
+    store: Store,
+    run: RunSpec,
+    config: ParallelConfig,
+    launcher: Launcher,
+    ranks: ItemRange | ItemList,
+    max_array_size: int,
+    number: int,
+    errors_from: int = 0,
+) -> Submitted:
+    """Submit some shards of a run whose plan is written.
+
+    The intent is on disk before any job exists, so that a job whose id was never recorded can be
+    found by its name.
+
+    Args:
+        store: the run directory.
+        run: its run.json.
+        config: the parallel config.
+        launcher: made for it.
+        ranks: the shards.
+        max_array_size: how many tasks one array may have.
+        number: one more than that of the last submission that was seen when the ranks were chosen.
+        errors_from: recorded errors count from attempts of this submission on.
+
+    Raises:
+        Overtaken: another submission took this number; choose the ranks again.
+        SubmissionRefused: the scheduler refused a job, or the submission was cancelled meanwhile.
+        SchedulerUnavailable: a submit command gave no answer, and its job is not in the queue.
+        StoreError: the intent, the log folder or the record of the jobs cannot be written.
+    """
+    submission = await asyncio.to_thread(
+        lambda: make_submission(
+            store, run, config, launcher, ranks, max_array_size, number=number,
+            errors_from=errors_from,
+        )
+    )  # fmt: skip
+    try:
+        await asyncio.to_thread(make_folders, submission.log_directory)
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise StoreError(submission.log_directory, f"no logs can be written: {words}") from None
+    accepted: list[AcceptedJob] = []
+    claim: asyncio.Future[None] | None = None
+
+    async def check_cancelled() -> None:
+        if await asyncio.to_thread(store.exists, layout.cancellation(number)):
+            # Who cancelled could not know of a job that the scheduler accepted after that.
+            await get_scheduler(submission.scheduler).cancel(accepted)
+            raise SubmissionRefused(submission.scheduler, "the run was cancelled meanwhile")
+
+    with busy_with(submission.jobs[0].name):
+        try:
+            path = layout.submission(number)
+            claim = asyncio.ensure_future(asyncio.to_thread(store.create, path, encode(submission)))
+            await asyncio.shield(claim)
+            to_record = await launcher.launch(submission, accepted, check_cancelled)
+            if to_record:
+                await asyncio.to_thread(_record, store, submission, accepted, None)
+        except FileTaken:
+            raise Overtaken from None
+        except BaseException as error:
+            # Also where the user presses Ctrl-C: what was accepted by then must be known. This
+            # process is about to give up, so it may block the event loop.
+            words = "it was cut short"
+            if isinstance(error, SubmissionRefused | SchedulerUnavailable):
+                words = error.words if isinstance(error, SubmissionRefused) else str(error)
+            if claim is not None and await _ended_well(claim):
+                # What ended it matters more; a job that is not recorded is found by its name.
+                with contextlib.suppress(StoreError):
+                    _record(store, submission, accepted, words)
+            raise
+    if await asyncio.to_thread(store.exists, layout.cancellation(number)):
+        await get_scheduler(submission.scheduler).cancel(accepted)
+    path = layout.accepted_jobs(number)
+    data = await asyncio.to_thread(store.read, path)
+    job_ids = [job.job_id for job in decode(AcceptedJobs, data, store.locate(path)).jobs]
+    chosen = [rank for rank in ranks if isinstance(rank, int)]
+    return Submitted(store.root, number, chosen, job_ids, {})
+
+
+async def _ended_well(claim: asyncio.Future[None]) -> bool:
+    """Wait for the end of the claim, which a thread goes on with whatever happens here."""
+    await asyncio.wait([claim])
+    return not claim.cancelled() and claim.exception() is None
+
+
+def _record(
+    store: Store, submission: Submission, accepted: list[AcceptedJob], refused: str | None
+) -> None:
+    """Record the jobs, unless somebody else did: a supervisor, or who found them by their names."""
+    record = AcceptedJobs(
+        number=submission.number,
+        created=now(),
+        recorded_by=this_process(),
+        jobs=accepted,
+        refused=refused,
+    )
+    with contextlib.suppress(FileTaken):
+        store.create(layout.accepted_jobs(submission.number), encode(record))

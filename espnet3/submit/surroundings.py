@@ -1,0 +1,77 @@
+"""Where the submitter runs: interpreter, directory, import path, environment, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from espnet3.specs.errors import UsageError
+from espnet3.specs.references import WORKER_VARIABLE
+from espnet3.submit.plan import Surroundings
+
+# Variables that change what Python or the usual libraries do, and that hold no secrets.
+RECORDED = (
+    "CONDA_PREFIX",
+    "HF_HOME",
+    "LD_LIBRARY_PATH",
+    "MKL_NUM_THREADS",
+    "NLTK_DATA",
+    "OMP_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "PYTHONPATH",
+    "TOKENIZERS_PARALLELISM",
+    "TORCH_HOME",
+    "VIRTUAL_ENV",
+)
+_PACKAGES = ("espnet3", "dask", "distributed", "dask-jobqueue", "pydantic", "orjson")
+
+
+def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surroundings:
+    """Record this process's surroundings.
+
+    Args:
+        python: the interpreter's command, as it stands in a job script.
+        variables: names of further environment variables to record.
+
+    Raises:
+        UsageError: this process is itself a worker: the submitted script submits when it is
+            imported.
+    """
+    if os.environ.get(WORKER_VARIABLE):
+        raise UsageError(
+            "a worker would submit again: put the submission below "
+            '`if __name__ == "__main__":`, so that importing the script does not run it'
+        )
+    names = (*RECORDED, *variables)
+    return Surroundings(
+        python=python,
+        working_directory=os.getcwd(),
+        sys_path=[os.path.abspath(entry) for entry in sys.path],
+        environment_variables={name: os.environ[name] for name in names if name in os.environ},
+        versions={"python": platform.python_version(), **_versions()},
+        git_commit=_git_commit(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit that the working directory is at, with `+` where it has changes."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,150 @@
+"""Withdrawing receipts, so that their shards are computed again (decision 0006).
+
+What is damaged, or failed, is found by reading; nothing that was published is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+from espnet3.specs import layout
+from espnet3.specs.errors import DamagedResult, FileMissing, FileTaken, one_line
+from espnet3.specs.models import RunSpec, Withdrawal, encode, now
+from espnet3.specs.processes import this_process
+from espnet3.specs.store import Store
+from espnet3.specs.verify import find_damage, patiently, read_receipt, stopping
+
+_READERS = 8  # threads; most of the time is spent waiting for the storage
+_CHUNK = 1024  # receipts between two looks at whether anybody still waits
+
+
+class Finding(NamedTuple):
+    """Why a receipt is withdrawn; `files` do not match it."""
+
+    reason: Literal["damaged", "failed-items"]
+    cause: str
+    files: list[str]
+
+
+async def find_damaged(
+    store: Store, run: RunSpec, receipts: Mapping[int, int], patience: float
+) -> dict[int, Finding]:
+    """Verify receipts and every byte that they vouch for.
+
+    Args:
+        store: the run directory.
+        run: its run.json.
+        receipts: rank -> generation.
+        patience: seconds before what does not match is believed to be damaged; see `patiently`.
+
+    Returns:
+        What was found, by rank.
+    """
+    with stopping() as stop:
+        return await asyncio.to_thread(_find_damaged, store, run, receipts, patience, stop)
+
+
+async def find_failed(
+    store: Store, run: RunSpec, receipts: Mapping[int, int], patience: float
+) -> dict[int, Finding]:
+    """Find the shards that recorded failed items.
+
+    Raises:
+        DamagedResult: a receipt is damaged.
+    """
+
+    def look(rank: int) -> Finding | None:
+        errors = patiently(
+            lambda: read_receipt(store, run, rank, receipts[rank]), patience, stop
+        ).errors
+        words = "1 item failed" if errors == 1 else f"{errors} items failed"
+        return Finding("failed-items", words, []) if errors else None
+
+    with stopping() as stop:
+        return await asyncio.to_thread(_look_at_all, look, sorted(receipts), stop)
+
+
+def withdraw(
+    store: Store,
+    receipts: Mapping[int, int],
+    findings: Mapping[int, Finding],
+    errors_from: int,
+) -> None:
+    """Withdraw receipts. Where somebody else has done it already, theirs counts.
+
+    Args:
+        store: the run directory.
+        receipts: rank -> generation.
+        findings: which ones, and why.
+        errors_from: recorded errors count from attempts of this submission on; 0 for all of them.
+    """
+    if findings:
+        store.prepare([layout.WITHDRAWALS])
+    for rank, finding in sorted(findings.items()):
+        record = Withdrawal(
+            rank=rank,
+            generation=receipts[rank],
+            created=now(),
+            by=this_process(),
+            from_submission=errors_from,
+            **finding._asdict(),
+        )
+        with contextlib.suppress(FileTaken):
+            store.create(layout.withdrawal(rank, receipts[rank]), encode(record))
+
+
+def _find_damaged(
+    store: Store,
+    run: RunSpec,
+    receipts: Mapping[int, int],
+    patience: float,
+    stop: threading.Event,
+) -> dict[int, Finding]:
+    deadline = time.monotonic() + patience
+    pause = 0.05
+
+    def look(rank: int) -> Finding | None:
+        return _damage(store, run, rank, receipts[rank])
+
+    found = _look_at_all(look, sorted(receipts), stop)
+    while found and time.monotonic() + pause <= deadline and not stop.wait(pause):
+        found = _look_at_all(look, sorted(found), stop)
+        pause = min(2 * pause, 5.0)
+    return found
+
+
+def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> Finding | None:
+    try:
+        receipt = read_receipt(store, run, rank, generation)
+    except DamagedResult as error:
+        return Finding("damaged", one_line(f"the receipt: {error.problem}"), [])
+    except FileMissing:
+        return None  # so the shard is not done, and there is nothing to withdraw
+    files = find_damage(store, receipt)
+    if not files:
+        return None
+    words = [f"{file} {problem}" for file, problem in files.items()]
+    more = f", and {len(words) - 3} more" if len(words) > 3 else ""
+    return Finding("damaged", ", ".join(words[:3]) + more, [*files])
+
+
+def _look_at_all(
+    look: Callable[[int], Finding | None], ranks: Sequence[int], stop: threading.Event
+) -> dict[int, Finding]:
+    """What a look at each of some shards found."""
+    found = {}
+    with ThreadPoolExecutor(_READERS) as pool:
+        for first in range(0, len(ranks), _CHUNK):
+            chunk = ranks[first : first + _CHUNK]
+            for rank, finding in zip(chunk, pool.map(look, chunk), strict=True):
+                if finding is not None:
+                    found[rank] = finding
+            if stop.is_set():
+                break
+    return found

@@ -1,0 +1,40 @@
+"""`python -m espnet3.worker.check RESULT < run.json`: can provider and runner be rebuilt here?
+
+Used before a submission, in a process that shares nothing with the submitter. Its finding, one line
+or nothing where all is well, goes to the file RESULT, since the user's modules may print anything;
+without that file the check did not come to its end.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+
+from espnet3.specs.errors import EspnetError
+from espnet3.specs.masking import remember_run, scrubbed
+from espnet3.specs.models import RunSpec, decode
+from espnet3.worker import exit_codes
+from espnet3.worker.rebuild import enter_surroundings, rebuild
+
+
+def main(argv: list[str]) -> int:
+    """Rebuild provider and runner from the RunSpec on standard input."""
+    [result] = argv
+    try:
+        run = decode(RunSpec, sys.stdin.buffer.read(), "run.json")
+        remember_run(run)
+        enter_surroundings(run)
+        rebuild(run)
+    except EspnetError as error:
+        if error.__cause__ is not None:
+            trace = traceback.format_exception(error.__cause__)
+            print(scrubbed("".join(trace)), file=sys.stderr)
+        Path(result).write_text(scrubbed(str(error)))
+        return exit_codes.FAILED
+    Path(result).write_text("")
+    return exit_codes.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""`python -m espnet3.worker.foreground SPEC.json`: compute one shard here, to see what it does.
+
+It is an attempt like any other, of submission 0: it goes on from what earlier attempts left, and a
+receipt makes the shard done. Standard input, output and error are the terminal's, so that a
+debugger works in `forward`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+
+from espnet3.specs import layout
+from espnet3.specs.codec import decode, read_persisted
+from espnet3.specs.errors import EspnetError, FileMissing, RunDirectoryError, UsageError
+from espnet3.specs.masking import scrubbed
+from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec, Submission
+from espnet3.specs.store import Store, open_store
+from espnet3.specs.trust import POLICIES, require_own, tightened
+from espnet3.worker import exit_codes
+from espnet3.worker.main import log_to_stderr
+from espnet3.worker.rebuild import read_trusted
+from espnet3.worker.shard import NO_LIMITS, Limits, Place, limits_of
+from espnet3.worker.task import run_task
+
+SUBMISSION = 0
+
+
+def main(argv: list[str]) -> int:
+    """Compute the shard of a spec file.
+
+    Args:
+        argv: the path or URL of the spec, and `--trust` with whose run directories are believed.
+
+    Returns:
+        An exit code of `espnet3.worker.exit_codes`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m espnet3.worker.foreground")
+    parser.add_argument("spec")
+    parser.add_argument("--trust", choices=POLICIES)
+    options = parser.parse_args(argv)
+    path, policy = options.spec, options.trust
+    log_to_stderr()
+    try:
+        spec, store = find_run(path)
+        run = read_trusted(store, policy)
+        if "://" not in path:  # it says which run, and may lie elsewhere
+            require_own(os.path.abspath(os.path.expanduser(path)), tightened(policy, run.parallel))
+        if spec.fingerprint != run.fingerprint:
+            raise RunDirectoryError(path, f"is a shard of another run than {store.root}")
+        code = run_task(
+            store,
+            run,
+            [spec.rank],
+            SUBMISSION,
+            Place(None, None),
+            may_have_predecessors=True,
+            limits=_newest_limits(store),
+        )
+    except EspnetError as error:
+        print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)
+        return exit_codes.USAGE
+    if code == exit_codes.FAILED:
+        _print_traceback(store, run, spec.rank)
+    return code
+
+
+def _newest_limits(store: Store) -> Limits:
+    """What the newest submission says of recorded errors."""
+    names = (layout.submission_number(entry.name) for entry in store.list(layout.SUBMISSIONS))
+    newest = max((number for number in names if number is not None), default=None)
+    if newest is None:
+        return NO_LIMITS
+    path = layout.submission(newest)
+    return limits_of(read_persisted(store, Submission, path))
+
+
+def find_run(path: str) -> tuple[ShardSpec, Store]:
+    """A shard's spec and its run: the one it lies in, else the one that it points to.
+
+    Raises:
+        EspnetError: it is no spec.
+    """
+    folder, _, name = path.rpartition("/")
+    if "://" not in path:
+        folder, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
+    if not name:
+        raise UsageError(f"{path}: is no shard's spec; give a file such as shards/000000.json")
+    try:
+        spec = decode(ShardSpec, open_store(folder).read(name), path)
+    except FileMissing:
+        raise UsageError(f"{path}: no such file") from None
+    beside = open_store(os.path.dirname(folder))
+    if os.path.basename(folder) == layout.SHARDS and beside.exists(layout.RUN):
+        return spec, beside
+    return spec, open_store(os.path.dirname(spec.run))
+
+
+def _print_traceback(store: Store, run: RunSpec, rank: int) -> None:
+    """Print the traceback of this process's attempt, which its record holds."""
+    for entry in store.list(layout.ATTEMPTS):
+        file = layout.parse_attempt_record(entry.name)
+        if file is None or file.rank != rank or file.event != "failed":
+            continue
+        if layout.submission_of(file.attempt) != SUBMISSION:
+            continue
+        path = layout.attempt_record(*file)
+        record = read_persisted(store, AttemptRecord, path)
+        mine = (record.host, record.pid) == (socket.gethostname(), os.getpid())
+        if mine and record.error is not None and record.error.traceback:
+            print(record.error.traceback, end="", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

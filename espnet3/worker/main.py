@@ -1,0 +1,112 @@
+"""The worker's command line: which task am I, and what are its shards."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from espnet3.schedulers import get_scheduler
+from espnet3.specs import layout
+from espnet3.specs.codec import read_persisted
+from espnet3.specs.errors import EspnetError, FileMissing, UsageError
+from espnet3.specs.masking import scrubbed
+from espnet3.specs.models import Submission
+from espnet3.specs.store import open_store
+from espnet3.specs.trust import POLICIES, require_files, tightened
+from espnet3.worker import exit_codes
+from espnet3.worker.rebuild import read_trusted
+from espnet3.worker.shard import Place, limits_of, require_run
+from espnet3.worker.task import run_task
+
+
+def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Compute the shards of one task.
+
+    Args:
+        argv: `RUN NUMBER` and options. Without `--task` the index comes from the scheduler's
+            variable, and `--first-task` is the task of index 0.
+        environ: the environment of the job.
+
+    Returns:
+        An exit code of `espnet3.worker.exit_codes`.
+    """
+    parser = argparse.ArgumentParser(prog="python -m espnet3.worker")
+    parser.add_argument("run", help="the run directory, a path or URL")
+    parser.add_argument("number", type=int, help="the submission's number")
+    parser.add_argument("--first-task", type=int, default=0, help="task of array index 0")
+    parser.add_argument("--task", type=int, help="the task; default: from the scheduler's variable")
+    parser.add_argument("--run-id", help="the run that the job was submitted for")
+    parser.add_argument("--job", help="the job's unique name, to find this process by")
+    parser.add_argument("--trust", choices=POLICIES, help="whose run directories are believed")
+    options = parser.parse_args(argv)
+    log_to_stderr()
+    try:
+        store = open_store(options.run)
+        path = layout.submission(options.number)
+        # A node may see later than its scheduler what the submitter wrote.
+        for file in (layout.RUN, path):
+            store.await_file(file)
+        run = read_trusted(store, options.trust, [path])
+        if options.run_id is not None:
+            require_run(store, options.run_id)
+        submission = read_persisted(store, Submission, path)
+        scheduler = get_scheduler(submission.scheduler)
+        task = options.task
+        if task is None:
+            task = options.first_task + (scheduler.array_index(environ) or 0)
+        ranks = submission.ranks_of(task)
+        if not ranks:
+            raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
+        for rank in ranks:
+            with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
+                store.await_file(layout.shard(rank))
+        require_files(store, tightened(options.trust, run.parallel), map(layout.shard, ranks))
+        return run_task(
+            store,
+            run,
+            ranks,
+            submission.number,
+            Place(task, scheduler.job_id(environ)),
+            may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
+            limits=limits_of(submission),
+        )
+    except EspnetError as error:
+        print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
+        return exit_codes.USAGE
+
+
+def settle_streams() -> None:
+    """Flush the standard streams, and give up those that user code has closed.
+
+    Python would end with exit code 120 where it cannot flush them, whatever became of the shards.
+    """
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except (AttributeError, OSError, ValueError):
+            setattr(sys, name, None)
+
+
+def log_to_stderr() -> None:
+    """Send espnet3's own log, and no other, to standard error: the job's log file."""
+    handler = _JobLog()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logger = logging.getLogger("espnet3")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _JobLog(logging.StreamHandler[TextIO]):
+    """Shows no secrets; lines that cannot be written (`forward` closed stderr) cost nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrubbed(super().format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        return

@@ -1,0 +1,113 @@
+"""From a RunSpec back to what the user submitted: the process's surroundings, runner, provider."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import JsonValue
+
+from espnet3.specs import layout
+from espnet3.specs.codec import read_persisted
+from espnet3.specs.config import Trust
+from espnet3.specs.errors import ClassError, EspnetError, one_line
+from espnet3.specs.masking import remember_run, scrubbed
+from espnet3.specs.models import Argument, RunSpec
+from espnet3.specs.references import WORKER_VARIABLE, find_class
+from espnet3.specs.store import Store
+from espnet3.specs.trust import require_scripts, require_trusted, tightened
+
+
+def read_trusted(store: Store, policy: Trust | None, files: Iterable[str] = ()) -> RunSpec:
+    """Read run.json of a directory that is to be believed, as far as `files` and scripts go.
+
+    Raises:
+        Untrusted: others could have written what would be imported.
+        FileMissing, FormatError: there is no run.json, or it cannot be used.
+    """
+    believed = [*files]
+    require_trusted(store, policy, believed)
+    run = read_persisted(store, RunSpec, layout.RUN)
+    strict = tightened(policy, run.parallel)
+    if strict != policy:
+        require_trusted(store, strict, believed)
+    require_scripts(run, strict)
+    remember_run(run)
+    return run
+
+
+def enter_surroundings(run: RunSpec) -> None:
+    """Make this process look as the submitter's did: directory, environment, import path.
+
+    Raises:
+        EspnetError: the working directory does not exist on this host.
+    """
+    os.environ[WORKER_VARIABLE] = "1"
+    for name, value in run.environment_variables.items():
+        try:
+            os.environ.setdefault(name, value)
+        except (OSError, ValueError):
+            raise EspnetError(f"{name!r}: cannot be an environment variable") from None
+    sys.path[:] = merged_path(run.sys_path, sys.path)
+    try:
+        os.chdir(run.working_directory)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EspnetError(
+            f"{run.working_directory!r}: the submitter's working directory cannot be entered here "
+            f"({reason}); submit from a folder that all nodes share"
+        ) from None
+
+
+def merged_path(recorded: Sequence[str], own: Sequence[str]) -> list[str]:
+    """The submitter's import path, followed by what only this process has."""
+    return list(dict.fromkeys([*recorded, *own]))
+
+
+def rebuild(run: RunSpec) -> tuple[Any, Any]:
+    """Import the runner class and construct the provider.
+
+    Returns:
+        The runner class and a provider instance.
+
+    Raises:
+        ClassError: one of them cannot be imported, or the provider's constructor raised.
+    """
+    runner = find_class(run.runner)
+    provider_class = find_class(run.provider.cls)
+    args = [_value(argument) for argument in run.provider.args]
+    kwargs = {name: _value(argument) for name, argument in run.provider.kwargs.items()}
+    try:
+        provider = provider_class(*args, **kwargs)
+    except (Exception, SystemExit) as error:  # the constructor is the user's code
+        words = one_line(scrubbed(str(error)))
+        raise ClassError(
+            str(run.provider.cls), f"cannot be constructed again: {type(error).__name__}: {words}"
+        ) from error
+    return runner, provider
+
+
+def _value(argument: Argument) -> Any:
+    if not argument.omegaconf:
+        return argument.value
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(_escape(argument.value))  # type: ignore[arg-type]
+
+
+def _escape(value: JsonValue) -> JsonValue:
+    r"""The value with `${` escaped: it was resolved once, so what is left of that is plain text.
+
+    >>> _escape({"a": ["${b}", "c"]})
+    {'a': ['\\${b}', 'c']}
+    """
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, list):
+        return [_escape(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _escape(part) for key, part in value.items()}
+    return value

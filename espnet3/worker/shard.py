@@ -1,0 +1,390 @@
+"""Computing one shard: salvage, run, receipt."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from espnet3.specs import layout, records
+from espnet3.specs.codec import read_persisted
+from espnet3.specs.errors import (
+    EspnetError,
+    FileMissing,
+    FileTaken,
+    ForwardFailed,
+    InvalidFile,
+    StoreError,
+    TooManyErrors,
+    UnserializableResult,
+    UsageError,
+    WorkError,
+    one_line,
+)
+from espnet3.specs.items import batched, count_batches, may_change, shard_bounds
+from espnet3.specs.masking import scrubbed
+from espnet3.specs.models import (
+    AttemptRecord,
+    ErrorRecord,
+    Receipt,
+    ResultPart,
+    RunSpec,
+    ShardSpec,
+    Submission,
+    encode,
+    now,
+)
+from espnet3.specs.store import Store
+from espnet3.worker.generations import read_belief
+from espnet3.worker.results import ResultWriter
+from espnet3.worker.salvage import NOTHING, Salvage, later_lines, salvage
+from espnet3.worker.signals import Interrupted, Signals
+
+log = logging.getLogger("espnet3.worker")
+SIGNAL_GRACE = 0.2  # seconds
+_WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
+_BEGAN = time.monotonic()  # of this process, nearly
+
+
+class Place(NamedTuple):
+    """Where an attempt runs: its task and job, for the attempt records."""
+
+    task: int | None
+    job_id: str | None
+
+
+class Limits(NamedTuple):
+    """What a submission says of recorded errors; see `Submission`."""
+
+    max_errors: int | None = None
+    errors_from_submission: int = 0
+
+
+NO_LIMITS = Limits()
+
+
+def limits_of(submission: Submission) -> Limits:
+    """What a submission says of recorded errors."""
+    return Limits(submission.max_errors, submission.errors_from_submission)
+
+
+class Work(NamedTuple):
+    """What all shards of a process share."""
+
+    store: Store
+    run: RunSpec
+    forward: Callable[..., Any]
+    env: Mapping[str, Any]
+    signals: Signals
+    place: Place
+    limits: Limits = NO_LIMITS
+
+
+class Attempt:
+    """One execution of one shard, and the records that it leaves.
+
+    The generation of its receipt is settled before it begins: where that receipt is withdrawn
+    meanwhile, its name stays taken, and what this attempt believed is not vouched for.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: RunSpec,
+        rank: int,
+        submission_number: int,
+        place: Place,
+        generation: int = 1,
+    ) -> None:
+        self.store, self.run, self.rank, self.place = store, run, rank, place
+        self.generation = generation
+        self.name = layout.new_attempt(submission_number)
+
+    def record(self, event: str, *, durable: bool = True, **details: Any) -> None:
+        """Write one event of this attempt.
+
+        How it ended is said in the job's log alone where the storage does not take it.
+
+        Raises:
+            UsageError: the directory belongs to another run by now.
+            FileMissing: it was removed.
+            StoreError: that the attempt `started` cannot be written.
+        """
+        try:
+            self._record(event, durable, details)
+        except FileMissing:
+            raise
+        except StoreError as error:
+            if event == "started":
+                raise
+            log.error("shard %d: that it %s cannot be recorded: %s", self.rank, event, error)
+
+    def _record(self, event: str, durable: bool, details: Mapping[str, Any]) -> None:
+        require_run(self.store, self.run.run_id)
+        record = AttemptRecord(
+            event=event,  # type: ignore[arg-type]
+            rank=self.rank,
+            attempt=self.name,
+            generation=self.generation,
+            task=self.place.task,
+            job_id=self.place.job_id,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            time=now(),
+            elapsed=round(time.monotonic() - _BEGAN, 3),
+            **details,
+        )
+        path = layout.attempt_record(self.rank, self.name, event)
+        self.store.create(path, encode(record), durable=durable)
+
+
+def read_run(store: Store) -> RunSpec:
+    """Read run.json."""
+    return read_persisted(store, RunSpec, layout.RUN)
+
+
+def require_run(store: Store, run_id: str) -> None:
+    """Refuse to work for another run than the job was submitted for.
+
+    Asked again before each file that the new run would take for its own: a job that has begun goes
+    on while its directory is removed and used again.
+
+    Raises:
+        UsageError: the run directory was removed and used again since.
+        FileMissing: it was removed.
+    """
+    there = read_run(store).run_id
+    if there != run_id:
+        raise UsageError(f"{store.root}: holds run {there}, this job belongs to run {run_id}")
+
+
+def error_record(error: BaseException) -> ErrorRecord:
+    """An exception as it is persisted."""
+    text = "".join(traceback.format_exception(error))
+    return ErrorRecord(
+        type=type(error).__name__, message=_message(error), traceback=_printable(text)
+    )
+
+
+def describe(error: BaseException) -> str:
+    """An exception on one line: `Type: message`."""
+    message = one_line(_message(error))
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _printable(str(error))
+    except Exception:  # noqa: BLE001 (`__str__` is the user's code too)
+        return "its message cannot be shown"
+
+
+def _printable(text: str) -> str:
+    """The text without secrets and lone surrogates, which cannot be written as UTF-8."""
+    return scrubbed(text.encode(errors="backslashreplace").decode())
+
+
+def log_traceback(error: EspnetError) -> None:
+    """Write the traceback of the user's code to the job's log, where one looks for it."""
+    if error.__cause__ is not None:
+        log.error("%s", error_record(error.__cause__).traceback)
+
+
+def read_shard(store: Store, run: RunSpec, rank: int) -> ShardSpec:
+    """Read a shard's spec and check that it belongs to the run.
+
+    Raises:
+        FileMissing, InvalidFile, NewerFormat: it cannot be used.
+    """
+    path = layout.shard(rank)
+    spec = read_persisted(store, ShardSpec, path)
+    if spec.fingerprint != run.fingerprint:
+        raise InvalidFile(store.locate(path), "fingerprint", "belongs to another plan")
+    if spec.rank != rank or spec.world_size != run.world_size:
+        raise InvalidFile(store.locate(path), "rank", f"is {spec.rank}, not {rank}")
+    n_calls = count_batches(run.n_inputs, run.batch_size)
+    first, last = shard_bounds(rank, run.world_size, n_calls)
+    found = count_batches(len(spec.items), run.batch_size)
+    if found != last - first:
+        raise InvalidFile(
+            store.locate(path), "items", f"are {found}, but the plan has {last - first}"
+        )
+    return spec
+
+
+def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultFile]) -> bool:
+    """Compute one shard to its receipt, going on from what earlier attempts left.
+
+    Args:
+        work: what all shards of this process share.
+        attempt: this attempt.
+        earlier: the result files of earlier attempts at this shard.
+
+    Returns:
+        Whether the shard has a receipt now. If not, the attempt has a record that says why.
+
+    Raises:
+        Interrupted: a signal came; what was done is kept and the attempt recorded as interrupted.
+        UsageError: the directory belongs to another run by now; nothing is recorded.
+    """
+    store, run = work.store, work.run
+    salvaged, writer = NOTHING, None
+    try:
+        attempt.record("started", durable=False)
+        inputs = read_shard(store, run, attempt.rank).items
+        items = batched(inputs, run.batch_size)
+        if run.batch_size is not None or may_change(inputs):
+            work = work._replace(forward=_on_copies(work.forward))
+        if earlier:
+            belief = read_belief(
+                store, run, attempt.rank, attempt.generation, work.limits.errors_from_submission
+            )
+            salvaged = salvage(store, earlier, items, belief)
+        if salvaged.records:
+            log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
+        with ResultWriter(
+            store,
+            attempt.rank,
+            attempt.name,
+            salvaged.records,
+            run.checkpoint_every,
+            before_file=lambda: require_run(store, run.run_id),
+        ) as writer:
+            tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
+            todo = items[salvaged.records :] if salvaged.records else items
+            left = zip(todo, later_lines(store, salvaged, items), strict=False)
+            _compute_items(work, writer, left, tally)
+            parts = writer.finish()
+        _publish_receipt(work, attempt, salvaged, parts, tally)
+    except Interrupted as signal:
+        done = salvaged.records + (writer.added if writer else 0)
+        log.warning("shard %d: interrupted by %s after %d items", attempt.rank, signal, done)
+        attempt.record("interrupted", cause=f"signal {signal}", items_done=done)
+        raise
+    except EspnetError as error:
+        done = salvaged.records + (writer.added if writer else 0)
+        details = error_record(error.__cause__ or error)
+        log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)
+        log_traceback(error)
+        attempt.record(
+            "failed",
+            cause=one_line(str(error)),
+            error=details,
+            item=error.item if isinstance(error, _WITH_ITEM) else None,
+            items_done=done,
+        )
+        return False
+    return True
+
+
+class _Tally:
+    """How many items of a shard were taken over, and how many failed."""
+
+    def __init__(self, rank: int, max_errors: int | None, errors: int) -> None:
+        self.rank, self.max_errors = rank, max_errors
+        self.copied, self.errors = 0, errors
+        self._require_few()
+
+    def count_error(self, item: Any = None, error: str = "") -> None:
+        """Count a failed item.
+
+        Raises:
+            TooManyErrors: it is one too many.
+        """
+        self.errors += 1
+        self._require_few(item, error)
+
+    def _require_few(self, item: Any = None, error: str = "") -> None:
+        if self.max_errors is not None and self.errors > self.max_errors:
+            raise TooManyErrors(self.rank, self.max_errors, self.errors, item, error)
+
+
+def _on_copies(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` on a copy of each item: what it does to it must not get into the result line."""
+
+    def on_copy(item: Any, /, **env: Any) -> Any:
+        return forward(orjson.loads(orjson.dumps(item)), **env)
+
+    return on_copy
+
+
+def _compute_items(
+    work: Work,
+    writer: ResultWriter,
+    left: Iterable[tuple[Any, tuple[bytes, bool] | None]],
+    tally: _Tally,
+) -> None:
+    """Call `forward` for each item of which no predecessor left a good line."""
+    forward, env, signals, add = work.forward, work.env, work.signals, writer.add
+    encode_result = records.encode_json if work.run.results == "json" else records.encode_pickle
+    for item, kept in left:
+        if signals.received is not None:  # looked at here: a call would cost a tenth of the loop
+            signals.check()
+        if kept is not None:
+            line, is_error = kept
+            if is_error:
+                tally.count_error()
+            tally.copied += 1
+            add(line)
+            continue
+        try:
+            try:
+                signals.armed = True
+                result = forward(item, **env)
+                if signals.received is not None:  # code that swallowed it came to any result
+                    signals.check()
+            except Interrupted:
+                raise
+            except BaseException as error:  # the user's code, which may call sys.exit
+                # A signal for the whole job ends what the item runs too, perhaps a moment before
+                # it comes here: that is no failure. Recorded errors are looked at by salvage.
+                if work.run.on_error == "stop":
+                    time.sleep(SIGNAL_GRACE)
+                signals.check()
+                raise ForwardFailed(item, describe(error)) from error
+            finally:
+                signals.armed = False
+            line = encode_result(item, result)
+        except WorkError as error:
+            if work.run.on_error == "stop":
+                raise
+            details = error_record(error.__cause__ or error)
+            log.error("%s", error)
+            log_traceback(error)
+            # One too many is not written, so that a resume begins with it.
+            tally.count_error(item, f"{details.type}: {details.message}")
+            line = records.encode_error(item, details)
+        add(line)
+
+
+def _publish_receipt(
+    work: Work, attempt: Attempt, salvaged: Salvage, parts: list[ResultPart], tally: _Tally
+) -> None:
+    """Vouch for the results, unless another attempt was first."""
+    store = work.store
+    receipt = Receipt(
+        rank=attempt.rank,
+        attempt=attempt.name,
+        fingerprint=work.run.fingerprint,
+        records=salvaged.records + sum(part.records for part in parts),
+        errors=tally.errors,
+        salvaged=salvaged.records + tally.copied,
+        parts=[*salvaged.parts, *parts],
+        host=socket.gethostname(),
+        created=now(),
+    )
+    require_run(store, work.run.run_id)
+    try:
+        store.create(layout.receipt(attempt.rank, attempt.generation), encode(receipt))
+    except FileTaken:
+        log.warning(
+            "shard %d: another attempt was first; this one's results are not used", attempt.rank
+        )
+    else:
+        log.info("shard %d: done, %d items", attempt.rank, receipt.records)

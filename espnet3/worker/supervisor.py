@@ -1,0 +1,190 @@
+"""`env: local`: a detached process that runs the tasks of a submission, a few at a time.
+
+It is to the local machine what a batch scheduler is to a cluster. The process that starts it
+returns once the detached one has recorded itself in `submissions/NNNN.jobs.json`; it needs nothing
+of the submitter afterwards, and nobody needs it to collect or resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+from typing import BinaryIO
+
+from espnet3.schedulers.local import name_task
+from espnet3.specs import layout
+from espnet3.specs.codec import read_persisted
+from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError
+from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, encode, now
+from espnet3.specs.modes import opener
+from espnet3.specs.processes import this_process
+from espnet3.specs.store import Store, open_store
+from espnet3.specs.trust import POLICIES, require_trusted
+from espnet3.worker import exit_codes
+from espnet3.worker.shard import require_run
+
+KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL, as Slurm's KillWait
+
+
+def main(argv: list[str]) -> int:
+    """Detach, record this process as the submission's job, run the tasks."""
+    parser = argparse.ArgumentParser(prog="python -m espnet3.worker.supervisor")
+    parser.add_argument("run")
+    parser.add_argument("number", type=int)
+    parser.add_argument("--run-id", required=True)
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--trust", choices=POLICIES)
+    options = parser.parse_args(argv)
+    # Before anything is opened: connections to a store do not survive a fork.
+    if not _detach():
+        return exit_codes.DONE
+    try:
+        store = open_store(options.run)
+        path = layout.submission(options.number)
+        require_trusted(store, options.trust, [path])  # it names commands to run
+        submission = read_persisted(store, Submission, path)
+        _record(store, submission)
+    except FileTaken:
+        return _report("another supervisor runs this submission already")
+    except EspnetError as error:
+        return _report(str(error))
+    os.write(_READY, b"\n")
+    os.close(_READY)
+    return _Tasks(store, submission, options.run_id).run()
+
+
+_READY = -1  # the write end of the pipe by which the detached process reports
+
+
+def _report(problem: str) -> int:
+    os.write(_READY, f"espnet3.worker.supervisor: {problem}".encode())
+    return exit_codes.USAGE
+
+
+def _detach() -> bool:
+    """Fork into a session of its own. True in the detached process, False in the first one.
+
+    The first process waits until the detached one has reported, and exits with an error where that
+    failed.
+    """
+    global _READY
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(reading)
+        _READY = writing
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+        return True
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        words = pipe.read().decode()
+    if words != "\n":
+        print(words or "the supervisor died at its start", file=sys.stderr)
+        sys.exit(exit_codes.USAGE)
+    return False
+
+
+def _record(store: Store, submission: Submission) -> None:
+    me = this_process()
+    jobs = AcceptedJobs(
+        number=submission.number,
+        created=now(),
+        recorded_by=me,
+        jobs=[AcceptedJob(name=submission.jobs[0].name, job_id=str(me.pid))],
+    )
+    store.create(layout.accepted_jobs(submission.number), encode(jobs))
+
+
+def _open_log(path: str) -> BinaryIO:
+    """A task's log; where it cannot be made, the task goes on without one."""
+    try:
+        return open(path, "ab", opener=opener)
+    except OSError:
+        return open(os.devnull, "ab")
+
+
+class _Tasks:
+    """The worker processes of a submission."""
+
+    def __init__(self, store: Store, submission: Submission, run_id: str) -> None:
+        self._store, self._run_id = store, run_id
+        self._submission = submission
+        self._job = submission.jobs[0]
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def run(self) -> int:
+        """Run every task, at most `n_workers` at a time."""
+        # Every signal, the death of a worker too, makes the pipe readable.
+        self._wakeup, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        for task in range(self._submission.n_tasks):
+            while len(self._running) >= self._submission.n_workers and not self._stopping:
+                self._reap()
+            if self._stopping or self._ended_elsewhere():
+                return self._end()
+            self._start(task)
+        while self._running and not self._stopping:
+            self._reap()
+        return self._end() if self._stopping else exit_codes.DONE
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _ended_elsewhere(self) -> bool:
+        """Whether the submission was cancelled, or its run removed, and this process not told."""
+        try:
+            require_run(self._store, self._run_id)
+            return self._store.exists(layout.cancellation(self._submission.number))
+        except (FileMissing, UsageError):
+            return True
+        except EspnetError:
+            return False  # the storage's trouble is the workers' to tell
+
+    def _start(self, task: int) -> None:
+        file = self._job.log.replace("{index}", str(task))
+        path = os.path.join(self._submission.log_directory, file)
+        with _open_log(path) as log:
+            self._running.add(
+                subprocess.Popen(
+                    [*self._submission.worker_command, *name_task(self._job.name, task)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+
+    def _reap(self) -> None:
+        """Wait for a signal, the death of a worker being one, and forget the workers that ended."""
+        select.select([self._wakeup], [], [])
+        os.read(self._wakeup, 4096)
+        self._running = {process for process in self._running if process.poll() is None}
+
+    def _end(self) -> int:
+        deadline = time.monotonic() + KILL_WAIT
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        for process in self._running:
+            process.kill()
+            process.wait()
+        return exit_codes.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,123 @@
+"""One task: the environment once, then each of its shards that has no receipt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from espnet3.specs import layout
+from espnet3.specs.errors import EnvironmentFailed, EspnetError, one_line
+from espnet3.specs.models import RunSpec
+from espnet3.specs.store import Store
+from espnet3.worker import exit_codes
+from espnet3.worker.generations import open_generations
+from espnet3.worker.rebuild import enter_surroundings, rebuild
+from espnet3.worker.salvage import list_results
+from espnet3.worker.shard import (
+    NO_LIMITS,
+    Attempt,
+    Limits,
+    Place,
+    Work,
+    compute_shard,
+    describe,
+    error_record,
+    log_traceback,
+)
+from espnet3.worker.signals import Interrupted, Signals
+
+log = logging.getLogger("espnet3.worker")
+
+
+def run_task(
+    store: Store,
+    run: RunSpec,
+    ranks: list[int],
+    submission_number: int,
+    place: Place,
+    *,
+    may_have_predecessors: bool,
+    limits: Limits = NO_LIMITS,
+) -> int:
+    """Compute the shards of one task.
+
+    Args:
+        store: the run directory.
+        run: its run.json.
+        ranks: the shards, in order; those with a receipt are passed over.
+        submission_number: of the submission that the task belongs to; 0 in the foreground.
+        place: the task and its job.
+        may_have_predecessors: whether earlier attempts may have left results to go on from.
+        limits: what the submission says of recorded errors.
+
+    Returns:
+        An exit code of `espnet3.worker.exit_codes`.
+    """
+    if may_have_predecessors:  # which other hosts may have been, a moment ago
+        for folder in (layout.RECEIPTS, layout.RESULTS):
+            store.refresh(folder)
+    todo = open_generations(store, ranks, look=may_have_predecessors)
+    if not todo:
+        log.info("nothing to do: all shards of this task have receipts")
+        return exit_codes.DONE
+
+    def attempt(rank: int) -> Attempt:
+        return Attempt(store, run, rank, submission_number, place, todo[rank])
+
+    code = exit_codes.DONE
+    with Signals() as signals:
+        try:
+            forward, env = _build(run, signals)
+            again = may_have_predecessors or any(n > 1 for n in todo.values())
+            earlier = list_results(store) if again else {}
+            work = Work(store, run, forward, env, signals, place, limits)
+            while todo:
+                signals.check()
+                rank = next(iter(todo))
+                current = attempt(rank)
+                del todo[rank]
+                if store.exists(layout.receipt(rank, current.generation)):
+                    continue  # finished elsewhere while this task was busy
+                if not compute_shard(work, current, earlier.get(rank, [])):
+                    code = exit_codes.FAILED
+        except Interrupted as signal:
+            for rank in todo:
+                attempt(rank).record("interrupted", cause=f"signal {signal}, before it started")
+            return exit_codes.INTERRUPTED
+        except EspnetError as error:
+            details = error_record(error.__cause__ or error)
+            log.error("%s", error)
+            log_traceback(error)
+            for rank in todo:
+                attempt(rank).record("failed", cause=one_line(str(error)), error=details)
+            return exit_codes.FAILED
+    return code
+
+
+def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Rebuild runner and provider and build the environment, once for all shards.
+
+    Raises:
+        EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
+    """
+    enter_surroundings(run)
+    signals.armed = True
+    try:
+        runner, provider = rebuild(run)
+        env = provider.make_worker_setup_fn()()
+    except (EspnetError, Interrupted):
+        raise
+    except BaseException as error:  # the provider is the user's code, which may call sys.exit
+        signals.check()
+        raise EnvironmentFailed(
+            f"{run.provider.cls} failed to build the environment: {describe(error)}"
+        ) from error
+    finally:
+        signals.armed = False
+    if not isinstance(env, dict):
+        raise EnvironmentFailed(
+            f"{run.provider.cls}: the worker setup function must return a dict, "
+            f"got {type(env).__name__}"
+        )
+    return runner.forward, env

@@ -1,0 +1,107 @@
+"""A soak: many small runs with random faults of all kinds. `make chaos FAULTS=1000 [SEED=7]`.
+
+    python -m tests.chaos.soak --faults N [--seed S] [--only RUN]
+
+Half of the runs are real processes on `env: local` (`soak_real.py`), half are simulated ones, which
+die at any operation on the storage (`soak_simulated.py`). What is decided at random comes from the
+seed and the run's number; `--only` repeats one run. Real processes race as they like, so that a run
+with them may need some repetitions to fail again.
+
+Exits with 1 if anything was lost, computed twice or damaged without a word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import multiprocessing
+import os
+import random
+import secrets
+import sys
+import tempfile
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.soak_real import RealRun
+from tests.chaos.soak_simulated import SimulatedRun
+from tests.chaos.tally import Tally
+
+AT_ONCE = 2  # runs
+
+
+def one_run(seed: int, number: int) -> Tally:
+    """One run, whatever it comes to."""
+    tally, rng = Tally(), random.Random(f"{seed} {number}")
+    logging.getLogger("espnet3").propagate = False
+    with (
+        tempfile.TemporaryDirectory(prefix=f"chaos-{number}-") as folder,
+        pytest.MonkeyPatch.context() as patch,
+        open(os.devnull, "w") as nowhere,
+    ):
+        patch.setenv("ESPNET3_PATIENCE", "2")
+        try:
+            with contextlib.redirect_stderr(nowhere):
+                if number % 2:
+                    SimulatedRun(Path(folder), rng, tally, patch).whole()
+                else:
+                    RealRun(Path(folder), rng, tally).whole()
+        except BaseException as error:
+            words = "".join(traceback.format_exception(error))
+            if isinstance(error, AssertionError):
+                tally.duplicated += "computed again" in words
+                tally.lost += "computed again" not in words
+            tally.problems.append(f"run {number}: {words}")
+            if not isinstance(error, Exception):
+                raise
+    return tally
+
+
+def soak(seed: int, faults: int) -> Tally:
+    """Runs until so many faults were injected, or one of them went wrong."""
+    total, number = Tally(), 0
+    began = told = time.monotonic()
+    with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:
+        running: set[Future[Tally]] = set()
+        while sum(total.faults.values()) < faults and not total.bad:
+            while len(running) < AT_ONCE:
+                running.add(pool.submit(one_run, seed, number))
+                number += 1
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                total.add(future.result())
+            if time.monotonic() - told > 30:
+                told = time.monotonic()
+                n = sum(total.faults.values())
+                print(f"{told - began:5.0f} s: {n} faults, {total.runs} runs", flush=True)
+        for future in running:
+            total.add(future.result())
+    return total
+
+
+def main(argv: list[str]) -> int:
+    """See above."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.soak")
+    parser.add_argument("--faults", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--only", type=int, metavar="RUN", help="only the run with this number")
+    options = parser.parse_args(argv)
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    only = options.only
+    total = soak(seed, options.faults) if only is None else one_run(seed, only)
+    print(total.report())
+    for problem in total.problems:
+        print(problem, file=sys.stderr)
+        number = problem.partition(":")[0].removeprefix("run ")
+        print(f"repeat it: python -m tests.chaos.soak --seed {seed} --only {number}")
+    return 1 if total.bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

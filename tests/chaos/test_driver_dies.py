@@ -1,0 +1,151 @@
+"""The driver is killed at every step of a submission; the run completes all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import espnet3
+from espnet3.specs.store import open_store
+from espnet3.status.observe import list_receipts, observe
+from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
+from tests.integration.helpers import wait_for
+from tests.integration.slurm_cluster import SlurmCluster
+
+ROOT = Path(__file__).resolve().parents[2]
+EXPECTED = [item * item for item in range(N_ITEMS)]
+
+
+def drive(folder: Path, env: str, step: int, when: str, **environ: str) -> subprocess.Popen[str]:
+    """Start a driver for the run in `folder`."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "tests.chaos.dying_driver"),
+            *(str(folder / "run"), env, str(step), when, str(folder / "counts")),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (0, -signal.SIGKILL), err
+    return process.returncode, out
+
+
+def go_on(folder: Path, env: str) -> None:
+    """What a user does after the crash: `resume`, or the same call where there is no run yet."""
+    if (folder / "run" / "run.json").exists():
+        espnet3.Run(folder / "run").resume()
+    else:
+        code, _ = finish(drive(folder, env, 0, "never"))
+        assert code == 0
+
+
+def check(folder: Path) -> None:
+    """The run is whole, no item was computed twice, and no job is unknown."""
+    run = espnet3.Run(folder / "run")
+    state = run.wait(timeout=90, interval=0.2)
+    assert state.done, state.unfinished()
+    assert run.collect(patience=0) == EXPECTED
+    computed = Counter((folder / "counts").read_text().split())
+    assert computed == Counter(str(item) for item in range(N_ITEMS))
+    seen = asyncio.run(observe(open_store(folder / "run")))
+    assert set(list_receipts(open_store(folder / "run"), N_SHARDS)) == set(range(N_SHARDS))
+    assert all(entry.recorded is not None or not entry.job_ids() for entry in seen.submissions)
+
+
+def crash_everywhere(tmp_path: Path, env: str) -> list[Path]:
+    """One folder for each operation before or after which a driver was killed."""
+    folders = []
+    running: list[tuple[Path, subprocess.Popen[str]]] = []
+    code, printed = finish(drive(_folder(tmp_path, "whole"), env, 0, "never"))
+    assert code == 0
+    for step in range(1, int(printed) + 1):
+        for when in ("before", "after"):
+            folder = _folder(tmp_path, f"{step}-{when}")
+            running.append((folder, drive(folder, env, step, when)))
+            if len(running) == 2:
+                folders += _killed(running)
+    return folders + _killed(running)
+
+
+def _killed(running: list[tuple[Path, subprocess.Popen[str]]]) -> list[Path]:
+    folders = []
+    for folder, process in running:
+        code, _ = finish(process)
+        assert code == -signal.SIGKILL, f"{folder.name}: was not killed"
+        folders.append(folder)
+    running.clear()
+    return folders
+
+
+def _folder(tmp_path: Path, name: str) -> Path:
+    folder = tmp_path / name
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_local_driver_killed_at_every_store_operation(tmp_path: Path) -> None:
+    folders = crash_everywhere(tmp_path, "local")
+    assert len(folders) > 20
+    for folder in folders:
+        go_on(folder, "local")
+    for folder in folders:
+        check(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_slurm_driver_killed_at_every_store_operation(slurm: SlurmCluster, tmp_path: Path) -> None:
+    folders = crash_everywhere(tmp_path, "slurm")
+    assert len(folders) > 20
+    for folder in folders:
+        go_on(folder, "slurm")
+    for folder in folders:
+        check(folder)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_slurm_driver_killed_around_sbatch(slurm: SlurmCluster, tmp_path: Path, when: str) -> None:
+    # A wrapper that kills its parent, the driver, and passes everything on to the real sbatch.
+    real = shutil.which("sbatch")
+    wrapper = tmp_path / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    submit = f'"{real}" "$@"'
+    kill = "kill -KILL $PPID"
+    steps = {"before": f"{kill}\nexit 1", "after": f"{submit}\n{kill}"}
+    wrapper.write_text(f"#!/bin/sh\n{steps[when]}\n")
+    wrapper.chmod(0o755)
+    folder = _folder(tmp_path, "run of " + when)
+    path = f"{wrapper.parent}:{os.environ['PATH']}"
+    assert finish(drive(folder, "slurm", 0, "never", PATH=path))[0] == -signal.SIGKILL
+
+    # The wrapper outlives the driver by a moment, in which its job may still be accepted.
+    run = espnet3.Run(folder / "run")
+    told = ("being submitted", "does not answer")
+    wait_for(
+        lambda: not any(word in shard.cause for shard in run.status().shards for word in told),
+        "the wrapper goes on",
+    )
+    seen = asyncio.run(observe(open_store(folder / "run")))
+    known = [job.name for jobs in seen.found.values() for job in jobs.jobs]
+    assert len(known) == (1 if when == "after" else 0)
+    submitted = espnet3.Run(folder / "run").resume()
+    # What was accepted before the crash is found by its name and not queued a second time.
+    assert submitted.ranks == ([] if when == "after" else list(range(N_SHARDS)))
+    check(folder)

@@ -1,0 +1,38 @@
+"""What every test relies on: nothing of the user's or the site's configuration leaks in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tests.slurm_fixtures"]
+# How long files of other hosts may be late, before anything reads it: there are none here.
+os.environ.setdefault("ESPNET3_PATIENCE", "1")
+_home = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything imports Dask, which reads its configuration once, at import.
+
+    DASK_CONFIG alone is not enough: ~/.config/dask is read besides, and templates are written to
+    it. A shell within a Slurm job, or with Slurm's defaults exported, would change what tests see.
+    """
+    # A shell's background job ignores SIGINT, and what it starts would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[_home] = tempfile.TemporaryDirectory(prefix="espnet3-home-")
+    home = Path(config.stash[_home].name)
+    (home / "dask").mkdir()
+    for name in list(os.environ):
+        if name.startswith(("DASK_", "SLURM_", "SBATCH_", "XDG_CONFIG_")):
+            del os.environ[name]
+    os.environ["HOME"] = str(home)
+    os.environ["DASK_CONFIG"] = os.environ["DASK_ROOT_CONFIG"] = str(home / "dask")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the home folder again."""
+    config.stash[_home].cleanup()

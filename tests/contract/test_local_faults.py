@@ -1,0 +1,248 @@
+"""What a local store does when the system calls below it fail: again, or an error, never both."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from espnet3.specs.errors import FileTaken, StoreError
+from espnet3.specs.layout import FOLDERS
+from espnet3.specs.retry import RetryPolicy
+from espnet3.specs.store import FileEntry, LocalStore
+from tests.chaos.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
+
+NAME, TEXT = "receipts/000000.json", b'{"rank": 0}'
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, pauses: list[float]) -> Iterator[LocalStore]:
+    store = LocalStore(str(tmp_path))
+    store.prepare(FOLDERS)
+    store.create("shards/000000.json", TEXT)
+    store.retry = RetryPolicy(tries=4, sleep=pauses.append)
+    yield store
+    uninstall()
+
+
+def names(store: LocalStore) -> set[str]:
+    """All files of the run directory, hidden ones too."""
+    root = Path(store.root)
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def _append(store: LocalStore) -> None:
+    file = store.append("results/r.jsonl")
+    file.write(b"line\n")
+    file.sync()
+    file.close()
+
+
+ACTIONS: dict[str, Callable[[LocalStore], object]] = {
+    "create": lambda store: store.create(NAME, TEXT),
+    "create_many": lambda store: list(store.create_many([(NAME, TEXT)])),
+    "read": lambda store: store.read("shards/000000.json"),
+    "open": lambda store: store.open("shards/000000.json").read(),
+    "exists": lambda store: store.exists("shards/000000.json"),
+    "list": lambda store: list(store.list("shards")),
+    "append": _append,
+    "make_durable": lambda store: store.make_durable("shards/000000.json"),
+    "prepare": lambda store: store.prepare(["new"]),
+}
+# What each action asks of the system and may ask again.
+CALLS = [
+    *(("create", call) for call in ("create", "write", "fsync", "link", "unlink", "open")),
+    *(("create_many", call) for call in ("create", "fsync", "link", "open")),
+    *(("append", call) for call in ("create", "open")),
+    *(("read", "open"), ("exists", "stat"), ("list", "scandir"), ("make_durable", "open")),
+    ("prepare", "mkdir"),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize(("action", "call"), CALLS)
+def test_what_passes_by_itself_is_tried_again(
+    store: LocalStore, pauses: list[float], action: str, call: str, error: str, when: str
+) -> None:
+    before = names(store)
+    expected = ACTIONS[action](LocalStore(store.root)) if action in ("read", "list") else None
+    install(Faults([Rule(call, store.root, error, when, times=3)]))
+    found = ACTIONS[action](store)
+    uninstall()
+    assert expected in (None, found)
+    made = {"create": {NAME}, "create_many": {NAME}, "append": {"results/r.jsonl"}}
+    assert names(store) == before | made.get(action, set())
+    if NAME in made.get(action, set()):
+        assert store.read(NAME) == TEXT
+    # Where it was done although it failed, the next look finds that out.
+    once = call in ("unlink", "mkdir") or (action, call) == ("append", "create")
+    n = 0 if (call, when) == ("link", "after") else 1 if when == "after" and once else 3
+    assert len(pauses) == n
+    assert all(0.05 <= pause <= 0.4 for pause in pauses)
+
+
+@pytest.mark.parametrize(("action", "call"), [c for c in CALLS if c[1] != "unlink"])
+def test_there_is_a_limit(store: LocalStore, pauses: list[float], action: str, call: str) -> None:
+    before = names(store)
+    install(Faults([Rule(call, store.root, "ESTALE", times=-1)]))
+    with pytest.raises(Exception, match="Stale file handle") as caught:
+        ACTIONS[action](store)
+    uninstall()
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(pauses) == 3
+    # The folder is synced after the file has its name, so that may be there.
+    assert names(store) - before <= ({NAME} if call == "open" else set()) | {"results/r.jsonl"}
+
+
+@pytest.mark.parametrize("error", LASTING)
+@pytest.mark.parametrize(("action", "call"), [c for c in CALLS if c[1] != "unlink"])
+def test_the_rest_is_raised_at_once(
+    store: LocalStore, pauses: list[float], action: str, call: str, error: str
+) -> None:
+    before = names(store)
+    install(Faults([Rule(call, store.root, error)]))
+    with pytest.raises(Exception, match=r"No space|quota|Input/output|Read-only") as caught:
+        ACTIONS[action](store)
+    uninstall()
+    assert store.root in str(caught.value)
+    assert "tried" not in str(caught.value)
+    assert pauses == []
+    assert names(store) - before <= ({NAME} if call == "open" else set()) | {"results/r.jsonl"}
+
+
+@pytest.mark.parametrize("error", [*PASSING, *LASTING])
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [
+        ("write", "before"),
+        ("write", "half"),
+        ("write", "after"),
+        ("fsync", "before"),
+        ("fsync", "after"),
+    ],
+)
+def test_a_growing_file_that_failed_once_takes_nothing_more(
+    store: LocalStore, pauses: list[float], call: str, error: str, when: str
+) -> None:
+    file = store.append("results/r.jsonl")
+    file.write(b"one\n")
+    install(Faults([Rule(call, "results", error, when)]))
+    with pytest.raises(StoreError):
+        file.write(b"two\n")
+        file.sync()
+    there = store.read("results/r.jsonl")
+    assert b"one\ntwo\n".startswith(there)
+    # The system would take all of this now; but what it lost stays lost.
+    for action in (file.sync, lambda: file.write(b"three\n"), file.sync):
+        with pytest.raises(StoreError, match=r"results/r\.jsonl"):
+            action()
+    file.close()
+    assert store.read("results/r.jsonl") == there
+    assert pauses == []
+
+
+def test_a_reader_goes_on_where_its_handle_became_stale(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [b"%d\n" % i for i in range(200_000)]
+    store.create("results/r.jsonl", b"".join(lines))
+    preadv, count = os.preadv, 0
+
+    def stale(*args: object) -> int:
+        nonlocal count
+        count += 1
+        if count % 2:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return preadv(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "preadv", stale)
+    with store.open("results/r.jsonl") as file:
+        assert list(file) == lines
+        file.seek(2)
+        assert file.readline() == lines[1]
+
+    def broken(*args: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with (
+        store.open("results/r.jsonl") as file,
+        pytest.raises(StoreError, match=r"r\.jsonl: Input/output error"),
+    ):
+        file.read()
+
+
+def test_a_listing_that_is_begun_again_names_each_file_once(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(1, 10):
+        store.create(f"shards/{i:06d}.json", TEXT)
+    found = []
+    listing = store.list("shards")
+    found += [next(listing) for _ in range(4)]
+    install(Faults([Rule("scandir", times=2)]))  # the listing goes on with what it opened
+    found += list(listing)
+    assert sorted(found) == [FileEntry(f"{i:06d}.json", len(TEXT)) for i in range(10)]
+
+
+def test_of_two_that_lost_their_answers_one_wins(store: LocalStore) -> None:
+    install(Faults([Rule("link", error="ETIMEDOUT", when="after", times=-1)]))
+    store.create(NAME, TEXT)
+    with pytest.raises(FileTaken):
+        store.create(NAME, TEXT)
+    uninstall()
+    assert store.read(NAME) == TEXT
+
+
+def test_a_file_system_without_links_is_named(store: LocalStore) -> None:
+    install(Faults([Rule("link", error="EPERM")]))
+    with pytest.raises(StoreError, match=r"no hard link can be made here .*choose another run_dir"):
+        store.create(NAME, TEXT)
+
+
+def test_the_pauses_of_many_do_not_agree() -> None:
+    seen = []
+    for _ in range(50):
+        waited: list[float] = []
+        policy = RetryPolicy(sleep=waited.append)
+        with pytest.raises(TimeoutError):
+            policy.call(_time_out)
+        assert len(waited) == policy.tries - 1
+        assert sum(waited) < 25
+        seen.append(waited[0])
+    assert len(set(seen)) > 40
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [(None, 60.0), ("", 60.0), ("soon", 60.0), ("-1", 60.0), ("7.5", 7.5)]
+)
+def test_patience_is_a_minute_unless_the_environment_says_otherwise(
+    said: str | None, seconds: float
+) -> None:
+    environ = {name: v for name, v in os.environ.items() if name != "ESPNET3_PATIENCE"}
+    if said is not None:
+        environ["ESPNET3_PATIENCE"] = said
+    code = (
+        "from espnet3.specs.store import Store; from espnet3.specs import verify\n"
+        "print(Store.patience, verify.PATIENCE)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(seconds)] * 2
+    assert ("ESPNET3_PATIENCE" in done.stderr) == (said in ("soon", "-1"))
+
+
+def _time_out() -> None:
+    raise OSError(errno.ETIMEDOUT, "Connection timed out")

@@ -1,0 +1,302 @@
+"""Paths: a laptop's disk here, NFS, Lustre or GPFS on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
+from espnet3.specs.layout import FOLDERS
+from espnet3.specs.store import FileEntry, LocalStore, Store, open_store
+from tests.contract.store_contract import StoreContract
+
+REPOSITORY = Path(__file__).parents[2]
+NOBODY = 65534
+
+
+class TestLocalStore(StoreContract):
+    _roots = itertools.count()
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make_root(self, name: str) -> str:
+        return str(self.folder / str(next(self._roots)) / name)
+
+    def raw_names(self, root: str, folder: str) -> set[str]:
+        return {path.name for path in Path(root, folder).iterdir() if path.is_file()}
+
+    # --- other processes -------------------------------------------------------------------------
+
+    def test_of_racing_processes_exactly_one_wins(self, store: Store) -> None:
+        code = (
+            "import sys\n"
+            "from espnet3.specs.errors import FileTaken\n"
+            "from espnet3.specs.store import LocalStore\n"
+            "root, me = sys.argv[1:]\n"
+            "store = LocalStore(root)\n"
+            "print('ready', flush=True)\n"
+            "for line in sys.stdin:\n"
+            "    try:\n"
+            "        store.create(line.strip(), me.encode() * 100_000)\n"
+            "        print(me, flush=True)\n"
+            "    except FileTaken:\n"
+            "        print('lost', flush=True)\n"
+        )
+        n = 8
+        with contextlib.ExitStack() as stack:
+            racers = [
+                stack.enter_context(
+                    subprocess.Popen(
+                        [sys.executable, "-c", code, store.root, str(i)],
+                        cwd=REPOSITORY,
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        text=True,
+                    )
+                )
+                for i in range(n)
+            ]
+            assert [_line(racer) for racer in racers] == ["ready"] * n
+            for attempt in range(10):
+                path = f"receipts/{attempt:06d}.json"
+                for racer in racers:
+                    assert racer.stdin is not None
+                    racer.stdin.write(path + "\n")
+                    racer.stdin.flush()
+                answers = sorted(_line(racer) for racer in racers)
+                assert answers[1:] == ["lost"] * (n - 1)
+                assert store.read(path) == answers[0].encode() * 100_000
+        assert self.raw_names(store.root, "receipts") == {f"{i:06d}.json" for i in range(10)}
+
+    def test_what_was_written_outlives_a_killed_writer(self, store: Store) -> None:
+        code = (
+            "import sys\n"
+            "from espnet3.specs.store import LocalStore\n"
+            "file = LocalStore(sys.argv[1]).append('results/r.jsonl')\n"
+            "file.write(b'synced\\n'); file.sync(); file.write(b'written\\n')\n"
+            "print('done', flush=True); sys.stdin.read()\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", code, store.root],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert _line(writer) == "done"
+            writer.send_signal(signal.SIGKILL)
+        assert store.read("results/r.jsonl") == b"synced\nwritten\n"
+
+    # --- network file systems --------------------------------------------------------------------
+
+    def test_the_lost_answer_to_a_link_that_succeeded(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link = os.link
+
+        def link_twice(source: str, target: str) -> None:
+            link(source, target)
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", link_twice)
+        store.create("receipts/000000.json", b"mine")
+        assert store.read("receipts/000000.json") == b"mine"
+        assert self.raw_names(store.root, "receipts") == {"000000.json"}
+
+    @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+    def test_folders_that_cannot_be_synced(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        fsync = os.fsync
+
+        def files_only(descriptor: int) -> None:
+            if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                raise OSError(code, os.strerror(code))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", files_only)
+        store.create("receipts/000000.json", b"mine")
+        assert store.read("receipts/000000.json") == b"mine"
+
+    def test_durable_files_are_synced_before_they_have_their_name(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps: list[str] = []
+        fsync, link = os.fsync, os.link
+
+        def note_fsync(descriptor: int) -> None:
+            is_folder = os.path.isdir(f"/proc/self/fd/{descriptor}")
+            steps.append("sync folder" if is_folder else "sync file")
+            fsync(descriptor)
+
+        def note_link(source: str, target: str) -> None:
+            steps.append("link")
+            link(source, target)
+
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(os, "link", note_link)
+        store.create("receipts/000000.json", b"mine")
+        assert steps == ["sync file", "link", "sync folder"]
+        steps.clear()
+        store.create("attempts/x.json", b"mine", durable=False)
+        assert steps == ["link"]
+        steps.clear()
+        list(store.create_many((f"shards/{i:06d}.json", b"{}") for i in range(3)))
+        assert steps == ["sync file", "link"] * 3 + ["sync folder"]
+
+    # --- what goes wrong -------------------------------------------------------------------------
+
+    def test_a_full_disk_leaves_no_debris(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(descriptor: int) -> None:  # network file systems say so at the end
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left on device") as caught:
+            store.create("receipts/000000.json", b"mine")
+        assert caught.value.file == store.locate("receipts/000000.json")
+        assert self.raw_names(store.root, "receipts") == set()
+        file = LocalStore(store.root)
+        with pytest.raises(StoreError, match="No space left on device"):
+            file.append("results/r.jsonl")
+
+    def test_a_really_full_disk(self, full_disk: str) -> None:
+        store = open_store(f"{full_disk}/run")
+        store.prepare(FOLDERS)
+        with pytest.raises(StoreError, match="No space left on device"):
+            store.create("receipts/000000.json", b"x" * 500_000)
+        assert self.raw_names(store.root, "receipts") == set()
+        file = store.append("results/r.jsonl")
+        with pytest.raises(StoreError, match="No space left on device"):
+            file.write(b"x" * 500_000)
+        file.close()
+
+    def test_a_folder_that_cannot_be_written(self, unprivileged: str) -> None:
+        with pytest.raises(RunDirectoryError, match=r"Permission denied.*choose another run_dir"):
+            open_store(f"{unprivileged}/run").prepare(FOLDERS)
+        store = open_store(unprivileged)
+        for operation in (store.append, lambda path: store.create(path, b"x")):
+            with pytest.raises(StoreError, match="Permission denied"):
+                operation("run.json")
+
+    @pytest.mark.parametrize("below", ["", "/below", "/far/below"])
+    def test_a_root_that_is_a_file(self, tmp_path: Path, below: str) -> None:
+        (tmp_path / "file").write_text("not a folder")
+        store = open_store(f"{tmp_path}/file{below}")
+        with pytest.raises(RunDirectoryError, match="is a file, or below a file"):
+            store.prepare(FOLDERS)
+        assert not store.exists("run.json")
+        with pytest.raises(FileMissing):
+            store.read("run.json")
+
+    def test_a_folder_in_the_place_of_a_file(self, store: Store) -> None:
+        with pytest.raises(StoreError):
+            store.read("shards")
+        with pytest.raises(FileTaken):
+            store.create("shards", b"x")
+
+    def test_a_folder_that_was_removed(self, store: Store) -> None:
+        shutil.rmtree(store.locate("shards"))
+        assert list(store.list("shards")) == []
+        with pytest.raises(StoreError):
+            store.create("shards/000000.json", b"{}")
+
+    def test_a_file_that_vanishes_while_it_is_listed(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for i in range(3):
+            store.create(f"shards/{i:06d}.json", b"{}")
+        listing = store.list("shards")
+        first = next(listing)
+        for i in range(3):
+            os.unlink(store.locate(f"shards/{i:06d}.json"))
+        assert first.size == 2
+        assert list(listing) == []
+
+    @pytest.fixture
+    def full_disk(self, tmp_path: Path) -> Iterator[str]:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk needs root")
+        yield str(folder)
+        subprocess.run(["umount", str(folder)], check=True)
+
+    @pytest.fixture
+    def unprivileged(self) -> Iterator[str]:
+        """A folder that this process may read and not write."""
+        with tempfile.TemporaryDirectory() as folder:
+            os.chmod(folder, 0o555)
+            root = os.geteuid() == 0
+            if root:
+                os.seteuid(NOBODY)
+            try:
+                yield folder
+            finally:
+                if root:
+                    os.seteuid(0)
+                os.chmod(folder, 0o755)
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+class TestOpenStore:
+    def test_a_relative_path_becomes_absolute(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        store = open_store("run/../run/")
+        assert store.root == str(tmp_path / "run")
+        monkeypatch.chdir("/")
+        store.prepare(FOLDERS)
+        assert (tmp_path / "run" / "shards").is_dir()
+
+    def test_the_home_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", "/home/somebody")
+        assert open_store("~/run").root == "/home/somebody/run"
+        assert open_store(Path("~/run")).root == "/home/somebody/run"
+
+    def test_a_file_url(self, tmp_path: Path) -> None:
+        store = open_store(f"file://{tmp_path}")
+        assert isinstance(store, LocalStore)
+        assert store.root == str(tmp_path)
+
+    @pytest.mark.parametrize("path", ["", "a\0b", "a\nb", "~no-such-user/run"])
+    def test_what_is_no_path(self, path: str) -> None:
+        with pytest.raises(RunDirectoryError) as caught:
+            open_store(path)
+        assert "\n" not in str(caught.value)
+
+    def test_paths_need_no_fsspec(self) -> None:
+        code = (
+            "import sys\n"
+            "from espnet3.specs.store import open_store\n"
+            "open_store('/tmp')\n"
+            "sys.exit('fsspec' in sys.modules or 'pydantic' in sys.modules)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
+
+
+def test_sizes_of_links_are_those_of_their_files(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path))
+    store.create("a", b"abc")
+    os.symlink("a", tmp_path / "b")
+    assert sorted(store.list("")) == [FileEntry("a", 3), FileEntry("b", 3)]

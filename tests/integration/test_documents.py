@@ -1,0 +1,147 @@
+"""The code in README and docs runs, block by block, on a real Slurm where it says so.
+
+Readers' folders hold `examples/librivox`, with recordings cut to less than a second, since
+the same five are recognised many times here; `test_demo.py` has them whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import pytest
+
+import espnet3._jobqueue  # noqa: F401 (before we set one of its defaults)
+from espnet3 import Run
+from espnet3.parallel import set_parallel
+from tests.documents import DOCUMENTS, ROOT, Walkthrough, blocks
+from tests.integration import documents_yours
+from tests.integration.slurm_cluster import SlurmCluster
+
+SECONDS = 0.7
+SLURM = [
+    "README.md",
+    "docs/customising.md",
+    "docs/from-espnet3.md",
+    "docs/guide.md",
+    "examples/librivox/README.md",
+]
+# A run of the README's size takes a cluster.
+SMALLER = {
+    "100_000": "40",
+    '"n_shards": 400': '"n_shards": 4',
+    "submitted 400 shards": "submitted 4 shards",
+    "400 of 400": "4 of 4",
+}
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def gpu_cluster(slurm_packages: None) -> Iterator[SlurmCluster]:
+    """A cluster on which the documents' options (queue gpu, 8 cores, 32 GB, a GPU) fit."""
+    temporary = tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)
+    with temporary as folder, SlurmCluster(folder, cpus=64, memory_mb=512_000, gpus=8) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(gpu_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """That cluster, as a login node sees it: what a site has in its jobqueue.yaml included."""
+    for name, value in gpu_cluster.env.items():
+        monkeypatch.setenv(name, value)
+    with dask.config.set({"jobqueue.slurm.interface": "lo"}):
+        yield gpu_cluster
+        set_parallel(None)
+    gpu_cluster.reset()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A reader's folder; also the current one, and on the import path as a script's would be."""
+    here = tmp_path / "here"
+    ignored = shutil.ignore_patterns("runs", "espnet3_runs", "__pycache__")
+    shutil.copytree(ROOT / "examples/librivox", here, ignore=ignored)
+    for file in here.glob("data/*.wav"):
+        with wave.open(str(file)) as audio:
+            parameters, frames = audio.getparams(), audio.readframes(int(SECONDS * 16000))
+        with wave.open(str(file), "wb") as audio:
+            audio.setparams(parameters)
+            audio.writeframes(frames)
+    shutil.copy(documents_yours.__file__, here / "yours.py")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(str(here))
+    before = set(sys.modules)
+    yield here
+    set_parallel(None)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(f"{here}/"):
+            del sys.modules[name]
+
+
+def walk(document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Execute all blocks of a document."""
+    import yours  # type: ignore[import-not-found]  # in the reader's folder
+
+    shared = folder / "shared"
+    shared.mkdir()
+    module = document.stem.lower().replace("-", "_")
+    walkthrough = Walkthrough(folder, module, yours, {"/shared": str(shared), **SMALLER})
+    monkeypatch.setitem(sys.modules, module, walkthrough.module)
+    for block in blocks(document):
+        began = time.monotonic()
+        walkthrough.run(block)
+        print(f"{block.place}: {block.language}, {time.monotonic() - began:.1f} s")
+    assert walkthrough.unused == set(), "files that no later block uses"
+
+
+@pytest.mark.parametrize("name", SLURM)
+def test_every_block_runs_on_slurm(
+    name: str, folder: Path, slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk(ROOT / name, folder, monkeypatch)
+    if name == "docs/customising.md":
+        check_hooks(folder, slurm)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [each for each in DOCUMENTS if str(each.relative_to(ROOT)) not in SLURM and blocks(each)],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_every_block_runs(document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk(document, folder, monkeypatch)
+
+
+def check_hooks(folder: Path, slurm: SlurmCluster) -> None:
+    """What the hooks of customising.md change is what Slurm gets, and the jobs do their work."""
+    from commented import Commented  # type: ignore[import-not-found]  # the document's
+    from omegaconf import OmegaConf
+    from own_prologue import OwnPrologue  # type: ignore[import-not-found]
+    from recognise import LibriVox  # type: ignore[import-not-found]
+    from with_variables import WithVariables  # type: ignore[import-not-found]
+
+    options = {"cores": 1, "memory": "1GB", "job_script_prologue": ["true here"]}
+    set_parallel({"env": "slurm", "options": options, "async_mode": True})
+    provider = LibriVox(OmegaConf.load("decode.yaml").config)
+    scripts = {}
+    runs: list[Run] = []
+    for runner in (Commented, WithVariables, OwnPrologue):
+        run = runner(provider)([1])
+        runs.append(run)
+        submission = json.loads(Path(run.run_dir, "submissions/0001.json").read_bytes())
+        scripts[runner] = submission["script"]
+    comment = slurm.run("squeue", "--noheader", "--states=all", "--format=%k").stdout
+    assert comment.splitlines().count("nightly decode") == 1
+    assert "true here" in scripts[Commented]
+    assert "true here\nexport OMP_NUM_THREADS=4\n" in scripts[WithVariables]
+    assert "true here" not in scripts[OwnPrologue]
+    assert "module load cuda\nulimit -c 0\n" in scripts[OwnPrologue]
+    for run in runs:
+        assert run.wait(timeout=300, interval=0.2).done, run.status()

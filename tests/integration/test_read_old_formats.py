@@ -1,0 +1,58 @@
+"""Run directories of every released format stay readable."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import espnet3
+from espnet3.specs import layout, models
+from espnet3.specs.errors import IncompleteRun
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired"]
+FORMAT_1 = RUNS[0]
+RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
+MODELS: dict[str, type[models.PersistedModel]] = {
+    "run.json": models.RunSpec,
+    "shards/": models.ShardSpec,
+    "submissions/": models.Submission,
+    ".jobs.json": models.AcceptedJobs,
+    "attempts/": models.AttemptRecord,
+    "receipts/": models.Receipt,
+    "withdrawals/": models.Withdrawal,
+}
+
+
+def model_of(path: str) -> type[models.PersistedModel]:
+    """The model of a file of a run directory."""
+    fitting = [model for mark, model in MODELS.items() if mark in path]
+    return fitting[-1] if path.endswith(".jobs.json") else fitting[0]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(str(p.relative_to(FIXTURES)) for run in RUNS for p in run.rglob("*.json"))
+)
+def test_every_file_of_format_1_is_read(path: str) -> None:
+    model = models.decode(model_of(path), (FIXTURES / path).read_bytes(), path)
+    assert models.decode(type(model), models.encode(model), path) == model
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_a_run_of_format_1_is_collected(folder: Path) -> None:
+    run = espnet3.Run(folder)
+    assert run.status().counts() == {"done": 3}
+    assert run.collect(patience=0) == RESULTS
+    assert [record.result for record in run.stream(patience=0)] == RESULTS
+
+
+def test_an_unfinished_run_of_format_1_says_what_is_missing(tmp_path: Path) -> None:
+    folder = shutil.copytree(FORMAT_1, tmp_path / "run")
+    (folder / layout.receipt(1)).unlink()
+    for path in [*folder.glob("attempts/000001.0002*"), *folder.glob("submissions/0002*")]:
+        path.unlink()
+    with pytest.raises(IncompleteRun) as caught:
+        espnet3.Run(folder).collect(patience=0)
+    assert caught.value.causes == {1: "failed: forward failed at item 3: ValueError: not yet"}

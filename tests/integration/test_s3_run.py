@@ -1,0 +1,218 @@
+"""The whole life of a run whose directory is on S3: a real server over HTTP, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+import espnet3
+from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+from espnet3.run import Run, submit_run
+from espnet3.specs import layout
+from espnet3.specs.errors import IncompleteRun, RunDirectoryError, StoreError
+from espnet3.specs.retry import RetryPolicy
+from espnet3.specs.store import Store, open_store
+from tests.integration.faulty_proxy import (
+    KINDS,
+    FaultyProxy,
+    Request,
+    Schedule,
+    at_random,
+    faulty_s3,
+)
+from tests.integration.helpers import locally, noted, once, parallel, processes_of, states, wait_for
+from tests.integration.runners import GATE, Noting, Workshop
+
+pytestmark = pytest.mark.s3
+
+
+class Gate(EnvironmentProvider):
+    """Its environment is a file that opens the gate."""
+
+    def build_env_local(self) -> dict[str, Path]:
+        return {"gate": Path(self.config["gate"])}
+
+
+class Waiting(BaseRunner):
+    """Fails at item 7 until the gate is open."""
+
+    @staticmethod
+    def forward(idx: int, *, gate: Path) -> int:
+        if idx == 7 and not gate.exists():
+            raise RuntimeError("the gate is shut")
+        return idx * idx
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on a server of this test's own."""
+    import s3fs
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir("runs")
+    yield "s3://runs"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_submit_fail_resume_and_collect_on_s3(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gate = tmp_path / "gate"
+    provider = Gate({"gate": str(gate)})
+    set_parallel({"env": "local", "n_workers": 2, "n_shards": 2})
+    try:
+        run = Waiting(provider, async_mode=True, run_dir=f"{bucket}/a run")(range(10))
+    finally:
+        set_parallel(None)
+    assert isinstance(run, espnet3.Run)
+    state = run.wait(timeout=60, interval=0.2)
+    assert state.counts() == {"done": 1, "failed": 1}, state.unfinished()
+    with pytest.raises(IncompleteRun) as caught:
+        run.collect(patience=0)
+    assert caught.value.ranks == [1]
+    assert "item 7: RuntimeError: the gate is shut" in caught.value.causes[1]
+
+    gate.touch()
+    assert run.resume().ranks == [1]
+    state = run.wait(timeout=60, interval=0.2)
+    assert state.done, state.unfinished()
+    assert run.collect(patience=0) == [i * i for i in range(10)]
+
+    written = run.collect(f"{bucket}/merged.jsonl", patience=0)
+    import s3fs
+
+    lines = s3fs.S3FileSystem().cat(written.output).splitlines()
+    assert [json.loads(line)["result"] for line in lines] == [i * i for i in range(10)]
+    assert run.logs(1)[0].startswith(str(tmp_path / "espnet3_logs"))
+
+
+# --- a store and a network in trouble -------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyProxy]:
+    """A proxy before a server of this test's own, with the bucket `runs`."""
+    monkeypatch.chdir(tmp_path)
+    with faulty_s3(monkeypatch, "runs", read_timeout=0.5) as proxy:
+        yield proxy
+        (tmp_path / GATE).touch()
+
+
+def _submit(folder: Path, n_items: int, gated: list[int], **keys: Any) -> Run:
+    config = parallel("local", preflight=False, checkpoint_every=0.2, **keys)
+    provider = Workshop({"folder": str(folder), "gated": gated})
+    return submit_run(Noting(provider), range(n_items), run_dir="s3://runs/run", parallel=config)
+
+
+def _done(run: Run) -> Run:
+    state = run.wait(timeout=100, interval=0.2)
+    assert state.done, state.unfinished()
+    return run
+
+
+@pytest.mark.slow
+def test_the_whole_life_of_a_run_through_faults_of_all_kinds(
+    proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    proxy.schedule = at_random(seed=4, rate=0.2)
+    run = _submit(tmp_path, 12, [4, 10], n_workers=2, n_shards=2)
+    store = open_store(run.run_dir)
+    # Shard 0 waits at item 4 and shard 1 at item 10; all before that is durable.
+    wait_for(lambda: noted(tmp_path, "begun") == once([0, 1, 2, 3, 4, 6, 7, 8, 9, 10]), "begun")
+    wait_for(lambda: _durable(store) == 8, "a checkpoint is made while an item takes long")
+    assert set(states(run).values()) == {"running"}
+    for pid in processes_of(run):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not processes_of(run), "the killed are gone")
+    assert set(states(run).values()) == {"lost"}
+    assert run.resume().ranks == [0, 1]
+    wait_for(lambda: noted(tmp_path, "begun")[10] == 2, "the resumed shards wait as well")
+    run.cancel()
+    wait_for(lambda: not processes_of(run), "the cancelled are gone")
+    assert set(states(run).values()) == {"interrupted"}
+    (tmp_path / GATE).touch()
+    assert run.resume().ranks == [0, 1]
+    assert _done(run).collect(patience=0) == locally(tmp_path, 12)
+    assert noted(tmp_path, "finished") == once(range(12))
+    assert proxy.injected.keys() == set(KINDS), "the seed is one that has them all"
+    written = run.collect("s3://runs/merged.jsonl", patience=0)
+    assert written.records == 12
+
+
+def _durable(store: Store) -> int:
+    files = [layout.parse_result(entry.name) for entry in store.list(layout.RESULTS)]
+    return sum(store.read(layout.result(*file)).count(b"\n") for file in files if file)
+
+
+def _each_first(kinds: tuple[str, ...], method: str, conditional: bool) -> Schedule:
+    """Spoil the first of such requests for each object, by turns in these ways."""
+    seen: Counter[str] = Counter()
+
+    def decide(request: Request) -> str | None:
+        if (request.method, request.conditional) != (method, conditional):
+            return None
+        path = request.path.partition("?")[0]
+        seen[path] += 1
+        return kinds[len(seen) % len(kinds)] if seen[path] == 1 else None
+
+    return decide
+
+
+def test_every_put_succeeds_and_none_hears_of_it(proxy: FaultyProxy, tmp_path: Path) -> None:
+    proxy.schedule = _each_first(("lost", "lost 500", "late"), "PUT", True)
+    run = _done(_submit(tmp_path, 6, [], n_workers=2, n_shards=3))
+    assert run.collect(patience=0) == locally(tmp_path, 6)
+    assert noted(tmp_path, "begun") == once(range(6))
+    store = open_store(run.run_dir)
+    names = [entry.name for entry in store.list(layout.ATTEMPTS)]
+    assert len(names) == 3
+    assert all(".started." in name for name in names)
+    files = [f for folder in layout.FOLDERS for f in store.list(folder)]
+    # The probe of `prepare` too: each file was created by a put whose answer was lost.
+    assert sum(proxy.injected.values()) == len(files) + len([layout.RUN, "probe"])
+
+
+def test_bodies_that_are_cut_are_asked_for_again(proxy: FaultyProxy, tmp_path: Path) -> None:
+    run = _done(_submit(tmp_path, 6, [], n_workers=1, n_shards=1))
+    proxy.schedule = _each_first(("cut",), "GET", False)
+    assert run.collect(patience=0) == locally(tmp_path, 6)
+    assert proxy.injected["cut"] >= 3  # run.json, a receipt, results
+
+
+def test_a_store_that_stays_down_is_an_error_of_one_line(
+    proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "retry", RetryPolicy(tries=3, first=0.01))
+    proxy.schedule = lambda request: "503" if request.conditional else None
+    with pytest.raises(RunDirectoryError, match="the store says SlowDown") as refused:
+        _submit(tmp_path, 6, [])
+    assert "\n" not in str(refused.value)
+    proxy.schedule = lambda request: None
+    run = _done(_submit(tmp_path, 6, [], n_workers=1, n_shards=1))
+    proxy.injected.clear()
+    proxy.schedule = lambda request: "500" if request.method == "GET" else None
+    with pytest.raises(StoreError, match=r"InternalError \(tried 3 times\)$"):
+        run.collect(patience=0)
+    assert proxy.injected == {"500": 3}  # s3fs and botocore do not multiply it
+    proxy.schedule = lambda request: "500" if "merged" in request.path else None
+    with pytest.raises(StoreError, match=r"s3://runs/merged: "):
+        run.collect("s3://runs/merged", patience=0)
+    proxy.schedule = lambda request: None
+    assert not open_store("s3://runs").exists("merged")

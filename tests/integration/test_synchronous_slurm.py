@@ -1,0 +1,146 @@
+"""Dask workers as jobs of a real Slurm."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from omegaconf import OmegaConf
+
+from espnet3.parallel import set_parallel
+from espnet3.parallel.parallel import (
+    DictReturnWorkerPlugin,
+    get_client,
+    make_client,
+    parallel_for,
+)
+from espnet3.specs.errors import NoWorkers, SubmissionRefused
+from tests.integration.helpers import TINY, noted, wait_for
+from tests.integration.slurm_cluster import SlurmCluster
+from tests.integration.sync_runners import Env, Misbehaving, Scale, add_offset, make_env
+
+JOBS: dict[str, Any] = {
+    "env": "slurm",
+    "n_workers": 2,
+    "options": {**TINY, "memory": "300MB", "interface": "lo", "walltime": "00:30:00"},
+}
+
+
+def with_options(**options: Any) -> dict[str, Any]:
+    """The config with further options."""
+    return {**JOBS, "options": {**JOBS["options"], **options}}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Slurm writes logs to the current folder; the workers find the tests all the same."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    yield
+    set_parallel(None)
+
+
+def test_one_call(slurm: SlurmCluster, tmp_path: Path) -> None:
+    set_parallel(JOBS)
+    provider = Env({"scale": 2, "folder": str(tmp_path)})
+    assert Scale(provider)(range(2000)) == [*range(0, 4000, 2)]
+    wait_for(lambda: len(slurm.jobs("--states=RUNNING")) == 2, "there are not two workers")
+    # The environment is there before a worker that comes later takes its first task.
+    wait_for(lambda: len(noted(tmp_path, "built")) == 2, "the environment was not built twice")
+    assert Scale(provider)(range(2000)) == [*range(0, 4000, 2)]
+    assert set(noted(tmp_path, "built").values()) == {1}
+    set_parallel(None)
+    wait_for(lambda: not slurm.jobs("--states=PENDING,RUNNING"), "jobs are left")
+
+
+def test_the_example_of_the_guide() -> None:
+    cfg = OmegaConf.create({"parallel_cpu": JOBS})
+    with get_client(cfg.parallel_cpu) as client:
+        plugin = DictReturnWorkerPlugin(setup_fn=make_env)
+        client.register_worker_plugin(plugin, name="env")
+        items = [*parallel_for(add_offset, range(10), client=client)]
+    assert sorted(items) == [*range(100, 110)]
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    set_parallel(JOBS)
+    runner = Misbehaving(Env({"deed": "kill once", "folder": str(tmp_path)}))
+    assert runner(range(100)) == [*range(100)]
+    assert (tmp_path / "killed").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"queue": "short", "walltime": "01:00:00"}, "PartitionTimeLimit"),  # it ends jobs at 5 min
+        ({"queue": "wide"}, "PartitionNodeLimit"),  # its jobs have two nodes at least
+        ({"job_extra_directives": ["--hold"]}, "JobHeldUser"),
+    ],
+)
+def test_slurm_says_why_no_worker_comes(
+    slurm: SlurmCluster, options: dict[str, Any], reason: str
+) -> None:
+    slurm.run("scontrol", "create", "PartitionName=wide", "Nodes=ALL", "MinNodes=2", "State=UP")
+    config = with_options(**options)
+    with pytest.raises(NoWorkers, match=f"PENDING {reason}") as caught:
+        make_client({**config, "start_timeout": 4})
+    assert caught.value.env == "slurm"
+    assert slurm.jobs("--states=PENDING,RUNNING") == []
+    slurm.run("scontrol", "delete", "PartitionName=wide")
+
+
+def test_slurm_refuses_the_job(slurm: SlurmCluster) -> None:
+    with pytest.raises(SubmissionRefused, match="invalid partition specified: nowhere"):
+        make_client(with_options(queue="nowhere"))
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+
+HERE = Path(__file__).parent
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+class Wait(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        Path(HERE, "waiting").touch()
+        time.sleep(600)
+
+if __name__ == "__main__":
+    set_parallel(CONFIG)
+    Wait(Provider({}))(range(4))
+"""
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "queued"])
+def test_ctrl_c_leaves_no_job(slurm: SlurmCluster, tmp_path: Path, running: bool) -> None:
+    config = JOBS if running else with_options(job_extra_directives=["--hold"])
+    script = tmp_path / "wait.py"
+    script.write_text(SCRIPT.replace("CONFIG", repr({**config, "n_workers": 3})))
+    driver = subprocess.Popen(
+        [sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    if running:
+        wait_for((tmp_path / "waiting").exists, "no item was begun")
+    else:
+        wait_for(lambda: slurm.jobs("--states=PENDING"), "no job was queued")
+    os.killpg(driver.pid, signal.SIGINT)
+    _, errors = driver.communicate(timeout=60)
+    assert re.search(r"^KeyboardInterrupt", errors, re.MULTILINE)
+    assert not psutil.pid_exists(driver.pid)
+    wait_for(lambda: not slurm.jobs("--states=PENDING,RUNNING"), "jobs are left", 20)

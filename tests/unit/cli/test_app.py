@@ -1,0 +1,104 @@
+"""Exit codes and messages of the commands, where no run is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet3.cli.app import app, run
+
+COMMANDS = ["submit", "status", "watch", "collect", "resume", "cancel", "logs", "run-shard"]
+
+
+def test_commands_stand_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [*app.commands] == COMMANDS
+    assert run(["--help"]) == 0
+    out = capsys.readouterr().out
+    positions = [out.index(f"\n  {name} ") for name in COMMANDS]
+    assert positions == sorted(positions)
+    assert "..." not in out.split("Commands:")[1]  # no sentence is cut
+    assert "\n    espnet3 watch RUN_DIR  " in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    assert "Usage: espnet3 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["frobnicate"],
+        ["status"],
+        ["status", "--frob", "r"],
+        ["logs", "r", "x"],
+        ["watch", "r", "--interval", "0"],
+        ["collect", "r", "--errors", "ignore"],
+        ["collect", "r", "--json"],
+    ],
+)
+def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Usage: espnet3" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "nowhere"],
+        ["status", "nowhere", "--json"],
+        ["watch", "nowhere"],
+        ["collect", "nowhere"],
+        ["collect", "nowhere", "-o", "x"],
+        ["resume", "nowhere"],
+        ["resume", "nowhere", "5-3"],
+        ["resume", "nowhere", "a=1"],
+        ["resume", "nowhere", "--set", "a"],
+        ["cancel", "nowhere"],
+        ["logs", "nowhere", "0"],
+        ["status", "nosuch://bucket/run"],
+        ["status", ""],
+    ],
+)
+def test_no_run_directory(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("espnet3: ")
+    assert err.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_damaged_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text("{")
+    assert run(["status", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"espnet3: {tmp_path}/run.json: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["collect", "resume"])
+def test_the_environment_says_how_long_commands_wait(name: str) -> None:
+    code = (
+        "from espnet3.cli.app import app\n"
+        f"print(app.commands[{name!r}].make_context({name!r}, ['r']).params['patience'])"
+    )
+    environ = {**os.environ, "ESPNET3_PATIENCE": "7"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
+    assert float(said.stdout) == 7

@@ -1,0 +1,191 @@
+"""What people and programs see of a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from espnet3.cli import show, terminal
+from espnet3.specs.errors import EspnetError
+from espnet3.status.shard_states import RunStatus, ShardStatus
+from espnet3.submit.launch import Rendered
+from espnet3.submit.submission import Submitted
+
+SEEN = RunStatus(
+    "/shared/a run",
+    [
+        ShardStatus(0, "done", "", 1, 0),
+        ShardStatus(1, "failed", "ValueError:\t[red]seven[/red]\nis bad", 2, 0),
+        ShardStatus(2, "running", "since 2026-01-02 on node1", 1, 2),
+        ShardStatus(3, "pending"),
+    ],
+)
+MANY = RunStatus("/r", [ShardStatus(rank, "lost", f"cause {rank}", 1, rank) for rank in range(50)])
+DONE = RunStatus("/r", [ShardStatus(0, "done", "", 1, 0)])
+
+
+def drawn(
+    seen: RunStatus, *, width: int = 100, colour: bool = False, encoding: str = "utf-8"
+) -> str:
+    buffer = io.BytesIO()
+    file = io.TextIOWrapper(buffer, encoding=encoding)
+    terminal.status(
+        seen,
+        Console(file=file, width=width, force_terminal=colour, highlight=False, no_color=False),
+    )
+    file.flush()
+    return buffer.getvalue().decode(encoding)
+
+
+def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    show.status(replace(SEEN, scheduler_problem="slurm: no\nanswer"))
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "1 of 4 shards done, 1 running, 1 pending, 1 failed",
+        "1\tfailed\t2\t0\tValueError: [red]seven[/red] is bad",
+        "2\trunning\t1\t2\tsince 2026-01-02 on node1",
+        "3\tpending\t-\t-\t",
+    ]
+    assert err == "espnet3: slurm: no answer\n"
+
+
+def test_every_unfinished_shard_has_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show.status(MANY)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 50
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show.json_document(show.status_document(SEEN))
+    found = json.loads(capsys.readouterr().out)
+    assert [*found] == [
+        "run_dir", "world_size", "counts", "done", "live", "scheduler_problem", "shards",
+    ]  # fmt: skip
+    assert found["world_size"] == 4
+    assert found["counts"] == {"done": 1, "running": 1, "pending": 1, "failed": 1}
+    assert (found["done"], found["live"], found["scheduler_problem"]) == (False, True, None)
+    assert found["shards"][2] == {
+        "rank": 2,
+        "state": "running",
+        "cause": "since 2026-01-02 on node1",
+        "submission": 1,
+        "task": 2,
+    }
+
+
+def test_a_table_on_a_terminal() -> None:
+    text = drawn(SEEN)
+    assert "1 of 4 done, 1 running, 1 pending, 1 failed" in text
+    assert "0002/0" in text
+    assert "[red]seven[/red] is bad" in text  # no markup of rich
+    assert "\x1b[31mfailed" in drawn(SEEN, colour=True)
+
+
+def test_a_long_table_is_cut() -> None:
+    lines = drawn(MANY).splitlines()
+    assert len(lines) == 2 + 1 + show.ROWS + 1
+    assert lines[-1].strip() == "and 30 more"
+
+
+def test_a_narrow_terminal_loses_no_word_of_a_cause() -> None:
+    text = drawn(SEEN, width=50)
+    assert "2026-01-02" in text
+    assert "node1" in text
+
+
+def test_nothing_but_ascii_where_the_terminal_knows_no_more() -> None:
+    assert "====" in drawn(SEEN, encoding="ascii")
+
+
+def test_in_the_bar_every_state_has_its_share() -> None:
+    shards = [ShardStatus(rank, "done") for rank in range(999)] + [ShardStatus(999, "failed")]
+    drawn_bar = terminal.bar(RunStatus("/r", shards))
+    assert len(drawn_bar) == 40
+    assert [(span.end - span.start, span.style) for span in drawn_bar.spans] == [
+        (39, "green"),
+        (1, "red"),
+    ]
+    assert len(terminal.bar(DONE, width=10)) == 10
+
+
+def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.follower() as view:
+        for seen in (SEEN, SEEN, replace(SEEN, shards=SEEN.shards[:2]), DONE):
+            view.update(seen)
+        view.end(DONE)
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 4 shards done, 1 running, 1 pending, 1 failed",
+        "1 of 2 shards done, 1 failed",
+        "1 of 1 shards done",
+    ]
+
+
+def test_following_on_a_terminal() -> None:
+    file = io.StringIO()
+    with terminal.LiveFollower(Console(file=file, width=100, force_terminal=True)) as view:
+        view.update(SEEN)
+        view.end(MANY)
+    text = file.getvalue()
+    assert "1 running" in text
+    assert "and 30 more" in text
+    assert "espnet3 resume /r" in text
+    assert text.endswith("\n")
+
+
+def test_following_ends_well_when_a_look_fails() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=True)
+    with pytest.raises(EspnetError), terminal.LiveFollower(console):
+        raise EspnetError("gone")
+    assert "\x1b[?25h" in file.getvalue()  # the cursor is back
+
+
+def test_a_submission(capsys: pytest.CaptureFixture[str]) -> None:
+    show.submitted(Submitted("/a run", 2, [1, 3], ["17", "18"], {0: "done", 2: "running: here"}))
+    assert capsys.readouterr().out.splitlines() == [
+        "run directory\t/a run",
+        "submission\t0002",
+        "shards\t2",
+        "jobs\t17 18",
+        "left alone\t1 done, 1 running",
+        "next\tespnet3 watch '/a run'",
+        "next\tespnet3 collect '/a run' -o results.jsonl",
+    ]
+
+
+def test_nothing_to_submit(capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = Submitted("/r", None, [], [], {0: "done"})
+    show.submitted(nothing)
+    assert capsys.readouterr().out.splitlines() == [
+        "run directory\t/r",
+        "submission\tnone, there is nothing to submit",
+        "left alone\t1 done",
+        "next\tespnet3 collect /r -o results.jsonl",
+    ]
+    show.json_document(show.submitted_document(nothing))
+    assert json.loads(capsys.readouterr().out)["left_alone"] == {"0": "done"}
+
+
+@pytest.mark.parametrize(("jobs", "shown"), [(1, 1), (3, 3), (4, 1)])
+def test_a_dry_run(jobs: int, shown: int, capsys: pytest.CaptureFixture[str]) -> None:
+    show.rendered([Rendered("#!/bin/sh\ntrue\n", ["sbatch", "--name=a b"])] * jobs)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "sbatch '--name=a b' SCRIPT"
+    assert lines.count("#!/bin/sh") == shown
+    assert lines[-1].startswith(f"# and {jobs - shown} more") is (jobs > shown)
+
+
+def test_a_dry_run_of_what_needs_no_job(capsys: pytest.CaptureFixture[str]) -> None:
+    show.rendered([])
+    assert capsys.readouterr().out.startswith("# nothing to submit: ")
+
+
+def test_no_sign_of_life_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not sys.stderr.isatty()
+    with show.waiting("working"):
+        pass
+    assert capsys.readouterr() == ("", "")

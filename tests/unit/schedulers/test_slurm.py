@@ -1,0 +1,362 @@
+"""Slurm's dialect: what its commands print, as they print it, and what a job may inherit.
+
+The commands are small programs that print what Slurm 22.05 prints; a real Slurm is asked by the
+tests in tests/integration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.schedulers.slurm import SlurmScheduler
+from espnet3.specs.errors import ConfigError, SchedulerUnavailable
+from espnet3.specs.items import ItemRange
+from espnet3.specs.models import (
+    AcceptedJob,
+    AcceptedJobs,
+    PlannedJob,
+    ProcessIdentity,
+    Submission,
+)
+
+SLURM = SlurmScheduler()
+ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def entry(*jobs: tuple[str, int, str | None], number: int = 1) -> KnownSubmission:
+    """A submission of jobs (name, number of tasks, id); no record where no job has an id."""
+    planned, first = [], 0
+    for name, n_tasks, _ in jobs:
+        planned.append(PlannedJob(name=name, first_task=first, n_tasks=n_tasks, log="l"))
+        first += n_tasks
+    submission = Submission(
+        number=number, created=NOW, submitter=ME, scheduler="slurm", n_workers=1, shards_per_job=1,
+        options={}, worker_command=["python"], submit_command=["sbatch"], script="",
+        log_directory="/logs", parallel={"env": "slurm"},
+        ranks=ItemRange(start=0, stop=first), jobs=planned,
+    )  # fmt: skip
+    accepted = [AcceptedJob(name=n, job_id=i) for n, _, i in jobs if i is not None]
+    recorded = AcceptedJobs(number=number, created=NOW, recorded_by=ME, jobs=accepted)
+    return KnownSubmission(submission, recorded if accepted else None)
+
+
+class Commands:
+    """Programs on the PATH that print a given text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def say(self, name: str, out: str = "", err: str = "", code: int = 0) -> None:
+        (self.folder / f"{name}.out").write_text(out)
+        (self.folder / f"{name}.err").write_text(err)
+        program = self.folder / name
+        program.write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$@" >> {self.folder}/{name}.args\n'
+            f"/bin/cat {self.folder}/{name}.out; /bin/cat {self.folder}/{name}.err >&2\n"
+            f"exit {code}\n"
+        )
+        program.chmod(0o755)
+
+    def asked(self, name: str) -> list[str]:
+        file = self.folder / f"{name}.args"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return Commands(tmp_path)
+
+
+# --- ids ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "job_id"),
+    [
+        ("4567\n", "4567"),
+        ("4567", "4567"),
+        ("123;cluster\n", "123;cluster"),
+        ("Welcome to node17\n4567\n", "4567"),
+        ("Welcome to node17\n\n   4567;big \nYour project has 300 hours left\n", "4567;big"),
+        ("17 users are here\n4567\n", "4567"),
+        ("Quota:\n99\n4567\n", "4567"),
+        ("", None),
+        ("Welcome to node17\n", None),
+        ("sbatch: error: Batch job submission failed: 12 reasons\n", None),
+        ("Submitted batch job 4567 \n", None),
+    ],
+)
+def test_the_job_id_is_found_between_banners(output: str, job_id: str | None) -> None:
+    assert SLURM.parse_job_id(output) == job_id
+
+
+@pytest.mark.parametrize(
+    ("environ", "index", "job_id", "requeued"),
+    [
+        ({}, None, None, False),
+        ({"SLURM_JOB_ID": "12"}, None, "12", False),
+        (
+            {"SLURM_JOB_ID": "14", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "7"},
+            7, "12_7", False,
+        ),
+        ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "0"}, 0, "12_0", False),
+        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "0"}, None, "12", False),
+        ({"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "2"}, None, "12", True),
+    ],
+)  # fmt: skip
+def test_a_worker_finds_its_task(
+    environ: dict[str, str], index: int | None, job_id: str | None, requeued: bool
+) -> None:
+    assert SLURM.array_index(environ) == index
+    assert SLURM.job_id(environ) == job_id
+    assert SLURM.was_requeued(environ) is requeued
+
+
+def test_arrays_and_dependencies_as_sbatch_takes_them() -> None:
+    job = PlannedJob(name="n", first_task=100, n_tasks=50, throttle=4, log="l")
+    assert SLURM.array_arguments(job) == ["--array=0-49%4"]
+    assert SLURM.array_arguments(job.model_copy(update={"throttle": None})) == ["--array=0-49"]
+    assert SLURM.after_argument("12") == ["--dependency=afterany:12"]
+
+
+# --- the environment ----------------------------------------------------------------------------
+
+
+def test_what_an_enclosing_job_left_is_scrubbed_and_the_rest_kept() -> None:
+    environ = {
+        "PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_TIME_FORMAT": "standard",
+        "SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "100", "SBATCH_PARTITION": "x",
+        "SRUN_CPUS_PER_TASK": "2", "PMI_RANK": "0", "PMIX_RANK": "0", "MY_SLURM_X": "1",
+        "SLURMX": "1", "CUDA_VISIBLE_DEVICES": "0",
+    }  # fmt: skip
+    assert SLURM.scrubbed(environ) == {
+        name: environ[name]
+        for name in ("PATH", "SLURM_CONF", "SLURM_TIME_FORMAT", "MY_SLURM_X", "SLURMX",
+                     "CUDA_VISIBLE_DEVICES")
+    }  # fmt: skip
+    assert get_scheduler("local").scrubbed(environ) == environ
+
+
+def test_queries_are_asked_without_an_enclosing_job(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "99")
+    monkeypatch.setenv("SLURM_CONF", "/x")
+    program = commands.folder / "scontrol"
+    program.write_text('#!/bin/sh\necho "MaxArraySize = 10${SLURM_JOB_ID}$SLURM_CONF"\n')
+    program.chmod(0o755)
+    assert asyncio.run(SLURM.max_array_size()) == 10
+
+
+# --- queries ------------------------------------------------------------------------------------
+
+
+def query(*entries: KnownSubmission) -> dict[Any, TaskState]:
+    return asyncio.run(SLURM.query(entries))
+
+
+def test_rows_of_squeue_find_their_tasks_whatever_the_name_holds(commands: Commands) -> None:
+    commands.say(
+        "squeue",
+        "12|0|RUNNING|None|a|b|c\n"
+        "12|1|PENDING|JobArrayTaskLimit|a|b|c\n"
+        "13|N/A|PENDING|(null)|x y\n"
+        "99|0|RUNNING|None|a|b|c-of-somebody-else\n"
+        "12|2|COMPLETED|None|a|b|c\n"
+        "12|3|CANCELLED|None|a|b|c\n",
+    )
+    assert query(entry(("a|b|c", 4, "12"), ("x y", 1, "13"))) == {
+        (1, 0): TaskState("running", "RUNNING", ""),
+        (1, 1): TaskState(
+            "queued",
+            "PENDING",
+            "as many tasks of its array run as may at a time (JobArrayTaskLimit)",
+        ),
+        (1, 4): TaskState("queued", "PENDING", ""),
+        (1, 2): TaskState("ended", "COMPLETED", ""),
+        (1, 3): TaskState("ended", "CANCELLED", ""),
+    }
+    assert "--jobs=12,13" in commands.asked("squeue")
+    assert commands.asked("sacct") == []  # squeue knew them all
+
+
+def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:
+    commands.say("squeue", "77|1|RUNNING|None|my|job\n78|0|RUNNING|None|other\n")
+    assert query(entry(("my|job", 2, None))) == {(1, 1): TaskState("running", "RUNNING", "")}
+    assert "--user=me" in commands.asked("squeue")
+
+
+def test_jobs_of_which_no_id_was_recorded_are_never_asked_for_by_an_empty_list(
+    commands: Commands,
+) -> None:
+    commands.say("squeue", "12|1|RUNNING|None|a\n")
+    assert query() == {}
+    assert commands.asked("squeue") == []
+    record = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=[], refused="no")
+    refused = entry(("a", 2, None))._replace(recorded=record)
+    assert query(refused) == {(1, 1): TaskState("running", "RUNNING", "")}
+    assert "--user=me" in commands.asked("squeue")
+    assert not any(word.startswith("--jobs") for word in commands.asked("squeue"))
+
+
+def test_a_banner_in_the_answer_is_passed_over(commands: Commands) -> None:
+    commands.say("squeue", "Welcome to node17\n12|0|RUNNING|None|a\n\n")
+    commands.say("sacct", "Welcome\n12_1|TIMEOUT|0:0\n")
+    assert query(entry(("a", 2, "12"))) == {
+        (1, 0): TaskState("running", "RUNNING", ""),
+        (1, 1): TaskState("ended", "TIMEOUT", ""),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "state"),
+    [
+        ("12_0|COMPLETED|0:0\n12_0.batch|COMPLETED|0:0\n", ("COMPLETED", "")),
+        ("12_0|FAILED|1:0\n12_0.batch|FAILED|1:0\n", ("FAILED", "exit code 1")),
+        ("12_0|CANCELLED by 1000|0:15\n", ("CANCELLED", "by user 1000, signal 15", 15)),
+        ("12_0|OUT_OF_ME+|0:125\n", ("OUT_OF_ME", "")),
+        (
+            "12_0|FAILED|0:9\n12_0.batch|OUT_OF_MEMORY|0:125\n12_0.extern|COMPLETED|0:0\n",
+            ("OUT_OF_MEMORY", ""),
+        ),
+        ("12_0|TIMEOUT|0:0\n12_0.batch|CANCELLED|0:15\n", ("TIMEOUT", "")),
+        ("12_0|PREEMPTED|0:0\n", ("PREEMPTED", "")),
+        ("12_0|NODE_FAIL|0:0|more\n", ("NODE_FAIL", "")),
+        ("12_[0-9%2]|PENDING|0:0\n", None),
+        ("12_0|RUNNING|0:0\n", None),
+        ("13_0|TIMEOUT|0:0\n", None),
+        ("", None),
+    ],
+)
+def test_accounting_knows_what_squeue_has_forgotten(
+    commands: Commands, rows: str, state: tuple[Any, ...] | None
+) -> None:
+    commands.say("squeue", "", "slurm_load_jobs error: Invalid job id specified\n", 1)
+    commands.say("sacct", rows)
+    expected = {} if state is None else {(1, 0): TaskState("ended", *state)}
+    assert query(entry(("a", 1, "12"))) == expected
+    assert any(word.startswith("--starttime=2026-01-0") for word in commands.asked("sacct"))
+
+
+def test_tasks_that_never_began_share_a_row_of_accounting(commands: Commands) -> None:
+    commands.say("squeue", "", "slurm_load_jobs error: Invalid job id specified\n", 1)
+    rows = "12_[0-1,3,5-9:2%2]|CANCELLED by 7|0:0\n12_3|TIMEOUT|0:0\n12_[x]|CANCELLED|0:0\n"
+    commands.say("sacct", rows)
+    cancelled = TaskState("ended", "CANCELLED", "by user 7")
+    assert query(entry(("a", 8, "12"))) == {
+        (1, 0): cancelled,
+        (1, 1): cancelled,
+        (1, 3): TaskState("ended", "TIMEOUT"),
+        (1, 5): cancelled,
+        (1, 7): cancelled,
+    }
+
+
+def test_jobs_of_other_clusters_are_asked_for_there(commands: Commands) -> None:
+    commands.say("squeue", "\n12|0|RUNNING|None|a\n")
+    commands.say("sacct", "12_1|TIMEOUT|0:0\n")
+    assert query(entry(("a", 2, "12;big"))) == {
+        (1, 0): TaskState("running", "RUNNING"),
+        (1, 1): TaskState("ended", "TIMEOUT"),
+    }
+    assert "--clusters=big" in commands.asked("squeue")
+    assert "--clusters=big" in commands.asked("sacct")
+    assert "--jobs=12" in commands.asked("squeue")
+    commands.say("scancel")
+    asyncio.run(SLURM.cancel([AcceptedJob(name="a", job_id="12;big")]))
+    assert commands.asked("scancel") == ["--clusters=big", "12"]
+    assert SLURM.after_argument("12;big") == ["--dependency=afterany:12"]
+    assert SLURM.task_name("12;big", 3) == "12_3 on cluster big"
+    commands.say("squeue", "CLUSTER: big\nARRAY_JOB_ID|NAME\n14|a\nCLUSTER: small\n15|b\n")
+    planned = [PlannedJob(name=name, first_task=0, n_tasks=1, log="l") for name in ("a", "b")]
+    assert asyncio.run(SLURM.find(planned, "me")) == [
+        AcceptedJob(name="a", job_id="14;big"),
+        AcceptedJob(name="b", job_id="15;small"),
+    ]
+
+
+def test_how_a_batch_script_ended(commands: Commands) -> None:
+    commands.say("sacct", "", "Slurm accounting storage is disabled\n", 1)
+    states = "".join(f"12|{i}|FAILED|JobLaunchFailure|a\n" for i in range(4))
+    program = commands.folder / "squeue"
+    endings = "12 0 9\n12 1 139\n12 2 32512\n12 3 1\n"
+    program.write_text(
+        f"#!/bin/sh\ncase \"$*\" in *exit_code*) printf '{endings}';; *) printf '{states}';; esac\n"
+    )
+    program.chmod(0o755)
+    assert query(entry(("a", 4, "12"))) == {
+        (1, 0): TaskState("ended", "FAILED", "signal 9", 9),
+        (1, 1): TaskState("ended", "FAILED", "signal 11", 11),
+        (1, 2): TaskState("ended", "FAILED", "exit code 127"),
+        (1, 3): TaskState("ended", "FAILED", "exit code 1"),
+    }
+
+
+def test_a_site_without_accounting(commands: Commands) -> None:
+    commands.say("squeue", "12|0|RUNNING|None|a\n")
+    commands.say("sacct", "", "Slurm accounting storage is disabled\n", 1)
+    assert query(entry(("a", 2, "12"))) == {(1, 0): TaskState("running", "RUNNING", "")}
+
+
+Ask = Callable[[], Any]
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("squeue", lambda: SLURM.query([entry(("a", 1, "12"))])),
+        (
+            "squeue",
+            lambda: SLURM.find([PlannedJob(name="a", first_task=0, n_tasks=1, log="l")], "me"),
+        ),
+        ("scontrol", lambda: SLURM.max_array_size()),
+        ("scancel", lambda: SLURM.cancel([AcceptedJob(name="a", job_id="12")])),
+    ],
+)
+def test_a_failed_query_says_unknown_and_not_gone(commands: Commands, name: str, ask: Ask) -> None:
+    with pytest.raises(SchedulerUnavailable, match=f"{name} is not on this host's PATH"):
+        asyncio.run(ask())
+    commands.say(name, "", "slurm_load: Unable to contact slurm controller\n(connect failure)\n", 1)
+    with pytest.raises(SchedulerUnavailable) as caught:
+        asyncio.run(ask())
+    assert str(caught.value).startswith("slurm: slurm_load: Unable to contact slurm controller")
+    assert "\n" not in str(caught.value)
+    os.chmod(commands.folder / name, 0o644)
+    with pytest.raises(SchedulerUnavailable):
+        asyncio.run(ask())
+
+
+def test_jobs_are_found_by_their_whole_names(commands: Commands) -> None:
+    commands.say("squeue", "12|a|b\n12|a|b\n13|a\n14|a|bc\n")
+    planned = [
+        PlannedJob(name=name, first_task=0, n_tasks=1, log="l") for name in ("a|b", "a", "z")
+    ]
+    assert asyncio.run(SLURM.find(planned, "me")) == [
+        AcceptedJob(name="a", job_id="13"),
+        AcceptedJob(name="a|b", job_id="12"),
+    ]
+
+
+def test_cancelling_what_has_ended_is_no_error(commands: Commands) -> None:
+    commands.say("scancel", "", "scancel: error: Kill job error on job id 12: Invalid job id\n", 1)
+    asyncio.run(SLURM.cancel([AcceptedJob(name="a", job_id="12")]))
+    assert commands.asked("scancel") == ["12"]
+    asyncio.run(SLURM.cancel([]))
+    assert commands.asked("scancel") == ["12"]
+
+
+@pytest.mark.parametrize("name", ["kube", "ssh", "local_gpu", "", "slrum"])
+def test_an_env_without_a_dialect_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="has no asynchronous mode here; it works with local"):
+        get_scheduler(name)

@@ -1,0 +1,173 @@
+"""Hypothesis strategies for JSON values and for every persisted model."""
+
+from __future__ import annotations
+
+import types
+from datetime import UTC, datetime, timedelta, timezone
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import annotated_types
+from hypothesis import strategies as st
+from pydantic import AwareDatetime, BaseModel, JsonValue
+from pydantic.fields import FieldInfo
+
+from espnet3.specs.config import ParallelConfig
+from espnet3.specs.items import ItemList, ItemRange, count_batches
+from espnet3.specs.models import MAX_SHARDS, Receipt, ResultPart, RunSpec, Submission, Withdrawal
+
+Model = TypeVar("Model", bound=BaseModel)
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+SCALARS = (
+    st.none() | st.booleans() | INT64 | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+TIMES = st.datetimes(
+    datetime(1970, 1, 1),  # the time zone is drawn beside
+    datetime(2200, 1, 1),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
+)
+RANKS = st.one_of(
+    st.builds(
+        lambda start, n, step: ItemRange(start=start, stop=start + n * step, step=step),
+        st.integers(0, 10**6),
+        st.integers(1, 10),
+        st.integers(1, 10),
+    ),
+    st.builds(
+        lambda values: ItemList(values=values),
+        st.lists(st.integers(0, 10**7), min_size=1, max_size=8),
+    ),
+)
+
+
+@cache
+def models(model: type[Model]) -> st.SearchStrategy[Model]:
+    """Instances of a model, drawn from the annotations of its fields."""
+    drawn: dict[str, st.SearchStrategy[Any]] = {
+        name: _annotated(field.annotation, field.metadata)
+        for name, field in model.model_fields.items()
+    }
+    if model is Submission:
+        drawn["ranks"] = RANKS
+    if model is ParallelConfig:
+        return st.fixed_dictionaries(drawn).map(_config)  # type: ignore[arg-type]
+    if model is Withdrawal:
+        return st.fixed_dictionaries(drawn).map(_withdrawal)  # type: ignore[arg-type]
+    if model is Receipt:
+        return st.builds(_receipt, st.fixed_dictionaries(drawn), models(ResultPart))  # type: ignore[arg-type]
+    if model is Submission:
+        return st.fixed_dictionaries(drawn).map(_submission)  # type: ignore[arg-type]
+    if model is RunSpec:
+        return st.fixed_dictionaries(drawn).map(_run)  # type: ignore[arg-type]
+    return st.fixed_dictionaries(drawn).map(lambda fields: model(**fields))
+
+
+def _run(fields: dict[str, Any]) -> RunSpec:
+    """A run whose every shard has an item."""
+    n_items = count_batches(fields["n_inputs"], fields["batch_size"])
+    return RunSpec(**{**fields, "world_size": min(fields["world_size"], n_items, MAX_SHARDS)})
+
+
+def _submission(fields: dict[str, Any]) -> Submission:
+    """A submission whose jobs follow each other and hold all tasks."""
+    n_tasks = -(-len(fields["ranks"]) // fields["shards_per_job"])
+    jobs = fields["jobs"][:n_tasks]
+    first = [n_tasks * j // len(jobs) for j in range(len(jobs) + 1)]
+    shapes = [
+        {
+            "first_task": first[j],
+            "n_tasks": first[j + 1] - first[j],
+            "after": None if job.after is None or j == 0 else job.after % j,
+        }
+        for j, job in enumerate(jobs)
+    ]
+    fields["jobs"] = [j.model_copy(update=s) for j, s in zip(jobs, shapes, strict=True)]
+    return Submission(**fields)
+
+
+def _receipt(fields: dict[str, Any], part: ResultPart) -> Receipt:
+    """A receipt whose parts follow each other."""
+    rank, position, parts = fields["rank"], 0, []
+    for drawn in fields["parts"]:
+        tail = drawn.file.partition(".")[2]
+        parts.append(drawn.model_copy(update={"file": f"{rank:06d}.{tail}", "first": position}))
+        position += drawn.records
+    return Receipt(**{**fields, "parts": parts, "records": position})
+
+
+def _config(fields: dict[str, Any]) -> ParallelConfig:
+    """A config that limits errors only where they are recorded."""
+    limited = fields["max_errors"] is not None
+    return ParallelConfig(**{**fields, **({"on_error": "record"} if limited else {})})
+
+
+def _withdrawal(fields: dict[str, Any]) -> Withdrawal:
+    """A withdrawal whose files are its shard's."""
+    tails = (file.partition(".")[2] for file in fields["files"])
+    return Withdrawal(**{**fields, "files": [f"{fields['rank']:06d}.{tail}" for tail in tails]})
+
+
+def _annotated(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
+    low, pattern, least, above = None, None, 0, None
+    for entry in metadata:
+        if isinstance(entry, FieldInfo):
+            return _annotated(
+                annotation, [*(m for m in metadata if m is not entry), *entry.metadata]
+            )
+        if isinstance(entry, annotated_types.Ge):
+            low = entry.ge
+        elif isinstance(entry, annotated_types.Gt):
+            above = entry.gt
+        elif isinstance(entry, annotated_types.MinLen):
+            least = entry.min_length
+        elif getattr(entry, "pattern", None):
+            pattern = str(entry.pattern)
+    if annotation is int:
+        smallest: Any = -(10**12) if low is None else low
+        return st.integers(min_value=smallest, max_value=10**9)
+    if annotation is float:
+        bound: Any = above if above is not None else low
+        return st.floats(
+            min_value=bound,
+            exclude_min=above is not None,
+            allow_nan=False,
+            allow_infinity=False,
+        )
+    if annotation is str:
+        return TEXT if pattern is None else st.from_regex(pattern.strip("^$"), fullmatch=True)
+    if get_origin(annotation) is list:
+        (inner,) = get_args(annotation)
+        return st.lists(_annotated(inner, []), min_size=least, max_size=least + 2)
+    return _plain(annotation)
+
+
+def _plain(annotation: Any) -> st.SearchStrategy[Any]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation is bool:
+        return st.booleans()
+    if annotation is type(None):
+        return st.none()
+    if annotation is JsonValue:
+        return JSON
+    if annotation is AwareDatetime:
+        return TIMES
+    if annotation is ItemList:
+        return st.builds(lambda values: ItemList(values=values), st.lists(JSON, max_size=4))
+    if origin is Annotated:
+        return _annotated(arguments[0], list(arguments[1:]))
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if origin in (Union, types.UnionType):
+        return st.one_of([_annotated(argument, []) for argument in arguments])
+    if origin is dict:
+        return st.dictionaries(TEXT, _annotated(arguments[1], []), max_size=3)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return models(annotation)
+    raise TypeError(f"no strategy for {annotation!r}; add one")

@@ -1,0 +1,115 @@
+"""README, docs and the examples' pages: blocks are of known kinds, links lead somewhere.
+
+`tests/integration/test_documents.py` executes the blocks.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from espnet3.specs.errors import EspnetError
+from tests.documents import DOCUMENTS, LANGUAGES, ROOT, TEXT_BLOCKS, Block, Walkthrough, blocks
+
+every_document = pytest.mark.parametrize(
+    "document",
+    [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+
+
+@every_document
+def test_every_block_is_of_a_kind_that_is_executed(document: Path) -> None:
+    found = blocks(document)
+    assert {block.language for block in found} <= {*LANGUAGES}
+    texts = [block.place for block in found if block.language == "text"]
+    assert len(texts) == TEXT_BLOCKS.get(str(document.relative_to(ROOT)), 0)
+
+
+def test_documents_that_are_not_executed_have_no_blocks() -> None:
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md"):
+        assert blocks(ROOT / name) == []
+
+
+@every_document
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_reader_of_documents_sees_all_fences(tmp_path: Path) -> None:
+    document = tmp_path / "a.md"
+    document.write_text("```python\na\n```\n- b\n  ```\n  c\n  ```\n~~~yaml\n```\n~~~\n")
+    assert [(block.language, block.text) for block in blocks(document)] == [
+        ("python", "a\n"), ("", "c\n"), ("yaml", "```\n"),
+    ]  # fmt: skip
+
+
+# --- the executor ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def walkthrough(tmp_path: Path) -> Walkthrough:
+    yours = ModuleType("yours")
+    yours.answer = 42  # type: ignore[attr-defined]
+    (tmp_path / "yours.py").write_text("answer = 42\n")
+    return Walkthrough(tmp_path, "walked", yours, {"/shared": str(tmp_path)})
+
+
+def test_blocks_share_names_and_a_folder(walkthrough: Walkthrough, tmp_path: Path) -> None:
+    for language, text in [
+        ("python", "# said.py\nprint(answer)\n"),
+        ("python", "import asyncio\nx = await asyncio.sleep(0, answer)\nx  # 42\n"),
+        ("python", "def double(y):\n    return 2 * y\n"),
+        ("python", "assert double(x) == 84\nopen('/shared/a', 'w').close()\n"),
+        ("console", "$ python said.py\n42\n$ ls \\\n  a\na\n$ make demo # not here\n"),
+        ("console", "$ printf '1\\n2\\n3\\n'\n…\n3\n$ echo one two\none …\n"),
+        ("yaml", "# conf.yaml\nparallel_cpu: {env: local}\n"),
+        ("yaml", "env: slurm\noptions: {file: conf.yaml}\n"),
+    ]:
+        walkthrough.run(Block("here", language, text))
+    assert (tmp_path / "a").exists()
+    assert walkthrough.unused == set()
+    assert (tmp_path / "walked.py").read_text().endswith("def double(y):\n    return 2 * y\n")
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("python", "assert answer == 41\n"),
+        ("python", "answer  # 41\n"),
+        ("python", "# said.py\nprint(\n"),
+        ("yaml", "env: slrum\n"),
+        ("yaml", "parallel_cpu: {n_wrokers: 2}\n"),
+        ("yaml", "runner: {_target_: nowhere.Runner}\n"),
+        ("console", "$ false\n"),
+        ("console", "$ echo one\ntwo\n"),
+        ("console", "echo one\n"),
+        ("console", "$ make nothing\n"),
+        ("json", '{"schema_version": 1}'),
+        ("rust", "fn main() {}\n"),
+        ("", "shape\n"),
+    ],
+)
+def test_what_is_not_true_is_an_error(walkthrough: Walkthrough, language: str, text: str) -> None:
+    with pytest.raises((AssertionError, AttributeError, SyntaxError, EspnetError)):
+        walkthrough.run(Block("here", language, text))
+
+
+def test_a_file_that_nothing_uses_is_noticed(walkthrough: Walkthrough) -> None:
+    walkthrough.run(Block("here", "python", "# said.py\nprint(answer)\n"))
+    assert walkthrough.unused == {"said.py"}

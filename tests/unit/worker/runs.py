@@ -1,0 +1,281 @@
+"""Small runs for tests of the worker: a provider and runner whose behaviour the config names."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+from espnet3.specs import layout
+from espnet3.specs.config import parse_parallel
+from espnet3.specs.items import plan_items
+from espnet3.specs.models import AttemptRecord, Receipt, RunSpec, decode, encode
+from espnet3.specs.store import Store
+from espnet3.submit.launchers import make_launcher
+from espnet3.submit.plan import plan_run
+from espnet3.submit.submission import all_ranks, make_submission
+from espnet3.submit.surroundings import surroundings_here
+
+
+class Setup(EnvironmentProvider):
+    """The environment is what the config says; `raises` and `returns` make it a bad one."""
+
+    def build_env_local(self) -> dict[str, Any]:
+        trouble = self.config.get("raises")
+        if trouble is not None:
+            raise TROUBLES[trouble]()
+        if "returns" in self.config:
+            returned: dict[str, Any] = self.config["returns"]
+            return returned
+        return {"config": self.config}
+
+
+class BadMessage(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+TROUBLES: dict[str, Callable[[], BaseException]] = {
+    "ValueError": lambda: ValueError("two\nlines"),
+    "SystemExit": lambda: SystemExit(0),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "BadMessage": BadMessage,
+    "surrogate": lambda: ValueError("a\udcff"),
+    "group": lambda: ExceptionGroup("several", [ValueError("a"), TypeError("b")]),
+    "RecursionError": lambda: RecursionError("too deep"),
+    "MemoryError": MemoryError,
+}
+
+
+class Kill:
+    """A result that sends a signal to its own process while it is pickled."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), self.number)
+        return int, (self.number,)
+
+
+class Work(BaseRunner):
+    """Doubles integers; at the item `at` it does what the config's `do` says."""
+
+    @staticmethod
+    def forward(idx: Any, *, config: dict[str, Any]) -> Any:
+        if idx == config.get("at"):
+            return DEEDS[config["do"]](idx, config)
+        return 2 * idx
+
+
+def _raise(idx: Any, config: dict[str, Any]) -> Any:
+    raise TROUBLES[config["trouble"]]()
+
+
+def _change_directory(idx: Any, config: dict[str, Any]) -> Any:
+    os.chdir("/")
+    return 2 * idx
+
+
+def _print(idx: Any, config: dict[str, Any]) -> Any:
+    print("from forward", flush=True)
+    os.write(2, b"and from below\n")
+    return 2 * idx
+
+
+def _close_streams(idx: Any, config: dict[str, Any]) -> Any:
+    sys.stdout.close()
+    sys.stderr.close()
+    return 2 * idx
+
+
+def _close_descriptors(idx: Any, config: dict[str, Any]) -> Any:
+    os.close(1)
+    os.close(2)
+    return 2 * idx
+
+
+def _signal(config: dict[str, Any]) -> int:
+    return int(signal.Signals[config["signal"]])
+
+
+def _loop(idx: Any, config: dict[str, Any]) -> Any:
+    print("at it", flush=True)
+    while True:
+        pass
+
+
+def _kill_and_loop(idx: Any, config: dict[str, Any]) -> Any:
+    os.kill(os.getpid(), _signal(config))
+    while True:
+        pass
+
+
+def _kill_while_cleaning_up(idx: Any, config: dict[str, Any]) -> Any:
+    try:
+        os.kill(os.getpid(), _signal(config))
+        while True:
+            pass
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        Path(config["folder"], "cleaned").touch()
+
+
+def _kill_and_swallow(idx: Any, config: dict[str, Any]) -> Any:
+    try:
+        os.kill(os.getpid(), _signal(config))
+        while True:
+            pass
+    except BaseException:  # noqa: BLE001 (as some users write)
+        return 2 * idx
+
+
+def _kill_and_raise(idx: Any, config: dict[str, Any]) -> Any:
+    try:
+        os.kill(os.getpid(), _signal(config))
+        while True:
+            pass
+    except BaseException:  # noqa: BLE001 (as some users write)
+        raise RuntimeError("the decoder's child process died") from None
+
+
+def _fork(idx: Any, config: dict[str, Any]) -> Any:
+    child = os.fork()
+    if child == 0:
+        if config["child"] == "exits":
+            sys.exit(3)
+        if config["child"] == "raises":
+            raise ValueError("of the child")
+        return "of the child"
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _kill_later(idx: Any, config: dict[str, Any]) -> Any:
+    return Kill(_signal(config))
+
+
+def _overtake(idx: Any, config: dict[str, Any]) -> Any:
+    """Another worker computes the same task while this item is computed."""
+    if not os.environ.get("OVERTAKING"):
+        run_worker(Path(config["folder"], "run"), {"OVERTAKING": "1"})
+    return 2 * idx
+
+
+DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
+    "raise": _raise,
+    "chdir": _change_directory,
+    "print": _print,
+    "close streams": _close_streams,
+    "close descriptors": _close_descriptors,
+    "loop": _loop,
+    "kill": _kill_and_loop,
+    "kill twice": _kill_while_cleaning_up,
+    "swallow": _kill_and_swallow,
+    "kill and raise": _kill_and_raise,
+    "kill later": _kill_later,
+    "fork": _fork,
+    "overtake": _overtake,
+    "opaque": lambda idx, config: object(),
+}
+
+
+def write_run(
+    store: Store,
+    config: dict[str, Any],
+    items: Any = range(6),
+    *,
+    runner: type[BaseRunner] = Work,
+    batch_size: int | None = None,
+    **parallel: Any,
+) -> RunSpec:
+    """Write a run with one submission, as `submit` does, and start nothing."""
+    parsed = parse_parallel({"env": "local", **parallel})
+    plan = plan_run(
+        runner(Setup(config), batch_size=batch_size),
+        plan_items(items),
+        parsed,
+        surroundings_here(sys.executable),
+    )
+    store.prepare(layout.FOLDERS)
+    files = ((layout.shard(s.rank), encode(s)) for s in plan.shards(store.locate(layout.RUN)))
+    for _ in store.create_many(files):
+        pass
+    store.create(layout.RUN, encode(plan.run))
+    submit_again(store, plan.run, 1)
+    return plan.run
+
+
+def submit_again(store: Store, run: RunSpec, number: int) -> None:
+    """Write the intent of a submission of all shards."""
+    parsed = parse_parallel(run.parallel)
+    submission = make_submission(
+        store,
+        run,
+        parsed,
+        make_launcher(parsed, Work),
+        all_ranks(run.world_size),
+        1001,
+        number=number,
+    )
+    store.create(layout.submission(number), encode(submission))
+
+
+def worker_command(run_dir: str | Path, number: int = 1, task: int = 0) -> list[str]:
+    """The command of a real worker process."""
+    name = ["-P", "-m", "espnet3.worker", str(run_dir), f"{number:04d}", "--task", str(task)]
+    return [sys.executable, *name]
+
+
+def run_worker(
+    run_dir: str | Path, environ: dict[str, str] | None = None, number: int = 1, task: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a real worker process to its end."""
+    return subprocess.run(
+        worker_command(run_dir, number, task),
+        env={**os.environ, **(environ or {})},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def records_of(store: Store, event: str) -> list[AttemptRecord]:
+    """All attempt records of one kind of event, by rank and time."""
+    found = []
+    for entry in store.list(layout.ATTEMPTS):
+        file = layout.parse_attempt_record(entry.name)
+        if file is not None and file.event == event:
+            path = layout.attempt_record(*file)
+            found.append(decode(AttemptRecord, store.read(path), path))
+    return sorted(found, key=lambda record: (record.rank, record.time))
+
+
+def receipt_of(store: Store, rank: int = 0) -> Receipt:
+    """A shard's receipt."""
+    return decode(Receipt, store.read(layout.receipt(rank)), "receipt")
+
+
+def result_lines(store: Store, rank: int = 0) -> list[bytes]:
+    """All lines of all result files of a shard, in the order of their positions."""
+    files = [layout.parse_result(entry.name) for entry in store.list(layout.RESULTS)]
+    own = sorted((f for f in files if f is not None and f.rank == rank), key=lambda f: f.first)
+    return [line for f in own for line in store.read(layout.result(*f)).splitlines(True)]
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come to pass")
+        time.sleep(0.005)
+    return found
