@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from espnet3.schedulers import get_scheduler
 from espnet3.specs.errors import UsageError
 from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run, read_submissions
@@ -37,7 +38,7 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         if task is None:
             continue
         job = submission.job_of(task)
-        name = job.log.replace("{index}", str(task - job.first_task))
+        name = get_scheduler(submission.scheduler).log_file(job, task - job.first_task)
         path = os.path.join(submission.log_directory, name)
         if os.path.exists(path):
             found.append(path)

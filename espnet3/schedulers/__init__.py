@@ -7,8 +7,6 @@ import importlib
 from espnet3.schedulers.base import Scheduler
 from espnet3.specs.errors import ConfigError
 
-_MODULES = {"local": "LocalScheduler", "slurm": "SlurmScheduler"}
-
 
 def get_scheduler(name: str) -> Scheduler:
     """The dialect for an `env` of the parallel config.
@@ -20,11 +18,25 @@ def get_scheduler(name: str) -> Scheduler:
         >>> get_scheduler("slurm").name
         'slurm'
     """
-    if name not in _MODULES:
-        raise ConfigError(
-            "parallel.env",
-            f"{name!r} has no asynchronous mode here; it works with {', '.join(_MODULES)}",
+    found = _dialect(name) if name.isidentifier() else None
+    if found is None:
+        import pkgutil
+
+        known = ", ".join(
+            sorted(m.name for m in pkgutil.iter_modules(__path__) if _dialect(m.name))
         )
-    module = importlib.import_module(f"espnet3.schedulers.{name}")
-    scheduler: Scheduler = getattr(module, _MODULES[name])()
-    return scheduler
+        raise ConfigError(
+            "parallel.env", f"{name!r} has no asynchronous mode here; it works with {known}"
+        )
+    return found()
+
+
+def _dialect(name: str) -> type[Scheduler] | None:
+    """The dialect in a module of this package; None where there is none."""
+    module = f"{__name__}.{name}"
+    try:
+        return getattr(importlib.import_module(module), "SCHEDULER", None)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        return None

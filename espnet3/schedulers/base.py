@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, Submission
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 TaskKey = tuple[int, int]
 """Submission number and task."""
@@ -20,12 +24,22 @@ class TaskState(NamedTuple):
         word: the scheduler's own word for it (`TIMEOUT`), or "".
         reason: why it waits or ended, for a person, or "".
         signal: number of the signal that ended it; 0 for none, or where that is not known.
+        stopped: what stopped it from outside, in words that all schedulers share (`time limit`,
+            `cancelled`, `preempted`, `node failed`, `out of memory`, …), or "".
     """
 
     state: Literal["queued", "running", "ended"]
     word: str = ""
     reason: str = ""
     signal: int = 0
+    stopped: str = ""
+
+
+class SubmitCall(NamedTuple):
+    """How a script is handed over: the words of a command, and what it reads from its input."""
+
+    words: list[str]
+    stdin: str | None = None
 
 
 class KnownSubmission(NamedTuple):
@@ -42,50 +56,109 @@ class KnownSubmission(NamedTuple):
 class Scheduler(ABC):
     """A scheduler's dialect. Its queries are hints only: receipts are the truth.
 
+    Everything that is true of one scheduler alone stands in its module of this package, whose
+    `SCHEDULER` is its class.
+
     Attributes:
         name: the `env` of the parallel config.
         inherited: prefixes of the variables that a job leaves in its environment and that must not
             leak into a job submitted from inside it.
         kept: variables with such a prefix that every client needs.
-        submit_arguments: for every submit command, so that its answer can be parsed.
+        first_index: what the scheduler calls the first task of an array.
+        can_throttle: whether an array may be told how many of its tasks run at the same time.
     """
 
     name: ClassVar[str]
     inherited: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[frozenset[str]] = frozenset()
-    submit_arguments: ClassVar[tuple[str, ...]] = ()
+    first_index: ClassVar[int] = 0
+    can_throttle: ClassVar[bool] = True
 
     # On a node, in the worker.
 
-    @abstractmethod
     def array_index(self, environ: Mapping[str, str]) -> int | None:
         """This task's index in its job array, from 0; None outside an array."""
+        return None
 
-    @abstractmethod
     def job_id(self, environ: Mapping[str, str]) -> str | None:
         """This job's id, as the scheduler's commands take it."""
+        return None
 
-    @abstractmethod
     def was_requeued(self, environ: Mapping[str, str]) -> bool:
         """Whether the scheduler started this job before, so that it may have left results."""
+        return False
 
-    # On the login node.
+    # On the login node: submitting.
 
-    @abstractmethod
-    def array_arguments(self, job: PlannedJob) -> list[str]:
-        """Submit arguments that make a job an array, indices from 0, at most `throttle` alive."""
+    def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
+        """The name of a submission's job, by which it is found where its id was not recorded.
 
-    @abstractmethod
-    def naming_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        """Submit arguments for the job's unique name and its log files."""
+        Args:
+            prefix: what the user called it.
+            run_id: the run's id.
+            number: the submission's number.
+            position: the job's position in the submission.
+        """
+        return f"{prefix}-{run_id}-{number:04d}-{position}"
 
-    def log_redirection(self, job: PlannedJob, log_directory: str) -> list[str]:
+    def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """dask-jobqueue's options, in the form that this scheduler takes them.
+
+        Raises:
+            ConfigError: one has no such form.
+        """
+        return dict(options)
+
+    def walltime_seconds(self, walltime: object) -> float | None:
+        """A time limit as it stands in the options, in seconds; None where it is no such.
+
+        Hours, minutes and seconds separated by colons, or seconds alone.
+        """
+        return clock_seconds(walltime, lone="seconds")
+
+    def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
+        """Arguments of the submit command for a job's name, array, throttle and log files.
+
+        Args:
+            job: the job. Its log is `job.log` with the scheduler's own index at `{index}`.
+            log_directory: where the logs are written.
+            array: False where jobs are wanted that are no arrays.
+        """
+        return []
+
+    def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
         """Lines at the script's beginning, for log files that no submit argument can name."""
         return []
 
-    @abstractmethod
     def after_argument(self, job_id: str) -> list[str]:
         """Submit arguments that let a job wait for the end of another, however that ends."""
+        return []
+
+    def amended(
+        self, script: str, job: PlannedJob, log_directory: str, *, array: bool, after: str | None
+    ) -> str:
+        """dask-jobqueue's script, with what can only be said in it.
+
+        Args:
+            script: the script.
+            job: its job.
+            log_directory: as for `submit_arguments`.
+            array: as for `submit_arguments`.
+            after: id of the job to wait for.
+        """
+        return script
+
+    def submit_call(
+        self, command: Sequence[str], file: str, options: Mapping[str, JsonValue]
+    ) -> SubmitCall:
+        """How the script in a file is handed to the submit command.
+
+        Args:
+            command: the submit command with its arguments.
+            file: path of the script.
+            options: those of dask-jobqueue.
+        """
+        return SubmitCall([*command, file])
 
     @abstractmethod
     def parse_job_id(self, output: str) -> str | None:
@@ -126,9 +199,15 @@ class Scheduler(ABC):
             SchedulerUnavailable: it does not answer.
         """
 
+    # Afterwards.
+
+    def log_file(self, job: PlannedJob, index: int) -> str:
+        """The log of a job's task, by its index from 0."""
+        return job.log.replace("{index}", str(index + self.first_index))
+
     def task_name(self, job_id: str, index: int | None) -> str:
         """A task for a person, as the scheduler's commands name it; None is no array's task."""
-        return job_id if index is None else f"{job_id}_{index}"
+        return job_id if index is None else f"{job_id}_{index + self.first_index}"
 
     def is_submitting(self, submission: Submission) -> bool:
         """Whether a submit command of a submission lives on this host, its caller alive or dead.
@@ -140,7 +219,8 @@ class Scheduler(ABC):
         names = {
             word
             for job in submission.jobs
-            for word in self.naming_arguments(job, submission.log_directory, array=True)
+            for array in (True, False)
+            for word in self.submit_arguments(job, submission.log_directory, array=array)
             if job.name in word
         }
         if not names:

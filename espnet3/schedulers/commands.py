@@ -30,6 +30,7 @@ async def ask(
     environ: Mapping[str, str] | None = None,
     timeout: float = 60.0,
     shell: bool = False,
+    stdin: str | None = None,
 ) -> Answer:
     """Run a client command to its end.
 
@@ -39,6 +40,7 @@ async def ask(
         environ: its environment; this process's where unset.
         timeout: seconds after which it is killed, with whatever it has started.
         shell: the command is one text for a shell.
+        stdin: what it reads from its standard input; nothing where unset.
 
     Raises:
         NoAnswer: it took longer than `timeout`.
@@ -47,7 +49,7 @@ async def ask(
     import asyncio  # workers, which import the dialects, never come here
 
     options: dict[str, Any] = {
-        "stdin": asyncio.subprocess.DEVNULL,
+        "stdin": asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         "stdout": asyncio.subprocess.PIPE,
         "stderr": asyncio.subprocess.PIPE,
         "env": dict(os.environ if environ is None else environ),
@@ -64,8 +66,9 @@ async def ask(
         ) from None
     except OSError as error:
         raise SchedulerUnavailable(scheduler, f"{command[0]}: {error.strerror}") from None
+    data = None if stdin is None else stdin.encode()
     try:
-        out, err = await asyncio.wait_for(process.communicate(), timeout)
+        out, err = await asyncio.wait_for(process.communicate(data), timeout)
     except TimeoutError:
         raise NoAnswer(scheduler, f"{command[0]} gave no answer within {timeout:g} s") from None
     finally:

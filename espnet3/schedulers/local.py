@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
@@ -35,23 +35,7 @@ class LocalScheduler(Scheduler):
 
     name = "local"
 
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        return None  # the supervisor names the task on the command line
-
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
-        return None
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
-        return False
-
-    def array_arguments(self, job: PlannedJob) -> list[str]:
-        return []
-
-    def naming_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        return []
-
-    def after_argument(self, job_id: str) -> list[str]:
-        return []
+    # The supervisor names the task on the command line, and starts none again.
 
     def parse_job_id(self, output: str) -> str | None:
         return None
@@ -177,3 +161,6 @@ def _require_this_host(host: str) -> None:
         raise SchedulerUnavailable(
             "local", f"the run's processes live on {host}, this is {here}; ask there"
         )
+
+
+SCHEDULER = LocalScheduler

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.slurm_words import Ending, task_state
+from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
@@ -26,7 +27,6 @@ class SlurmScheduler(Scheduler):
     name = "slurm"
     inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
     # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
-    submit_arguments = ("--parsable",)
     kept = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT"})
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:
@@ -43,9 +43,8 @@ class SlurmScheduler(Scheduler):
     def was_requeued(self, environ: Mapping[str, str]) -> bool:
         return environ.get("SLURM_RESTART_COUNT", "0") != "0"
 
-    def array_arguments(self, job: PlannedJob) -> list[str]:
-        throttle = "" if job.throttle is None else f"%{job.throttle}"
-        return [f"--array=0-{job.n_tasks - 1}{throttle}"]
+    def walltime_seconds(self, walltime: object) -> float | None:
+        return clock_seconds(walltime, lone="minutes")  # sbatch(1), --time
 
     def after_argument(self, job_id: str) -> list[str]:
         # afterok on a job that failed would wait for ever.
@@ -62,18 +61,21 @@ class SlurmScheduler(Scheduler):
         number, cluster = _split(job_id)
         return super().task_name(number, index) + (f" on cluster {cluster}" if cluster else "")
 
-    def naming_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        name = [f"--job-name={job.name}", "--open-mode=append"]
+    def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
         file = job.log.replace("{index}", "%a" if array else "0")
-        if "\\" in log_directory:
-            return [*name, "--output=/dev/null"]  # see log_redirection
-        folder = log_directory.replace("%", "%%")
-        return [*name, f"--output={folder}/{file}"]
+        # A backslash anywhere, in the folder of --chdir too, turns all % patterns off; see
+        # log_redirection.
+        plain = "\\" not in log_directory
+        log = f"{log_directory.replace('%', '%%')}/{file}" if plain else "/dev/null"
+        words = ["--parsable", f"--job-name={job.name}", "--open-mode=append", f"--output={log}"]
+        if array:
+            throttle = "" if job.throttle is None else f"%{job.throttle}"
+            words.append(f"--array=0-{job.n_tasks - 1}{throttle}")
+        return words
 
-    def log_redirection(self, job: PlannedJob, log_directory: str) -> list[str]:
+    def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
         if "\\" not in log_directory:
             return []
-        # A backslash anywhere, in the folder of --chdir too, turns all % patterns off.
         before, _, after = job.log.partition("{index}")
         folder = shlex.quote(f"{log_directory}/{before}")
         return [f'exec >>{folder}"${{SLURM_ARRAY_TASK_ID:-0}}"{shlex.quote(after)} 2>&1']
@@ -287,3 +289,6 @@ def _ids_by_name(output: str) -> dict[str, str]:
         elif number.isdigit():
             found[name] = f"{number};{cluster}" if cluster else number
     return found
+
+
+SCHEDULER = SlurmScheduler

@@ -9,6 +9,18 @@ from espnet3.schedulers.base import TaskState
 
 QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}
+# Ends from outside. squeue(1), "JOB STATE CODES"; OUT_OF_ME is what narrow columns leave of one.
+STOPPED = {
+    "TIMEOUT": "time limit",
+    "DEADLINE": "deadline",
+    "CANCELLED": "cancelled",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node failed",
+    "BOOT_FAIL": "node failed to boot",
+    "OUT_OF_MEMORY": "out of memory",
+    "OUT_OF_ME": "out of memory",
+    "REVOKED": "revoked",
+}
 
 # squeue(1), "JOB REASON CODES"; what is not here says enough by itself (Resources, Priority).
 _WAITS = {
@@ -100,4 +112,5 @@ def task_state(word: str, reason: str, ending: Ending | None = None) -> TaskStat
         said.append(f"signal {ending.signal}" if ending.signal else f"exit code {ending.code}")
     elif reason in _ENDS:
         said.append(reason)
-    return TaskState("ended", short, ", ".join(filter(None, said)), ending.signal if ending else 0)
+    number = ending.signal if ending else 0
+    return TaskState("ended", short, ", ".join(filter(None, said)), number, STOPPED.get(short, ""))

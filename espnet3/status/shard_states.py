@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -27,17 +26,6 @@ STATES: tuple[State, ...] = (
 )
 LIVE: frozenset[State] = frozenset({"queued", "running"})
 
-_STOPPED = {
-    "TIMEOUT": "time limit",
-    "DEADLINE": "deadline",
-    "CANCELLED": "cancelled",
-    "PREEMPTED": "preempted",
-    "NODE_FAIL": "node failed",
-    "BOOT_FAIL": "node failed to boot",
-    "OUT_OF_MEMORY": "out of memory",
-    "OUT_OF_ME": "out of memory",
-    "REVOKED": "revoked",
-}
 # Signals that end a process without a word. The first ones are sent by the kernel, an administrator
 # or the scheduler; the others come from native code in the process itself.
 _FROM_OUTSIDE = {
@@ -236,8 +224,8 @@ def _unfinished(
             if refused:
                 return "pending", _clauses("refused by the scheduler", refused)
             return "pending", f"submission {number:04d} did not reach the scheduler"
-    if told is not None and told.word in _STOPPED:
-        return "interrupted", _clauses(_STOPPED[told.word], where, told.reason)
+    if told is not None and told.stopped:
+        return "interrupted", _clauses(told.stopped, where, told.reason)
     if number in evidence.cancelled:
         return "interrupted", _clauses("cancelled", where)
     said = f"{told.word} {told.reason}".strip() if told is not None else ""
@@ -264,7 +252,7 @@ def _by_record(
     if last.event == "failed":
         return "failed", last.cause
     if last.event == "interrupted":
-        cause = _STOPPED.get(told.word, "") if told is not None else ""
+        cause = told.stopped if told is not None else ""
         if not cause and cancelled:
             cause = "cancelled"
         elif not cause and submission is not None and _beyond_walltime(last, submission):
@@ -277,31 +265,9 @@ def _by_record(
 
 def _beyond_walltime(last: AttemptRecord, submission: Submission) -> bool:
     """Whether an attempt was interrupted at the job's time limit, by the worker's own clock."""
-    limit = walltime_seconds(submission.options.get("walltime"))
+    scheduler = get_scheduler(submission.scheduler)
+    limit = scheduler.walltime_seconds(submission.options.get("walltime"))
     return limit is not None and last.elapsed >= limit - 5
-
-
-def walltime_seconds(walltime: object) -> float | None:
-    """A walltime such as `30`, `02:00:00` or `1-12:00:00` in seconds; None where it is no such.
-
-    Bare numbers are minutes, as in sbatch(1).
-
-    >>> walltime_seconds("02:00:00"), walltime_seconds("1-12"), walltime_seconds("90:30")
-    (7200.0, 129600.0, 5430.0)
-    """
-    found = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+(?::[0-9]+){0,2})", str(walltime))
-    if found is None:
-        return None
-    whole = float(found[1] or 0) * 86400
-    fields = [float(field) for field in found[2].split(":")]
-    if found[1]:
-        fields = [*fields, 0.0, 0.0][:3]
-    elif len(fields) == 1:
-        fields = [0.0, *fields, 0.0]
-    elif len(fields) == 2:
-        fields = [0.0, *fields]
-    hours, minutes, seconds = fields[:3]
-    return whole + hours * 3600 + minutes * 60 + seconds
 
 
 def _where(entry: KnownSubmission, task: int) -> str:

@@ -69,7 +69,8 @@ class JobQueueLauncher(Launcher):
                     f"{did_you_mean(name, known)}",
                 )
         # Options of the cluster object alone concern a Dask scheduler; there is none here.
-        self._given = {k: v for k, v in parallel.options.items() if k in job_options}
+        given = {k: v for k, v in parallel.options.items() if k in job_options}
+        self._given = self._scheduler.adapted(given)
         self.options = self._used_options(job_options)
         for name in ("cores", "memory"):
             if self.options.get(name) is None:
@@ -78,12 +79,12 @@ class JobQueueLauncher(Launcher):
                     f"is missing; dask-jobqueue needs it, for example `{name}: "
                     f"{'1' if name == 'cores' else '4GB'}`",
                 )
-        _check_walltime(self.options.get("walltime"))
+        _check_walltime(self.options.get("walltime"), self._scheduler)
         _check_lines(self.options)
         self.python = str(self.options.get("python") or shlex.quote(sys.executable))
         self.log_directory = cast("str | None", self.options.get("log_directory"))
         self._job_cls = self._make_job_cls(runner)
-        self._new_job("true", [])  # so that a wrong option is found before anything is written
+        self._new_job()  # so that a wrong option is found before anything is written
         self._require_command()
 
     def _used_options(self, names: set[str]) -> dict[str, JsonValue]:
@@ -98,7 +99,7 @@ class JobQueueLauncher(Launcher):
 
     def _make_job_cls(self, runner: type[Any]) -> type[Job]:
         """One subclass for the whole submission, changed by the runner's hook."""
-        mine = _worker_job_cls(self._base, self._scheduler, self._submit_timeout)
+        mine = _worker_job_cls(self._base, self._scheduler, self.options, self._submit_timeout)
         chosen = runner.customize_job_cls(mine)
         if not (isinstance(chosen, type) and issubclass(chosen, mine)):
             raise ClassError(
@@ -120,8 +121,12 @@ class JobQueueLauncher(Launcher):
         return await self._scheduler.max_array_size()
 
     def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
+        throttled = self._scheduler.can_throttle or n_tasks <= self._n_workers
         return shape_jobs(
-            n_tasks, self._n_workers, job_array=self._job_array, max_array_size=max_array_size
+            n_tasks,
+            self._n_workers,
+            job_array=self._job_array and throttled,
+            max_array_size=max_array_size,
         )
 
     def job_name_prefix(self) -> str:
@@ -130,9 +135,7 @@ class JobQueueLauncher(Launcher):
             raise ConfigError("parallel.options.job_name", "has a control character")
         return "espnet3" if name in ("", "dask-worker") else name
 
-    def _new_job(
-        self, worker_command: str, submit_arguments: list[str], prologue: Sequence[str] = ()
-    ) -> Any:
+    def _new_job(self, prologue: Sequence[str] = ()) -> Any:
         options: dict[str, Any] = dict(self._given)
         if prologue:
             own = self.options.get("job_script_prologue") or []
@@ -142,25 +145,25 @@ class JobQueueLauncher(Launcher):
         options.pop("log_directory", None)
         with dask.config.set({f"jobqueue.{self._section}.log-directory": None}):
             try:
-                job: Any = self._job_cls(scheduler=None, name="espnet3", **options)
+                return self._job_cls(scheduler=None, name="espnet3", **options)
             except (TypeError, ValueError) as error:
                 raise ConfigError("parallel.options", one_line(str(error))) from None
-        job.worker_command = worker_command
-        job.submit_arguments = submit_arguments
-        return job
 
     def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
         words = submission.worker_command[len(shlex.split(self.python)) :]
         first = ["--first-task", str(job.first_task)] if job.first_task else []
         worker = f"{self.python} {shlex.join([*words, *first])}"
-        arguments = [
-            *self._scheduler.submit_arguments,
-            *self._scheduler.naming_arguments(job, submission.log_directory, array=self._job_array),
-            *(self._scheduler.array_arguments(job) if self._job_array else []),
+        place = job, submission.log_directory
+        rendered = self._new_job(self._scheduler.log_redirection(*place, array=self._job_array))
+        rendered.worker_command = worker
+        rendered.submit_arguments = [
+            *self._scheduler.submit_arguments(*place, array=self._job_array),
             *(self._scheduler.after_argument(after) if after is not None else []),
         ]
-        redirection = self._scheduler.log_redirection(job, submission.log_directory)
-        return self._new_job(worker, arguments, redirection)
+        rendered.amended = lambda script: self._scheduler.amended(
+            script, *place, array=self._job_array, after=after
+        )
+        return rendered
 
     def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         after = None if job.after is None else f"<id of {submission.jobs[job.after].name}>"
@@ -234,7 +237,12 @@ class JobQueueLauncher(Launcher):
         return None
 
 
-def _worker_job_cls(base: type[Job], scheduler: Scheduler, submit_timeout: float) -> type[Job]:
+def _worker_job_cls(
+    base: type[Job],
+    scheduler: Scheduler,
+    options: Mapping[str, JsonValue],
+    submit_timeout: float,
+) -> type[Job]:
     """A subclass that runs espnet3's worker where the base class runs Dask's.
 
     Its submit command is given `submit_timeout` seconds.
@@ -247,6 +255,7 @@ def _worker_job_cls(base: type[Job], scheduler: Scheduler, submit_timeout: float
         submit_command = base.submit_command
         worker_command = ""
         submit_arguments: list[str] = []  # noqa: RUF012 (replaced in each instance)
+        amended = staticmethod(str)
 
         # The base class builds Dask's command in its constructor, and HTCondor's folds the prologue
         # into it there; a marker stands for the worker until the script is rendered.
@@ -254,7 +263,12 @@ def _worker_job_cls(base: type[Job], scheduler: Scheduler, submit_timeout: float
 
         @property
         def _command_template(self) -> str:
-            return self._template
+            if not self.worker_command:
+                return self._template
+            # Replacing the shell lets signals meant for the batch script reach the worker.
+            alone = self._template == self._MARKER
+            worker = f"exec {self.worker_command}" if alone else self.worker_command
+            return self._template.replace(self._MARKER, worker)
 
         @_command_template.setter
         def _command_template(self, command: str) -> None:
@@ -262,25 +276,29 @@ def _worker_job_cls(base: type[Job], scheduler: Scheduler, submit_timeout: float
             self._template = self._MARKER if first else command
 
         def job_script(self) -> str:
-            # Replacing the shell lets signals meant for the batch script reach the worker.
-            alone = self._template == self._MARKER
-            worker = f"exec {self.worker_command}" if alone else self.worker_command
-            script: str = super().job_script()
-            return script.replace(self._MARKER, worker)
+            return str(self.amended(super().job_script()))
 
         def submit_words(self) -> list[str]:
             return [*shlex.split(self.submit_command), *self.submit_arguments]
 
         async def _submit_job(self, script_filename: str) -> str:
-            return await self._call([*self.submit_words(), script_filename])
+            call = scheduler.submit_call(self.submit_words(), script_filename, options)
+            return await self._call(call.words, stdin=call.stdin)
 
         @staticmethod
-        async def _call(cmd: list[str], *, shell: bool = False, **kwargs: Any) -> str:
+        async def _call(
+            cmd: list[str], *, shell: bool = False, stdin: str | None = None, **kwargs: Any
+        ) -> str:
             # Instead of the base class's, which waits for ever and hands on the variables of an
             # enclosing job.
             environ = kwargs.get("env") or scheduler.scrubbed(os.environ)
             answer = await ask(
-                scheduler.name, cmd, environ=environ, timeout=submit_timeout, shell=shell
+                scheduler.name,
+                cmd,
+                environ=environ,
+                timeout=submit_timeout,
+                shell=shell,
+                stdin=stdin,
             )
             if answer.code != 0:
                 said = answer.err.strip() or answer.out.strip()
@@ -313,9 +331,11 @@ def _check_lines(options: Mapping[str, JsonValue]) -> None:
         raise ConfigError("parallel.options.python", f"is no command: {error}") from None
 
 
-def _check_walltime(walltime: JsonValue) -> None:
-    """YAML 1.1 reads 12:00:00 as a number to the base of 60; schedulers take it for minutes."""
-    if isinstance(walltime, int) and walltime >= 3600:
+def _check_walltime(walltime: JsonValue, scheduler: Scheduler) -> None:
+    """YAML 1.1 reads 12:00:00 as a number to the base of 60, of seconds."""
+    if not isinstance(walltime, int) or walltime < 3600:
+        return
+    if scheduler.walltime_seconds(walltime) != walltime:
         hours, rest = divmod(walltime, 3600)
         text = f"{hours}:{rest // 60:02}:{rest % 60:02}"
         raise ConfigError(

@@ -76,10 +76,10 @@ def make_submission(
 ) -> Submission:
     """The intent to submit some shards; nothing is written or launched."""
     n_tasks = -(-len(ranks) // config.shards_per_job)
+    scheduler = get_scheduler(config.env)
     jobs = [
         PlannedJob(
-            # Unique, so that the job can be found where its id was not recorded.
-            name=f"{launcher.job_name_prefix()}-{run.run_id}-{number:04d}-{j}",
+            name=scheduler.unique_name(launcher.job_name_prefix(), run.run_id, number, j),
             log=f"{number:04d}-{j}.{{index}}.log",
             **shape._asdict(),
         )

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from espnet3 import schedulers
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerUnavailable
@@ -96,15 +95,6 @@ class StandInScheduler(Scheduler):
     def was_requeued(self, environ: Mapping[str, str]) -> bool:
         return environ[RESTARTS] != "0"
 
-    def array_arguments(self, job: PlannedJob) -> list[str]:
-        return []
-
-    def naming_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        return []
-
-    def after_argument(self, job_id: str) -> list[str]:
-        return []
-
     def parse_job_id(self, output: str) -> str | None:
         return output
 
@@ -139,7 +129,7 @@ class StandInScheduler(Scheduler):
             if task.job not in names or task.state.state == "ended":
                 continue
             if task.state.state == "queued":
-                task.state = TaskState("ended", "CANCELLED")
+                task.state = TaskState("ended", "CANCELLED", stopped="cancelled")
             else:
                 self.cluster.cancelled(task)
 
@@ -188,9 +178,8 @@ class StandInLauncher(Launcher):
 def install_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let espnet3 find the stand-in where it would find a real batch system's dialect."""
     module = ModuleType(f"espnet3.schedulers.{NAME}")
-    module.StandInScheduler = StandInScheduler  # type: ignore[attr-defined]
+    module.SCHEDULER = StandInScheduler  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(schedulers._MODULES, NAME, "StandInScheduler")
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Cluster:

@@ -165,7 +165,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(n=which)
     def node_vanishes(self, n: int) -> None:
         """The scheduler believes that the task has ended, but it lives."""
-        self._chosen(n).task.state = TaskState("ended", "NODE_FAIL")
+        self._chosen(n).task.state = TaskState("ended", "NODE_FAIL", stopped="node failed")
 
     @rule(answers=st.sampled_from([True, True, False]))
     def scheduler_goes(self, answers: bool) -> None:

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission, TaskState
 from espnet3.schedulers.slurm import SlurmScheduler
+from espnet3.schedulers.slurm_words import STOPPED
 from espnet3.specs.errors import ConfigError, SchedulerUnavailable
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
@@ -31,6 +34,11 @@ from espnet3.specs.models import (
 SLURM = SlurmScheduler()
 ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def ended(word: str, reason: str = "", signal: int = 0) -> TaskState:
+    """A task that is over."""
+    return TaskState("ended", word, reason, signal, STOPPED.get(word, ""))
 
 
 def entry(*jobs: tuple[str, int, str | None], number: int = 1) -> KnownSubmission:
@@ -125,9 +133,38 @@ def test_a_worker_finds_its_task(
 
 def test_arrays_and_dependencies_as_sbatch_takes_them() -> None:
     job = PlannedJob(name="n", first_task=100, n_tasks=50, throttle=4, log="l")
-    assert SLURM.array_arguments(job) == ["--array=0-49%4"]
-    assert SLURM.array_arguments(job.model_copy(update={"throttle": None})) == ["--array=0-49"]
+    free = job.model_copy(update={"throttle": None})
+    assert "--array=0-49%4" in SLURM.submit_arguments(job, "/logs", array=True)
+    assert "--array=0-49" in SLURM.submit_arguments(free, "/logs", array=True)
+    assert "--array" not in " ".join(SLURM.submit_arguments(job, "/logs", array=False))
     assert SLURM.after_argument("12") == ["--dependency=afterany:12"]
+
+
+@pytest.mark.parametrize(
+    ("walltime", "seconds"),
+    [
+        ("30", 1800), (30, 1800), ("90:30", 5430), ("02:00:00", 7200), ("1-12", 129600),
+        ("1-12:30", 131400), ("1-00:00:01", 86401), ("0:00:10", 10), (0, 0),
+        (None, None), ("", None), ("UNLIMITED", None), ("2h", None), ("-", None), ("1-", None),
+        (True, None), (["1"], None), ("1:2:3:4", None), ("a:b", None), ("1-2-3", None),
+        ("nan", None), ("infinity", None), ("1:-5", None),
+    ],
+)  # fmt: skip
+def test_walltimes_as_sbatch_reads_them(walltime: Any, seconds: float | None) -> None:
+    assert SLURM.walltime_seconds(walltime) == seconds
+
+
+@given(st.integers(0, 9), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_a_walltime_means_its_parts(days: int, hours: int, minutes: int, seconds: int) -> None:
+    whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    assert SLURM.walltime_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == whole
+    assert SLURM.walltime_seconds(f"{24 * days + hours}:{minutes}:{seconds}") == whole
+
+
+@given(st.text(max_size=12) | st.integers() | st.none() | st.floats())
+def test_no_walltime_is_an_error(walltime: Any) -> None:
+    found = SLURM.walltime_seconds(walltime)
+    assert found is None or found >= 0
 
 
 # --- the environment ----------------------------------------------------------------------------
@@ -184,8 +221,8 @@ def test_rows_of_squeue_find_their_tasks_whatever_the_name_holds(commands: Comma
             "as many tasks of its array run as may at a time (JobArrayTaskLimit)",
         ),
         (1, 4): TaskState("queued", "PENDING", ""),
-        (1, 2): TaskState("ended", "COMPLETED", ""),
-        (1, 3): TaskState("ended", "CANCELLED", ""),
+        (1, 2): ended("COMPLETED", ""),
+        (1, 3): ended("CANCELLED", ""),
     }
     assert "--jobs=12,13" in commands.asked("squeue")
     assert commands.asked("sacct") == []  # squeue knew them all
@@ -215,7 +252,7 @@ def test_a_banner_in_the_answer_is_passed_over(commands: Commands) -> None:
     commands.say("sacct", "Welcome\n12_1|TIMEOUT|0:0\n")
     assert query(entry(("a", 2, "12"))) == {
         (1, 0): TaskState("running", "RUNNING", ""),
-        (1, 1): TaskState("ended", "TIMEOUT", ""),
+        (1, 1): ended("TIMEOUT", ""),
     }
 
 
@@ -244,7 +281,7 @@ def test_accounting_knows_what_squeue_has_forgotten(
 ) -> None:
     commands.say("squeue", "", "slurm_load_jobs error: Invalid job id specified\n", 1)
     commands.say("sacct", rows)
-    expected = {} if state is None else {(1, 0): TaskState("ended", *state)}
+    expected = {} if state is None else {(1, 0): ended(*state)}
     assert query(entry(("a", 1, "12"))) == expected
     assert any(word.startswith("--starttime=2026-01-0") for word in commands.asked("sacct"))
 
@@ -253,11 +290,11 @@ def test_tasks_that_never_began_share_a_row_of_accounting(commands: Commands) ->
     commands.say("squeue", "", "slurm_load_jobs error: Invalid job id specified\n", 1)
     rows = "12_[0-1,3,5-9:2%2]|CANCELLED by 7|0:0\n12_3|TIMEOUT|0:0\n12_[x]|CANCELLED|0:0\n"
     commands.say("sacct", rows)
-    cancelled = TaskState("ended", "CANCELLED", "by user 7")
+    cancelled = ended("CANCELLED", "by user 7")
     assert query(entry(("a", 8, "12"))) == {
         (1, 0): cancelled,
         (1, 1): cancelled,
-        (1, 3): TaskState("ended", "TIMEOUT"),
+        (1, 3): ended("TIMEOUT"),
         (1, 5): cancelled,
         (1, 7): cancelled,
     }
@@ -268,7 +305,7 @@ def test_jobs_of_other_clusters_are_asked_for_there(commands: Commands) -> None:
     commands.say("sacct", "12_1|TIMEOUT|0:0\n")
     assert query(entry(("a", 2, "12;big"))) == {
         (1, 0): TaskState("running", "RUNNING"),
-        (1, 1): TaskState("ended", "TIMEOUT"),
+        (1, 1): ended("TIMEOUT"),
     }
     assert "--clusters=big" in commands.asked("squeue")
     assert "--clusters=big" in commands.asked("sacct")
@@ -296,10 +333,10 @@ def test_how_a_batch_script_ended(commands: Commands) -> None:
     )
     program.chmod(0o755)
     assert query(entry(("a", 4, "12"))) == {
-        (1, 0): TaskState("ended", "FAILED", "signal 9", 9),
-        (1, 1): TaskState("ended", "FAILED", "signal 11", 11),
-        (1, 2): TaskState("ended", "FAILED", "exit code 127"),
-        (1, 3): TaskState("ended", "FAILED", "exit code 1"),
+        (1, 0): ended("FAILED", "signal 9", 9),
+        (1, 1): ended("FAILED", "signal 11", 11),
+        (1, 2): ended("FAILED", "exit code 127"),
+        (1, 3): ended("FAILED", "exit code 1"),
     }
 
 

@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from espnet3.schedulers.base import KnownSubmission, TaskKey, TaskState
 from espnet3.schedulers.slurm_words import Ending
@@ -30,7 +28,6 @@ from espnet3.status.shard_states import (
     RunStatus,
     ShardStatus,
     shard_states,
-    walltime_seconds,
 )
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -326,34 +323,7 @@ def test_a_run_status_sums_up() -> None:
     assert (done.done, done.live, done.unfinished()) == (True, False, {})
 
 
-# --- walltime -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("walltime", "seconds"),
-    [
-        ("30", 1800), (30, 1800), ("90:30", 5430), ("02:00:00", 7200), ("1-12", 129600),
-        ("1-12:30", 131400), ("1-00:00:01", 86401), ("0:00:10", 10), (0, 0),
-        (None, None), ("", None), ("UNLIMITED", None), ("2h", None), ("-", None), ("1-", None),
-        (True, None), (["1"], None), ("1:2:3:4", None), ("a:b", None), ("1-2-3", None),
-        ("nan", None), ("infinity", None), ("1:-5", None),
-    ],
-)  # fmt: skip
-def test_walltimes_as_sbatch_reads_them(walltime: Any, seconds: float | None) -> None:
-    assert walltime_seconds(walltime) == seconds
-
-
-@given(st.integers(0, 9), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
-def test_a_walltime_means_its_parts(days: int, hours: int, minutes: int, seconds: int) -> None:
-    whole = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-    assert walltime_seconds(f"{days}-{hours:02d}:{minutes:02d}:{seconds:02d}") == whole
-    assert walltime_seconds(f"{24 * days + hours}:{minutes}:{seconds}") == whole
-
-
-@given(st.text(max_size=12) | st.integers() | st.none() | st.floats())
-def test_no_walltime_is_an_error(walltime: Any) -> None:
-    found = walltime_seconds(walltime)
-    assert found is None or found >= 0
+# --- submitters elsewhere ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("days", "found"), [(0, {1}), (-1, set()), (365, set())])
