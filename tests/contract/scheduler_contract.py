@@ -1,0 +1,326 @@
+"""What every scheduler's dialect promises, through the public interface and real processes.
+
+A scheduler subclasses `SchedulerContract` and says how to get a `Site`: a real server, or a
+stand-in at the commands where none can be had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.run import Run, submit_run
+from espnet3.specs import layout
+from espnet3.specs.errors import SchedulerUnavailable, SubmissionRefused
+from espnet3.submit import dry_run
+from tests.contract.sites.site import Site
+from tests.integration import runners
+from tests.integration.helpers import (
+    attempts,
+    causes,
+    ended,
+    jobs,
+    locally,
+    noted,
+    once,
+    parallel,
+    states,
+    submission,
+    submit_noting,
+    wait_for,
+    wrap,
+)
+from tests.integration.runners import GATE, MENDED, Clock, Echo, Shell, Square
+
+Submit = Callable[..., Run]
+
+
+class SchedulerContract:
+    """The suite. A subclass defines the fixture `site`."""
+
+    @pytest.fixture(autouse=True)
+    def _reachable(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        for name, value in site.environ().items():
+            monkeypatch.setenv(name, value)
+        yield
+        monkeypatch.undo()  # or the commands that clean up would still be broken ones
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in site.environ().items():
+                patch.setenv(name, value)
+            site.reset()
+
+    @pytest.fixture
+    def config(self, site: Site) -> Callable[..., dict[str, Any]]:
+        """A parallel config for the site."""
+
+        def make(options: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+            given: dict[str, Any] = parallel(
+                site.env, options={**site.options, **(options or {})}, **keys
+            )
+            return given
+
+        return make
+
+    @pytest.fixture
+    def seen(
+        self, site: Site, config: Callable[..., dict[str, Any]], tmp_path: Path
+    ) -> Callable[..., dict[str, Any]]:
+        """What the worker of a finished run of one job saw of some environment variables."""
+
+        def look(names: list[str], runner: type[Any] = Echo, **keys: Any) -> dict[str, Any]:
+            folder = tmp_path / f"seen{len([*tmp_path.iterdir()])}"
+            run = submit_run(
+                runner(Shell({})), names, run_dir=folder, parallel=config(n_shards=1, **keys)
+            )
+            return dict(zip(names, ended(run).collect(), strict=True))
+
+        return look
+
+    # Submitting
+
+    def test_one_task(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 3, config(n_shards=1)))
+        assert run.collect() == locally(tmp_path, 3)
+        assert noted(tmp_path, "begun") == once(range(3))
+        [started] = attempts(run, 0, "started")
+        [job] = jobs(run).jobs
+        assert started.task == 0
+        assert started.job_id is not None
+        assert re.findall(r"\d+", started.job_id)[:1] == re.findall(r"\d+", job.job_id)[:1]
+
+    def test_an_array(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 10, config(n_shards=5)))
+        assert run.collect() == locally(tmp_path, 10)
+        assert len(jobs(run).jobs) == 1
+        assert [attempts(run, rank, "started")[0].task for rank in range(5)] == [*range(5)]
+
+    def test_an_array_that_is_throttled(self, config: Any, tmp_path: Path) -> None:
+        run = submit_run(
+            Square(Clock({"folder": str(tmp_path)})), range(5), run_dir=tmp_path / "run",
+            parallel=config(n_shards=5, n_workers=2),
+        )  # fmt: skip
+        assert ended(run).collect() == [n * n for n in range(5)]
+        assert _most_at_once(tmp_path) <= 2
+
+    def test_arrays_of_the_sites_size(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 7, config(n_shards=7, max_array_size=3)))
+        assert run.collect() == locally(tmp_path, 7)
+        assert len(jobs(run).jobs) == 3
+        assert len({job.job_id for job in jobs(run).jobs}) == 3
+
+    def test_arrays_that_wait_for_each_other(self, config: Any, tmp_path: Path) -> None:
+        run = submit_run(
+            Square(Clock({"folder": str(tmp_path)})), range(4), run_dir=tmp_path / "run",
+            parallel=config(n_shards=4, n_workers=1, max_array_size=2),
+        )  # fmt: skip
+        assert ended(run).collect() == [n * n for n in range(4)]
+        assert _most_at_once(tmp_path) == 1
+
+    def test_jobs_that_are_no_arrays(self, config: Any, tmp_path: Path) -> None:
+        run = submit_noting(tmp_path, 3, config(n_shards=3, n_workers=2, job_array=False))
+        assert ended(run).collect() == locally(tmp_path, 3)
+        assert len(jobs(run).jobs) == 3
+        assert all(len(run.logs(rank)) == 1 for rank in range(3))
+
+    def test_packed_shards(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 10, config(n_shards=5, shards_per_job=2)))
+        assert run.collect() == locally(tmp_path, 10)
+        assert [attempts(run, rank, "started")[0].task for rank in range(5)] == [0, 0, 1, 1, 2]
+
+    def test_ranks_with_holes(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 8, config(n_shards=8), failing=[1, 4, 6]))
+        assert {r for r, state in states(run).items() if state == "failed"} == {1, 4, 6}
+        (tmp_path / MENDED).touch()
+        assert run.resume().ranks == [1, 4, 6]
+        assert ended(run).collect() == locally(tmp_path, 8)
+        assert [len(run.logs(rank)) for rank in range(8)] == [1, 2, 1, 1, 2, 1, 2, 1]
+
+    def test_more_memory_and_time_at_a_resume(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 2, config(n_shards=2), failing=[1]))
+        (tmp_path / MENDED).touch()
+        run.resume(options={"memory": "200MB", "walltime": "04:00:00"})
+        assert ended(run).collect() == locally(tmp_path, 2)
+        assert submission(run, 2).options["memory"] == "200MB"
+
+    def test_a_dry_run_shows_script_and_command(
+        self, site: Site, config: Any, tmp_path: Path
+    ) -> None:
+        runner = Square(Clock({"folder": str(tmp_path)}))
+        shown = asyncio.run(
+            dry_run(runner, range(5), run_dir=tmp_path / "run", parallel=config(n_shards=5))
+        )
+        assert len(shown) == 1
+        assert "-m espnet3.worker" in shown[0].script
+        assert shown[0].command[0] == site.submit
+        assert not (tmp_path / "run").exists()
+
+    # Status
+
+    def test_queued_then_running_then_done(self, site: Site, config: Any, tmp_path: Path) -> None:
+        site.hold()
+        run = submit_noting(tmp_path, 4, config(n_shards=2), gated=[0])
+        assert states(run) == {0: "queued", 1: "queued"}
+        [job] = jobs(run).jobs
+        number = re.findall(r"\d+", job.job_id)[0]
+        assert all(number in cause for cause in causes(run).values()), causes(run)
+        site.release()
+        wait_for(lambda: states(run) == {0: "running", 1: "done"}, "not one running, one done")
+        (tmp_path / GATE).touch()
+        assert ended(run).status().done
+
+    def test_failed(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 4, config(n_shards=2), failing=[2]))
+        assert states(run) == {0: "done", 1: "failed"}
+        assert "item 2 is bad" in causes(run)[1]
+
+    def test_killed(self, config: Any, tmp_path: Path) -> None:
+        """A worker that dies without a word; its job may say how it ended."""
+        run = submit_noting(tmp_path, 4, config(n_shards=2), gated=[1, 3])
+        wait_for(lambda: len(noted(tmp_path, "begun")) == 4, "not all items have begun")
+        [started] = attempts(run, 1, "started")
+        os.kill(started.pid, signal.SIGKILL)
+        wait_for(lambda: states(run)[1] in ("lost", "interrupted"), "its death is not noticed")
+        assert states(run)[0] == "running"
+        assert "ended without a word" in causes(run)[1]
+        (tmp_path / GATE).touch()
+        wait_for(lambda: not run.status().live, "the other one does not end")
+        assert run.resume().ranks == [1]
+        assert ended(run).collect() == locally(tmp_path, 4)
+        assert noted(tmp_path, "finished") == once(range(4))
+
+    def test_one_task_is_cancelled(self, site: Site, config: Any, tmp_path: Path) -> None:
+        run = submit_noting(tmp_path, 3, config(n_shards=3), gated=range(3))
+        wait_for(lambda: set(states(run).values()) == {"running"}, "not all run")
+        [job] = jobs(run).jobs
+        site.cancel_task(job.job_id, 1)
+        wait_for(lambda: states(run)[1] not in ("queued", "running"), "it is not cancelled")
+        assert states(run) == {0: "running", 1: states(run)[1], 2: "running"}
+        assert states(run)[1] in ("interrupted", "lost"), causes(run)
+        (tmp_path / GATE).touch()
+        wait_for(lambda: not run.status().live, "the others do not end")
+        assert run.resume().ranks == [1]
+        assert ended(run).collect() == locally(tmp_path, 3)
+
+    def test_all_are_cancelled(self, site: Site, config: Any, tmp_path: Path) -> None:
+        run = submit_noting(tmp_path, 8, config(n_shards=4, n_workers=2), gated=range(8))
+        wait_for(lambda: [*states(run).values()].count("running") == 2, "two do not run")
+        assert run.cancel() == [job.job_id for job in jobs(run).jobs]
+        wait_for(lambda: not run.status().live, "they are not cancelled")
+        assert set(states(run).values()) == {"interrupted"}, causes(run)
+        assert all("cancelled" in cause or "signal" in cause for cause in causes(run).values())
+        (tmp_path / GATE).touch()
+        assert run.resume().ranks == [0, 1, 2, 3]
+        assert ended(run).collect() == locally(tmp_path, 8)
+
+    def test_a_scheduler_that_does_not_answer(
+        self, site: Site, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is known then; that is never taken for "gone"."""
+        run = submit_noting(tmp_path, 4, config(n_shards=2), gated=[0])
+        wait_for(lambda: states(run) == {0: "running", 1: "done"}, "not one running, one done")
+        with monkeypatch.context() as patch:
+            for command in site.queries:
+                script = "echo 'cannot connect to server (errno=111)' >&2; exit 1"
+                patch.setenv("PATH", wrap(tmp_path, command, script))
+            seen = run.status()
+            assert seen.scheduler_problem is not None
+            assert "cannot connect to server (errno=111)" in seen.scheduler_problem
+            assert {s.rank: s.state for s in seen.shards} == {0: "running", 1: "done"}
+            with pytest.raises(SchedulerUnavailable, match="cannot connect"):
+                run.cancel()
+        (tmp_path / GATE).touch()
+        assert ended(run).collect() == locally(tmp_path, 4)
+        assert noted(tmp_path, "begun") == once(range(4))
+
+    def test_a_job_whose_id_was_not_recorded(self, site: Site, config: Any, tmp_path: Path) -> None:
+        """It is found by its unique name, by status and by resume, and nothing runs twice."""
+        site.hold()
+        run = submit_noting(tmp_path, 4, config(n_shards=2))
+        [job] = jobs(run).jobs
+        Path(run.run_dir, layout.accepted_jobs(1)).unlink()
+        file = Path(run.run_dir, layout.submission(1))
+        intent = json.loads(file.read_bytes())
+        intent["submitter"]["pid"] = 2**22 + 1  # no process of this host: the submitter is dead
+        file.write_text(json.dumps(intent))
+        assert states(run) == {0: "queued", 1: "queued"}
+        assert run.resume().ranks == []
+        assert jobs(run).jobs == [job]
+        site.release()
+        assert ended(run).collect() == locally(tmp_path, 4)
+        assert noted(tmp_path, "begun") == once(range(4))
+
+    def test_a_refused_submission(self, site: Site, config: Any, tmp_path: Path) -> None:
+        options, words = site.refused
+        with pytest.raises(SubmissionRefused) as told:
+            submit_noting(tmp_path, 4, config(dict(options), n_shards=2))
+        assert re.search(words, str(told.value)), told.value
+        run = Run(tmp_path / "run")
+        assert set(states(run).values()) == {"pending"}
+        assert re.search(words, causes(run)[0])
+
+    # What reaches the job
+
+    def test_logs_of_a_rank(self, config: Any, tmp_path: Path) -> None:
+        run = ended(submit_noting(tmp_path, 6, config(n_shards=3), failing=[3]))
+        for rank in range(3):
+            [log] = run.logs(rank)
+            text = Path(log).read_text()
+            assert f"shard {rank}: " in text
+            assert ("item 3 is bad" in text) == (rank == 1)
+
+    def test_the_variables_of_an_enclosing_job_do_not_leak(
+        self, site: Site, seen: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in site.leaked.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("OF_THE_USER", "a b")
+        found = seen([*site.leaked, "PATH"])
+        assert found["PATH"]
+        assert not {n for n, value in site.leaked.items() if found[n] == value}
+
+    @pytest.mark.parametrize(
+        "name", ["1st try: a/b@c", "[x] 100% {é}", "日本語", "a" * 200, "-N", "$(touch x);`y`'\""]
+    )
+    def test_awkward_names_of_jobs(self, config: Any, tmp_path: Path, name: str) -> None:
+        run = ended(submit_noting(tmp_path, 2, config({"job_name": name}, n_shards=2)))
+        assert run.collect() == locally(tmp_path, 2)
+        assert all(len(run.logs(rank)) == 1 for rank in range(2))
+
+    @pytest.mark.parametrize(
+        "name", ["with space", 'it\'s "quoted"', "100%J$HOME", "é,a:b=c", "[x]*?#;&|"]
+    )
+    def test_awkward_names_of_run_directories(self, config: Any, tmp_path: Path, name: str) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        run = ended(submit_noting(folder, 2, config(n_shards=2)))
+        assert run.collect() == locally(folder, 2)
+        assert all(len(run.logs(rank)) == 1 for rank in range(2))
+
+    def test_options_are_passed_through(self, site: Site, config: Any, tmp_path: Path) -> None:
+        directive, words = site.directive
+        more = directive if isinstance(directive, dict) else [directive]
+        site.hold()
+        run = submit_noting(tmp_path, 2, config({"job_extra_directives": more}, n_shards=1))
+        [job] = jobs(run).jobs
+        assert words in site.shown(job.job_id)
+        site.release()
+        assert ended(run).status().done
+
+    def test_the_prologue_of_the_options_and_of_the_hook(self, seen: Any) -> None:
+        options = {"job_script_prologue": ["export FROM_OPTIONS=own", "export FROM_HOOK=no"]}
+        found = seen(["FROM_OPTIONS", "FROM_HOOK"], runners.Exporting, options=options)
+        assert found == {"FROM_OPTIONS": "own", "FROM_HOOK": "a  $b"}
+
+
+def _most_at_once(folder: Path) -> int:
+    """How many workers that `Clock` noted lived at the same time, at most."""
+    spans = [[*map(float, line.split())] for line in (folder / "spans").read_text().splitlines()]
+    return max(sum(began <= at < end for began, end in spans) for at, _ in spans)

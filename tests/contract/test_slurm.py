@@ -1,0 +1,18 @@
+"""The conformance suite on a real Slurm."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.scheduler_contract import SchedulerContract
+from tests.contract.sites.site import Site
+from tests.contract.sites.slurm import SlurmSite
+from tests.integration.slurm_cluster import SlurmCluster
+
+
+class TestSlurm(SchedulerContract):
+    """Debian's."""
+
+    @pytest.fixture
+    def site(self, slurm_cluster: SlurmCluster) -> Site:
+        return SlurmSite(slurm_cluster)
