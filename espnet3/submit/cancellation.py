@@ -11,9 +11,10 @@ from espnet3.schedulers.base import KnownSubmission
 from espnet3.schedulers.local import WORKER
 from espnet3.specs import layout
 from espnet3.specs.errors import EspnetError, FileTaken, RunDirectoryError, UsageError
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import Cancellation, RunSpec, encode, now
 from espnet3.specs.processes import this_process
-from espnet3.specs.store import LocalStore, Store, open_store
+from espnet3.specs.store import Store, open_store
 from espnet3.status.observe import Observation, observe, read_run
 
 

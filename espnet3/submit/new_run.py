@@ -13,8 +13,9 @@ from espnet3.specs import layout
 from espnet3.specs.config import ParallelConfig, as_parallel_config, get_current
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
 from espnet3.specs.items import ItemList, ItemRange, plan_items
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import RunSpec, decode, encode, now
-from espnet3.specs.store import LocalStore, Store, open_store
+from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import require_scripts, require_trusted, tightened
 from espnet3.status.observe import observe
 from espnet3.submit.launch import Launcher, Rendered

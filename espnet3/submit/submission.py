@@ -13,6 +13,7 @@ from espnet3.specs import layout
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
 from espnet3.specs.items import ItemList, ItemRange
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
@@ -25,7 +26,7 @@ from espnet3.specs.models import (
 )
 from espnet3.specs.modes import make_folders
 from espnet3.specs.processes import busy_with, this_process
-from espnet3.specs.store import LocalStore, Store
+from espnet3.specs.store import Store
 from espnet3.submit.launch import Launcher
 
 

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from espnet3.specs.store import LocalStore
+from espnet3.specs.local_store import LocalStore
 
 OPERATIONS = (
     "read",

@@ -97,7 +97,7 @@ def install_from_environment() -> None:
         install(Faults(**{**said, "rules": [Rule(**rule) for rule in said["rules"]]}))
 
 
-_MODULES = ("espnet3.specs.store", "espnet3.specs.modes", "espnet3.collect.output")
+_MODULES = ("espnet3.specs.local_store", "espnet3.specs.modes", "espnet3.collect.output")
 
 
 def install(faults: Faults) -> None:

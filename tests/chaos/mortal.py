@@ -231,7 +231,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     system = _System(disk)
     monkeypatch.setattr("espnet3.specs.modes.os", _Modes(disk))
-    for module in ("espnet3.specs.store", "espnet3.collect.output"):
+    for module in ("espnet3.specs.local_store", "espnet3.collect.output"):
         monkeypatch.setattr(f"{module}.os", system)
         monkeypatch.setattr(f"{module}.open", _opener(system, disk), raising=False)
     return disk

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 from espnet3.specs.errors import FileMissing
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import AppendFile, FileEntry, LocalStore
+from espnet3.specs.store import AppendFile, FileEntry
 
 Symptom = Literal["late", "empty"]
 

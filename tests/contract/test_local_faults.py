@@ -13,8 +13,9 @@ import pytest
 
 from espnet3.specs.errors import FileTaken, StoreError
 from espnet3.specs.layout import FOLDERS
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import FileEntry, LocalStore
+from espnet3.specs.store import FileEntry
 from tests.chaos.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
 
 NAME, TEXT = "receipts/000000.json", b'{"rank": 0}'

@@ -18,7 +18,8 @@ import pytest
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
-from espnet3.specs.store import FileEntry, LocalStore, Store, open_store
+from espnet3.specs.local_store import LocalStore
+from espnet3.specs.store import FileEntry, Store, open_store
 from tests.contract.store_contract import StoreContract
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ class TestLocalStore(StoreContract):
         code = (
             "import sys\n"
             "from espnet3.specs.errors import FileTaken\n"
-            "from espnet3.specs.store import LocalStore\n"
+            "from espnet3.specs.local_store import LocalStore\n"
             "root, me = sys.argv[1:]\n"
             "store = LocalStore(root)\n"
             "print('ready', flush=True)\n"
@@ -84,7 +85,7 @@ class TestLocalStore(StoreContract):
     def test_what_was_written_outlives_a_killed_writer(self, store: Store) -> None:
         code = (
             "import sys\n"
-            "from espnet3.specs.store import LocalStore\n"
+            "from espnet3.specs.local_store import LocalStore\n"
             "file = LocalStore(sys.argv[1]).append('results/r.jsonl')\n"
             "file.write(b'synced\\n'); file.sync(); file.write(b'written\\n')\n"
             "print('done', flush=True); sys.stdin.read()\n"

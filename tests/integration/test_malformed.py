@@ -19,8 +19,9 @@ import pytest
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import submit_run
 from espnet3.specs import layout
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import AttemptRecord, decode
-from espnet3.specs.store import LocalStore, open_store
+from espnet3.specs.store import open_store
 from espnet3.worker.main import main as worker
 from tests.integration.commands import said
 

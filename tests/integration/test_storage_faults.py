@@ -15,7 +15,7 @@ import pytest
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.specs.errors import EspnetError, RunDirectoryError, StoreError
-from espnet3.specs.store import LocalStore
+from espnet3.specs.local_store import LocalStore
 from tests.chaos.faulty_store import Faults, Rule, faults_environment, injected
 from tests.integration.helpers import ended, locally, noted, once, parallel, states, wait_for
 from tests.integration.runners import Noting, Workshop

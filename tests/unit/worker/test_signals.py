@@ -154,7 +154,7 @@ WHILE_WRITING = """
 import os, signal, sys
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, decode
-from espnet3.specs.store import LocalStore
+from espnet3.specs.local_store import LocalStore
 from espnet3.worker import results
 from espnet3.worker.shard import Place
 from espnet3.worker.task import run_task
