@@ -34,10 +34,10 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         raise UsageError(f"rank {rank}: {store.root} has shards 0 to {run.world_size - 1}")
     found = []
     for submission, _ in read_submissions(store)[0]:
-        task = submission.tasks_by_rank().get(rank)
-        if task is None:
+        place = submission.place_of(rank)
+        if place is None:
             continue
-        job = submission.job_of(task)
+        task, job = place
         name = get_scheduler(submission.scheduler).log_file(job, task - job.first_task)
         path = os.path.join(submission.log_directory, name)
         if os.path.exists(path):

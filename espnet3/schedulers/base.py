@@ -16,6 +16,10 @@ TaskKey = tuple[int, int]
 """Submission number and task."""
 
 
+Wanted = Mapping[int, Sequence[int]]
+"""Submission number -> some of its tasks, in order."""
+
+
 class TaskState(NamedTuple):
     """What a scheduler says of one task.
 
@@ -173,11 +177,17 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    async def query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
-        """The states of all tasks that the scheduler knows, in one query for the whole run.
+    async def query(
+        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
+    ) -> dict[TaskKey, TaskState]:
+        """The states of the tasks that the scheduler knows, in one query for the whole run.
 
-        A task that is not in the answer is unknown to the scheduler: it ended long ago, or never
-        was.
+        A wanted task that is not in the answer is unknown to the scheduler: it ended long ago, or
+        never was.
+
+        Args:
+            submissions: whose tasks.
+            wanted: which of them; all where unset. The answer may hold others too.
 
         Raises:
             SchedulerUnavailable: it does not answer, so nothing is known.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
+from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 
@@ -43,7 +43,9 @@ class LocalScheduler(Scheduler):
     async def max_array_size(self) -> int:
         return 2**31
 
-    async def query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
+    async def query(
+        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
+    ) -> dict[TaskKey, TaskState]:
         return await _in_thread(self._query, submissions)
 
     def _query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
@@ -92,17 +94,18 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
     states: dict[TaskKey, TaskState] = {}
     starting = False
     for submission, _ in submissions:
-        name = submission.jobs[0].name
+        name, own = submission.jobs[0].name, begun[submission.number]
         supervised = (name, None) in processes
-        last = max(begun[submission.number], default=None)
+        queued = TaskState("queued", "", f"at most {submission.n_workers} at a time")
+        last = max(own, default=None)
         for task in range(submission.n_tasks):
             if (name, task) in processes:
                 state = TaskState("running", f"pid {processes[name, task]}")
-            elif task in begun[submission.number]:
+            elif task in own:
                 state = TaskState("ended")
                 starting |= supervised and task == last
             elif supervised:
-                state = TaskState("queued", "", f"at most {submission.n_workers} at a time")
+                state = queued
             else:
                 continue
             states[submission.number, task] = state
@@ -111,12 +114,12 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
 
 def _begun(submission: Submission) -> set[int]:
     """The tasks that have a log."""
-    folder, log = submission.log_directory, submission.jobs[0].log
-    return {
-        task
-        for task in range(submission.n_tasks)
-        if os.path.exists(os.path.join(folder, log.replace("{index}", str(task))))
-    }
+    before, _, after = submission.jobs[0].log.partition("{index}")
+    try:
+        names = set(os.listdir(submission.log_directory))
+    except OSError:
+        return set()
+    return {task for task in range(submission.n_tasks) if f"{before}{task}{after}" in names}
 
 
 def _processes() -> dict[tuple[str, int | None], int]:

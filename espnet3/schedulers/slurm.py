@@ -6,16 +6,17 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Mapping, Sequence
 
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
+from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.slurm_words import Ending, task_state
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
-# Array id, index in the array ("N/A" outside one), state, reason, name; the name may hold anything.
+# Array id, indices in it ("N/A" outside one), state, reason, name; the name may hold anything.
 _FORMAT = "%F|%K|%T|%r|%j"
 # What a user may set for these commands, and would hide or keep jobs (SQUEUE_PARTITION, say).
 _DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
@@ -88,16 +89,18 @@ class SlurmScheduler(Scheduler):
         # MaxArraySize caps the index: the largest one allowed is MaxArraySize - 1.
         return int(found[1])
 
-    async def query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
-        keys = _JobKeys(submissions)
+    async def query(
+        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
+    ) -> dict[TaskKey, TaskState]:
+        keys = _JobKeys(submissions, wanted)
         if not keys.by_name:
             return {}
         states: dict[TaskKey, TaskState] = {}
-        for cluster, ids in keys.ids_by_cluster().items():
+        for cluster, ids in {"": [], **_by_cluster(keys.by_id)}.items():
             states |= await self._squeue(keys, cluster, ids)
-        forgotten = keys.recorded_tasks() - states.keys()
+        forgotten, jobs = keys.not_in(states)
         if forgotten:
-            for cluster, ids in keys.ids_by_cluster().items():
+            for cluster, ids in _by_cluster(jobs).items():
                 states |= await self._sacct(keys, cluster, ids, forgotten)
         return states
 
@@ -111,26 +114,26 @@ class SlurmScheduler(Scheduler):
         if not by_user and not ids:
             return {}
         chosen = f"--user={','.join(sorted(keys.users))}" if by_user else f"--jobs={','.join(ids)}"
-        command = ("squeue", *_on(cluster), "--noheader", "--array", "--states=all", chosen)
+        # Without --array, what waits of an array is one row.
+        command = ("squeue", *_on(cluster), "--noheader", "--states=all", chosen)
         answer = await self._ask(*command, f"--format={_FORMAT}")
         if answer.code != 0:
             # Asked only for jobs that it has forgotten (MinJobAge after their end), it fails.
             if "Invalid job id specified" in answer.err:
                 return {}
             raise SchedulerUnavailable(self.name, answer.err or answer.out)
-        rows = []
-        for line in answer.out.splitlines():
-            fields = line.split("|", 4)
-            if len(fields) < 5:  # a site's banner
-                continue
-            array, index, word, reason, job_name = fields
-            key = keys.find(array, index, job_name, cluster)
-            if key is not None:
-                rows.append((key, (array, index), word, reason))
+        rows = [line.split("|", 4) for line in answer.out.splitlines()]
+        rows = [row for row in rows if len(row) == 5]  # others are a site's banner
         endings: dict[tuple[str, str], Ending] = {}
-        if any(word == "FAILED" for _, _, word, _ in rows):
+        if any(row[2] == "FAILED" for row in rows):
             endings = await self._endings(command)
-        return {key: task_state(word, reason, endings.get(at)) for key, at, word, reason in rows}
+        states: dict[TaskKey, TaskState] = {}
+        for array, index, word, reason, job_name in rows:
+            found = keys.find(array, index, job_name, cluster)
+            if found:
+                state = task_state(word, reason, endings.get((array, index)))
+                states.update(dict.fromkeys(found, state))
+        return states
 
     async def _endings(self, command: Sequence[str]) -> dict[tuple[str, str], Ending]:
         """Array id and index -> how the batch script ended; only this form of squeue tells it."""
@@ -147,8 +150,6 @@ class SlurmScheduler(Scheduler):
 
         It may be absent or late, so a missing row means nothing; nor does a row of a live job.
         """
-        if not ids:
-            return {}
         try:
             answer = await self._ask(
                 "sacct", *_on(cluster), "--noheader", "--parsable2",
@@ -163,14 +164,13 @@ class SlurmScheduler(Scheduler):
             job, word, code = [*line.split("|"), "", ""][:3]
             # Tasks that were cancelled before they began share a row: 12_[1,4-9%2].
             found = re.match(r"(\d+)(?:_(\d+|\[[^]]*\]))?(\.batch)?$", job)
-            if found is None:
+            # Out of memory shows on the batch step's row only, which follows the job's own.
+            if found is None or (found[3] and not word.startswith("OUT_OF_ME")):
                 continue
-            for index in _indices(found[2] or "N/A"):
-                key = keys.find(found[1], index, "", cluster)
-                # Out of memory shows on the batch step's row only, which follows the job's own.
-                if key in forgotten and (not found[3] or word.startswith("OUT_OF_ME")):
-                    rows = never_begun if "[" in job else states
-                    rows[key] = task_state(word, "", Ending.of_sacct(code))
+            own = keys.find(found[1], found[2] or "", "", cluster)
+            state = task_state(word, "", Ending.of_sacct(code))
+            rows = never_begun if "[" in job else states
+            rows.update(dict.fromkeys(forgotten.intersection(own), state))
         told = never_begun | states
         return {key: state for key, state in told.items() if state.state == "ended"}
 
@@ -209,42 +209,55 @@ class SlurmScheduler(Scheduler):
 
 
 class _JobKeys:
-    """Which task of which submission a row of squeue or sacct speaks of."""
+    """Which tasks of which submission a row of squeue or sacct speaks of.
 
-    def __init__(self, submissions: Sequence[KnownSubmission]) -> None:
+    Only jobs with a wanted task are looked for.
+    """
+
+    def __init__(self, submissions: Sequence[KnownSubmission], wanted: Wanted | None) -> None:
         self.by_name: dict[str, tuple[int, PlannedJob]] = {}
         self.by_id: dict[str, tuple[int, PlannedJob]] = {}
         self.unrecorded = False
         self.users = {entry.submission.submitter.user for entry in submissions}
+        self._wanted: dict[str, Sequence[int]] = {}  # by job id
         created = [s.submission.created for s in submissions]
         # sacct's default window starts at midnight; it takes the login node's local time.
         self.since = f"{min(created).astimezone():%Y-%m-%dT%H:%M:%S}" if created else ""
         for entry in submissions:
-            ids = entry.job_ids()
-            self.unrecorded |= len(ids) < len(entry.submission.jobs)
+            number, ids = entry.submission.number, entry.job_ids()
+            tasks = range(entry.submission.n_tasks) if wanted is None else wanted.get(number, ())
             for job in entry.submission.jobs:
-                self.by_name[job.name] = (entry.submission.number, job)
-                if job.name in ids:
-                    self.by_id[ids[job.name]] = self.by_name[job.name]
+                first = bisect_left(tasks, job.first_task)
+                own = tasks[first : bisect_left(tasks, job.first_task + job.n_tasks, lo=first)]
+                if not own:
+                    continue
+                self.by_name[job.name] = (number, job)
+                job_id = ids.get(job.name)
+                if job_id is None:
+                    self.unrecorded = True
+                else:
+                    self.by_id[job_id] = (number, job)
+                    self._wanted[job_id] = own
 
-    def find(self, number: str, index: str, name: str, cluster: str) -> TaskKey | None:
+    def find(self, number: str, indices: str, name: str, cluster: str) -> list[TaskKey]:
         job_id = f"{number};{cluster}" if cluster else number
         submission, job = self.by_id.get(job_id) or self.by_name.get(name) or (0, None)
         # An id may have been used again, for a job of another name.
         if job is None or (name and name != job.name):
-            return None
-        return submission, job.first_task + (int(index) if index.isdigit() else 0)
+            return []
+        return [(submission, job.first_task + i) for i in _indices(indices, job.n_tasks)]
 
-    def ids_by_cluster(self) -> dict[str, list[str]]:
-        """The ids on each cluster; this host's own ("") is always there."""
-        return {"": [], **_by_cluster(self.by_id)}
-
-    def recorded_tasks(self) -> set[TaskKey]:
-        return {
-            (number, job.first_task + index)
-            for number, job in self.by_id.values()
-            for index in range(job.n_tasks)
-        }
+    def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:
+        """Wanted tasks of recorded jobs that have no state, and the ids of these jobs."""
+        keys: set[TaskKey] = set()
+        jobs: list[str] = []
+        for job_id, tasks in self._wanted.items():
+            submission, _ = self.by_id[job_id]
+            missing = [(submission, task) for task in tasks if (submission, task) not in states]
+            if missing:
+                keys.update(missing)
+                jobs.append(job_id)
+        return keys, jobs
 
 
 def _split(job_id: str) -> tuple[str, str]:
@@ -254,7 +267,7 @@ def _split(job_id: str) -> tuple[str, str]:
 
 
 def _by_cluster(job_ids: Iterable[str]) -> dict[str, list[str]]:
-    """Cluster -> numbers of its jobs."""
+    """Cluster ("" is this host's own) -> numbers of its jobs."""
     found: dict[str, list[str]] = {}
     for number, cluster in map(_split, job_ids):
         if number.isdecimal():  # or a damaged file could give scancel another option
@@ -266,17 +279,17 @@ def _on(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
 
 
-def _indices(text: str) -> list[str]:
-    """The indices of an array's tasks as sacct writes them: `7`, `N/A` or `[1,4-9:2%3]`."""
-    if not text.startswith("["):
-        return [text]
-    found: list[str] = []
+def _indices(text: str, n_tasks: int) -> Iterable[int]:
+    """The indices in an array of that size, as `7` or `[1,4-9:2%3]`; 0 for what is no array."""
+    if text.isdecimal():  # most often
+        return [int(text)] if int(text) < n_tasks else []
+    found: list[int] = []
     for part in text.strip("[]").partition("%")[0].split(","):
         span = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
         if span is not None:
             first, last, step = int(span[1]), int(span[2] or span[1]), max(1, int(span[3] or 1))
-            found += map(str, range(first, last + 1, step))
-    return found
+            found += range(first, min(last + 1, n_tasks), step)
+    return [0] if text in ("", "N/A") else found
 
 
 def _ids_by_name(output: str) -> dict[str, str]:

@@ -6,6 +6,8 @@ Field by field they are documented in `docs/format.md`; their JSON Schema is in 
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -229,14 +231,23 @@ class Submission(PersistedModel):
         part: Any = self.ranks.part(first, first + self.shards_per_job)
         return list(part)
 
-    def tasks_by_rank(self) -> dict[int, int]:
-        """Rank -> task, for every rank of the submission."""
-        ranks: Any = self.ranks
-        return {rank: position // self.shards_per_job for position, rank in enumerate(ranks)}
+    def places(self) -> Iterator[tuple[int, int, PlannedJob]]:
+        """Each rank of the submission with the task that computes it, and that task's job."""
+        ranks: Any = self.ranks.plain()
+        for job in self.jobs:
+            for task in range(job.first_task, job.first_task + job.n_tasks):
+                first = task * self.shards_per_job
+                for rank in ranks[first : first + self.shards_per_job]:
+                    yield rank, task, job
 
-    def job_of(self, task: int) -> PlannedJob:
-        """The job that holds a task."""
-        return next(j for j in self.jobs if j.first_task <= task < j.first_task + j.n_tasks)
+    def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
+        """The task that computes a rank, and its job; None where the submission lacks the rank."""
+        try:
+            task = self.ranks.plain().index(rank) // self.shards_per_job
+        except ValueError:
+            return None
+        after = bisect_right(self.jobs, task, key=lambda job: job.first_task)
+        return task, self.jobs[after - 1]
 
 
 class AcceptedJob(Part):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Container, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from espnet3.schedulers import get_scheduler
@@ -33,6 +35,7 @@ from espnet3.status.shard_states import Evidence, RunStatus, shard_states
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
 # and clock cannot be seen, earlier.
 _SUBMITTING_HERE, _SUBMITTING_ELSEWHERE = 3600.0, 600.0
+_READERS = 8  # threads; network file systems and object stores take their time
 
 
 class Observation(NamedTuple):
@@ -139,7 +142,7 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
     run = await asyncio.to_thread(read_run, store)
     submissions, cancelled = await asyncio.to_thread(read_submissions, store)
     receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
-    attempts = await asyncio.to_thread(_list_attempts, store)
+    records: dict[AttemptFile, AttemptRecord] = {}
     tasks: dict[TaskKey, TaskState] | None = None
     problem = None
     found: dict[int, AcceptedJobs] = {}
@@ -156,28 +159,33 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
                 tasks = await _query(submissions, receipts.done)
             except SchedulerUnavailable as error:
                 problem = str(error)
-        # A job may have ended between the first look and the scheduler's answer.
-        receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
-        attempts = await asyncio.to_thread(_list_attempts, store)
-
-    def read_record(file: AttemptFile) -> AttemptRecord | None:
-        try:
-            return read_persisted(store, AttemptRecord, layout.attempt_record(*file))
-        except (FileMissing, FormatError):
-            return None  # a hint only; shown as lost
-
+            # A job may have ended between the first look and the scheduler's answer.
+            receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
+        records = await asyncio.to_thread(_read_records, store, receipts.done)
     evidence = Evidence(
-        run.world_size, receipts.done, attempts, read_record, submissions, being_submitted,
-        cancelled, tasks, receipts.withdrawn,
+        run.world_size, receipts.done, records, submissions, being_submitted, cancelled, tasks,
+        receipts.withdrawn,
     )  # fmt: skip
     shards = await asyncio.to_thread(shard_states, evidence)
     status = RunStatus(store.root, shards, problem)
     return Observation(run, status, submissions, found, receipts.done)
 
 
-def _list_attempts(store: Store) -> list[AttemptFile]:
-    names = map(layout.parse_attempt_record, _names(store, layout.ATTEMPTS))
-    return [name for name in names if name is not None]
+def _read_records(store: Store, done: Container[int]) -> dict[AttemptFile, AttemptRecord]:
+    """What is known last of each attempt at a shard that is not done: its end, else its start."""
+    attempts: dict[tuple[int, str], list[AttemptFile]] = {}
+    for file in map(layout.parse_attempt_record, _names(store, layout.ATTEMPTS)):
+        if file is not None and file.rank not in done:
+            attempts.setdefault((file.rank, file.attempt), []).append(file)
+
+    def read(files: list[AttemptFile]) -> tuple[AttemptFile, AttemptRecord] | None:
+        for file in sorted(files, key=lambda file: file.event == "started"):
+            with contextlib.suppress(FileMissing, FormatError):  # a hint only; shown as lost
+                return file, read_persisted(store, AttemptRecord, layout.attempt_record(*file))
+        return None
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(found for found in pool.map(read, attempts.values()) if found is not None)
 
 
 def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: set[int]) -> set[int]:
@@ -221,11 +229,17 @@ async def _query(
     submissions: Sequence[KnownSubmission], receipts: Container[int]
 ) -> dict[TaskKey, TaskState]:
     """One query for each scheduler that the run was submitted to; nearly always one in all."""
-    unfinished = [
-        s for s in submissions if any(rank not in receipts for rank in s.submission.tasks_by_rank())
-    ]
+    wanted = {s.submission.number: _unfinished_tasks(s.submission, receipts) for s in submissions}
+    unfinished = [s for s in submissions if wanted[s.submission.number]]
     tasks: dict[TaskKey, TaskState] = {}
     for name in sorted({s.submission.scheduler for s in unfinished}):
         own = [s for s in unfinished if s.submission.scheduler == name]
-        tasks |= await get_scheduler(name).query(own)
+        tasks |= await get_scheduler(name).query(own, wanted)
     return tasks
+
+
+def _unfinished_tasks(submission: Submission, receipts: Container[int]) -> list[int]:
+    """The tasks that hold a shard without a receipt, in order."""
+    ranks, size = submission.ranks.plain(), submission.shards_per_job
+    found = (position // size for position, rank in enumerate(ranks) if rank not in receipts)
+    return list(dict.fromkeys(found))

@@ -181,8 +181,9 @@ def _errors_from(seen: Observation, chosen: Iterable[int]) -> int:
     """
     ranks, bound = set(chosen), 0
     for submission, _ in seen.submissions:
-        if submission.errors_from_submission > bound and ranks & submission.tasks_by_rank().keys():
-            bound = submission.errors_from_submission
+        errors_from = submission.errors_from_submission
+        if errors_from > bound and not ranks.isdisjoint(submission.ranks.plain()):
+            bound = errors_from
     return bound
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
+from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
@@ -101,7 +101,9 @@ class StandInScheduler(Scheduler):
     async def max_array_size(self) -> int:
         return 1000
 
-    async def query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
+    async def query(
+        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
+    ) -> dict[TaskKey, TaskState]:
         self.cluster.require()
         keys = {
             name: (entry.submission.number, job.first_task)

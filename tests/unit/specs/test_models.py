@@ -253,8 +253,14 @@ class TestSubmission:
         ranks = [rank for t in range(submission.n_tasks) for rank in submission.ranks_of(t)]
         assert ranks == list(submission.ranks)
         assert submission.ranks_of(submission.n_tasks) == []
-        for rank, task in submission.tasks_by_rank().items():
+        places = list(submission.places())
+        assert [rank for rank, _, _ in places] == ranks
+        for rank, task, job in places:
             assert rank in submission.ranks_of(task)
+            assert 0 <= task - job.first_task < job.n_tasks
+            found = submission.place_of(rank)
+            assert found == (task, job) or ranks.count(rank) > 1
+        assert submission.place_of(max(ranks) + 1) is None
 
     @pytest.mark.parametrize(
         "ranks",

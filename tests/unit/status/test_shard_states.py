@@ -98,8 +98,7 @@ def states(
         Evidence(
             world_size=world_size,
             receipts=receipts or set(),
-            attempts=list(by_file),
-            read_record=(lambda file: None) if unreadable else by_file.__getitem__,
+            records={} if unreadable else by_file,
             submissions=submissions,
             being_submitted=being_submitted or set(),
             cancelled=cancelled or set(),

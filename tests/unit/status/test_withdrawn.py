@@ -21,7 +21,7 @@ def state(records: list[AttemptRecord], n: int, tasks: dict[Any, TaskState]) -> 
     by_file = {AttemptFile(r.rank, r.attempt, r.event): r for r in records}
     [found] = shard_states(
         Evidence(
-            world_size=1, receipts=(), attempts=[*by_file], read_record=by_file.__getitem__,
+            world_size=1, receipts=(), records=by_file,
             submissions=[submission(number) for number in range(1, n + 1)], being_submitted=(),
             cancelled=(), tasks=tasks, withdrawn={0: 2},
         )
