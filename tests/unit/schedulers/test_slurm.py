@@ -228,6 +228,35 @@ def test_rows_of_squeue_find_their_tasks_whatever_the_name_holds(commands: Comma
     assert commands.asked("sacct") == []  # squeue knew them all
 
 
+def test_what_waits_of_an_array_is_one_row_of_squeue(commands: Commands) -> None:
+    commands.say(
+        "squeue", "12|1,3-4,6-19:2%7|PENDING|Priority|a\n12|0|RUNNING|None|a\n12|x|RUNNING||a\n"
+    )
+    states = query(entry(("b", 2, "11"), ("a", 9, "12")))
+    assert states.pop((1, 2)) == TaskState("running", "RUNNING")
+    assert states == dict.fromkeys(
+        [(1, 2 + index) for index in (1, 3, 4, 6, 8)], TaskState("queued", "PENDING", "Priority")
+    )
+    assert "--array" not in commands.asked("squeue")
+
+
+def test_only_jobs_with_a_wanted_task_are_asked_for(commands: Commands) -> None:
+    jobs = entry(("a", 4, "12"), ("b", 4, "13;big"), ("c", 4, "14"), ("d", 4, None))
+    commands.say("squeue", "12|1|RUNNING|None|a\n14|0|RUNNING|None|c\n")
+    assert asyncio.run(SLURM.query([jobs], {1: [1, 8]})) == {
+        (1, 1): TaskState("running", "RUNNING"),
+        (1, 8): TaskState("running", "RUNNING"),
+    }
+    # Nor is accounting, where only tasks have been forgotten that nobody wants.
+    assert commands.asked("squeue").count("--jobs=12,14") == 1
+    assert commands.asked("squeue").count("--noheader") == 1
+    assert commands.asked("sacct") == []
+    commands.say("sacct", "14_3|TIMEOUT|0:0\n14_2|TIMEOUT|0:0\n")
+    states = asyncio.run(SLURM.query([jobs], {1: [1, 8, 11]}))
+    assert states[1, 11] == TaskState("ended", "TIMEOUT", stopped="time limit")
+    assert "--jobs=14" in commands.asked("sacct")
+
+
 def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:
     commands.say("squeue", "77|1|RUNNING|None|my|job\n78|0|RUNNING|None|other\n")
     assert query(entry(("my|job", 2, None))) == {(1, 1): TaskState("running", "RUNNING", "")}
