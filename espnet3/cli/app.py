@@ -409,3 +409,38 @@ def run_shard(spec: str, trust: Trust | None) -> int:
     if code == exit_codes.INTERRUPTED:
         return INTERRUPTED if signal_number is None else 128 + signal_number
     return code if code in (exit_codes.DONE, exit_codes.USAGE) else NOT_COMPLETE
+
+
+@app.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    help="Seconds that the job may wait in the queue; it is cancelled then.",
+)
+@_json
+def doctor(words: tuple[str, ...], timeout: float, as_json: bool) -> int:
+    """Submit a tiny job, and tell what matters before the night.
+
+    It gets the options of the parallel config, and a folder beside CONFIG.yaml's run_dir (without
+    one: in espnet3_runs), which is removed in the end. Without CONFIG.yaml, KEY=VALUE says all, as
+    in parallel.env=slurm.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.cli.config_file import load_parallel
+    from espnet3.doctor.examination import examine
+
+    file = words[0] if words and "=" not in words[0] else None
+    parallel, run_dir = load_parallel(file, words if file is None else words[1:])
+    folder = "espnet3_runs" if run_dir is None else os.path.dirname(run_dir.rstrip("/")) or "."
+    if as_json:
+        seen = run_blocking(examine(parallel, folder, timeout=timeout))
+        show.json_document(show.examination_document(seen))
+    else:
+        seen = run_blocking(examine(parallel, folder, timeout=timeout, tell=show.finding))
+        if seen.left is not None:
+            show.lines([("folder", f"{seen.left} was left there")])
+    return DONE if seen.fine else NOT_COMPLETE

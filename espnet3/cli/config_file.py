@@ -85,16 +85,36 @@ def load_request(file: str, overrides: Iterable[str] = ()) -> Request:
     )
 
 
-def read_config(file: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def load_parallel(
+    file: str | None, overrides: Iterable[str] = ()
+) -> tuple[ParallelConfig, str | None]:
+    """The parallel config of a config file and its run directory; nothing of it is imported.
+
+    Args:
+        file: the file; None where overrides say all.
+        overrides: as for `load_request`.
+
+    Raises:
+        UsageError: the file is wrong; one line that says where.
+    """
+    raw = read_config(file, overrides, required=())
+    section = _section(raw, "parallel") if raw.get("parallel") else {}
+    return parse_parallel(section) if section else ParallelConfig(), _run_dir(raw.get("run_dir"))
+
+
+def read_config(
+    file: str | None, overrides: Iterable[str] = (), required: Iterable[str] = REQUIRED
+) -> dict[str, Any]:
     """The file's sections as plain values, overridden, resolved and known.
 
     Raises:
         ConfigError: it is no YAML, an interpolation fails, a key is unknown or missing.
     """
     try:
-        raw = read_yaml(file)
+        raw = {} if file is None else read_yaml(file)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror or error}") from None
+    file = file or "the command line"
     if not isinstance(raw, Mapping):
         raise ConfigError(file, f"must be a mapping with the keys {', '.join(REQUIRED)}")
     settings = [parse_setting(override) for override in overrides]
@@ -110,7 +130,7 @@ def read_config(file: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
     for key in plain:
         if key not in KEYS:
             raise ConfigError(str(key), f"unknown key in {file}{did_you_mean(str(key), KEYS)}")
-    for key in REQUIRED:
+    for key in required:
         if plain.get(key) is None:
             raise ConfigError(key, f"is missing in {file}")
     return dict(plain)

@@ -15,6 +15,7 @@ from espnet3.specs.errors import one_line
 from espnet3.specs.masking import masked_text, scrubbed
 
 if TYPE_CHECKING:
+    from espnet3.doctor.examination import Examination, Finding
     from espnet3.status.shard_states import RunStatus, ShardStatus
     from espnet3.submit.launch import Rendered
     from espnet3.submit.submission import Submitted
@@ -249,3 +250,17 @@ def follower() -> Follower:
 def problem(message: str) -> None:
     """Print one line on standard error."""
     click.echo(f"espnet3: {' '.join(scrubbed(message).split())}", err=True)
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+def finding(found: Finding) -> None:
+    """Print one finding of the doctor."""
+    lines([(found.name, found.value if found.fine else f"PROBLEM: {found.value}")])
+
+
+def examination_document(seen: Examination) -> dict[str, Any]:
+    """What the doctor found, for a program."""
+    findings = [found._asdict() for found in seen.findings]
+    return {"env": seen.env, "fine": seen.fine, "findings": findings, "left": seen.left}

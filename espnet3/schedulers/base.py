@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from espnet3.schedulers.commands import ask
 from espnet3.schedulers.walltimes import clock_seconds
+from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, Submission
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Scheduler(ABC):
         kept: variables with such a prefix that every client needs.
         first_index: what the scheduler calls the first task of an array.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
+        version_command: prints the scheduler's version, or that of its commands.
     """
 
     name: ClassVar[str]
@@ -77,6 +80,7 @@ class Scheduler(ABC):
     kept: ClassVar[frozenset[str]] = frozenset()
     first_index: ClassVar[int] = 0
     can_throttle: ClassVar[bool] = True
+    version_command: ClassVar[tuple[str, ...]] = ()
 
     # On a node, in the worker.
 
@@ -237,6 +241,20 @@ class Scheduler(ABC):
             return False
         lines = (process.info["cmdline"] for process in psutil.process_iter(["cmdline"]))
         return any(names.intersection(words or ()) for words in lines)
+
+    async def version(self) -> str:
+        """The scheduler's name and version, for a person.
+
+        Raises:
+            SchedulerUnavailable: its commands are not there, or fail.
+        """
+        if not self.version_command:
+            return self.name
+        answer = await ask(self.name, self.version_command)
+        lines = f"{answer.out}\n{answer.err}".strip().splitlines()
+        if answer.code != 0 or not lines:
+            raise SchedulerUnavailable(self.name, answer.err or "does not tell its version")
+        return lines[0].strip()
 
     async def reasons(self, job_ids: Sequence[str]) -> str:
         """What the scheduler says about why jobs wait, for a person; "" where it says nothing."""

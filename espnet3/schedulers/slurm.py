@@ -28,6 +28,7 @@ class SlurmScheduler(Scheduler):
     name = "slurm"
     inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
     # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
+    version_command = ("sbatch", "--version")
     kept = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT"})
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:

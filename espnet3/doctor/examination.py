@@ -1,0 +1,219 @@
+"""Submitting the doctor's tiny job, and what it and this host tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from espnet3.collect.log_files import logs
+from espnet3.collect.merge import collect
+from espnet3.collect.progress import status
+from espnet3.doctor.visit import (
+    ANSWER,
+    CALL,
+    GREETING,
+    TAKEN,
+    Visit,
+    Visitor,
+    python_here,
+)
+from espnet3.schedulers import get_scheduler
+from espnet3.specs.config import ParallelConfig
+from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, one_line
+from espnet3.specs.local_store import LocalStore
+from espnet3.specs.store import Store, open_store
+from espnet3.submit.cancellation import cancel
+from espnet3.submit.new_run import submit
+
+LOOK = 0.1  # seconds between two looks for the job's call
+ASK = 2.0  # seconds between two questions to the scheduler
+LOG_LINES = 5  # of a job that failed
+
+
+class Finding(NamedTuple):
+    """One thing that was found.
+
+    Attributes:
+        name: what it is about.
+        value: what was found, for a person.
+        fine: False where it would spoil a night.
+    """
+
+    name: str
+    value: str
+    fine: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What the doctor found.
+
+    Attributes:
+        env: of the parallel config.
+        findings: in the order in which they were made.
+        left: the folder, where it was not removed: something is wrong, or it is a URL.
+    """
+
+    env: str
+    findings: list[Finding]
+    left: str | None
+
+    @property
+    def fine(self) -> bool:
+        """Whether all is well."""
+        return all(finding.fine for finding in self.findings)
+
+
+async def examine(
+    parallel: ParallelConfig,
+    folder: str | os.PathLike[str],
+    *,
+    timeout: float = 600.0,
+    tell: Callable[[Finding], None] = lambda finding: None,
+) -> Examination:
+    """Submit a tiny job with a config's options, and report what matters before a real run.
+
+    Args:
+        parallel: the parallel config; one job of one shard is submitted with its options.
+        folder: where run directories will be; the job gets one of its own there, which is removed
+            in the end where all is well.
+        timeout: seconds that the job may take to begin; it is cancelled then.
+        tell: called with each finding as soon as it is made.
+
+    Raises:
+        UsageError: the config is wrong.
+        SchedulerUnavailable: the scheduler does not answer here.
+        SubmissionRefused: it refused the job.
+        RunDirectoryError: no run directory can be made there.
+
+    Example:
+        >>> from espnet3.specs.config import ParallelConfig
+        >>> (await examine(ParallelConfig(env="slurm"), "/shared")).fine  # doctest: +SKIP
+        True
+    """
+    findings: list[Finding] = []
+
+    def found(name: str, value: str, fine: bool = True) -> None:
+        findings.append(Finding(name, value, fine))
+        tell(findings[-1])
+
+    scheduler = get_scheduler(parallel.env)
+    found("scheduler", await scheduler.version())
+    found("array limit", f"{parallel.max_array_size or await scheduler.max_array_size()} tasks")
+    name = f"espnet3-doctor-{secrets.token_hex(4)}"
+    store = open_store(f"{os.fspath(folder).rstrip('/')}/{name}")
+    run_dir = f"{store.root}/run"
+    await asyncio.to_thread(_prepare, store)
+    one = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
+    config = parallel.model_copy(update=one)
+    visitor = Visitor({"folder": store.root, "env": parallel.env})
+    try:
+        submitted = await submit(Visit(visitor), [0], run_dir=run_dir, parallel=config)
+        found("job", ", ".join(submitted.job_ids))
+        problem = await _follow(store, run_dir, found, timeout)
+        if problem is None:
+            [report] = await collect(run_dir)
+            _judge(report, found)
+        else:
+            found("job", problem, fine=False)
+    finally:
+        with contextlib.suppress(EspnetError):
+            await cancel(run_dir)
+    fine = all(finding.fine for finding in findings)
+    gone = fine and isinstance(store, LocalStore)
+    if gone:
+        await asyncio.to_thread(shutil.rmtree, store.root, ignore_errors=True)
+    return Examination(parallel.env, findings, None if gone else store.root)
+
+
+def _prepare(store: Store) -> None:
+    store.prepare([""])
+    store.create(GREETING, b"here")
+    store.create(TAKEN, b"here")
+    with contextlib.suppress(FileTaken):
+        store.create(TAKEN, b"here")
+        raise EspnetError(
+            f"{store.root}: exclusive create does not work here, so no run is safe; choose another "
+            "run_dir"
+        )
+
+
+async def _follow(
+    store: Store, run_dir: str, found: Callable[..., None], timeout: float
+) -> str | None:
+    """Answer the job's call and wait for its end; what went wrong, or None."""
+    began, asked, answered = time.monotonic(), 0.0, False
+    while True:
+        waited = time.monotonic() - began
+        if not answered and await asyncio.to_thread(_answer, store):
+            answered = True
+            found("began after", f"{waited:.1f} s")
+        if waited - asked > ASK or answered:
+            asked = waited
+            [shard] = (await status(run_dir)).shards
+            if shard.state == "done":
+                return None
+            if shard.state not in ("queued", "running"):
+                return f"{shard.state}: {shard.cause}{await _end_of_log(run_dir)}"
+            if not answered and waited > timeout:
+                return f"did not begin within {timeout:g} s: {shard.cause}"
+        await asyncio.sleep(LOOK)
+
+
+def _answer(store: Store) -> bool:
+    """Answer the job, if its call is there."""
+    try:
+        store.read(CALL)
+    except FileMissing:
+        return False
+    store.create(ANSWER, b"here")
+    return True
+
+
+async def _end_of_log(run_dir: str) -> str:
+    files = await logs(run_dir, 0)
+    if not files:
+        return "; it left no log"
+    text = await asyncio.to_thread(Path(files[-1]).read_text, errors="replace")
+    last = one_line(" | ".join(text.splitlines()[-LOG_LINES:]), 400)
+    return f"; its log {files[-1]} ends: {last}"
+
+
+def _judge(report: Mapping[str, Any], found: Callable[..., None]) -> None:
+    """What the job has seen, beside what this host has."""
+    found("node", report["host"])
+    here, there = python_here(), report["python"]
+    where, version = there["executable"], there["version"]
+    if version == here["version"]:
+        found("python there", f"{where}, {version}")
+    else:
+        found("python there", f"{where}, {version}, but {here['version']} here", False)
+    other = [
+        f"{name} {there['packages'].get(name, 'missing')} (here {version})"
+        for name, version in here["packages"].items()
+        if there["packages"].get(name) != version
+    ]
+    found("packages there", ", ".join(other) or "as here", not other)
+    if report["seen_after"] is None:
+        found("run directory", "is not visible there", False)
+    else:
+        found("run directory", f"visible there after {report['seen_after']:g} s")
+    if report["there_and_back"] is None:
+        found("new files", "of one host do not reach the other within a minute", False)
+    else:
+        found("new files", f"there and back in {report['there_and_back']:g} s")
+    if report["exclusive"]:
+        found("exclusive create", "works between the hosts")
+    else:
+        found("exclusive create", "DOES NOT WORK between the hosts, so no run is safe there", False)
+    problem = report["scheduler_problem"]
+    answers = "possible, the scheduler answers there"
+    found("jobs from jobs", answers if problem is None else f"not possible: {problem}")
