@@ -14,7 +14,7 @@ from espnet3.specs import modes
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.local_reader import LocalReader
 from espnet3.specs.retry import is_transient
-from espnet3.specs.store import MAX_DOCUMENT, AppendFile, FileEntry, Store
+from espnet3.specs.store import MAX_DOCUMENT, AppendFile, Store
 
 T = TypeVar("T")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
@@ -143,31 +143,16 @@ class LocalStore(Store):
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def list(self, folder: str) -> Iterator[FileEntry]:
-        seen: set[str] = set()
-        failed = 0
-        while True:
+    def names(self, folder: str) -> list[str]:
+        def look() -> list[str]:
             try:
                 # Reading the folder itself also refreshes what an NFS client has cached of it.
                 with os.scandir(self.locate(folder)) as entries:
-                    for entry in entries:
-                        if entry.name.startswith(".") or entry.name in seen or not entry.is_file():
-                            continue
-                        try:
-                            size = entry.stat().st_size
-                        except FileNotFoundError:
-                            continue
-                        seen.add(entry.name)
-                        yield FileEntry(entry.name, size)
-                return
+                    return [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
             except FileNotFoundError:
-                return
-            except OSError as error:
-                failed += 1
-                with self._mapped(folder):
-                    if not is_transient(error):
-                        raise
-                    self.retry.pause(failed, error)
+                return []
+
+        return self._do(folder, look)
 
     def refresh(self, folder: str) -> None:
         # A client that changes a folder itself looks at it anew. It may lack the right to.

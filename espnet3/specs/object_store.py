@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError, one_line
 from espnet3.specs.retry import is_transient
-from espnet3.specs.store import AppendFile, FileEntry, Store
+from espnet3.specs.store import AppendFile, Store
 
 T = TypeVar("T")
 _IN_FLIGHT = 32  # requests at the same time of `create_many`
@@ -147,16 +147,14 @@ class ObjectStore(Store):
             self.locate(path), "object stores cannot append; create a file per part instead"
         )
 
-    def list(self, folder: str) -> Iterator[FileEntry]:
+    def names(self, folder: str) -> list[str]:
         full = self._full(folder)
         try:
             entries = self._do(folder, lambda: self._fs.ls(full, detail=True, refresh=True))
         except FileMissing:
-            return
-        for entry in entries:
-            parent, _, name = entry["name"].rpartition("/")
-            if entry["type"] == "file" and parent == full and name and not name.startswith("."):
-                yield FileEntry(name, entry["size"])
+            return []
+        files = (entry["name"].rpartition("/") for entry in entries if entry["type"] == "file")
+        return [name for at, _, name in files if at == full and name and not name.startswith(".")]
 
     def prepare(self, folders: Iterable[str]) -> None:
         # Object stores have no folders. Some that speak S3's protocol ignore the condition of a

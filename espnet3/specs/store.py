@@ -19,19 +19,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
 from espnet3.specs.retry import PATIENCE, RetryPolicy
 
 MAX_DOCUMENT = 1 << 30  # bytes of a file that is read as a whole; a sparse one may claim more
-
-
-class FileEntry(NamedTuple):
-    """A file of a folder."""
-
-    name: str
-    size: int
 
 
 class AppendFile(ABC):
@@ -104,7 +97,7 @@ class Store(ABC):
         folder, _, name = path.rpartition("/")
 
         def look() -> None:
-            if all(entry.name != name for entry in self.list(folder)):
+            if name not in self.names(folder):
                 self.refresh(folder)
                 raise FileMissing(self.locate(path))
 
@@ -159,8 +152,11 @@ class Store(ABC):
         """Make durable what another process wrote to a file. Objects are durable as they are."""
 
     @abstractmethod
-    def list(self, folder: str) -> Iterator[FileEntry]:
-        """The files of a folder, in no order; none where the folder does not exist."""
+    def names(self, folder: str) -> list[str]:
+        """The names of a folder's files, in no order; none where the folder does not exist.
+
+        Hidden files are left out, and folders.
+        """
 
     @abstractmethod
     def prepare(self, folders: Iterable[str]) -> None:

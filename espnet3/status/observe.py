@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -92,15 +92,11 @@ def list_receipts(store: Store, world_size: int) -> dict[int, int]:
 
 def look_at_receipts(store: Store, world_size: int) -> Receipts:
     """Which shards are done, by names alone: those with a receipt newer than any withdrawal."""
-    receipts = _newest(map(layout.parse_receipt, _names(store, layout.RECEIPTS)), world_size)
+    receipts = _newest(map(layout.parse_receipt, store.names(layout.RECEIPTS)), world_size)
     # Looked at last, so that what was withdrawn meanwhile is not taken for done.
-    ended = _newest(map(layout.parse_withdrawal, _names(store, layout.WITHDRAWALS)), world_size)
+    ended = _newest(map(layout.parse_withdrawal, store.names(layout.WITHDRAWALS)), world_size)
     done = {rank: n for rank, n in receipts.items() if n > ended.get(rank, 0)}
     return Receipts(done, {rank: n + 1 for rank, n in ended.items() if rank not in done})
-
-
-def _names(store: Store, folder: str) -> Iterator[str]:
-    return (entry.name for entry in store.list(folder))
 
 
 def _newest(found: Iterable[Generation | None], world_size: int) -> dict[int, int]:
@@ -113,7 +109,7 @@ def _newest(found: Iterable[Generation | None], world_size: int) -> dict[int, in
 
 def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:
     """All submissions in order, and the numbers of those that were cancelled."""
-    names = {entry.name for entry in store.list(layout.SUBMISSIONS)}
+    names = set(store.names(layout.SUBMISSIONS))
     numbers = sorted(n for n in map(layout.submission_number, names) if n is not None)
     found, cancelled = [], set()
     for number in numbers:
@@ -174,7 +170,7 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
 def _read_records(store: Store, done: Container[int]) -> dict[AttemptFile, AttemptRecord]:
     """What is known last of each attempt at a shard that is not done: its end, else its start."""
     attempts: dict[tuple[int, str], list[AttemptFile]] = {}
-    for file in map(layout.parse_attempt_record, _names(store, layout.ATTEMPTS)):
+    for file in map(layout.parse_attempt_record, store.names(layout.ATTEMPTS)):
         if file is not None and file.rank not in done:
             attempts.setdefault((file.rank, file.attempt), []).append(file)
 

@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 def _newest_limits(store: Store) -> Limits:
     """What the newest submission says of recorded errors."""
-    names = (layout.submission_number(entry.name) for entry in store.list(layout.SUBMISSIONS))
+    names = map(layout.submission_number, store.names(layout.SUBMISSIONS))
     newest = max((number for number in names if number is not None), default=None)
     if newest is None:
         return NO_LIMITS
@@ -100,8 +100,7 @@ def find_run(path: str) -> tuple[ShardSpec, Store]:
 
 def _print_traceback(store: Store, run: RunSpec, rank: int) -> None:
     """Print the traceback of this process's attempt, which its record holds."""
-    for entry in store.list(layout.ATTEMPTS):
-        file = layout.parse_attempt_record(entry.name)
+    for file in map(layout.parse_attempt_record, store.names(layout.ATTEMPTS)):
         if file is None or file.rank != rank or file.event != "failed":
             continue
         if layout.submission_of(file.attempt) != SUBMISSION:

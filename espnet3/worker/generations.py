@@ -43,13 +43,12 @@ def open_generations(store: Store, ranks: Iterable[int], *, look: bool) -> dict[
             that was never computed costs one look.
     """
     # Listed, since an NFS client may remember that a name was not there.
-    listed = {layout.parse_receipt(e.name) for e in store.list(layout.RECEIPTS)} if look else set()
+    listed = set(map(layout.parse_receipt, store.names(layout.RECEIPTS))) if look else set()
     first = {rank: (rank, 1) in listed or store.exists(layout.receipt(rank)) for rank in ranks}
     if not look and not any(first.values()):
         return dict.fromkeys(first, 1)
     newest: dict[int, int] = {}
-    for entry in store.list(layout.WITHDRAWALS):
-        found = layout.parse_withdrawal(entry.name)
+    for found in map(layout.parse_withdrawal, store.names(layout.WITHDRAWALS)):
         if found is not None and found.rank in first:
             newest[found.rank] = max(found.generation, newest.get(found.rank, 0))
     wanted = {rank: newest.get(rank, 0) + 1 for rank in first}

@@ -53,8 +53,7 @@ NOTHING = Salvage([], 0, 0, [])
 def list_results(store: Store) -> dict[int, list[layout.ResultFile]]:
     """All result files of a run by rank; one look at the folder for all shards of a process."""
     found: dict[int, list[layout.ResultFile]] = {}
-    for entry in store.list(layout.RESULTS):
-        file = layout.parse_result(entry.name)
+    for file in map(layout.parse_result, store.names(layout.RESULTS)):
         if file is not None:
             found.setdefault(file.rank, []).append(file)
     return found

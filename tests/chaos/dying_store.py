@@ -15,7 +15,7 @@ OPERATIONS = (
     "open",
     "_publish",
     "append",
-    "list",
+    "names",
     "make_durable",
     "prepare",
     "exists",

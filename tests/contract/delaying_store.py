@@ -9,13 +9,12 @@ writer has closed sees all of it; an exclusive create is decided at once, by the
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 from espnet3.specs.errors import FileMissing
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import AppendFile, FileEntry
+from espnet3.specs.store import AppendFile
 
 Symptom = Literal["late", "empty"]
 
@@ -91,10 +90,10 @@ class DelayingStore(LocalStore):
             return False
         return self._server.clock.now < made.time + self._server.delay
 
-    def _seen_size(self, path: str, *, opened: bool) -> int | None:
+    def _seen_size(self, path: str) -> int | None:
         """How much of a growing file is seen; None where all of it is."""
         made = self._server.made.get(path)
-        if made is None or made.host == self._host or (opened and not made.growing[0]):
+        if made is None or made.host == self._host or not made.growing[0]:
             return None
         then = self._server.clock.now - self._server.delay
         return max((size for time, size in made.sizes if time <= then), default=0)
@@ -105,29 +104,27 @@ class DelayingStore(LocalStore):
             if self._server.symptom == "late":
                 raise FileMissing(self.locate(path))
             return b""
-        return data[: self._seen_size(path, opened=True)]
+        return data[: self._seen_size(path)]
 
     def open(self, path: str) -> BinaryIO:
         super().open(path).close()
         made = self._server.made.get(path)
         if made is not None and self._is_late(path) and self._by_name(path):
             data = super().read(path)  # its name came by a listing: opening asks the server
-            return io.BytesIO(data[: self._seen_size(path, opened=True)])
+            return io.BytesIO(data[: self._seen_size(path)])
         return io.BytesIO(self.read(path))
 
     def exists(self, path: str) -> bool:
         hidden = self._is_late(path) and self._server.symptom == "late"
         return super().exists(path) and not hidden
 
-    def list(self, folder: str) -> Iterator[FileEntry]:
-        for entry in super().list(folder):
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if self._is_late(path) and not self._by_name(path):
-                if self._server.symptom == "empty":
-                    yield FileEntry(entry.name, 0)
-                continue
-            seen = self._seen_size(path, opened=False)
-            yield FileEntry(entry.name, entry.size if seen is None else seen)
+    def names(self, folder: str) -> list[str]:
+        return [name for name in super().names(folder) if self._is_listed(folder, name)]
+
+    def _is_listed(self, folder: str, name: str) -> bool:
+        path = f"{folder}/{name}" if folder else name
+        hidden = self._is_late(path) and not self._by_name(path)
+        return not hidden or self._server.symptom == "empty"
 
     def _by_name(self, path: str) -> bool:
         """Whether this host has looked at the folder anew since the file was made."""

@@ -15,7 +15,6 @@ from espnet3.specs.errors import FileTaken, StoreError
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import FileEntry
 from tests.chaos.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
 
 NAME, TEXT = "receipts/000000.json", b'{"rank": 0}'
@@ -55,7 +54,7 @@ ACTIONS: dict[str, Callable[[LocalStore], object]] = {
     "read": lambda store: store.read("shards/000000.json"),
     "open": lambda store: store.open("shards/000000.json").read(),
     "exists": lambda store: store.exists("shards/000000.json"),
-    "list": lambda store: list(store.list("shards")),
+    "names": lambda store: store.names("shards"),
     "append": _append,
     "make_durable": lambda store: store.make_durable("shards/000000.json"),
     "prepare": lambda store: store.prepare(["new"]),
@@ -65,7 +64,7 @@ CALLS = [
     *(("create", call) for call in ("create", "write", "fsync", "link", "unlink", "open")),
     *(("create_many", call) for call in ("create", "fsync", "link", "open")),
     *(("append", call) for call in ("create", "open")),
-    *(("read", "open"), ("exists", "stat"), ("list", "scandir"), ("make_durable", "open")),
+    *(("read", "open"), ("exists", "stat"), ("names", "scandir"), ("make_durable", "open")),
     ("prepare", "mkdir"),
 ]
 
@@ -77,7 +76,7 @@ def test_what_passes_by_itself_is_tried_again(
     store: LocalStore, pauses: list[float], action: str, call: str, error: str, when: str
 ) -> None:
     before = names(store)
-    expected = ACTIONS[action](LocalStore(store.root)) if action in ("read", "list") else None
+    expected = ACTIONS[action](LocalStore(store.root)) if action in ("read", "names") else None
     install(Faults([Rule(call, store.root, error, when, times=3)]))
     found = ACTIONS[action](store)
     uninstall()
@@ -182,19 +181,6 @@ def test_a_reader_goes_on_where_its_handle_became_stale(
         pytest.raises(StoreError, match=r"r\.jsonl: Input/output error"),
     ):
         file.read()
-
-
-def test_a_listing_that_is_begun_again_names_each_file_once(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for i in range(1, 10):
-        store.create(f"shards/{i:06d}.json", TEXT)
-    found = []
-    listing = store.list("shards")
-    found += [next(listing) for _ in range(4)]
-    install(Faults([Rule("scandir", times=2)]))  # the listing goes on with what it opened
-    found += list(listing)
-    assert sorted(found) == [FileEntry(f"{i:06d}.json", len(TEXT)) for i in range(10)]
 
 
 def test_of_two_that_lost_their_answers_one_wins(store: LocalStore) -> None:

@@ -157,7 +157,7 @@ def test_the_whole_life_of_a_run_through_faults_of_all_kinds(
 
 
 def _durable(store: Store) -> int:
-    files = [layout.parse_result(entry.name) for entry in store.list(layout.RESULTS)]
+    files = list(map(layout.parse_result, store.names(layout.RESULTS)))
     return sum(store.read(layout.result(*file)).count(b"\n") for file in files if file)
 
 
@@ -181,10 +181,10 @@ def test_every_put_succeeds_and_none_hears_of_it(proxy: FaultyProxy, tmp_path: P
     assert run.collect(patience=0) == locally(tmp_path, 6)
     assert noted(tmp_path, "begun") == once(range(6))
     store = open_store(run.run_dir)
-    names = [entry.name for entry in store.list(layout.ATTEMPTS)]
+    names = store.names(layout.ATTEMPTS)
     assert len(names) == 3
     assert all(".started." in name for name in names)
-    files = [f for folder in layout.FOLDERS for f in store.list(folder)]
+    files = [f for folder in layout.FOLDERS for f in store.names(folder)]
     # The probe of `prepare` too: each file was created by a put whose answer was lost.
     assert sum(proxy.injected.values()) == len(files) + len([layout.RUN, "probe"])
 

@@ -94,7 +94,7 @@ def test_a_run_over_three_views_of_a_disk(mount: Mount, tmp_path: Path) -> None:
     login.prepare(layout.FOLDERS)
     for view in (node, third):  # which remember that there is nothing
         for folder in layout.FOLDERS:
-            assert list(view.list(folder)) == []
+            assert view.names(folder) == []
         assert not view.exists(layout.RUN)
         assert not any(view.exists(layout.receipt(rank)) for rank in range(2))
     config = {"folder": str(tmp_path), "failing": 4}
@@ -109,7 +109,7 @@ def test_a_run_over_three_views_of_a_disk(mount: Mount, tmp_path: Path) -> None:
     # The first one sees nothing of the receipt yet, and resumes both shards.
     (tmp_path / MENDED).touch()
     submit_again(login, run, 2)
-    assert len(list(third.list(layout.RECEIPTS))) < 2  # and is remembered
+    assert len(third.names(layout.RECEIPTS)) < 2  # and is remembered
     done = run_worker(login.root, PATIENT, number=2)
     assert done.returncode == 0, done.stderr
     assert noted(tmp_path, "finished") == once(range(6))

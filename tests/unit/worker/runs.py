@@ -251,8 +251,7 @@ def run_worker(
 def records_of(store: Store, event: str) -> list[AttemptRecord]:
     """All attempt records of one kind of event, by rank and time."""
     found = []
-    for entry in store.list(layout.ATTEMPTS):
-        file = layout.parse_attempt_record(entry.name)
+    for file in map(layout.parse_attempt_record, store.names(layout.ATTEMPTS)):
         if file is not None and file.event == event:
             path = layout.attempt_record(*file)
             found.append(decode(AttemptRecord, store.read(path), path))
@@ -266,7 +265,7 @@ def receipt_of(store: Store, rank: int = 0) -> Receipt:
 
 def result_lines(store: Store, rank: int = 0) -> list[bytes]:
     """All lines of all result files of a shard, in the order of their positions."""
-    files = [layout.parse_result(entry.name) for entry in store.list(layout.RESULTS)]
+    files = list(map(layout.parse_result, store.names(layout.RESULTS)))
     own = sorted((f for f in files if f is not None and f.rank == rank), key=lambda f: f.first)
     return [line for f in own for line in store.read(layout.result(*f)).splitlines(True)]
 

@@ -169,7 +169,7 @@ def test_an_attempt_that_began_before_the_withdrawal_loses(store: Store) -> None
     first = read_receipt(store, run, 0)
     withdraw(store, 0, files=[part.file for part in first.parts])
     assert [r.generation for r in records_of(store, "started")] == [1, 1]
-    assert {e.name for e in store.list(layout.RECEIPTS)} == {"000000.json"}
+    assert set(store.names(layout.RECEIPTS)) == {"000000.json"}
     assert run_here(store, run) == exit_codes.DONE
     second = read_receipt(store, run, 0, 2)
     assert not {part.file for part in second.parts} & {part.file for part in first.parts}

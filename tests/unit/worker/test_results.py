@@ -71,7 +71,7 @@ def memory() -> Store:
 
 def contents(store: Store) -> bytes:
     """All result files by the position of their first record."""
-    files = [layout.parse_result(entry.name) for entry in store.list(layout.RESULTS)]
+    files = list(map(layout.parse_result, store.names(layout.RESULTS)))
     found = sorted((f for f in files if f is not None), key=lambda f: f.first)
     return b"".join(store.read(layout.result(*f)) for f in found)
 
@@ -128,7 +128,7 @@ def test_no_lines_make_no_file(kind: str, request: pytest.FixtureRequest) -> Non
     with ResultWriter(store, 3, ATTEMPT, 5, NEVER) as writer:
         writer.checkpoint()
         assert writer.finish() == []
-    assert list(store.list(layout.RESULTS)) == []
+    assert store.names(layout.RESULTS) == []
 
 
 @pytest.mark.parametrize("kind", ["watched", "memory"])

@@ -192,7 +192,7 @@ def test_salvaged_errors_are_counted_again(store: Store) -> None:
     assert run_here(store, run, again=1) == exit_codes.DONE
     receipt = receipt_of(store)
     assert (receipt.records, receipt.salvaged, receipt.errors) == (6, 6, 1)
-    assert len(list(store.list(layout.RESULTS))) == 1
+    assert len(store.names(layout.RESULTS)) == 1
 
 
 # --- the environment fails ----------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_a_provider_that_raises_fails_all_shards_of_the_task(store: Store, troub
         assert "\n" not in record.cause
         assert record.error is not None
         assert "build_env_local" in record.error.traceback
-    assert list(store.list(layout.RESULTS)) == []
+    assert store.names(layout.RESULTS) == []
 
 
 @pytest.mark.parametrize("returned", [None, [1], "env", 3])
@@ -281,8 +281,8 @@ def test_the_second_finisher_discards_its_own(store: Store, tmp_path: Path) -> N
     started = records_of(store, "started")
     assert len(started) == 2
     assert receipt_of(store).attempt == started[1].attempt  # the one that overtook
-    assert len(list(store.list(layout.RESULTS))) == 2
-    assert {entry.name for entry in store.list(layout.RECEIPTS)} == {"000000.json"}
+    assert len(store.names(layout.RESULTS)) == 2
+    assert set(store.names(layout.RECEIPTS)) == {"000000.json"}
     assert run_worker(store.root).returncode == exit_codes.DONE
     assert len(records_of(store, "started")) == 2
 
@@ -294,7 +294,7 @@ def test_a_task_computes_its_own_ranks(store: Store) -> None:
     write_run(store, {}, range(10), n_shards=5, shards_per_job=2)
     for task, ranks in ((1, {2, 3}), (2, {2, 3, 4}), (0, {0, 1, 2, 3, 4})):
         assert main([store.root, "0001", "--task", str(task)], {}) == exit_codes.DONE
-        names = (layout.rank_of(entry.name) for entry in store.list(layout.RECEIPTS))
+        names = map(layout.rank_of, store.names(layout.RECEIPTS))
         assert set(names) == ranks
 
 
