@@ -60,8 +60,9 @@ class SlurmScheduler(Scheduler):
         return ids[-1] if ids else None
 
     def task_name(self, job_id: str, index: int | None) -> str:
-        number, cluster = _split(job_id)
-        return super().task_name(number, index) + (f" on cluster {cluster}" if cluster else "")
+        number, _, cluster = job_id.partition(";")
+        name = number if index is None else f"{number}_{index}"
+        return f"{name} on cluster {cluster}" if cluster else name
 
     def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
         file = job.log.replace("{index}", "%a" if array else "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from espnet3.specs.models import ATTEMPT
@@ -132,6 +133,29 @@ def parse_withdrawal(name: str) -> Generation | None:
     """What the name of a withdrawal says, or None for a foreign file."""
     found = _WITHDRAWAL.fullmatch(name)
     return Generation(int(found[1]), int(found[2])) if found else None
+
+
+def newest_receipts(names: Iterable[str], world_size: int) -> dict[int, int]:
+    """Rank -> generation of the newest receipt among some names.
+
+    >>> newest_receipts(["000042.json", "000042.2.json", "000007.json", "notes.txt"], 100)
+    {42: 2, 7: 1}
+    """
+    return _newest(_RECEIPT, names, world_size)
+
+
+def newest_withdrawals(names: Iterable[str], world_size: int) -> dict[int, int]:
+    """Rank -> generation of the newest withdrawal among some names."""
+    return _newest(_WITHDRAWAL, names, world_size)
+
+
+def _newest(pattern: re.Pattern[str], names: Iterable[str], world_size: int) -> dict[int, int]:
+    newest: dict[int, int] = {}
+    for found in filter(None, map(pattern.fullmatch, names)):
+        rank, generation = int(found[1]), int(found[2] or 1)
+        if rank < world_size and generation > newest.get(rank, 0):
+            newest[rank] = generation
+    return newest
 
 
 def submission_number(name: str) -> int | None:

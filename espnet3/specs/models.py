@@ -234,11 +234,12 @@ class Submission(PersistedModel):
     def places(self) -> Iterator[tuple[int, int, PlannedJob]]:
         """Each rank of the submission with the task that computes it, and that task's job."""
         ranks: Any = self.ranks.plain()
+        size = self.shards_per_job
         for job in self.jobs:
-            for task in range(job.first_task, job.first_task + job.n_tasks):
-                first = task * self.shards_per_job
-                for rank in ranks[first : first + self.shards_per_job]:
-                    yield rank, task, job
+            first = job.first_task * size
+            own = ranks[first : first + job.n_tasks * size]
+            for position, rank in enumerate(own, first):
+                yield rank, position // size, job
 
     def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
         """The task that computes a rank, and its job; None where the submission lacks the rank."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from espnet3.specs.errors import (
     RunDirectoryError,
     SchedulerUnavailable,
 )
-from espnet3.specs.layout import AttemptFile, Generation
+from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
@@ -92,19 +92,13 @@ def list_receipts(store: Store, world_size: int) -> dict[int, int]:
 
 def look_at_receipts(store: Store, world_size: int) -> Receipts:
     """Which shards are done, by names alone: those with a receipt newer than any withdrawal."""
-    receipts = _newest(map(layout.parse_receipt, store.names(layout.RECEIPTS)), world_size)
+    receipts = layout.newest_receipts(store.names(layout.RECEIPTS), world_size)
     # Looked at last, so that what was withdrawn meanwhile is not taken for done.
-    ended = _newest(map(layout.parse_withdrawal, store.names(layout.WITHDRAWALS)), world_size)
-    done = {rank: n for rank, n in receipts.items() if n > ended.get(rank, 0)}
-    return Receipts(done, {rank: n + 1 for rank, n in ended.items() if rank not in done})
-
-
-def _newest(found: Iterable[Generation | None], world_size: int) -> dict[int, int]:
-    newest: dict[int, int] = {}
-    for one in found:
-        if one is not None and one.rank < world_size:
-            newest[one.rank] = max(one.generation, newest.get(one.rank, 0))
-    return newest
+    ended = layout.newest_withdrawals(store.names(layout.WITHDRAWALS), world_size)
+    withdrawn = {rank: n + 1 for rank, n in ended.items() if receipts.get(rank, 0) <= n}
+    for rank in withdrawn:
+        receipts.pop(rank, None)
+    return Receipts(receipts, withdrawn)
 
 
 def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:

@@ -299,4 +299,4 @@ def _by_record(
 
 
 def _clauses(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))
