@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import collect, makespan, s3, submit, sync, worker
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
-from tests.integration.slurm_cluster import SlurmUnavailableError
+from tests.integration.debian import PackagesUnavailableError
 
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "submit-1000": submit.submit_1000,
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             print(f"{name} …", file=sys.stderr, flush=True)
             try:
                 lines[name] = ROWS[name](bench)
-            except (NotThere, SlurmUnavailableError) as missing:
+            except (NotThere, PackagesUnavailableError) as missing:
                 left_out[name] = str(missing)
                 print(f"  left out: {missing}", file=sys.stderr)
             except BenchmarkFailed as error:  # the other rows are worth having

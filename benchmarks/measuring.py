@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration.slurm_cluster import SlurmCluster, install
+from tests.integration.debian import install
+from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[1]
 PEAK = Path(__file__).with_name("peak.py")
@@ -143,7 +144,7 @@ class Bench:
         forgotten, and there is room for the jobs of all rows.
         """
         if self._cluster is None:
-            install()
+            install(PROGRAMS)
             settings = {"MaxJobCount": 1_000_000, "MinJobAge": 86400}
             self._cluster = self._end.enter_context(
                 SlurmCluster(self.folder / "slurm", cpus=16, config=settings)

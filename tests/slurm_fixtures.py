@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import slurm_cluster as sc
+from tests.integration.debian import require
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,12 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def slurm_packages() -> None:
     """Slurm's programs; without them the test is skipped, or fails if ESPNET3_REQUIRE_SLURM=1."""
-    try:
-        sc.install()
-    except sc.SlurmUnavailableError as missing:
-        if os.environ.get("ESPNET3_REQUIRE_SLURM") == "1":
-            pytest.fail(f"ESPNET3_REQUIRE_SLURM=1, but Slurm {missing}", pytrace=False)
-        pytest.skip(f"Slurm {missing}")
+    require("Slurm", sc.PROGRAMS)
 
 
 @pytest.fixture(scope="session")

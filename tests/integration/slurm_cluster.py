@@ -13,24 +13,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import os
 import pwd
-import random
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, Self
+
+from tests.integration.daemons import Process, free_ports, processes_with, wait_for
+from tests.integration.debian import PackagesUnavailableError, install, missing_packages
 
 # What a cluster needs, and the Debian package that brings it.
 PROGRAMS = {
@@ -39,21 +39,13 @@ PROGRAMS = {
     "/usr/sbin/slurmd": "slurmd",
     "/usr/bin/sbatch": "slurm-client",
 }
-POLICY = Path("/usr/sbin/policy-rc.d")
-INSTALL_LOCK = Path("/tmp/slurm-cluster-install.lock")
 PARTITIONS = {
     "main": "Default=YES DefaultTime=60 MaxTime=INFINITE",
     "short": "MaxTime=5",
     "gpu": "MaxTime=INFINITE",
 }
-# Below Linux' ephemeral ports, so that no outgoing connection takes one between choice and use.
-PORTS = range(20000, 32000)
 # Set in the environment of the daemons and of what they start, and nowhere else.
 MARK = "SLURM_CLUSTER_ROOT"
-
-
-class SlurmUnavailableError(RuntimeError):
-    """No Slurm can be had here; the message says what is missing."""
 
 
 class SlurmError(RuntimeError):
@@ -71,124 +63,6 @@ class Job(NamedTuple):
     name: str
     state: str
     reason: str
-
-
-# --- installation ---------------------------------------------------------------------------------
-
-
-def missing_packages(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
-    """The Debian packages whose programs are not there."""
-    return [package for program, package in programs.items() if not os.access(program, os.X_OK)]
-
-
-def install(programs: Mapping[str, str] = PROGRAMS) -> None:
-    """Install what is missing and start no daemon; SlurmUnavailableError where that can't be."""
-    if not missing_packages(programs):
-        return
-    wanted = "needs the Debian packages " + " ".join(missing_packages(programs))
-    if not Path("/etc/debian_version").exists() or shutil.which("apt-get") is None:
-        raise SlurmUnavailableError(f"{wanted}, and this is no Debian with apt-get")
-    if os.geteuid() != 0:
-        raise SlurmUnavailableError(f"{wanted}; to install them needs root")
-    with INSTALL_LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several pytest workers may come here at once
-        if packages := missing_packages(programs):
-            with _no_daemons_started():
-                _apt_install(packages)
-    if missing := missing_packages(programs):
-        raise SlurmUnavailableError(
-            f"apt-get succeeded, but {' '.join(missing)} did not come with it"
-        )
-
-
-def _apt_install(packages: Sequence[str]) -> None:
-    apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0"]
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    get = [*apt, "install", "-y", "--no-install-recommends", *packages]
-    # The package lists may be missing or old: fetch them only when the first try says so.
-    for command in (get, [*apt, "update"], get):
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        if command is get and done.returncode == 0:
-            return
-    raise SlurmUnavailableError(f"{shlex.join(get)} failed:\n{done.stderr.strip()[-2000:]}")
-
-
-@contextlib.contextmanager
-def _no_daemons_started() -> Iterator[None]:
-    """Debian's packages start their daemons unless policy-rc.d forbids it (exit code 101)."""
-    saved = POLICY.with_name("policy-rc.d.saved-by-slurm-cluster")
-    if POLICY.exists() and not saved.exists():  # it exists already after a kill in midst of this
-        POLICY.rename(saved)
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
-    POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        POLICY.unlink()
-        if saved.exists():
-            saved.rename(POLICY)
-
-
-# --- processes ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process by pid and start time, which together name it for ever."""
-
-    pid: int
-    started: str
-
-    @classmethod
-    def of(cls, pid: int) -> Self | None:
-        """The live process of this pid; None for one that is gone or only waits to be reaped."""
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        fields = stat[stat.rindex(")") + 2 :].split()  # the name before it may hold anything
-        return None if fields[0] in "ZX" else cls(pid, fields[19])
-
-    def alive(self) -> bool:
-        """Whether this very process, not a later one of its pid, still runs."""
-        return Process.of(self.pid) == self
-
-    def kill(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens when the process has gone."""
-        if self.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def stop(self, patience: float = 10) -> None:
-        """SIGTERM, and SIGKILL when that is not heeded in time."""
-        self.kill(signal.SIGTERM)
-        if not _wait(lambda: not self.alive(), patience):
-            self.kill(signal.SIGKILL)
-            _wait(lambda: not self.alive(), patience)
-
-
-def _processes_with(setting: str) -> list[Process]:
-    """The live processes whose environment held NAME=VALUE when they started."""
-    found = []
-    for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
-        process = Process.of(pid)
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if process is not None and setting.encode() in environment:
-                found.append(process)
-    return found
-
-
-def _wait(condition: Callable[[], bool], seconds: float, pause: float = 0.05) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(pause)
-    return True
-
-
-# --- the cluster ----------------------------------------------------------------------------------
 
 
 class SlurmCluster:
@@ -264,7 +138,7 @@ class SlurmCluster:
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
         """Wait for a condition; its absence is an error that shows the queue and says what."""
-        if not _wait(condition, seconds):
+        if not wait_for(condition, seconds):
             raise SlurmError(f"after {seconds} s {what}; the queue: {self.jobs()}")
 
     def wait_until_idle(self, seconds: float = 60) -> None:
@@ -305,7 +179,7 @@ class SlurmCluster:
     def start(self) -> Self:
         """Start all daemons and wait until every node takes jobs."""
         if missing := missing_packages(self.programs):
-            raise SlurmUnavailableError(f"needs the Debian packages {' '.join(missing)}")
+            raise PackagesUnavailableError(f"needs the Debian packages {' '.join(missing)}")
         if any(process.alive() for process in self._recorded().values()):
             raise SlurmError(f"a cluster runs in {self.root} already")
         for folder in ("log", "run", "state", "munge"):
@@ -313,7 +187,7 @@ class SlurmCluster:
         (self.root / "munge").chmod(0o700)  # munged is strict about its key's folder
         for last in (False, False, True):
             try:
-                self._start_daemons(_free_ports(1 + self.nodes + self.more_ports))
+                self._start_daemons(free_ports(1 + self.nodes + self.more_ports))
             except PortTakenError:
                 self.stop()
                 if last:
@@ -339,14 +213,14 @@ class SlurmCluster:
         for child in self._children:
             child.wait()
         self._children.clear()
-        _wait(lambda: not self.processes(), 10)
+        wait_for(lambda: not self.processes(), 10)
         for name in recorded:
             self._record(name).unlink()
 
     def processes(self) -> list[Process]:
         """All live processes of this cluster: its daemons, and whatever its jobs have started."""
         recorded = [process for process in self._recorded().values() if process.alive()]
-        forked = _processes_with(f"{MARK}={self.root}")
+        forked = processes_with(f"{MARK}={self.root}")
         return sorted({*recorded, *forked, *self._job_processes()}, key=lambda p: p.pid)
 
     # Inside
@@ -370,7 +244,7 @@ class SlurmCluster:
 
     def _job_processes(self) -> list[Process]:
         """What jobs have started and not ended, even if it has left its session."""
-        return _processes_with(f"SLURM_CLUSTER_NAME={self.name}")
+        return processes_with(f"SLURM_CLUSTER_NAME={self.name}")
 
     def _start_daemons(self, ports: Sequence[int]) -> None:
         self._write_conf(ports)
@@ -502,7 +376,7 @@ class SlurmCluster:
 
     def _wait_for(self, name: str, ready: Callable[[], bool], seconds: float = 30) -> None:
         daemon = self._recorded().get(name)
-        alive = daemon is not None and _wait(lambda: ready() or not daemon.alive(), seconds)
+        alive = daemon is not None and wait_for(lambda: ready() or not daemon.alive(), seconds)
         if alive and daemon is not None and daemon.alive():
             return
         said = (self.root / "log" / f"{name}.out").read_text(errors="replace").strip()[-1000:]
@@ -520,16 +394,6 @@ def _clean_environment() -> dict[str, str]:
     """The environment without what a Slurm job or a user's Slurm settings have put there."""
     theirs = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SCANCEL_", "SACCT_")
     return {key: value for key, value in os.environ.items() if not key.startswith(theirs)}
-
-
-def _free_ports(count: int) -> list[int]:
-    for _ in range(1000):
-        first = random.randrange(PORTS.start, PORTS.stop - count)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                stack.enter_context(socket.socket()).bind(("", port))
-            return list(range(first, first + count))
-    raise SlurmError(f"no {count} free ports in a row between {PORTS.start} and {PORTS.stop}")
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -550,16 +414,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "install":
-            install()
+            install(PROGRAMS)
         elif chosen.command == "up":
-            install()
+            install(PROGRAMS)
             config = dict(setting.split("=", 1) for setting in chosen.settings)
             cluster = SlurmCluster(chosen.dir, nodes=chosen.nodes, cpus=chosen.cpus, config=config)
             cluster.start()
             print(f"export SLURM_CONF={shlex.quote(str(cluster.conf))}")
         else:
             SlurmCluster(chosen.dir).stop()
-    except (SlurmUnavailableError, SlurmError) as error:
+    except (PackagesUnavailableError, SlurmError) as error:
         print(f"slurm_cluster: {error}", file=sys.stderr)
         return 1
     return 0

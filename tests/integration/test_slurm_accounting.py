@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from espnet3.run import Run
-from tests.integration import slurm_cluster
+from tests.integration.debian import require
 from tests.integration.helpers import (
     attempts,
     causes,
@@ -41,12 +41,7 @@ pytestmark = pytest.mark.slurm
 @pytest.fixture(scope="module")
 def cluster(slurm_packages: None) -> Iterator[AccountingCluster]:
     """A cluster of two nodes whose queue forgets ended jobs within seconds."""
-    try:
-        slurm_cluster.install(ACCOUNTING_PROGRAMS)
-    except slurm_cluster.SlurmUnavailableError as missing:
-        if os.environ.get("ESPNET3_REQUIRE_SLURM") == "1":
-            pytest.fail(f"ESPNET3_REQUIRE_SLURM=1, but Slurm's accounting {missing}", pytrace=False)
-        pytest.skip(f"Slurm's accounting {missing}")
+    require("Slurm's accounting", ACCOUNTING_PROGRAMS)
     config = {"MinJobAge": 2}
     temporary = tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)
     with temporary as folder, AccountingCluster(folder, nodes=2, config=config) as started:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from espnet3.parallel import set_parallel
-from tests.integration import slurm_cluster
+from tests.integration.debian import require
 from tests.integration.helpers import ROOT, wait_for
 from tests.integration.sync_runners import Env, Scale
 
@@ -29,12 +29,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def _sshd_is_installed() -> None:
     """From Debian's packages; no daemon of the system's is started."""
-    try:
-        slurm_cluster.install(PROGRAMS)
-    except slurm_cluster.SlurmUnavailableError as missing:
-        if os.environ.get("ESPNET3_REQUIRE_SLURM") == "1":
-            pytest.fail(f"ESPNET3_REQUIRE_SLURM=1, but sshd {missing}", pytrace=False)
-        pytest.skip(f"sshd {missing}")
+    require("sshd", PROGRAMS)
 
 
 def _free_port() -> int:
