@@ -18,7 +18,7 @@ import espnet3
 from espnet3.specs.errors import EspnetError, UsageError
 
 if TYPE_CHECKING:
-    from espnet3.specs.config import Trust
+    from espnet3.specs.trust import Trust
     from espnet3.status.shard_states import RunStatus
 
 DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130

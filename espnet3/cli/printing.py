@@ -12,7 +12,7 @@ from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run
 
 if TYPE_CHECKING:
-    from espnet3.specs.config import Trust
+    from espnet3.specs.trust import Trust
 
 
 def print_records(

@@ -16,13 +16,18 @@ from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
 from espnet3.collect.output import open_output, require_outside
 from espnet3.specs import layout
-from espnet3.specs.config import Trust
 from espnet3.specs.errors import EspnetError, FailedItems, IncompleteRun, InvalidFile
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
 from espnet3.specs.references import load_script
 from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import chosen_policy, require_scripts, require_trusted, tightened
+from espnet3.specs.trust import (
+    Trust,
+    chosen_policy,
+    require_scripts,
+    require_trusted,
+    tightened,
+)
 from espnet3.specs.verify import (
     PATIENCE,
     blocks,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from espnet3.specs.config import ParallelConfig, as_parallel_config, get_current, set_current
+from espnet3.specs.current import get_current, set_current
 
-_Reaction = Callable[[ParallelConfig | None], None]
+if TYPE_CHECKING:
+    from espnet3.specs.config import ParallelConfig
+
+_Reaction = Callable[["ParallelConfig | None"], None]
 _when_set: list[_Reaction] = []
 
 
@@ -33,6 +36,9 @@ def set_parallel(config: Any) -> None:
         2
         >>> set_parallel(None)
     """
+    # At call time: workers, which import this module, need no model of the config.
+    from espnet3.specs.config import as_parallel_config
+
     new = None if config is None else as_parallel_config(config)
     set_current(new)
     for react in _when_set:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -22,7 +19,8 @@ from pydantic_core import PydanticCustomError
 
 from espnet3.specs.errors import ConfigError, one_line
 from espnet3.specs.masking import masked
-from espnet3.specs.plain import plain_config, plain_json
+from espnet3.specs.plain import PlainJson, plain_config, plain_json
+from espnet3.specs.trust import Trust
 
 Env = Literal[
     "local",
@@ -38,24 +36,6 @@ Env = Literal[
     "oar",
 ]
 ENVS: tuple[str, ...] = get_args(Env)
-Trust = Literal["owner", "group"]
-
-
-def _finite(value: JsonValue) -> JsonValue:
-    """The value; JSON would hold its NaNs and infinities as null, without a word."""
-    parts: list[JsonValue] = [value]
-    while parts:
-        part = parts.pop()
-        if isinstance(part, float) and not math.isfinite(part):
-            raise ValueError(f"{part} is not JSON")
-        if isinstance(part, dict):
-            parts.extend(part.values())
-        elif isinstance(part, list):
-            parts.extend(part)
-    return value
-
-
-PlainJson = Annotated[JsonValue, AfterValidator(_finite)]
 
 
 class ParallelConfig(BaseModel):
@@ -112,20 +92,6 @@ class ParallelConfig(BaseModel):
         if value is not None and info.data.get("on_error") == "stop":
             raise PydanticCustomError("max_errors", "needs on_error: record")
         return value
-
-
-_current: ParallelConfig | None = None
-
-
-def set_current(config: ParallelConfig | None) -> None:
-    """Set the process-wide parallel config; `espnet3.parallel.set_parallel` is for users."""
-    global _current
-    _current = config
-
-
-def get_current() -> ParallelConfig | None:
-    """The process-wide parallel config, or None in local mode."""
-    return _current
 
 
 def as_parallel_config(config: Any) -> ParallelConfig:

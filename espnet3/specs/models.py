@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from espnet3.specs.codec import decode, encode
-from espnet3.specs.config import PlainJson
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches
+from espnet3.specs.plain import PlainJson
 
 MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
 

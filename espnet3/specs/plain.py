@@ -5,14 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from os import PathLike, fspath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import JsonValue
+from pydantic import AfterValidator, JsonValue
 
 from espnet3.specs.errors import ConfigError, one_line
 from espnet3.specs.masking import masked
 
 MAX_DEPTH = 100  # of lists and mappings; JSON readers give up at about 200
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """The value; JSON would hold its NaNs and infinities as null, without a word."""
+    parts: list[JsonValue] = [value]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, float) and not math.isfinite(part):
+            raise ValueError(f"{part} is not JSON")
+        if isinstance(part, dict):
+            parts.extend(part.values())
+        elif isinstance(part, list):
+            parts.extend(part)
+    return value
+
+
+PlainJson = Annotated[JsonValue, AfterValidator(_finite)]
 
 
 def plain_config(config: Any, where: str) -> Any:

@@ -13,15 +13,16 @@ import pwd
 import shlex
 import stat
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from espnet3.specs import layout
-from espnet3.specs.config import Trust, get_current
+from espnet3.specs.current import get_current
 from espnet3.specs.errors import ConfigError, Untrusted, one_line
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import RunSpec
 from espnet3.specs.store import Store
 
+Trust = Literal["owner", "group"]
 POLICIES: tuple[str, ...] = get_args(Trust)
 MAX_LINKS = 40  # that Linux follows in one path
 

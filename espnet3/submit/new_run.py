@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from espnet3.specs import layout
-from espnet3.specs.config import ParallelConfig, as_parallel_config, get_current
+from espnet3.specs.config import ParallelConfig, as_parallel_config
+from espnet3.specs.current import get_current
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
 from espnet3.specs.items import ItemList, ItemRange, plan_items
 from espnet3.specs.local_store import LocalStore

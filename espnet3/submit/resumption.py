@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from espnet3.specs import layout
-from espnet3.specs.config import ParallelConfig, Trust, parse_parallel
+from espnet3.specs.config import ParallelConfig, parse_parallel
 from espnet3.specs.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
@@ -19,7 +19,13 @@ from espnet3.specs.plain import plain_json
 from espnet3.specs.references import find_class
 from espnet3.specs.retry import PATIENCE
 from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import chosen_policy, require_scripts, require_trusted, tightened
+from espnet3.specs.trust import (
+    Trust,
+    chosen_policy,
+    require_scripts,
+    require_trusted,
+    tightened,
+)
 from espnet3.status.observe import Observation, observe
 from espnet3.status.shard_states import LIVE, RunStatus
 from espnet3.submit.launch import Launcher

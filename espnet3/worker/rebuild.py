@@ -12,13 +12,12 @@ from pydantic import JsonValue
 
 from espnet3.specs import layout
 from espnet3.specs.codec import read_persisted
-from espnet3.specs.config import Trust
 from espnet3.specs.errors import ClassError, EspnetError, one_line
 from espnet3.specs.masking import remember_run, scrubbed
 from espnet3.specs.models import Argument, RunSpec
 from espnet3.specs.references import WORKER_VARIABLE, find_class
 from espnet3.specs.store import Store
-from espnet3.specs.trust import require_scripts, require_trusted, tightened
+from espnet3.specs.trust import Trust, require_scripts, require_trusted, tightened
 
 
 def read_trusted(store: Store, policy: Trust | None, files: Iterable[str] = ()) -> RunSpec:

@@ -18,11 +18,16 @@ from espnet3.collect.merge import Collected
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from espnet3.specs.config import Trust
 from espnet3.specs.errors import ConfigError, Untrusted
 from espnet3.specs.models import RunSpec, decode
 from espnet3.specs.store import open_store
-from espnet3.specs.trust import chosen_policy, require_own, require_scripts, require_trusted
+from espnet3.specs.trust import (
+    Trust,
+    chosen_policy,
+    require_own,
+    require_scripts,
+    require_trusted,
+)
 from tests.integration.commands import said
 from tests.integration.helpers import submission
 
