@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
@@ -80,6 +81,7 @@ class Scheduler(ABC):
     kept: ClassVar[frozenset[str]] = frozenset()
     first_index: ClassVar[int] = 0
     can_throttle: ClassVar[bool] = True
+    no_answer: ClassVar[re.Pattern[str]] = re.compile(r"timed? ?out", re.I)
     version_command: ClassVar[tuple[str, ...]] = ()
 
     # On a node, in the worker.

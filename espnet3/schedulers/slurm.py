@@ -6,11 +6,11 @@ import contextlib
 import os
 import re
 import shlex
-from bisect import bisect_left
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
+from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.slurm_words import Ending, task_state
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
@@ -30,6 +30,9 @@ class SlurmScheduler(Scheduler):
     # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
     version_command = ("sbatch", "--version")
     kept = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT"})
+    no_answer = re.compile(
+        r"timed out|No response|Zero Bytes|connect failure|not responding", re.IGNORECASE
+    )
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:
         index = environ.get("SLURM_ARRAY_TASK_ID")
@@ -94,7 +97,7 @@ class SlurmScheduler(Scheduler):
     async def query(
         self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
     ) -> dict[TaskKey, TaskState]:
-        keys = _JobKeys(submissions, wanted)
+        keys = JobKeys(submissions, wanted)
         if not keys.by_name:
             return {}
         states: dict[TaskKey, TaskState] = {}
@@ -107,7 +110,7 @@ class SlurmScheduler(Scheduler):
         return states
 
     async def _squeue(
-        self, keys: _JobKeys, cluster: str, ids: Sequence[str]
+        self, keys: JobKeys, cluster: str, ids: Sequence[str]
     ) -> dict[TaskKey, TaskState]:
         """What the queue of one cluster ("" is this host's own) knows."""
         # Without recorded ids only the unique names can tell, and squeue cannot search for names
@@ -131,7 +134,7 @@ class SlurmScheduler(Scheduler):
             endings = await self._endings(command)
         states: dict[TaskKey, TaskState] = {}
         for array, index, word, reason, job_name in rows:
-            found = keys.find(array, index, job_name, cluster)
+            found = _tasks(keys, array, index, job_name, cluster)
             if found:
                 state = task_state(word, reason, endings.get((array, index)))
                 states.update(dict.fromkeys(found, state))
@@ -146,17 +149,19 @@ class SlurmScheduler(Scheduler):
         return {at: ending for at, ending in found.items() if ending is not None}
 
     async def _sacct(
-        self, keys: _JobKeys, cluster: str, ids: Sequence[str], forgotten: set[TaskKey]
+        self, keys: JobKeys, cluster: str, ids: Sequence[str], forgotten: set[TaskKey]
     ) -> dict[TaskKey, TaskState]:
         """What accounting knows of tasks that squeue has forgotten.
 
         It may be absent or late, so a missing row means nothing; nor does a row of a live job.
         """
+        # Its default window starts at midnight; it takes the login node's local time.
+        since = f"{keys.created.astimezone():%Y-%m-%dT%H:%M:%S}" if keys.created else ""
         try:
             answer = await self._ask(
                 "sacct", *_on(cluster), "--noheader", "--parsable2",
                 "--format=JobID,State,ExitCode", f"--jobs={','.join(ids)}",
-                f"--starttime={keys.since}",
+                f"--starttime={since}",
             )  # fmt: skip
         except SchedulerUnavailable:
             return {}
@@ -169,7 +174,7 @@ class SlurmScheduler(Scheduler):
             # Out of memory shows on the batch step's row only, which follows the job's own.
             if found is None or (found[3] and not word.startswith("OUT_OF_ME")):
                 continue
-            own = keys.find(found[1], found[2] or "", "", cluster)
+            own = _tasks(keys, found[1], found[2] or "", "", cluster)
             state = task_state(word, "", Ending.of_sacct(code))
             rows = never_begun if "[" in job else states
             rows.update(dict.fromkeys(forgotten.intersection(own), state))
@@ -210,58 +215,6 @@ class SlurmScheduler(Scheduler):
         return await ask(self.name, command, environ=kept)
 
 
-class _JobKeys:
-    """Which tasks of which submission a row of squeue or sacct speaks of.
-
-    Only jobs with a wanted task are looked for.
-    """
-
-    def __init__(self, submissions: Sequence[KnownSubmission], wanted: Wanted | None) -> None:
-        self.by_name: dict[str, tuple[int, PlannedJob]] = {}
-        self.by_id: dict[str, tuple[int, PlannedJob]] = {}
-        self.unrecorded = False
-        self.users = {entry.submission.submitter.user for entry in submissions}
-        self._wanted: dict[str, Sequence[int]] = {}  # by job id
-        created = [s.submission.created for s in submissions]
-        # sacct's default window starts at midnight; it takes the login node's local time.
-        self.since = f"{min(created).astimezone():%Y-%m-%dT%H:%M:%S}" if created else ""
-        for entry in submissions:
-            number, ids = entry.submission.number, entry.job_ids()
-            tasks = range(entry.submission.n_tasks) if wanted is None else wanted.get(number, ())
-            for job in entry.submission.jobs:
-                first = bisect_left(tasks, job.first_task)
-                own = tasks[first : bisect_left(tasks, job.first_task + job.n_tasks, lo=first)]
-                if not own:
-                    continue
-                self.by_name[job.name] = (number, job)
-                job_id = ids.get(job.name)
-                if job_id is None:
-                    self.unrecorded = True
-                else:
-                    self.by_id[job_id] = (number, job)
-                    self._wanted[job_id] = own
-
-    def find(self, number: str, indices: str, name: str, cluster: str) -> list[TaskKey]:
-        job_id = f"{number};{cluster}" if cluster else number
-        submission, job = self.by_id.get(job_id) or self.by_name.get(name) or (0, None)
-        # An id may have been used again, for a job of another name.
-        if job is None or (name and name != job.name):
-            return []
-        return [(submission, job.first_task + i) for i in _indices(indices, job.n_tasks)]
-
-    def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:
-        """Wanted tasks of recorded jobs that have no state, and the ids of these jobs."""
-        keys: set[TaskKey] = set()
-        jobs: list[str] = []
-        for job_id, tasks in self._wanted.items():
-            submission, _ = self.by_id[job_id]
-            missing = [(submission, task) for task in tasks if (submission, task) not in states]
-            if missing:
-                keys.update(missing)
-                jobs.append(job_id)
-        return keys, jobs
-
-
 def _split(job_id: str) -> tuple[str, str]:
     """The job's number, and its cluster where that is not this host's own."""
     number, _, cluster = job_id.partition(";")
@@ -281,17 +234,16 @@ def _on(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
 
 
-def _indices(text: str, n_tasks: int) -> Iterable[int]:
-    """The indices in an array of that size, as `7` or `[1,4-9:2%3]`; 0 for what is no array."""
-    if text.isdecimal():  # most often
-        return [int(text)] if int(text) < n_tasks else []
-    found: list[int] = []
-    for part in text.strip("[]").partition("%")[0].split(","):
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
-        if span is not None:
-            first, last, step = int(span[1]), int(span[2] or span[1]), max(1, int(span[3] or 1))
-            found += range(first, min(last + 1, n_tasks), step)
-    return [0] if text in ("", "N/A") else found
+def _tasks(keys: JobKeys, number: str, indices: str, name: str, cluster: str) -> list[TaskKey]:
+    """The tasks of a row; `indices` is `7` or `[1,4-9:2%3]`, and "" or "N/A" outside an array."""
+    found = keys.job(f"{number};{cluster}" if cluster else number, name)
+    if found is None:
+        return []
+    submission, job = found
+    if indices in ("", "N/A"):
+        return [(submission, job.first_task)]
+    ranges = indices.strip("[]").partition("%")[0]
+    return [(submission, job.first_task + i) for i in positions(ranges, job.n_tasks)]
 
 
 def _ids_by_name(output: str) -> dict[str, str]:

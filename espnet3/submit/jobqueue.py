@@ -41,8 +41,6 @@ from espnet3.submit.plan import JobShape, shape_jobs
 _RESERVED = frozenset({"self", "scheduler", "name", "kwargs", "base_class_kwargs", "job_cls"})
 # How long after a submit command without an answer the queue is searched for its job, in seconds.
 _LOOKS = (0.0, 1.0, 2.0)
-# What sbatch says where the job may have been accepted.
-_NO_ANSWER = re.compile(r"timed out|No response|Zero Bytes|connect failure|not responding", re.I)
 
 
 class JobQueueLauncher(Launcher):
@@ -202,7 +200,7 @@ class JobQueueLauncher(Launcher):
             return job_id
         words = masked_text(words)  # a site's command may repeat the options that it was given
         # The command may have failed although the job was accepted ("Socket timed out").
-        silent = silent or _NO_ANSWER.search(words) is not None
+        silent = silent or self._scheduler.no_answer.search(words) is not None
         unknown = ""
         try:
             found = await self._look_up(planned, patiently=silent)

@@ -1,0 +1,91 @@
+"""Which tasks of which submission a scheduler's row speaks of."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Container, Sequence
+
+from espnet3.schedulers.base import KnownSubmission, TaskKey, Wanted
+from espnet3.specs.models import PlannedJob
+
+
+class JobKeys:
+    """The jobs with a wanted task, by their ids and their unique names.
+
+    Attributes:
+        by_id: a recorded job's id -> submission number and job.
+        by_name: a job's unique name -> the same, also where no id was recorded.
+        unrecorded: whether there is a job without a recorded id.
+        users: who submitted.
+        created: when the first submission was; None where there is none.
+
+    Args:
+        submissions: whose jobs.
+        wanted: as for `Scheduler.query`.
+    """
+
+    def __init__(self, submissions: Sequence[KnownSubmission], wanted: Wanted | None) -> None:
+        self.by_id: dict[str, tuple[int, PlannedJob]] = {}
+        self.by_name: dict[str, tuple[int, PlannedJob]] = {}
+        self.unrecorded = False
+        self.users = {entry.submission.submitter.user for entry in submissions}
+        self.created = min((entry.submission.created for entry in submissions), default=None)
+        self._wanted: dict[str, Sequence[int]] = {}  # by job id
+        for entry in submissions:
+            number, ids = entry.submission.number, entry.job_ids()
+            tasks = range(entry.submission.n_tasks) if wanted is None else wanted.get(number, ())
+            for job in entry.submission.jobs:
+                first = bisect_left(tasks, job.first_task)
+                own = tasks[first : bisect_left(tasks, job.first_task + job.n_tasks, lo=first)]
+                if not own:
+                    continue
+                self.by_name[job.name] = (number, job)
+                job_id = ids.get(job.name)
+                if job_id is None:
+                    self.unrecorded = True
+                else:
+                    self.by_id[job_id] = (number, job)
+                    self._wanted[job_id] = own
+
+    def job(self, job_id: str, name: str = "") -> tuple[int, PlannedJob] | None:
+        """Submission number and job of an id, or else of a name ("": not told); None: not ours."""
+        found = self.by_id.get(job_id) or self.by_name.get(name)
+        # An id may have been used again, for a job of another name.
+        return None if found is None or (name and name != found[1].name) else found
+
+    def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:
+        """Wanted tasks of recorded jobs that have no state, and the ids of these jobs."""
+        keys: set[TaskKey] = set()
+        jobs: list[str] = []
+        for job_id, tasks in self._wanted.items():
+            submission, _ = self.by_id[job_id]
+            missing = [(submission, task) for task in tasks if (submission, task) not in states]
+            if missing:
+                keys.update(missing)
+                jobs.append(job_id)
+        return keys, jobs
+
+
+def positions(ranges: str, n_tasks: int, *, first: int = 0) -> Sequence[int]:
+    """Positions, from 0, of tasks in an array.
+
+    Args:
+        ranges: the scheduler's indices of these tasks.
+        n_tasks: size of the array; what lies beyond is left out.
+        first: what the scheduler calls the first task.
+
+    Example:
+        >>> positions("7", 10), positions("1,4-9:2", 9, first=1)
+        ([7], [0, 3, 5, 7])
+    """
+    if ranges.isdecimal():  # most often
+        return [int(ranges) - first] if first <= int(ranges) < n_tasks + first else []
+    found: list[int] = []
+    for part in ranges.split(","):
+        span = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
+        if span is not None:
+            begin, last, step = int(span[1]), int(span[2] or span[1]), max(1, int(span[3] or 1))
+            known = range(begin, min(last, n_tasks + first - 1) + 1, step)
+            found += [index - first for index in known if index >= first]
+    return found
