@@ -1,6 +1,8 @@
 # Everything a developer types. It needs make, git and Python 3.11 or later; the rest installs itself.
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# How many processes run tests, each the next file; on two cores, since many tests wait.
+TEST_WORKERS ?= 3
 FAULTS ?= 1000
 SEED ?=
 BENCH_ARGS ?=
@@ -31,7 +33,7 @@ demo: $(EXAMPLES)  ## decode real speech on this machine
 
 test: $(DEV)  ## run all tests, against a real Slurm where one can be installed
 	@$(PY) -m tests.integration.slurm_cluster install || true
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: $(DEV)  ## inject FAULTS=1000 random faults into many small runs; SEED=n repeats
 	@$(PY) -m tests.chaos.soak --faults $(FAULTS) $(if $(SEED),--seed $(SEED))

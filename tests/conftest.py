@@ -8,10 +8,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["tests.slurm_fixtures"]
 # How long files of other hosts may be late, before anything reads it: there are none here.
 os.environ.setdefault("ESPNET3_PATIENCE", "1")
+# How long an example takes says nothing on a machine that does something else besides.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
+TESTS = Path(__file__).parent
 _home = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
@@ -36,3 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the home folder again."""
     config.stash[_home].cleanup()
+
+
+@pytest.hookimpl(trylast=True)  # when all marks are set
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that none is begun by one process when the others are at their end.
+
+    Tests with Slurm wait much; those of one module, and its doctests, are soon done.
+    """
+    slurm = {item.path for item in items if item.get_closest_marker("slurm")}
+    long = {TESTS / name for name in ("chaos", "contract", "integration")}
+    items.sort(key=lambda item: (item.path not in slurm, long.isdisjoint(item.path.parents)))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from espnet3.parallel import set_parallel
+from tests.integration.daemons import free_ports
 from tests.integration.debian import require
 from tests.integration.helpers import ROOT, wait_for
 from tests.integration.sync_runners import Env, Scale
@@ -32,13 +33,6 @@ def _sshd_is_installed() -> None:
     require("sshd", PROGRAMS)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def _answers(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -54,7 +48,7 @@ def connect_options(_sshd_is_installed: None, tmp_path: Path) -> Iterator[dict[s
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True
         )
-    port = _free_port()
+    [port] = free_ports(1)
     (tmp_path / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nPidFile none\n"
         f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nUsePAM no\n"
