@@ -99,7 +99,7 @@ def _folder(tmp_path: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_local_driver_killed_at_every_store_operation(tmp_path: Path) -> None:
     folders = crash_everywhere(tmp_path, "local")
     assert len(folders) > 20
@@ -110,7 +110,7 @@ def test_local_driver_killed_at_every_store_operation(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_slurm_driver_killed_at_every_store_operation(slurm: SlurmCluster, tmp_path: Path) -> None:
     folders = crash_everywhere(tmp_path, "slurm")
     assert len(folders) > 20

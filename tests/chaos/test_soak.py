@@ -10,7 +10,7 @@ SEED, FAULTS = 7, 30
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nothing_is_lost() -> None:
     total = soak(SEED, FAULTS)
     print(f"seed {SEED}\n{total.report()}", *total.problems, sep="\n")

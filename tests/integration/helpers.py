@@ -58,7 +58,7 @@ def locally(folder: Path, n_items: int) -> list[Any]:
     return results
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
     """Wait for a condition; its absence after that time is an error."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -67,7 +67,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> No
         time.sleep(0.05)
 
 
-def ended(run: Run, seconds: float = 60) -> Run:
+def ended(run: Run, seconds: float = 120) -> Run:
     """The run, once nothing of it is queued or running."""
     run.wait(timeout=seconds, interval=0.2)
     return run

@@ -115,7 +115,7 @@ class SlurmCluster:
         return {"SLURM_CONF": str(self.conf)}
 
     def run(
-        self, *command: str | os.PathLike[str], check: bool = True, timeout: float = 60
+        self, *command: str | os.PathLike[str], check: bool = True, timeout: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a command such as sbatch against this cluster and return what it printed."""
         done = subprocess.run(
@@ -136,12 +136,12 @@ class SlurmCluster:
         out = self.run("squeue", "--noheader", "--array", "--format=%i|%j|%T|%r", *options).stdout
         return [Job(*line.split("|", 3)) for line in out.splitlines()]
 
-    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
         """Wait for a condition; its absence is an error that shows the queue and says what."""
         if not wait_for(condition, seconds):
             raise SlurmError(f"after {seconds} s {what}; the queue: {self.jobs()}")
 
-    def wait_until_idle(self, seconds: float = 60) -> None:
+    def wait_until_idle(self, seconds: float = 120) -> None:
         """Wait until no job is queued, running or completing."""
         self.wait_until(lambda: not self.jobs(), "there are jobs", seconds)
 
@@ -230,7 +230,7 @@ class SlurmCluster:
         """The ClusterName, different for every folder; each job has it in its environment."""
         return "t" + hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
 
-    def _kill_jobs(self, patience: float = 30) -> None:
+    def _kill_jobs(self, patience: float = 60) -> None:
         deadline = time.monotonic() + patience
         while self.jobs():
             for state in ("PENDING", "RUNNING", "SUSPENDED"):  # first, so that nothing new starts
@@ -374,7 +374,7 @@ class SlurmCluster:
         if process := Process.of(child.pid):
             self._record(name).write_text(json.dumps(asdict(process)))
 
-    def _wait_for(self, name: str, ready: Callable[[], bool], seconds: float = 30) -> None:
+    def _wait_for(self, name: str, ready: Callable[[], bool], seconds: float = 60) -> None:
         daemon = self._recorded().get(name)
         alive = daemon is not None and wait_for(lambda: ready() or not daemon.alive(), seconds)
         if alive and daemon is not None and daemon.alive():

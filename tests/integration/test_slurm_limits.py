@@ -181,7 +181,7 @@ def test_packing_builds_the_environment_once_per_process(
     assert set(by_process.values()) == set(built)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 def test_the_time_limit_interrupts_and_resume_finishes(
     cluster: SlurmCluster, limited: tuple[Run, Path]

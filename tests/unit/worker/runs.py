@@ -270,7 +270,7 @@ def result_lines(store: Store, rank: int = 0) -> list[bytes]:
     return [line for f in own for line in store.read(layout.result(*f)).splitlines(True)]
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def eventually(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
