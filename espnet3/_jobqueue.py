@@ -58,6 +58,11 @@ def noting_refusals(cluster: type[Any]) -> type[Any]:
                 self.status = Status.failed  # or the cluster cannot be closed
                 raise
 
+        @staticmethod
+        async def _call(cmd: list[str], *, shell: bool = False, **options: Any) -> Any:
+            # Ctrl-C would end a submission that is accepted already, and nobody knew its job.
+            return await job._call(cmd, shell=shell, start_new_session=True, **options)
+
     class NotingCluster(cluster):  # type: ignore[misc]
         job_cls = NotingJob
         refusals = said

@@ -23,7 +23,7 @@ from espnet3.parallel.parallel import (
     parallel_for,
 )
 from espnet3.specs.errors import NoWorkers, SubmissionRefused
-from tests.integration.helpers import TINY, noted, wait_for
+from tests.integration.helpers import TINY, noted, wait_for, wrap
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.sync_runners import Env, Misbehaving, Scale, add_offset, make_env
 
@@ -143,4 +143,28 @@ def test_ctrl_c_leaves_no_job(slurm: SlurmCluster, tmp_path: Path, running: bool
     _, errors = driver.communicate(timeout=60)
     assert re.search(r"^KeyboardInterrupt", errors, re.MULTILINE)
     assert not psutil.pid_exists(driver.pid)
-    wait_for(lambda: not slurm.jobs("--states=PENDING,RUNNING"), "jobs are left", 20)
+    wait_for(lambda: not slurm.jobs("--states=PENDING,RUNNING"), "jobs are left")
+
+
+def test_ctrl_c_while_jobs_are_accepted(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Slurm has the jobs, but the driver has not heard of them: all are cancelled."""
+    said = tmp_path / "said"
+    path = wrap(
+        tmp_path,
+        "sbatch",
+        f'out=$("$real" "$@") && touch {tmp_path}/accepted.$$\n'
+        f'until [ -e {said} ]; do sleep 0.05; done\necho "$out"',
+    )
+    script = tmp_path / "wait.py"
+    script.write_text(SCRIPT.replace("CONFIG", repr({**JOBS, "n_workers": 3})))
+    driver = subprocess.Popen(
+        [sys.executable, str(script)], start_new_session=True, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    wait_for(lambda: len([*tmp_path.glob("accepted.*")]) == 3, "not all are accepted")
+    assert len(slurm.jobs("--states=PENDING,RUNNING")) == 3
+    os.killpg(driver.pid, signal.SIGINT)
+    said.touch()
+    _, errors = driver.communicate(timeout=60)
+    assert re.search(r"^KeyboardInterrupt", errors, re.MULTILINE)
+    wait_for(lambda: not slurm.jobs("--states=PENDING,RUNNING"), "jobs are left")
