@@ -309,7 +309,7 @@ class SlurmCluster:
             "ReturnToService": 2,
             "KillWait": 5,
             "MaxArraySize": 1001,
-            "MinJobAge": 300,
+            "MinJobAge": 86400,  # so that what is remembered does not change while a test looks
             # Schedule every second, and look at many jobs each time.
             "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,bf_interval=1,"
             "default_queue_depth=10000,bf_max_job_test=10000",
