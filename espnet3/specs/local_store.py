@@ -50,17 +50,21 @@ class LocalStore(Store):
             self._sync_folder(os.path.dirname(path))
 
     def create_many(self, files: Iterable[tuple[str, bytes]]) -> Iterator[str]:
+        # Each file is synced before it has its name. A journaling file system commits together what
+        # waits for it at the same time.
         folders = set()
-        for path, data in files:
-            try:
-                self._publish(path, data, durable=True)
-            except FileTaken:
-                if self.await_file(path) != data:
-                    raise
-            folders.add(os.path.dirname(path))
-            yield path
+
+        def noted() -> Iterator[tuple[str, bytes]]:
+            for path, data in files:
+                folders.add(os.path.dirname(path))
+                yield path, data
+
+        yield from super().create_many(noted())
         for folder in folders:
             self._sync_folder(folder)
+
+    def _create_one_of_many(self, path: str, data: bytes) -> None:
+        self._publish(path, data, durable=True)
 
     def _publish(self, path: str, data: bytes, durable: bool) -> None:
         # Linking a finished temporary file is atomic and exclusive on NFSv3 and later too; a rename

@@ -11,17 +11,14 @@ import errno
 import io
 import secrets
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError, one_line
 from espnet3.specs.retry import is_transient
-from espnet3.specs.store import AppendFile, Store
+from espnet3.specs.store import IN_FLIGHT, AppendFile, Store
 
 T = TypeVar("T")
-_IN_FLIGHT = 32  # requests at the same time of `create_many`
 _BLOCK = 4 * 2**20  # bytes that an open file holds
 _WRITER = "espnet3-writer"
 
@@ -129,19 +126,6 @@ class ObjectStore(Store):
 
         self._do(path, put)
 
-    def create_many(self, files: Iterable[tuple[str, bytes]]) -> Iterator[str]:
-        pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="espnet3-create")
-        waiting: deque[Future[str]] = deque()
-        try:
-            for path, data in files:
-                waiting.append(pool.submit(self._create_same, path, data))
-                if len(waiting) >= 2 * _IN_FLIGHT:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
     def append(self, path: str) -> AppendFile:
         raise StoreError(
             self.locate(path), "object stores cannot append; create a file per part instead"
@@ -211,14 +195,6 @@ class ObjectStore(Store):
             return self._do(path, look)
         except FileMissing:
             return None
-
-    def _create_same(self, path: str, data: bytes) -> str:
-        try:
-            self.create(path, data)
-        except FileTaken:
-            if self.await_file(path) != data:
-                raise
-        return path
 
     def _do(self, path: str, action: Callable[[], T]) -> T:
         """Ask the store, again while the error is transient.
@@ -303,7 +279,7 @@ def _connect(url: str, root: str, backend: _Backend) -> tuple[Any, str]:
         # botocore keeps 10 connections, too few for `create_many`. botocore and s3fs both try
         # again, one within the other (25 to 125 times in all); here only `Store.retry` does.
         own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-        once = {"max_pool_connections": _IN_FLIGHT, "retries": {"total_max_attempts": 1}}
+        once = {"max_pool_connections": IN_FLIGHT, "retries": {"total_max_attempts": 1}}
         options["config_kwargs"] = {**once, **own}
     try:
         fs, base = fsspec.core.url_to_fs(root, **options)

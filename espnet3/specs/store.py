@@ -24,6 +24,7 @@ from typing import BinaryIO
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
 from espnet3.specs.retry import PATIENCE, RetryPolicy
 
+IN_FLIGHT = 32  # files that `create_many` writes at the same time
 MAX_DOCUMENT = 1 << 30  # bytes of a file that is read as a whole; a sparse one may claim more
 
 
@@ -124,7 +125,7 @@ class Store(ABC):
         """
 
     def create_many(self, files: Iterable[tuple[str, bytes]]) -> Iterator[str]:
-        """Publish many files as `create` does; yields each path as it is done.
+        """Publish many files as `create` does, many at the same time; yields each path when done.
 
         Durable when the iterator has ended. A file that is there already with the same contents
         counts as created, so that a plan cut short can be written again.
@@ -132,13 +133,23 @@ class Store(ABC):
         Raises:
             FileTaken: a file is there already with other contents.
         """
-        for path, data in files:
+        # Imported here because workers never need it.
+        from espnet3.specs.threads import in_order
+
+        def create_same(file: tuple[str, bytes]) -> str:
+            path, data = file
             try:
-                self.create(path, data)
+                self._create_one_of_many(path, data)
             except FileTaken:
                 if self.await_file(path) != data:
                     raise
-            yield path
+            return path
+
+        yield from in_order(create_same, files, IN_FLIGHT)
+
+    def _create_one_of_many(self, path: str, data: bytes) -> None:
+        """As `create`; what stays to be done for durability, `create_many` does at its end."""
+        self.create(path, data)
 
     @abstractmethod
     def append(self, path: str) -> AppendFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -38,14 +39,14 @@ def arm(step: int, when: str) -> Callable[[], int]:
     Returns:
         A function that tells how many operations there were so far.
     """
-    count = 0
+    numbers, count = itertools.count(1), 0
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def counted(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
-            count += 1
-            mine = count == step
+            count = number = next(numbers)  # in one step, for threads share it
+            mine = number == step
             if mine and when == "before":
                 die()
             try:

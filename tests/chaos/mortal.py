@@ -226,11 +226,19 @@ def _opener(system: _System, disk: Disk) -> Callable[..., Any]:
     return counted_open
 
 
+class _SameProcess(ThreadPoolExecutor):
+    """Threads that belong to the process that uses them."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
+
+
 def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """Put the counting calls below the local store and below what collect writes."""
     disk = Disk()
     system = _System(disk)
     monkeypatch.setattr("espnet3.specs.modes.os", _Modes(disk))
+    monkeypatch.setattr("espnet3.specs.threads.ThreadPoolExecutor", _SameProcess)
     for module in ("espnet3.specs.local_store", "espnet3.collect.output"):
         monkeypatch.setattr(f"{module}.os", system)
         monkeypatch.setattr(f"{module}.open", _opener(system, disk), raising=False)
@@ -258,13 +266,6 @@ class _FileSystem:
         return counted
 
 
-class _SameProcess(ThreadPoolExecutor):
-    """Threads that belong to the process that uses them."""
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        return super().submit(contextvars.copy_context().run, fn, *args, **kwargs)
-
-
 def install_below_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the counting calls below the object store."""
     from espnet3.specs import object_store
@@ -276,4 +277,4 @@ def install_below_objects(monkeypatch: pytest.MonkeyPatch) -> None:
         return _FileSystem(fs), base
 
     monkeypatch.setattr(object_store, "_connect", counted)
-    monkeypatch.setattr(object_store, "ThreadPoolExecutor", _SameProcess)
+    monkeypatch.setattr("espnet3.specs.threads.ThreadPoolExecutor", _SameProcess)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.local_store import LocalStore
-from espnet3.specs.store import Store, open_store
+from espnet3.specs.store import IN_FLIGHT, Store, open_store
 from tests.contract.store_contract import StoreContract
 
 REPOSITORY = Path(__file__).parents[2]
@@ -154,9 +155,75 @@ class TestLocalStore(StoreContract):
         steps.clear()
         store.create("attempts/x.json", b"mine", durable=False)
         assert steps == ["link"]
-        steps.clear()
-        list(store.create_many((f"shards/{i:06d}.json", b"{}") for i in range(3)))
-        assert steps == ["sync file", "link"] * 3 + ["sync folder"]
+
+    def test_each_of_many_is_synced_before_it_has_its_name(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        n = 2000
+        calls: list[tuple[str, str]] = []
+        fsync, link, unlink = os.fsync, os.link, os.unlink
+        most_open = 0
+
+        def note_fsync(descriptor: int) -> None:
+            nonlocal most_open
+            fsync(descriptor)
+            calls.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+            most_open = max(most_open, len(os.listdir("/proc/self/fd")))
+
+        def note_link(source: str, target: str) -> None:
+            calls.append(("link", source))
+            link(source, target)
+
+        def note_unlink(path: str) -> None:
+            calls.append(("unlink", path))
+            unlink(path)
+
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(os, "link", note_link)
+        monkeypatch.setattr(os, "unlink", note_unlink)
+        open_before = len(os.listdir("/proc/self/fd"))
+        for _ in store.create_many((f"shards/{i:06d}.json", b"%d" % i) for i in range(n)):
+            pass
+        assert calls.pop() == ("fsync", store.locate("shards"))
+        of_a_file: dict[str, list[str]] = {}
+        for call, path in calls:
+            of_a_file.setdefault(path, []).append(call)
+        assert len(of_a_file) == n
+        assert all(each == ["fsync", "link", "unlink"] for each in of_a_file.values())
+        assert most_open - open_before <= 2 * IN_FLIGHT  # a file, and the folder listed above
+        assert all(store.read(f"shards/{i:06d}.json") == b"%d" % i for i in range(0, n, 99))
+
+    def test_many_that_are_cut_short_leave_neither_debris_nor_threads(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fsync, calls = os.fsync, itertools.count()
+
+        def full(descriptor: int) -> None:
+            if next(calls) > 50:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(descriptor)
+
+        files = [(f"shards/{i:06d}.json", b"{}") for i in range(500)]
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left on device"):
+            list(store.create_many(files))
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert not _storage_threads()
+        assert 0 < len(self.raw_names(store.root, "shards")) <= 51
+
+        def interrupted() -> Iterator[tuple[str, bytes]]:
+            yield from files[:100]
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(store.create_many(interrupted()))
+        begun = store.create_many(files)
+        next(begun)
+        assert _storage_threads()
+        begun.close()  # type: ignore[attr-defined]
+        assert not _storage_threads()
+        assert self.raw_names(store.root, "shards") <= {path.split("/")[1] for path, _ in files}
+        assert list(store.create_many(files)) == [path for path, _ in files]
 
     # --- what goes wrong -------------------------------------------------------------------------
 
@@ -291,3 +358,7 @@ def test_links_to_files_are_listed_and_other_links_are_not(tmp_path: Path) -> No
     os.symlink("nothing", tmp_path / "c")
     os.symlink(".", tmp_path / "d")
     assert sorted(store.names("")) == ["a", "b"]
+
+
+def _storage_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "espnet3-storage" in thread.name]

@@ -1,0 +1,42 @@
+"""Waiting for storage in threads: much of it at the same time, and never without a bound."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+def in_order(action: Callable[[A], T], arguments: Iterable[A], n_threads: int) -> Iterator[T]:
+    """Do something for each argument in threads; yields the results in the arguments' order.
+
+    No more than twice as many arguments as threads are taken ahead of what was yielded. When the
+    iterator has ended, failed or been closed, nothing is going on any more.
+
+    Args:
+        action: what to do; runs in a thread.
+        arguments: made one by one in the caller's thread.
+        n_threads: how many actions go on at the same time, at most.
+
+    Raises:
+        Exception: that of the first action, in the arguments' order, which failed.
+
+    Example:
+        >>> list(in_order(abs, [-3, 2, -1], 2))
+        [3, 2, 1]
+    """
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="espnet3-storage")
+    waiting: deque[Future[T]] = deque()
+    try:
+        for argument in arguments:
+            waiting.append(pool.submit(action, argument))
+            if len(waiting) >= 2 * n_threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
