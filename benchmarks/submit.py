@@ -165,7 +165,7 @@ def look_here(run_dir: str, repetitions: int) -> dict[str, float]:
     """List the receipts and ask squeue once for the same jobs in the same form; the mean."""
     path = Path(run_dir, layout.accepted_jobs(1))
     jobs = ",".join(job.job_id for job in decode(AcceptedJobs, path.read_bytes(), "jobs").jobs)
-    options = ["--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%j"]
+    options = ["--noheader", "--states=all", "--format=%F|%K|%T|%r|%j"]
     command = ["squeue", *options, f"--jobs={jobs}"]
     began = time.perf_counter()
     for _ in range(repetitions):

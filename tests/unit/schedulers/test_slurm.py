@@ -240,6 +240,18 @@ def test_what_waits_of_an_array_is_one_row_of_squeue(commands: Commands) -> None
     assert "--array" not in commands.asked("squeue")
 
 
+@pytest.mark.parametrize("n_arrays", [1, 50])
+def test_as_many_commands_for_many_arrays_as_for_one(commands: Commands, n_arrays: int) -> None:
+    jobs = [(f"job-{i}", 100, str(i)) for i in range(n_arrays)]
+    rows = "{0}|0-97|PENDING|Priority|job-{0}\n{0}|98|FAILED|NonZeroExitCode|job-{0}\n"
+    commands.say("squeue", "".join(rows.format(i) for i in range(n_arrays)))
+    commands.say("sacct", "".join(f"{i}_99|TIMEOUT|0:0\n" for i in range(n_arrays)))
+    assert len(query(entry(*jobs))) == 100 * n_arrays
+    # The states, and how the failed ones ended; accounting knows those that squeue has forgotten.
+    assert commands.asked("squeue").count("--noheader") == 2
+    assert commands.asked("sacct").count("--noheader") == 1
+
+
 def test_only_jobs_with_a_wanted_task_are_asked_for(commands: Commands) -> None:
     jobs = entry(("a", 4, "12"), ("b", 4, "13;big"), ("c", 4, "14"), ("d", 4, None))
     commands.say("squeue", "12|1|RUNNING|None|a\n14|0|RUNNING|None|c\n")

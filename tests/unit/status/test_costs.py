@@ -1,0 +1,136 @@
+"""What a status and a resume cost: so many looks and questions, whatever the number of shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.specs import layout
+from espnet3.specs.local_store import LocalStore
+from espnet3.specs.models import AttemptRecord, encode, now
+from espnet3.status import observe
+from espnet3.submit import resume, resumption, submit
+from tests.chaos import stand_in_cluster
+from tests.chaos.stand_in_cluster import StandInScheduler
+from tests.unit.worker.runs import Setup, Work
+
+MANY = 70  # shards; in arrays of ten
+
+
+class CountingStore(LocalStore):
+    """Counts its operations by their names and folders."""
+
+    def __init__(self, root: Any) -> None:
+        super().__init__(str(root))
+        self.operations: Counter[tuple[str, str]] = Counter()
+
+    def _count(self, operation: str, path: str) -> None:
+        self.operations[operation, path.partition("/")[0]] += 1
+
+    def read(self, path: str) -> bytes:
+        self._count("read", path)
+        return super().read(path)
+
+    def names(self, folder: str) -> list[str]:
+        self._count("names", folder)
+        return super().names(folder)
+
+    def exists(self, path: str) -> bool:
+        self._count("exists", path)
+        return super().exists(path)
+
+    def create(self, path: str, data: bytes, *, durable: bool = True) -> None:
+        self._count("create", path)
+        super().create(path, data, durable=durable)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked of the batch system."""
+    stand_in_cluster.install(monkeypatch)
+    questions: list[str] = []
+    for name in ("query", "find"):
+        original = getattr(StandInScheduler, name)
+
+        async def counted(*words: Any, name: str = name, original: Any = original) -> Any:
+            questions.append(name)
+            return await original(*words)
+
+        monkeypatch.setattr(StandInScheduler, name, counted)
+    return questions
+
+
+async def unfinished_run(folder: Path, n_shards: int) -> CountingStore:
+    """A run of which all shards are done but the first, which has failed."""
+    shape = {"n_shards": n_shards, "n_workers": n_shards, "max_array_size": 10}
+    parallel = {"env": stand_in_cluster.NAME, "preflight": False, **shape}
+    run_dir = folder / f"run-{n_shards}"
+    await submit(Work(Setup({})), range(n_shards), run_dir=run_dir, parallel=parallel)
+    store = CountingStore(run_dir)
+    attempts = [layout.new_attempt(1) for _ in range(n_shards)]
+    for rank, attempt in enumerate(attempts):
+        for event in ("started", "failed") if rank == 0 else ("started",):
+            record = AttemptRecord(
+                event=event, rank=rank, attempt=attempt, task=rank, job_id=None, host="here",
+                pid=1, time=now(),
+            )  # fmt: skip
+            store.create(layout.attempt_record(rank, attempt, event), encode(record))
+    for rank in range(1, n_shards):
+        store.create(layout.receipt(rank), b"{}")
+    StandInScheduler.cluster.tasks.clear()  # all have ended long ago
+    store.operations.clear()
+    return store
+
+
+async def test_a_status_looks_as_often_at_many_shards_as_at_few(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    operations = []
+    for n_shards in (2, MANY):
+        store = await unfinished_run(tmp_path, n_shards)
+        asked.clear()
+        seen = await observe(store)
+        assert seen.status.counts() == {"done": n_shards - 1, "failed": 1}
+        assert asked == ["query"]
+        operations.append(store.operations)
+    assert operations[0] == operations[1]
+    assert operations[0] == {
+        ("read", layout.RUN): 1,
+        ("names", layout.SUBMISSIONS): 1,
+        ("read", layout.SUBMISSIONS): 2,
+        ("names", layout.RECEIPTS): 2,  # before and after the question
+        ("names", layout.WITHDRAWALS): 2,
+        ("names", layout.ATTEMPTS): 1,
+        ("read", layout.ATTEMPTS): 1,
+    }
+
+
+async def test_the_status_of_a_run_that_is_done_asks_nobody(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    store = await unfinished_run(tmp_path, MANY)
+    store.create(layout.receipt(0), b"{}")
+    store.operations.clear()
+    asked.clear()
+    assert (await observe(store)).status.done
+    assert asked == []
+    assert store.operations["names", layout.RECEIPTS] == 1
+    assert store.operations["names", layout.ATTEMPTS] == 0
+
+
+async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations = []
+    for n_shards in (2, MANY):
+        store = await unfinished_run(tmp_path, n_shards)
+        monkeypatch.setattr(resumption, "open_store", lambda run_dir, store=store: store)
+        asked.clear()
+        assert (await resume(store.root)).ranks == [0]
+        assert asked == ["query"]
+        operations.append(store.operations)
+    assert operations[0] == operations[1]
+    assert sum(operations[0].values()) < 20
