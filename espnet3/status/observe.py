@@ -129,36 +129,43 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
         RunDirectoryError: it is no run directory.
         FormatError: run.json or a submission cannot be read.
     """
-    run = await asyncio.to_thread(read_run, store)
-    submissions, cancelled = await asyncio.to_thread(read_submissions, store)
-    receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
-    records: dict[AttemptFile, AttemptRecord] = {}
+    run, submissions, cancelled, receipts = await asyncio.to_thread(_look, store)
+    done = len(receipts.done) == run.world_size
     tasks: dict[TaskKey, TaskState] | None = None
     problem = None
     found: dict[int, AcceptedJobs] = {}
     being_submitted: set[int] = set()
-    if len(receipts.done) < run.world_size:
+    if not done:
         being_submitted = await asyncio.to_thread(_being_submitted, submissions, cancelled)
-        if ask_scheduler:
-            try:
-                found = await _find_unrecorded(submissions, being_submitted)
-                submissions = [
-                    KnownSubmission(s.submission, found.get(s.submission.number, s.recorded))
-                    for s in submissions
-                ]
-                tasks = await _query(submissions, receipts.done)
-            except SchedulerUnavailable as error:
-                problem = str(error)
-            # A job may have ended between the first look and the scheduler's answer.
-            receipts = await asyncio.to_thread(look_at_receipts, store, run.world_size)
-        records = await asyncio.to_thread(_read_records, store, receipts.done)
-    evidence = Evidence(
-        run.world_size, receipts.done, records, submissions, being_submitted, cancelled, tasks,
-        receipts.withdrawn,
-    )  # fmt: skip
-    shards = await asyncio.to_thread(shard_states, evidence)
-    status = RunStatus(store.root, shards, problem)
-    return Observation(run, status, submissions, found, receipts.done)
+    if not done and ask_scheduler:
+        try:
+            found = await _find_unrecorded(submissions, being_submitted)
+            submissions = [
+                KnownSubmission(s.submission, found.get(s.submission.number, s.recorded))
+                for s in submissions
+            ]
+            tasks = await _query(submissions, receipts.done)
+        except SchedulerUnavailable as error:
+            problem = str(error)
+
+    def conclude() -> tuple[RunStatus, dict[int, int]]:
+        # A job may have ended between the first look and the scheduler's answer.
+        last = look_at_receipts(store, run.world_size) if not done and ask_scheduler else receipts
+        records = {} if done else _read_records(store, last.done)
+        evidence = Evidence(
+            run.world_size, last.done, records, submissions, being_submitted, cancelled, tasks,
+            last.withdrawn,
+        )  # fmt: skip
+        return RunStatus(store.root, shard_states(evidence), problem), last.done
+
+    status, receipts_now = await asyncio.to_thread(conclude)
+    return Observation(run, status, submissions, found, receipts_now)
+
+
+def _look(store: Store) -> tuple[RunSpec, list[KnownSubmission], set[int], Receipts]:
+    """What the directory alone tells, without the attempts."""
+    run = read_run(store)
+    return run, *read_submissions(store), look_at_receipts(store, run.world_size)
 
 
 def _read_records(store: Store, done: Container[int]) -> dict[AttemptFile, AttemptRecord]:
