@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -100,7 +100,7 @@ def new_attempt(submission_number: int) -> str:
 
     A scheduler's requeue keeps the job id, so the id alone cannot tell two live copies apart.
     """
-    return f"{submission_number:04d}-{secrets.token_hex(6)}"
+    return f"{submission_number:04d}-{os.urandom(6).hex()}"
 
 
 def submission_of(attempt: str) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
@@ -78,7 +77,7 @@ class LocalStore(Store):
 
     def _write_temporary(self, target: str, data: bytes, durable: bool) -> str:
         folder, name = os.path.split(target)
-        temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+        temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
         try:
             with open(temporary, "xb", 0, opener=modes.opener) as file:
                 view = memoryview(data)
@@ -160,7 +159,7 @@ class LocalStore(Store):
 
     def refresh(self, folder: str) -> None:
         # A client that changes a folder itself looks at it anew. It may lack the right to.
-        name = os.path.join(self.locate(folder), f".refresh.{secrets.token_hex(6)}.tmp")
+        name = os.path.join(self.locate(folder), f".refresh.{os.urandom(6).hex()}.tmp")
         with contextlib.suppress(OSError):
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, modes.FILE))
             os.unlink(name)

@@ -11,7 +11,6 @@ import dataclasses
 import enum
 import math
 import pickle
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import orjson
@@ -142,6 +141,8 @@ def _plain(value: Any) -> Any:
     """What orjson asks for values that it does not know."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    from pathlib import PurePath  # here, since most workers never ask
+
     if isinstance(value, PurePath):
         return str(value)
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import os
-import random
 import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -72,6 +71,8 @@ class RetryPolicy(NamedTuple):
         """Wait after the `failed`-th failure, or raise its error where that was the last try."""
         if failed >= self.tries:
             raise error
+        import random  # here, since workers hardly ever come here
+
         seconds = min(self.first * 2 ** (failed - 1), self.longest)
         log.info("try %d of %d: %s", failed, self.tries, error)
         self.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)

@@ -35,7 +35,11 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
-    parser = argparse.ArgumentParser(prog="python -m espnet3.worker")
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet3.worker",
+        # By itself it loads shutil and all compressors, to learn how wide the terminal is.
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
+    )
     parser.add_argument("run", help="the run directory, a path or URL")
     parser.add_argument("number", type=int, help="the submission's number")
     parser.add_argument("--first-task", type=int, default=0, help="task of array index 0")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -134,7 +133,7 @@ class Attempt:
             generation=self.generation,
             task=self.place.task,
             job_id=self.place.job_id,
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             pid=os.getpid(),
             time=now(),
             elapsed=round(time.monotonic() - _BEGAN, 3),
@@ -376,7 +375,7 @@ def _publish_receipt(
         errors=tally.errors,
         salvaged=salvaged.records + tally.copied,
         parts=[*salvaged.parts, *parts],
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         created=now(),
     )
     require_run(store, work.run.run_id)
