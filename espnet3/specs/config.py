@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -19,7 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from espnet3.specs.errors import ConfigError, one_line
 from espnet3.specs.masking import masked
-from espnet3.specs.plain import PlainJson, plain_config, plain_json
+from espnet3.specs.plain import finite, plain_config, plain_json
 from espnet3.specs.trust import Trust
 
 Env = Literal[
@@ -35,6 +37,7 @@ Env = Literal[
     "moab",
     "oar",
 ]
+PlainJson = Annotated[JsonValue, AfterValidator(finite)]
 ENVS: tuple[str, ...] = get_args(Env)
 
 

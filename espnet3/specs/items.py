@@ -9,21 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from espnet3.specs.base import Field, JsonValue, Part, model_validator
 from espnet3.specs.errors import ItemsError, one_line
 from espnet3.specs.plain import MAX_DEPTH
 
 
-class ItemRange(BaseModel):
+class ItemRange(Part):
     """The integers of `range(start, stop, step)`.
 
     Example:
         >>> list(ItemRange(start=0, stop=6, step=2))
         [0, 2, 4]
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["range"] = "range"
     start: int
@@ -57,15 +55,13 @@ class ItemRange(BaseModel):
         return f"range({self.start}, {self.stop}, {self.step})"
 
 
-class ItemList(BaseModel):
+class ItemList(Part):
     """Any JSON values, in order.
 
     Example:
         >>> list(ItemList(values=["a", "b"]).part(1, 2))
         ['b']
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     kind: Literal["list"] = "list"
     values: list[JsonValue]

@@ -11,27 +11,30 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
+from espnet3.specs.base import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
+    Part,
     model_validator,
 )
-
 from espnet3.specs.codec import decode, encode
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches
-from espnet3.specs.plain import PlainJson
+from espnet3.specs.plain import finite
 
 MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
 
 ATTEMPT = r"[0-9]{4,}-[0-9a-f]{12}"
-# Python holds bytes of foreign file names as lone surrogates, which JSON cannot hold.
-Text = Annotated[
-    str, AfterValidator(lambda text: text.encode("utf-8", "backslashreplace").decode())
-]
+
+
+def _utf8(text: str) -> str:
+    """Python holds bytes of foreign file names as lone surrogates, which JSON cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+Text = Annotated[str, AfterValidator(_utf8)]
+PlainJson = Annotated[JsonValue, AfterValidator(finite)]
 Rank = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Generation = Annotated[int, Field(ge=1)]
@@ -43,12 +46,6 @@ Checksum = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 def now() -> datetime:
     """The time here, in UTC; times of two hosts are never compared, only shown."""
     return datetime.now(UTC)
-
-
-class Part(BaseModel):
-    """Base of all persisted models and of the models inside them: frozen, nothing unknown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class PersistedModel(Part):
@@ -228,8 +225,8 @@ class Submission(PersistedModel):
     def ranks_of(self, task: int) -> list[int]:
         """The ranks that a task computes, in order; none where there is no such task."""
         first = task * self.shards_per_job
-        part: Any = self.ranks.part(first, first + self.shards_per_job)
-        return list(part)
+        ranks: Any = self.ranks.plain()[first : first + self.shards_per_job]
+        return list(ranks)
 
     def places(self) -> Iterator[tuple[int, int, PlannedJob]]:
         """Each rank of the submission with the task that computes it, and that task's job."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from os import PathLike, fspath
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, JsonValue
+from typing import TYPE_CHECKING, Any
 
 from espnet3.specs.errors import ConfigError, one_line
 from espnet3.specs.masking import masked
 
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
 MAX_DEPTH = 100  # of lists and mappings; JSON readers give up at about 200
 
 
-def _finite(value: JsonValue) -> JsonValue:
+def finite(value: JsonValue) -> JsonValue:
     """The value; JSON would hold its NaNs and infinities as null, without a word."""
     parts: list[JsonValue] = [value]
     while parts:
@@ -27,9 +28,6 @@ def _finite(value: JsonValue) -> JsonValue:
         elif isinstance(part, list):
             parts.extend(part)
     return value
-
-
-PlainJson = Annotated[JsonValue, AfterValidator(_finite)]
 
 
 def plain_config(config: Any, where: str) -> Any:

@@ -3,14 +3,24 @@
 import gc
 import sys
 
-# What is imported stays: looking through it for garbage, then and at the exit, costs a tenth of a
-# worker's start.
-gc.disable()
-from espnet3.worker.main import main, settle_streams  # noqa: E402
+from espnet3.specs import compiled
 
-gc.freeze()
-gc.enable()
 
-code = main(sys.argv[1:])
-settle_streams()
-sys.exit(code)
+def start() -> int:
+    """Import the worker, in as little time as it takes, and be it."""
+    # What is imported stays: looking through it for garbage, here and once more at the exit, would
+    # cost a tenth of the start.
+    gc.disable()
+    compiled.load()
+    from espnet3.specs.base import Part
+    from espnet3.worker.main import main, settle_streams
+
+    compiled.keep(Part)
+    gc.freeze()
+    gc.enable()
+    code = main(sys.argv[1:])
+    settle_streams()
+    return code
+
+
+sys.exit(start())

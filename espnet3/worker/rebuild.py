@@ -8,9 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import JsonValue
-
 from espnet3.specs import layout
+from espnet3.specs.base import JsonValue
 from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import ClassError, EspnetError, one_line
 from espnet3.specs.masking import remember_run, scrubbed

@@ -34,7 +34,7 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, MENDED
+from tests.integration.runners import GATE, MENDED, Collecting, Workshop
 
 
 @pytest.fixture(autouse=True)
@@ -293,3 +293,16 @@ def test_a_receipt_of_no_shard_counts_for_none(tmp_path: Path) -> None:
     assert run.resume().ranks == [1]
     ended(run)
     assert run.collect() == locally(tmp_path, 4)
+
+
+def test_a_worker_that_has_no_pydantic_reads_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "bytecode"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "")
+    python("-m", "espnet3.worker", "--help")  # keeps the schemas
+    first = ended(submit_noting(tmp_path, 5, parallel("local", n_shards=2)))
+    second = Collecting(Workshop({"folder": str(tmp_path)}), run_dir=tmp_path / "second")
+    run = ended(second.submit([0]))
+    [found] = run.collect()
+    assert found == {"light": True, "counts": {"done": 2}, "results": first.collect()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
 from espnet3.specs import layout
@@ -47,23 +49,40 @@ print(code, *sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
-def loaded(code: str, *arguments: str) -> list[str]:
+PROCESS = """
+import runpy, sys
+sys.argv[1:] = [sys.argv[1], "0001", "--task", "0"]
+try:
+    runpy.run_module("espnet3.worker", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(end.code, *sorted(sys.modules))
+"""
+# What every worker once loaded, and none needs.
+SPARED = {
+    "difflib",
+    "email",
+    "espnet3.specs.config",
+    "importlib.metadata",
+    "pydantic",
+    "random",
+    "secrets",
+    "shutil",
+}
+
+
+def loaded(code: str, *arguments: str, **environ: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
+        [sys.executable, "-P", "-c", code, *arguments], env=os.environ | environ,
         cwd="/", capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("omegaconf", [False, True])
-def test_a_worker_that_computes_a_shard_loads_nothing_heavy(
-    store: Store, tmp_path: Path, omegaconf: bool
-) -> None:
-    (tmp_path / "light_runner.py").write_text(LIGHT_RUNNER)
+def write_light_run(store: Store, folder: Path, *, omegaconf: bool = False) -> None:
+    """A run of two shards whose runner and provider load nothing but espnet3."""
+    (folder / "light_runner.py").write_text(LIGHT_RUNNER)
     write_run(store, {})
     path = Path(store.root, layout.RUN)
-    import orjson
-
     run = orjson.loads(path.read_bytes())
     run["runner"] |= {"module": "light_runner", "qualname": "Runner"}
     run["provider"] = {
@@ -71,13 +90,40 @@ def test_a_worker_that_computes_a_shard_loads_nothing_heavy(
         "args": [{"value": {"n": 6}, "omegaconf": omegaconf}],
         "kwargs": {},
     }
-    run["sys_path"] = [str(tmp_path)]
+    run["sys_path"] = [str(folder)]
     path.write_bytes(orjson.dumps(run))
+
+
+@pytest.mark.parametrize("omegaconf", [False, True])
+def test_a_worker_that_computes_a_shard_loads_nothing_heavy(
+    store: Store, tmp_path: Path, omegaconf: bool
+) -> None:
+    write_light_run(store, tmp_path, omegaconf=omegaconf)
     code, *names = loaded(WORK, store.root)
     assert code == "0"
     assert store.exists(layout.receipt(0))
     assert HEAVY & set(names) <= ({"omegaconf"} if omegaconf else set())
     assert ("omegaconf" in names) is omegaconf
+
+
+def test_a_worker_needs_no_pydantic_where_another_one_kept_its_schemas(
+    store: Store, tmp_path: Path
+) -> None:
+    write_light_run(store, tmp_path)
+    bytecode = {"PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    code, *names = loaded(PROCESS, store.root, **bytecode)
+    assert code == "0"
+    assert "pydantic" in names
+    first = store.read(layout.receipt(0))
+    os.unlink(store.locate(layout.receipt(0)))
+    code, *names = loaded(PROCESS, store.root, **bytecode)
+    assert code == "0"
+    assert not (HEAVY | SPARED) & set(names)
+    second = store.read(layout.receipt(0))
+    changing = {"attempt", "created", "parts", "salvaged"}
+    left = [{k: v for k, v in orjson.loads(receipt).items() if k not in changing}
+            for receipt in (first, second)]  # fmt: skip
+    assert left[0] == left[1]
 
 
 @pytest.mark.parametrize(

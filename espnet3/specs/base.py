@@ -1,0 +1,39 @@
+"""What persisted models are written with: pydantic, or in a worker what stands in for it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from espnet3.specs import compiled
+
+if TYPE_CHECKING or not compiled.is_loaded():
+    from pydantic import (
+        AfterValidator,
+        AwareDatetime,
+        BaseModel,
+        ConfigDict,
+        Field,
+        JsonValue,
+        model_validator,
+    )
+
+    class Part(BaseModel):
+        """Base of all persisted models and of the models inside them: frozen, nothing unknown."""
+
+        model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+else:
+
+    def _known(*args: Any, **kwargs: Any) -> None:
+        """Nothing: the kept schemas hold it already."""
+
+    AfterValidator = Field = _known
+    AwareDatetime, JsonValue, Part = datetime, Any, compiled.CompiledPart
+
+    def model_validator(*, mode: str) -> Any:
+        """The method as it is; the kept schemas call it by its name."""
+        return lambda method: method
+
+
+__all__ = ["AfterValidator", "AwareDatetime", "Field", "JsonValue", "Part", "model_validator"]

@@ -1,0 +1,147 @@
+"""What pydantic made of the persisted models, kept for workers as Python keeps bytecode.
+
+More than half of a worker's start would go into importing pydantic and building the models. What
+validates and serializes is pydantic_core, by a schema that pydantic makes of each model. A worker
+that has to make them keeps these schemas in `__pycache__`, where and when bytecode is kept too. The
+next worker takes them from there, and needs no pydantic. All other processes use pydantic itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import pickle
+import sys
+from typing import Any, Self
+
+import pydantic_core
+from pydantic_core import SchemaSerializer, SchemaValidator
+
+from espnet3.specs import modes
+
+_SOURCES = ("base", "compiled", "items", "models", "plain")
+_schemas: dict[str, bytes] = {}
+
+
+def load() -> None:
+    """Use the schemas that a worker kept, unless pydantic or the models have changed since.
+
+    To be called before anything imports the models.
+    """
+    if "pydantic" in sys.modules:
+        return
+    with contextlib.suppress(Exception):  # whatever is wrong with the file: pydantic does it
+        with open(_file(), "rb") as file:
+            key, schemas = pickle.load(file)  # noqa: S301 (as trusted as the bytecode beside it)
+        if key == _key():
+            _schemas.update(schemas)
+
+
+def is_loaded() -> bool:
+    """Whether the models of this process are made of kept schemas, without pydantic."""
+    return bool(_schemas)
+
+
+def keep(base: type[Any]) -> None:
+    """Keep the schemas of all models that derive from a base, for later workers."""
+    if is_loaded() or sys.dont_write_bytecode:
+        return
+    with contextlib.suppress(Exception):  # the next worker needs longer, that is all
+        schemas = {
+            model.__qualname__: pickle.dumps(_bare(model.__pydantic_core_schema__))
+            for model in _below(base)
+        }
+        for schema in schemas.values():
+            _build(schema)
+        temporary = f"{_file()}.{os.urandom(6).hex()}"
+        with open(temporary, "xb", opener=modes.opener) as file:
+            pickle.dump((_key(), schemas), file)
+        os.replace(temporary, _file())
+
+
+def _file() -> str:
+    return importlib.util.cache_from_source(__file__).removesuffix("pyc") + "schemas"
+
+
+def _key() -> list[Any]:
+    """What the schemas were made of: versions, and sizes and times of files, as for bytecode."""
+    here = os.path.dirname(__file__)
+    files = [os.path.join(pydantic_core.__path__[0], os.pardir, "pydantic", "version.py")]
+    files += [os.path.join(here, f"{name}.py") for name in _SOURCES]
+    states = [(state.st_size, state.st_mtime_ns) for state in map(os.stat, files)]
+    return [pydantic_core.__version__, *states]
+
+
+def _below(base: type[Any]) -> list[type[Any]]:
+    return [model for child in base.__subclasses__() for model in (child, *_below(child))]
+
+
+def _bare(schema: Any) -> Any:
+    """A core schema without what would need pydantic."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_bare, schema))
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "json-or-python":  # a JsonValue; workers only read them
+        schema = {"ref": schema.get("ref"), **schema["json_schema"]}
+    return {key: _bare(part) for key, part in schema.items() if key != "metadata"}
+
+
+class CompiledPart:
+    """Stands in for the pydantic models' base, with the part of its interface that workers use.
+
+    Workers cannot submit; they may read other runs.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__pydantic_extra__",
+        "__pydantic_fields_set__",
+        "__pydantic_private__",
+    )
+    __pydantic_fields_set__: set[str]
+
+    def __init__(self, /, **fields: Any) -> None:
+        _core(type(self).__qualname__)[0].validate_python(fields, self_instance=self)
+
+    @classmethod
+    def model_validate(cls, value: Any) -> Self:
+        found: Self = _core(cls.__qualname__)[0].validate_python(value)
+        return found
+
+    @classmethod
+    def model_validate_json(cls, data: bytes) -> Self:
+        found: Self = _core(cls.__qualname__)[0].validate_json(data)
+        return found
+
+    @property
+    def model_fields_set(self) -> set[str]:
+        return self.__pydantic_fields_set__
+
+    def model_dump(self) -> Any:
+        return _core(type(self).__qualname__)[1].to_python(self)
+
+    def model_dump_json(self) -> str:
+        return _core(type(self).__qualname__)[1].to_json(self).decode()
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self.__dict__.values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
+        return f"{type(self).__name__}({fields})"
+
+
+@functools.cache
+def _core(model: str) -> tuple[SchemaValidator, SchemaSerializer]:
+    return _build(_schemas[model])
+
+
+def _build(pickled: bytes) -> tuple[SchemaValidator, SchemaSerializer]:
+    schema = pickle.loads(pickled)  # noqa: S301 (see `load`)
+    return SchemaValidator(schema), SchemaSerializer(schema)
