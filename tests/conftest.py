@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.slurm_fixtures"]
+pytest_plugins = ["tests.slurm_fixtures", "tests.sge_fixtures"]
 # How long files of other hosts may be late, before anything reads it: there are none here.
 os.environ.setdefault("ESPNET3_PATIENCE", "1")
 # How long an example takes says nothing on a machine that does something else besides.
