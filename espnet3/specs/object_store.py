@@ -167,6 +167,8 @@ class ObjectStore(Store):
         )
 
     def exists(self, path: str) -> bool:
+        if self._backend is _S3:  # `info` looks for a folder too: a LIST, twelve times as dear
+            return self._writer(path) is not None
         return self._size(path) is not None
 
     def _full(self, path: str) -> str:
