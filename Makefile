@@ -6,6 +6,7 @@ TEST_WORKERS ?= 3
 FAULTS ?= 1000
 SEED ?=
 BENCH_ARGS ?=
+SCALING_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -14,12 +15,13 @@ CODE := $(wildcard espnet3 tests examples benchmarks)
 # Touched when an installation succeeded, so that it is repeated only when pyproject.toml changed.
 DEV := $(VENV)/.installed-dev
 EXAMPLES := $(VENV)/.installed-examples
+PLOTS := $(VENV)/.installed-bench
 # What the benchmarks compare with, in an environment of its own.
 PEERS_VENV := .venv-peers
 PEERS := $(PEERS_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test chaos bench check schemas clean
+.PHONY: help venv demo test chaos bench scaling check schemas clean
 
 help:  ## say what the targets do
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -41,6 +43,9 @@ chaos: $(DEV)  ## inject FAULTS=1000 random faults into many small runs; SEED=n 
 
 bench: $(DEV) $(PEERS)  ## measure speed beside the peers; writes benchmarks/RESULTS.md
 	@$(PY) -m benchmarks $(BENCH_ARGS)
+
+scaling: $(DEV) $(PLOTS)  ## measure how costs grow; writes docs/scaling.md, .json and the plots
+	@$(PY) -m benchmarks.scaling $(SCALING_ARGS)
 
 check: $(DEV)  ## lint, types, the rules of the imports, current schemas
 	$(PY) -m ruff check $(CODE)
@@ -64,6 +69,11 @@ $(DEV): pyproject.toml | $(PY)
 $(EXAMPLES): pyproject.toml | $(PY)
 	@echo "installing espnet3 and what its examples need into $(VENV)"
 	@$(PIP) install --quiet --editable '.[examples]'
+	@touch $@
+
+$(PLOTS): pyproject.toml | $(DEV)
+	@echo "installing what draws plots into $(VENV)"
+	@$(PIP) install --quiet --editable '.[bench]'
 	@touch $@
 
 $(PEERS): benchmarks/peers.txt | $(PY)
