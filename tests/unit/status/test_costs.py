@@ -11,7 +11,7 @@ import pytest
 from espnet3.specs import layout
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import AttemptRecord, encode, now
-from espnet3.status import observe
+from espnet3.status.observe import observe
 from espnet3.submit import resume, resumption, submit
 from tests.chaos import stand_in_cluster
 from tests.chaos.stand_in_cluster import StandInScheduler
