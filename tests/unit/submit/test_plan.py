@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from espnet3.parallel import BaseRunner, EnvironmentProvider
+from espnet3.specs.codec import encode
 from espnet3.specs.config import parse_parallel
 from espnet3.specs.errors import PlanMismatch
 from espnet3.specs.items import batched, plan_items
@@ -254,3 +255,14 @@ def test_sizes_of_arrays_differ_by_one_at_most() -> None:
         jobs = shape_jobs(n_tasks, 7, job_array=True, max_array_size=largest)
         sizes = {job.n_tasks for job in jobs}
         assert max(sizes) - min(sizes) <= 1
+
+
+def _largest_spec(items: Any) -> int:
+    return max(len(encode(spec)) for spec in plan(items, n_shards=2).shards("/run/run.json"))
+
+
+def test_a_spec_of_a_range_is_small_and_one_of_a_list_holds_its_values_once() -> None:
+    few, many = _largest_spec(range(10**3)), _largest_spec(range(10**9))
+    assert many - few <= 2 * len("000000")  # the digits of start and stop
+    few, many = (_largest_spec(["utterance"] * n) for n in (2_000, 20_000))
+    assert many - few == 9_000 * len('"utterance",')
