@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
 from espnet3.collect.output import open_output, require_outside
 from espnet3.specs import layout
 from espnet3.specs.errors import EspnetError, FailedItems, IncompleteRun, InvalidFile
+from espnet3.specs.items import shard_bounds
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
 from espnet3.specs.references import load_script
 from espnet3.specs.store import Store, open_store
+from espnet3.specs.threads import submit
 from espnet3.specs.trust import (
     Trust,
     chosen_policy,
@@ -29,6 +32,7 @@ from espnet3.specs.trust import (
     tightened,
 )
 from espnet3.specs.verify import (
+    IN_MEMORY,
     PATIENCE,
     blocks,
     line_blocks,
@@ -39,7 +43,8 @@ from espnet3.specs.verify import (
 )
 from espnet3.status.observe import list_receipts, observe, read_run
 
-AHEAD = 3  # parts that are read while another one is written
+READERS = 8  # threads that read receipts
+AHEAD = 3  # parts that are read while another one is written or decoded
 CHUNK = 4096  # records that are decoded between two looks at the event loop
 
 Errors = Literal["raise", "keep"]
@@ -81,6 +86,14 @@ class _Vouched(NamedTuple):
         return patiently(
             lambda: open_verified(self.store, receipt.rank, part), self.patience, self.stop
         )
+
+    def require_wanted(self) -> None:
+        """Stop here if nobody waits for it any more."""
+        if self.stop.is_set():
+            raise asyncio.CancelledError
+
+
+_Opened = tuple[Receipt, ResultPart, BinaryIO]
 
 
 @overload
@@ -150,10 +163,7 @@ async def collect(
         vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
         if output is not None:
             return await asyncio.to_thread(_write, vouched, os.fspath(output))
-        results: list[Any] = []
-        for receipt in vouched.receipts:
-            results += await asyncio.to_thread(_results, vouched, receipt)
-        return results
+        return await asyncio.to_thread(_list, vouched)
 
 
 async def stream(
@@ -249,10 +259,22 @@ def _require_trusted(
 def _read_receipts(
     store: Store, run: RunSpec, done: Mapping[int, int], patience: float, stop: threading.Event
 ) -> list[Receipt]:
-    def read(rank: int) -> Receipt:
-        return patiently(lambda: read_receipt(store, run, rank, done[rank]), patience, stop)
+    """All receipts, in the order of their ranks."""
 
-    return [read(rank) for rank in sorted(done)]
+    def read(ranks: Sequence[int]) -> list[Receipt]:
+        reads = (partial(read_receipt, store, run, rank, done[rank]) for rank in ranks)
+        return [patiently(read, patience, stop) for read in reads]
+
+    ranks = sorted(done)
+    n = min(READERS, len(ranks))
+    slices = [ranks[slice(*shard_bounds(i, n, len(ranks)))] for i in range(n)]
+    with ThreadPoolExecutor(READERS) as pool:  # most of the time a distant disk is waited for
+        reading = [submit(pool, read, some) for some in slices]
+        try:
+            return [*chain.from_iterable(receipts.result() for receipts in reading)]
+        except BaseException:
+            stop.set()  # one that is missing is reason enough
+            raise
 
 
 def _lines(vouched: _Vouched, receipt: Receipt) -> Iterator[bytes]:
@@ -261,19 +283,6 @@ def _lines(vouched: _Vouched, receipt: Receipt) -> Iterator[bytes]:
         with vouched.open(receipt, part) as file:
             for _ in range(part.records):
                 yield file.readline()
-
-
-def _results(vouched: _Vouched, receipt: Receipt) -> list[Any]:
-    unpickle = vouched.run.results == "pickle"
-    where = f"results of shard {receipt.rank}"
-    results: list[Any] = []
-    for part in receipt.parts:
-        with vouched.open(receipt, part) as file:
-            for lines in line_blocks(file, part.bytes):
-                results += decode_results(lines, where, unpickle=unpickle)
-    if len(results) != receipt.records:
-        raise InvalidFile(where, "", f"hold {len(results)} records, not {receipt.records}")
-    return results
 
 
 def _records(vouched: _Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
@@ -294,16 +303,30 @@ def _chunks(vouched: _Vouched) -> Iterator[list[ResultRecord]]:
     yield chunk
 
 
+def _list(vouched: _Vouched) -> list[Any]:
+    """All verified results, decoded."""
+    unpickle = vouched.run.results == "pickle"
+    results: list[Any] = []
+    with _opened(vouched) as opened:
+        for receipt, part, source in opened:
+            where, before = f"results of shard {receipt.rank}", len(results)
+            with source:
+                for lines in line_blocks(source, part.bytes):
+                    vouched.require_wanted()
+                    results += decode_results(lines, where, unpickle=unpickle)
+            if (found := len(results) - before) != part.records:
+                raise InvalidFile(where, "", f"hold {found} records, not {part.records}")
+    return results
+
+
 def _write(vouched: _Vouched, output: str) -> Collected:
     """Merge all verified bytes into one file that exists only when it is complete."""
     require_outside(vouched.store.root, output)
-    parts = ((receipt, part) for receipt in vouched.receipts for part in receipt.parts)
-    with open_output(output) as target, _ahead(vouched.open, parts) as opened:
-        for part, source in opened:
+    with open_output(output) as target, _opened(vouched) as opened:
+        for _, part, source in opened:
             with source:
                 for block in blocks(source, part.bytes):
-                    if vouched.stop.is_set():  # and the unfinished file is removed
-                        raise asyncio.CancelledError
+                    vouched.require_wanted()  # or the unfinished file is removed
                     target.write(block)
     return Collected(
         output,
@@ -314,23 +337,21 @@ def _write(vouched: _Vouched, output: str) -> Collected:
 
 
 @contextlib.contextmanager
-def _ahead(
-    open_part: Callable[[Receipt, ResultPart], BinaryIO],
-    parts: Iterable[tuple[Receipt, ResultPart]],
-) -> Iterator[Iterator[tuple[ResultPart, BinaryIO]]]:
-    """Verified parts in order; threads read and verify the next few meanwhile."""
-    waiting: deque[tuple[ResultPart, Future[BinaryIO]]] = deque()
+def _opened(vouched: _Vouched) -> Iterator[Iterator[_Opened]]:
+    """All parts in order, verified; threads read and verify the next few meanwhile."""
+    bytearray(IN_MEMORY)  # teaches malloc to use the memory of a part again: fresh pages are slow
+    waiting: deque[tuple[Receipt, ResultPart, Future[BinaryIO]]] = deque()
 
-    def next_one() -> tuple[ResultPart, BinaryIO]:
-        part, stream = waiting.popleft()
-        return part, stream.result()
+    def next_one() -> _Opened:
+        receipt, part, stream = waiting.popleft()
+        return receipt, part, stream.result()
 
-    def in_order() -> Iterator[tuple[ResultPart, BinaryIO]]:
-        for receipt, part in parts:
-            context = contextvars.copy_context()  # as asyncio.to_thread does
-            waiting.append((part, pool.submit(context.run, open_part, receipt, part)))
-            if len(waiting) > AHEAD:
-                yield next_one()
+    def in_order() -> Iterator[_Opened]:
+        for receipt in vouched.receipts:
+            for part in receipt.parts:
+                waiting.append((receipt, part, submit(pool, vouched.open, receipt, part)))
+                if len(waiting) > AHEAD:
+                    yield next_one()
         while waiting:
             yield next_one()
 
@@ -338,7 +359,8 @@ def _ahead(
         try:
             yield in_order()
         finally:
-            for _, stream in waiting:
+            vouched.stop.set()  # nobody waits for those that follow
+            for _, _, stream in waiting:
                 if not stream.cancel():
                     with contextlib.suppress(EspnetError):
                         stream.result().close()

@@ -7,13 +7,16 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from espnet3.specs import layout
 from espnet3.specs.errors import EspnetError, StoreError, UsageError, one_line
 from espnet3.specs.modes import opener
+from espnet3.specs.threads import submit
 
+SYNC_EVERY = 32 << 20  # bytes
 _TAKEN = frozenset({layout.RUN, layout.WITHDRAWALS, *layout.FOLDERS} - {layout.LOGS})
 
 
@@ -87,14 +90,41 @@ def _local(output: str) -> Iterator[Target]:
     path = os.path.join(folder, name)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb", opener=opener) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with open(temporary, "xb", opener=opener) as file, ThreadPoolExecutor(1) as thread:
+            synced = _SyncedFile(file, thread)
+            yield synced
+            synced.sync()
         os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+class _SyncedFile:
+    """A file that goes to the disk while it grows, so that little is left for its last sync."""
+
+    def __init__(self, file: BinaryIO, thread: Executor) -> None:
+        self._file, self._thread = file, thread
+        self._unsynced = 0
+        self._syncing: Future[None] | None = None
+
+    def write(self, data: bytes, /) -> object:
+        self._unsynced += len(data)
+        if self._unsynced > SYNC_EVERY and (self._syncing is None or self._syncing.done()):
+            self._settle()
+            self._unsynced = 0
+            self._syncing = submit(self._thread, os.fsync, self._file.fileno())
+        return self._file.write(data)
+
+    def sync(self) -> None:
+        self._file.flush()
+        self._settle()
+        os.fsync(self._file.fileno())
+
+    def _settle(self) -> None:
+        """Raise what the last sync met: the kernel tells an error only once."""
+        if self._syncing is not None:
+            self._syncing.result()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import math
 import pickle
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,6 +23,8 @@ from espnet3.specs.models import ErrorRecord
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
+_RESULT = itemgetter("result")
+_DOCUMENT = 10_000  # bytes of lines that are decoded at once; what comes of more leaves the cache
 _NEVER_NULL = frozenset({int, str, bool})  # the search costs as much as the encoding
 
 
@@ -121,9 +124,19 @@ def decode_results(lines: bytes, where: str, *, unpickle: bool = False) -> list[
         >>> decode_results(b'{"item":3,"result":9}\n{"item":4,"result":16}\n', "results")
         [9, 16]
     """
-    try:  # as one document: half the time of a call for each line
+    results: list[Any] = []
+    start = 0
+    while start < len(lines):
+        end = lines.find(b"\n", start + _DOCUMENT) + 1 or len(lines)
+        results += _decode_document(lines[start:end], where, unpickle)
+        start = end
+    return results
+
+
+def _decode_document(lines: bytes, where: str, unpickle: bool) -> list[Any]:
+    try:  # half the time of a call for each line
         records = orjson.loads(b"[%b]" % lines.removesuffix(b"\n").replace(b"\n", b","))
-        return [record["result"] for record in records]
+        return list(map(_RESULT, records))
     except (ValueError, KeyError, TypeError):  # items that failed, pickles, or what is no line
         decoded = [decode_line(line, where, unpickle=unpickle) for line in lines.splitlines()]
         return [record.error or record.result for record in decoded]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -40,3 +41,14 @@ def in_order(action: Callable[[A], T], arguments: Iterable[A], n_threads: int) -
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def submit(pool: Executor, function: Callable[..., T], *args: Any) -> Future[T]:
+    """Call a function in a thread of a pool and, as `asyncio.to_thread` does, in this context.
+
+    Example:
+        >>> with ThreadPoolExecutor(1) as pool:
+        ...     submit(pool, max, 3, 4).result()
+        4
+    """
+    return pool.submit(contextvars.copy_context().run, function, *args)

@@ -124,12 +124,12 @@ def line_blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
         if not block:
             break
         size -= len(block)
-        whole, newline, beginning = block.rpartition(b"\n")
-        if newline:
-            yield rest + whole + newline
-            rest = beginning
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield rest + block[:end]
+            rest = block[end:]
         else:
-            rest += beginning
+            rest += block
     if rest:
         yield rest
 

@@ -313,3 +313,12 @@ def test_many_lines_at_once_are_what_they_are_one_by_one() -> None:
     assert decode_results(lines[0] + lines[2], "here") == [{"a": [1, None]}, ""]
     with pytest.raises(InvalidFile, match="no result"):
         decode_results(lines[0] + b"[1]\n", "here")
+
+
+def test_long_blocks_of_lines_are_decoded_in_their_order() -> None:
+    lines = [encode_json(i, "y" * (i % 700)) for i in range(3000)]
+    lines[1500] = encode_error(1500, ErrorRecord(type="ValueError", message="no"))
+    results = decode_results(b"".join(lines).rstrip(b"\n"), "here")
+    assert [getattr(result, "message", result) for result in results] == [
+        "no" if i == 1500 else "y" * (i % 700) for i in range(3000)
+    ]

@@ -1,0 +1,151 @@
+"""What a collect costs: reads, open files and memory, whatever the number of shards."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from espnet3.collect import collect, merge, output
+from espnet3.specs import layout
+from espnet3.specs.errors import StoreError
+from espnet3.specs.items import shard_bounds
+from espnet3.specs.local_store import LocalStore
+from espnet3.specs.models import Receipt, ResultPart, encode, now
+from espnet3.specs.records import encode_json
+from espnet3.specs.verify import IN_MEMORY
+from tests.chaos import faulty_store
+from tests.chaos.faulty_store import Faults, Rule
+from tests.unit.worker.runs import write_run
+
+SHARDS, PARTS = 60, 2
+
+
+class CountingStore(LocalStore):
+    """Counts what is read and opened of each folder, and the parts that are open at once."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.operations: Counter[tuple[str, str]] = Counter()
+        self.most_open = 0
+        self._lock = threading.Lock()
+
+    def read(self, path: str) -> bytes:
+        with self._lock:
+            self.operations["read", path.partition("/")[0]] += 1
+        return super().read(path)
+
+    def open(self, path: str) -> BinaryIO:
+        stream = super().open(path)
+        with self._lock:
+            self.operations["open", path.partition("/")[0]] += 1
+            self.most_open = max(self.most_open, self._open_parts())
+        return stream
+
+    def _open_parts(self) -> int:
+        found = 0
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                found += f"/{layout.RESULTS}/" in os.readlink(f"/proc/self/fd/{name}")
+        return found
+
+
+def finish(store: LocalStore, n_items: int, result: Any = None) -> bytes:
+    """Results and receipts of all shards, each in parts; returns what a merge has to hold."""
+    run = write_run(store, {}, range(n_items), n_shards=SHARDS)
+    merged = b""
+    for rank in range(SHARDS):
+        first, last = shard_bounds(rank, SHARDS, n_items)
+        attempt, parts = layout.new_attempt(1), []
+        for i in range(PARTS):
+            start, stop = (first + n for n in shard_bounds(i, PARTS, last - first))
+            lines = b"".join(
+                encode_json(item, item if result is None else result) for item in range(start, stop)
+            )
+            path = layout.result(rank, attempt, start - first)
+            Path(store.locate(path)).write_bytes(lines)
+            merged += lines
+            parts.append(
+                ResultPart(
+                    file=path.rpartition("/")[2],
+                    first=start - first,
+                    records=stop - start,
+                    bytes=len(lines),
+                    checksum=f"sha256:{hashlib.sha256(lines).hexdigest()}",
+                )
+            )
+        receipt = Receipt(
+            rank=rank,
+            attempt=attempt,
+            fingerprint=run.fingerprint,
+            records=last - first,
+            errors=0,
+            salvaged=0,
+            parts=parts,
+            host="here",
+            created=now(),
+        )
+        Path(store.locate(layout.receipt(rank))).write_bytes(encode(receipt))
+    return merged
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CountingStore:
+    store = CountingStore(str(tmp_path / "run"))
+    monkeypatch.setattr(merge, "open_store", lambda url: store)
+    return store
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+async def test_each_receipt_and_each_part_is_read_once(
+    store: CountingStore, tmp_path: Path, to_file: bool
+) -> None:
+    merged = finish(store, 4 * SHARDS)
+    if to_file:
+        await collect(store.root, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == merged
+    else:
+        assert await collect(store.root) == list(range(4 * SHARDS))
+    assert store.operations == {
+        ("read", layout.RUN): 1,
+        ("read", layout.RECEIPTS): SHARDS,
+        ("open", layout.RESULTS): SHARDS * PARTS,
+    }
+    assert store.most_open <= merge.AHEAD
+
+
+async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_path: Path) -> None:
+    merged = finish(store, 2 * SHARDS, "x" * 500_000)
+    size = len(merged)
+    part = size // (SHARDS * PARTS)
+    del merged
+    tracemalloc.start()
+    try:
+        await collect(store.root, tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < IN_MEMORY + 2 * (merge.AHEAD + 1) * part + 4_000_000 < size / 3
+
+
+async def test_an_early_sync_that_fails_is_not_forgotten(
+    store: CountingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of a lost write once, so the last sync says nothing of it."""
+    finish(store, 2 * SHARDS)
+    monkeypatch.setattr(output, "SYNC_EVERY", 0)
+    (tmp_path / "out").mkdir()
+    faulty_store.install(Faults([Rule("fsync", "/out/", "EIO")]))
+    try:
+        with pytest.raises(StoreError, match="Input/output error"):
+            await collect(store.root, tmp_path / "out" / "merged")
+    finally:
+        faulty_store.uninstall()
+    assert list((tmp_path / "out").iterdir()) == []
