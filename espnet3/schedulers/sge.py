@@ -14,7 +14,7 @@ from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskSta
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.sge_words import ended_state, live_state, with_error
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.errors import SchedulerUnavailable, one_line
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class SgeScheduler(Scheduler):
         "SGE_EXECD_PORT", "SGE_JSV_TIMEOUT",
     })  # fmt: skip
     first_index = 1
+    version_command = ("qstat", "-help")  # prints "SGE 8.1.9" first
     no_answer = re.compile(r"timed? ?out|unable to (send|contact)|commlib error|gdi request", re.I)
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:
@@ -156,7 +157,8 @@ class SgeScheduler(Scheduler):
         chosen = ("-u", ",".join(sorted(users)), "-s", "psrz", "-q", "*")
         answer = await self._ask("qstat", "-xml", *chosen)
         if answer.code != 0 or "</job_info>" not in answer.out:
-            raise SchedulerUnavailable(self.name, answer.err or answer.out)
+            said = one_line(answer.err or answer.out)
+            raise SchedulerUnavailable(self.name, said or "qstat gave no list of jobs")
         # No parser of XML: of names such as `a<b` qstat makes what is none.
         jobs = re.findall(r"<job_list\b.*?</job_list>", answer.out, re.DOTALL)
         return [_Row(*(_field(job, name) for name in _FIELDS)) for job in jobs]

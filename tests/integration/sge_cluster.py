@@ -107,8 +107,11 @@ class SgeCluster:
         wait_for(lambda: not self._daemon("qmaster").alive(), 10)
 
     def start_qmaster(self) -> None:
-        """Start qmaster, or start it again; it remembers its jobs."""
-        self._start("qmaster", lambda: self.run("qconf", "-sh", check=False).returncode == 0)
+        """Start qmaster again; it remembers its jobs."""
+        self._start("qmaster", self._answers)
+        # execd would look for it every 30 s only; a new one finds the jobs of the old.
+        self._daemon("execd").stop()
+        self._start("execd", self._takes_jobs)
 
     # Start and stop
 
@@ -128,7 +131,7 @@ class SgeCluster:
         (self.root / "ports").write_text(json.dumps(free_ports(2)))
         try:
             self._make_cell()
-            self.start_qmaster()
+            self._start("qmaster", self._answers)
             self._configure()
             self._start("execd", self._takes_jobs)
         except BaseException:
@@ -260,6 +263,9 @@ class SgeCluster:
         file = self.root / "object"
         file.write_text(text)
         return self.run("qconf", option, file, check=check).returncode
+
+    def _answers(self) -> bool:
+        return self.run("qconf", "-sh", check=False).returncode == 0
 
     def _takes_jobs(self) -> bool:
         lines = [line.split() for line in self.run("qstat", "-f", check=False).stdout.splitlines()]

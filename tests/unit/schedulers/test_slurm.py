@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,68 +20,19 @@ from espnet3.schedulers.base import KnownSubmission, TaskState
 from espnet3.schedulers.slurm import SlurmScheduler
 from espnet3.schedulers.slurm_words import STOPPED
 from espnet3.specs.errors import ConfigError, SchedulerUnavailable
-from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
     PlannedJob,
-    ProcessIdentity,
-    Submission,
 )
+from tests.unit.schedulers.asking import ME, NOW, Commands, entry
 
 SLURM = SlurmScheduler()
-ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def ended(word: str, reason: str = "", signal: int = 0) -> TaskState:
     """A task that is over."""
     return TaskState("ended", word, reason, signal, STOPPED.get(word, ""))
-
-
-def entry(*jobs: tuple[str, int, str | None], number: int = 1) -> KnownSubmission:
-    """A submission of jobs (name, number of tasks, id); no record where no job has an id."""
-    planned, first = [], 0
-    for name, n_tasks, _ in jobs:
-        planned.append(PlannedJob(name=name, first_task=first, n_tasks=n_tasks, log="l"))
-        first += n_tasks
-    submission = Submission(
-        number=number, created=NOW, submitter=ME, scheduler="slurm", n_workers=1, shards_per_job=1,
-        options={}, worker_command=["python"], submit_command=["sbatch"], script="",
-        log_directory="/logs", parallel={"env": "slurm"},
-        ranks=ItemRange(start=0, stop=first), jobs=planned,
-    )  # fmt: skip
-    accepted = [AcceptedJob(name=n, job_id=i) for n, _, i in jobs if i is not None]
-    recorded = AcceptedJobs(number=number, created=NOW, recorded_by=ME, jobs=accepted)
-    return KnownSubmission(submission, recorded if accepted else None)
-
-
-class Commands:
-    """Programs on the PATH that print a given text."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def say(self, name: str, out: str = "", err: str = "", code: int = 0) -> None:
-        (self.folder / f"{name}.out").write_text(out)
-        (self.folder / f"{name}.err").write_text(err)
-        program = self.folder / name
-        program.write_text(
-            f'#!/bin/sh\nprintf "%s\\n" "$@" >> {self.folder}/{name}.args\n'
-            f"/bin/cat {self.folder}/{name}.out; /bin/cat {self.folder}/{name}.err >&2\n"
-            f"exit {code}\n"
-        )
-        program.chmod(0o755)
-
-    def asked(self, name: str) -> list[str]:
-        file = self.folder / f"{name}.args"
-        return file.read_text().splitlines() if file.exists() else []
-
-
-@pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return Commands(tmp_path)
 
 
 # --- ids ----------------------------------------------------------------------------------------
