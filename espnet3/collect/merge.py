@@ -32,7 +32,7 @@ from espnet3.specs.trust import (
     tightened,
 )
 from espnet3.specs.verify import (
-    IN_MEMORY,
+    BLOCK,
     PATIENCE,
     blocks,
     line_blocks,
@@ -339,7 +339,7 @@ def _write(vouched: _Vouched, output: str) -> Collected:
 @contextlib.contextmanager
 def _opened(vouched: _Vouched) -> Iterator[Iterator[_Opened]]:
     """All parts in order, verified; threads read and verify the next few meanwhile."""
-    bytearray(IN_MEMORY)  # teaches malloc to use the memory of a part again: fresh pages are slow
+    bytearray(BLOCK)  # teaches malloc to use the memory of parts again: fresh pages are slow
     waiting: deque[tuple[Receipt, ResultPart, Future[BinaryIO]]] = deque()
 
     def next_one() -> _Opened:

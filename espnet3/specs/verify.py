@@ -7,7 +7,7 @@ import hashlib
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
 from espnet3.specs import layout, retry
@@ -65,8 +65,11 @@ def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
     try:
         if part.bytes <= IN_MEMORY:
             with stream:
-                stream = io.BytesIO(stream.read(part.bytes))
-        problem = _mismatch(stream, part)
+                data = stream.read(part.bytes)
+            problem = _mismatch([data], part)
+            stream = io.BytesIO(data)
+        else:
+            problem = _mismatch(blocks(stream, part.bytes), part)
         if problem is not None:
             raise DamagedResult(store.locate(path), rank, problem, store.root)
         stream.seek(0)
@@ -76,10 +79,10 @@ def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
     return stream
 
 
-def _mismatch(stream: BinaryIO, part: ResultPart) -> str | None:
+def _mismatch(beginning: Iterable[bytes], part: ResultPart) -> str | None:
     """In what a file's beginning is not what its receipt vouched for."""
     digest, size, lines = hashlib.sha256(), 0, 0
-    for block in blocks(stream, part.bytes):
+    for block in beginning:
         digest.update(block)
         size += len(block)
         lines += block.count(b"\n")
