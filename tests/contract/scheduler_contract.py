@@ -286,23 +286,27 @@ class SchedulerContract:
         assert found["PATH"]
         assert not {n for n, value in site.leaked.items() if found[n] == value}
 
-    @pytest.mark.parametrize(
-        "name", ["1st try: a/b@c", "[x] 100% {é}", "日本語", "a" * 200, "-N", "$(touch x);`y`'\""]
-    )
-    def test_awkward_names_of_jobs(self, config: Any, tmp_path: Path, name: str) -> None:
-        run = ended(submit_noting(tmp_path, 2, config({"job_name": name}, n_shards=2)))
-        assert run.collect() == locally(tmp_path, 2)
-        assert all(len(run.logs(rank)) == 1 for rank in range(2))
+    def test_awkward_names_of_jobs(self, config: Any, tmp_path: Path) -> None:
+        names = ["1st try: a/b@c", "[x] 100% {é}", "日本語", "a" * 200, "-N", "$(touch x);`y`'\""]
+        runs: dict[str, Run] = {}
+        for number, name in enumerate(names):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            runs[name] = submit_noting(folder, 2, config({"job_name": name}, n_shards=2))
+        for name, run in runs.items():
+            assert ended(run).collect() == locally(Path(run.run_dir).parent, 2), name
+            assert all(len(run.logs(rank)) == 1 for rank in range(2)), name
 
-    @pytest.mark.parametrize(
-        "name", ["with space", 'it\'s "quoted"', "100%J$HOME", "é,a:b=c", "[x]*?#;&|"]
-    )
-    def test_awkward_names_of_run_directories(self, config: Any, tmp_path: Path, name: str) -> None:
-        folder = tmp_path / name
-        folder.mkdir()
-        run = ended(submit_noting(folder, 2, config(n_shards=2)))
-        assert run.collect() == locally(folder, 2)
-        assert all(len(run.logs(rank)) == 1 for rank in range(2))
+    def test_awkward_names_of_run_directories(self, config: Any, tmp_path: Path) -> None:
+        names = ["with space", 'it\'s "quoted"', "100%J$HOME", "é,a:b=c", "[x]*?#;&|"]
+        runs: dict[str, Run] = {}
+        for name in names:
+            folder = tmp_path / name
+            folder.mkdir()
+            runs[name] = submit_noting(folder, 2, config(n_shards=2))
+        for name, run in runs.items():
+            assert ended(run).collect() == locally(tmp_path / name, 2), name
+            assert all(len(run.logs(rank)) == 1 for rank in range(2)), name
 
     def test_options_are_passed_through(self, site: Site, config: Any, tmp_path: Path) -> None:
         directive, words = site.directive

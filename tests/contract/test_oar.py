@@ -1,0 +1,118 @@
+"""The conformance suite on a real OAR, and what is true of OAR alone.
+
+All of it stands in one module, since there is one OAR per machine: `--dist loadfile` keeps it in
+one process.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.specs.errors import SubmissionRefused
+from tests.contract.scheduler_contract import SchedulerContract
+from tests.contract.sites.oar import OarSite
+from tests.contract.sites.site import Site
+from tests.integration.debian import require
+from tests.integration.helpers import (
+    causes,
+    ended,
+    jobs,
+    locally,
+    noted,
+    once,
+    parallel,
+    processes_of,
+    states,
+    submit_noting,
+    wait_for,
+)
+from tests.integration.oar_cluster import PROGRAMS, OarCluster
+from tests.integration.runners import GATE
+
+
+@pytest.fixture(scope="module")
+def oar() -> Iterator[OarCluster]:
+    """The machine's only OAR."""
+    require("OAR", PROGRAMS)
+    temporary = tempfile.TemporaryDirectory(prefix="oar-", ignore_cleanup_errors=True)
+    with temporary as folder, OarCluster(folder) as cluster:
+        yield cluster
+
+
+class TestOar(SchedulerContract):
+    """Debian's."""
+
+    @pytest.fixture
+    def site(self, oar: OarCluster) -> Site:
+        return OarSite(oar)
+
+
+@pytest.fixture
+def quiet(oar: OarCluster) -> Iterator[OarCluster]:
+    """The OAR, without jobs before and after."""
+    yield oar
+    oar.reset()
+
+
+def config(options: dict[str, Any] | None = None, **keys: Any) -> dict[str, Any]:
+    """A parallel config for small jobs."""
+    given: dict[str, Any] = parallel("oar", options={**OarSite.options, **(options or {})}, **keys)
+    return given
+
+
+def test_a_lost_database(quiet: OarCluster, tmp_path: Path) -> None:
+    """Nothing is known then, the work goes on, and all is known again later."""
+    run = submit_noting(tmp_path, 2, config(n_shards=2), gated=[0, 1])
+    wait_for(lambda: set(states(run).values()) == {"running"}, "not all run")
+    workers = processes_of(run)
+    quiet.stop_server()
+    quiet.stop_database()
+    seen = run.status()
+    assert re.search("DB connection error", str(seen.scheduler_problem))
+    assert {shard.state for shard in seen.shards} == {"running"}
+    assert processes_of(run) == workers
+    quiet.start_database()
+    quiet.start_server()
+    assert set(states(run).values()) == {"running"}
+    (tmp_path / GATE).touch()  # only now: OAR asks after those that end unheard half a minute later
+    assert ended(run).collect() == locally(tmp_path, 2)
+    assert noted(tmp_path, "begun") == once(range(2))
+
+
+def test_a_lost_server(quiet: OarCluster, tmp_path: Path) -> None:
+    """It has the job although oarsub says that this is killed, and nothing runs twice."""
+    quiet.stop_server()
+    try:
+        run = submit_noting(tmp_path, 2, config(n_shards=2))
+        assert set(states(run).values()) == {"queued"}
+    finally:
+        quiet.start_server()
+    assert ended(run).collect() == locally(tmp_path, 2)
+    assert noted(tmp_path, "begun") == once(range(2))
+
+
+def test_a_warning_before_the_end(quiet: OarCluster, tmp_path: Path) -> None:
+    """What `--checkpoint` makes OAR send before the time limit, sent now."""
+    run = submit_noting(
+        tmp_path, 2, config({"job_extra_directives": ["--checkpoint 60"]}, n_shards=1), gated=[1]
+    )
+    wait_for(lambda: noted(tmp_path, "begun") == once(range(2)), "it does not begin")
+    [job] = jobs(run).jobs
+    quiet.run("oardel", "--checkpoint", job.job_id)
+    wait_for(lambda: states(run) == {0: "interrupted"}, "it is not interrupted")
+    assert "SIGUSR2" in causes(run)[0]
+    assert "1 items done" in causes(run)[0]
+
+
+def test_what_oar_says_of_a_request_that_it_cannot_fulfil(
+    quiet: OarCluster, tmp_path: Path
+) -> None:
+    options = {"resource_spec": "/nodes=1/core=99"}
+    with pytest.raises(SubmissionRefused, match="There are not enough resources"):
+        submit_noting(tmp_path, 2, config(options, n_shards=2))

@@ -1,0 +1,326 @@
+"""OAR's dialect, with outputs as OAR 2.5.9 on Debian 12 printed them, shortened."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.schedulers.oar import OarScheduler
+from espnet3.schedulers.oar_words import task_state
+from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.items import ItemRange
+from espnet3.specs.models import (
+    AcceptedJob,
+    AcceptedJobs,
+    PlannedJob,
+    ProcessIdentity,
+    Submission,
+)
+
+OAR = OarScheduler()
+ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+MESSAGE = "R=1,W=0:2:0,J=B,N=arr (Karma=0.000,quota_ok)"
+EVENTS = """\
+2026-11-24 04:42:25> [3] FRAG_JOB_REQUEST: User root requested to frag the job 3
+2026-11-24 04:42:26> [3] SEND_KILL_JOB: [Leon] Send the kill signal to oarexec on node1 for job 3
+2026-11-24 04:42:26> [3] SWITCH_INTO_ERROR_STATE: [bipbip 3] Ask to change the job state
+2026-11-24 04:42:30> [4] FRAG_JOB_REQUEST: User root requested to frag the job 4
+2026-11-24 04:42:30> [4] WALLTIME: [sarko] Job [4] from 1795495339 with 2; current time=1795495350 (Elapsed)
+2026-11-24 04:42:32> [4] SWITCH_INTO_ERROR_STATE: [bipbip 4] Ask to change the job state
+2026-11-24 04:42:22> [6] SCHEDULER_PRIORITY_UPDATED_START: Scheduler priority for job 6 updated (network_address/resource_id)
+2026-11-24 04:42:34> [6] BESTEFFORT_KILL: [MetaSched] kill the besteffort job 6
+2026-11-24 04:42:34> [6] FRAG_JOB_REQUEST: User root requested to frag the job 6
+2026-11-24 04:42:36> [6] SWITCH_INTO_ERROR_STATE: [bipbip 6] Ask to change the job state
+2026-11-24 04:42:56> [9] SWITCH_INTO_ERROR_STATE: [bipbip 9] Ask to change the job state
+2026-11-24 04:42:56> [9] WORKING_DIRECTORY: [bipbip 9] Cannot go into the working directory /nonexistent of the job on node node1
+"""  # noqa: E501
+
+
+def entry(*jobs: tuple[str, int, str | None]) -> KnownSubmission:
+    """A submission of jobs (name, number of tasks, id); no record where no job has an id."""
+    planned, first = [], 0
+    for name, n_tasks, _ in jobs:
+        planned.append(PlannedJob(name=name, first_task=first, n_tasks=n_tasks, log="l"))
+        first += n_tasks
+    submission = Submission(
+        number=1, created=NOW, submitter=ME, scheduler="oar", n_workers=1, shards_per_job=1,
+        options={}, worker_command=["python"], submit_command=["oarsub"], script="",
+        log_directory="/logs", parallel={"env": "oar"},
+        ranks=ItemRange(start=0, stop=first), jobs=planned,
+    )  # fmt: skip
+    accepted = [AcceptedJob(name=n, job_id=i) for n, _, i in jobs if i is not None]
+    recorded = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=accepted)
+    return KnownSubmission(submission, recorded if accepted else None)
+
+
+def row(job_id: int, state: str, *, array: int = 0, index: int = 1, **more: Any) -> dict[str, Any]:
+    """A job as `oarstat --json` shows it; the fields that are not asked for are left out."""
+    return {
+        "Job_Id": job_id, "array_id": array or job_id, "array_index": index, "state": state,
+        "owner": "me", "name": "arr", "message": MESSAGE, "exit_code": None, **more,
+    }  # fmt: skip
+
+
+class Commands:
+    """Programs on the PATH: oarstat with its three forms, and oardel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.say("oarstat", "")
+
+    def say(self, name: str, out: str = "", err: str = "", code: int = 0) -> None:
+        (self.folder / f"{name}.out").write_text(out)
+        (self.folder / f"{name}.err").write_text(err)
+        program = self.folder / name
+        program.write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$@" >> {self.folder}/{name}.args\n'
+            f'case "$*" in *--events*) /bin/cat {self.folder}/events; exit;; esac\n'
+            f"/bin/cat {self.folder}/{name}.out; /bin/cat {self.folder}/{name}.err >&2\n"
+            f"exit {code}\n"
+        )
+        program.chmod(0o755)
+
+    def show(self, *rows: dict[str, Any], events: str = "", around: str = "") -> None:
+        (self.folder / "events").write_text(events)
+        text = json.dumps({str(r["Job_Id"]): r for r in rows}, indent=3)
+        self.say("oarstat", f"{around}{text}\n{around}")
+
+    def asked(self, name: str) -> list[str]:
+        file = self.folder / f"{name}.args"
+        return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return Commands(tmp_path)
+
+
+# --- submitting ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "job_id"),
+    [
+        ("[ADMISSION RULE] Modify resource description\nOAR_JOB_ID=12\n", "12"),
+        ("OAR_JOB_ID=2\nOAR_JOB_ID=3\nOAR_JOB_ID=4\nOAR_ARRAY_ID=2\n", "2"),
+        ("Welcome, OAR_JOB_ID=9 is taken\nOAR_JOB_ID=12 \nYour quota: 99\n", "12"),
+        ("OAR_JOB_ID=-5\n", None),
+        ("OAR_JOB_ID=\n", None),
+        ("", None),
+    ],
+)
+def test_the_job_id_is_found_between_banners(output: str, job_id: str | None) -> None:
+    assert OAR.parse_job_id(output) == job_id
+
+
+@pytest.mark.parametrize(
+    ("job", "array", "index", "task", "requeued"),
+    [("7", "7", "1", 0, False), ("9", "7", "3", 2, False), ("11", "7", "3", 2, True)],
+)
+def test_a_worker_finds_its_task(
+    job: str, array: str, index: str, task: int, requeued: bool
+) -> None:
+    environ = {"OAR_JOB_ID": job, "OAR_ARRAY_ID": array, "OAR_ARRAY_INDEX": index}
+    assert OAR.job_id(environ) == job
+    assert OAR.array_index(environ) == task
+    assert OAR.was_requeued(environ) is requeued
+    assert OAR.array_index({}) is None
+    assert OAR.job_id({}) is None
+    assert not OAR.was_requeued({})
+
+
+@pytest.mark.parametrize("prefix", ["it's; drop table", "日本語", "-a/b", "x" * 300, ""])
+def test_names_that_need_no_quotes(prefix: str) -> None:
+    name = OAR.unique_name(prefix, "0123456789ab", 12, 345)
+    assert name.endswith("-0123456789ab-0012-345")
+    assert len(name) <= 100
+    assert set(name) <= {*"abcdefghijklmnopqrstuvwxyz0123456789_-."}
+
+
+def test_arrays_logs_and_dependencies_as_oarsub_takes_them() -> None:
+    job = PlannedJob(name="n", first_task=100, n_tasks=50, log="0001.{index}.log")
+    words = OAR.submit_arguments(job, "/logs", array=True)
+    assert words[:2] == ["--name=n", "--stdout=/logs/0001.oar.log"]
+    assert words[-1] == "--array=50"
+    one = job.model_copy(update={"n_tasks": 1})
+    assert "--array" not in " ".join(OAR.submit_arguments(one, "/logs", array=True))
+    assert "--array" not in " ".join(OAR.submit_arguments(job, "/logs", array=False))
+    assert "--stdout=/dev/null" in OAR.submit_arguments(job, "/it's %jobid%", array=True)
+    [line] = OAR.log_redirection(job, "/it's", array=True)
+    assert line == """exec >>'/it'"'"'s/0001.'"$OAR_ARRAY_INDEX".log 2>&1"""
+    assert OAR.log_file(job, 0) == "0001.1.log"
+    assert OAR.after_argument("12") == ["--anterior=12"]
+
+
+def test_the_script_becomes_the_command(tmp_path: Path) -> None:
+    """GPUs and the like are directives, whose words oarsub gets without their quotes."""
+    script = tmp_path / "script"
+    script.write_text(
+        "#!/usr/bin/env bash\n\n#OAR -n name\n#OAR -l /nodes=1/gpu=1,walltime=2:0:0\n"
+        "#OAR -p \"gpu_model = 'A100'\"\n# a comment\ncat <<end\n# kept\nend\nexec python\n"
+    )
+    call = OAR.submit_call(["oarsub", "--name=n", "--array=2"], str(script), {})
+    assert call.words[:-1] == [
+        "oarsub", "-n", "name", "-l", "/nodes=1/gpu=1,walltime=2:0:0", "-p", "gpu_model = 'A100'",
+        "--name=n", "--array=2",
+    ]  # fmt: skip
+    assert call.words[-1] == "\n# a comment\ncat <<end\n# kept\nend\nexec python\n"
+
+
+@pytest.mark.parametrize(
+    ("walltime", "seconds"),
+    [
+        ("2", 7200), (2, 7200), ("1:30", 5400), ("04:00:00", 14400), ("0:0:10", 10),
+        (None, None), ("1-12:00:00", None), ("2h", None),
+    ],
+)  # fmt: skip
+def test_walltimes(walltime: object, seconds: float | None) -> None:
+    assert OAR.walltime_seconds(walltime) == seconds
+
+
+# --- states -------------------------------------------------------------------------------------
+
+
+async def test_an_array_whose_tasks_end_in_all_ways(commands: Commands) -> None:
+    commands.show(
+        row(3, "Error", array=3),
+        row(4, "Error", array=3, index=2),
+        row(5, "Running", array=3, index=3),
+        row(6, "Error", array=3, index=4),
+        row(7, "Terminated", array=3, index=5, exit_code=9),
+        row(8, "Terminated", array=3, index=6, exit_code=768),
+        row(9, "Error", array=3, index=7),
+        events=EVENTS,
+        around="Welcome to the frontend\n",
+    )
+    known = entry(("arr", 8, "3"))
+    assert await OAR.query([known]) == {
+        (1, 0): TaskState("ended", "Error", stopped="cancelled"),
+        (1, 1): TaskState("ended", "Error", stopped="time limit"),
+        (1, 2): TaskState("running", "Running"),
+        (1, 3): TaskState("ended", "Error", stopped="preempted"),
+        (1, 4): TaskState("ended", "Terminated", "signal 9", 9),
+        (1, 5): TaskState("ended", "Terminated", "exit code 3"),
+        (1, 6): TaskState(
+            "ended",
+            "Error",
+            "Cannot go into the working directory /nonexistent of the job on node node1",
+        ),
+    }
+    asked = commands.asked("oarstat")
+    assert len([word for word in asked if word.startswith("(array_id in (3))")]) == 1
+    assert [word for word in asked if word.startswith("--job=")] == [
+        "--job=3", "--job=4", "--job=6", "--job=9",
+    ]  # fmt: skip
+
+
+async def test_a_job_that_oar_has_submitted_again(commands: Commands) -> None:
+    commands.show(row(12, "Running", array=3), row(3, "Error", array=3), events=EVENTS)
+    known = entry(("arr", 1, "3"))
+    assert await OAR.query([known]) == {(1, 0): TaskState("running", "Running")}
+
+
+async def test_jobs_of_others_are_not_ours(commands: Commands) -> None:
+    commands.show(row(3, "Running", name="other"), row(4, "Running", owner="you"))
+    assert await OAR.query([entry(("arr", 1, "3"))]) == {}
+    assert await OAR.query([entry(("arr", 1, None))]) == {}
+    assert await OAR.find([entry(("arr", 1, None)).submission.jobs[0]], "me") == []
+
+
+async def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:
+    commands.show(row(3, "Hold", array=3), row(4, "Waiting", array=3, index=2))
+    known = entry(("arr", 2, None))
+    states = await OAR.query([known])
+    assert [state.state for state in states.values()] == ["queued", "queued"]
+    assert states[1, 0].reason == "held, `oarresume` lets it start"
+    found = await OAR.find(known.submission.jobs, "me")
+    assert found == [AcceptedJob(name="arr", job_id="3")]
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code"),
+    [
+        ("", "DB connection error, exiting.\n", 25),
+        ("", "", 0),  # so it is where the database does not understand the question
+        ("Welcome\n", "", 0),
+        ('{"3": {"array_id"', "", 0),
+        ("", "No Perl JSON module is available on the system.\n", 1),
+    ],
+)
+async def test_an_oarstat_that_does_not_know(
+    commands: Commands, out: str, err: str, code: int
+) -> None:
+    commands.say("oarstat", out, err, code)
+    with pytest.raises(SchedulerUnavailable):
+        await OAR.query([entry(("arr", 1, "3"))])
+    with pytest.raises(SchedulerUnavailable):
+        await OAR.find([entry(("arr", 1, None)).submission.jobs[0]], "me")
+
+
+async def test_damaged_ids_and_names_reach_no_command(commands: Commands) -> None:
+    bad = ["1) or (1=1", "--sql", "", "1 2"]
+    for text in bad:
+        assert await OAR.query([entry(("arr", 1, text))]) == {}
+        named = PlannedJob(name=f"'{text}", first_task=0, n_tasks=1, log="l")
+        assert await OAR.find([named], "me") == []
+        assert await OAR.reasons([text]) == ""
+    await OAR.cancel([AcceptedJob(name="arr", job_id=text) for text in bad])
+    assert await OAR.find([PlannedJob(name="n", first_task=0, n_tasks=1, log="l")], "m'e") == []
+    assert commands.asked("oarstat") == []
+
+
+@pytest.mark.parametrize(
+    ("err", "code", "fine"),
+    [
+        ("", 0, True),
+        ("Cannot frag 2 ; This job was already killed.\n", 6, True),
+        ('[ERROR] "999" is not a valid array job\n', 4, True),
+        ("Cannot frag 2 ; You are not the right user.\n", 1, False),
+        (
+            "Cannot frag 2 ; You are not the right user.\n"
+            "Cannot frag 3 ; This job was already killed.\n",
+            6,
+            False,
+        ),
+        ("Cannot connect to localhost:6666\n", 2, False),
+    ],
+)
+async def test_cancelling(commands: Commands, err: str, code: int, fine: bool) -> None:
+    commands.say("oardel", "Deleting the job = 2 ...", err, code)
+    jobs = [AcceptedJob(name="arr", job_id="2"), AcceptedJob(name="b", job_id="3")]
+    if fine:
+        await OAR.cancel(jobs)
+    else:
+        with pytest.raises(SchedulerUnavailable):
+            await OAR.cancel(jobs)
+    assert commands.asked("oardel") == ["--array", "2", "3"]
+
+
+async def test_why_jobs_wait(commands: Commands) -> None:
+    waits = "Cannot determine scheduling time due to dependency with the job 5"
+    commands.show(row(3, "Waiting"), row(8, "Waiting", message=waits), row(9, "Running"))
+    assert await OAR.reasons(["3", "8"]) == f"Waiting, Waiting {waits}"
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("Waiting", "queued"), ("toLaunch", "queued"), ("Launching", "queued"),
+        ("Running", "running"), ("Suspended", "running"), ("Finishing", "running"),
+        ("toError", "running"), ("Terminated", "ended"), ("Error", "ended"),
+    ],
+)  # fmt: skip
+def test_every_state_has_a_meaning(state: str, told: str) -> None:
+    assert task_state(state, MESSAGE).state == told
+
+
+def test_tasks_for_a_person() -> None:
+    assert OAR.task_name("12", None) == "12"
+    assert OAR.task_name("12", 0) == "12 (index 1)"
