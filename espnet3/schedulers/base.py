@@ -170,6 +170,13 @@ class Scheduler(ABC):
         """
         return SubmitCall([*command, file])
 
+    async def prepare(self) -> None:
+        """Find out what the submit arguments depend on. Called before they are asked for.
+
+        Raises:
+            SchedulerUnavailable: it does not answer.
+        """
+
     @abstractmethod
     def parse_job_id(self, output: str) -> str | None:
         """The job id in what the submit command printed."""

@@ -115,6 +115,9 @@ class JobQueueLauncher(Launcher):
                 f"{command} is not on this host's PATH; submit from a login node of the cluster",
             )
 
+    async def prepare(self) -> None:
+        await self._scheduler.prepare()
+
     async def max_array_size(self) -> int:
         return await self._scheduler.max_array_size()
 

@@ -34,6 +34,9 @@ class Launcher(ABC):
     python: str
     log_directory: str | None = None
 
+    async def prepare(self) -> None:
+        """Find out what rendering depends on; called before anything is rendered."""
+
     @abstractmethod
     async def max_array_size(self) -> int:
         """How many tasks one array may have here."""

@@ -72,6 +72,7 @@ async def submit(
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
     store, plan, config, launcher = ready[:4]
     if ready.existing is None:
+        await launcher.prepare()
         size = await array_size(config, launcher)
         if config.preflight:
             await preflight(plan.run)
@@ -109,6 +110,7 @@ async def dry_run(
         if not chosen:
             return []
         ranks = plan_items(chosen)
+    await launcher.prepare()
     size = await array_size(config, launcher)
     submission = make_submission(store, run, config, launcher, ranks, size, number=number)
     return [launcher.render(submission, job) for job in submission.jobs]

@@ -158,6 +158,7 @@ async def submit_missing(
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
         if not chosen:
             return Submitted(store.root, None, [], [], left_alone)
+        await launcher.prepare()
         size = await array_size(config, launcher)
         if not checked:
             await preflight(seen.run)

@@ -1,0 +1,434 @@
+"""PBS's dialect: what the commands of PBS Pro and of Torque print, and what a job may inherit.
+
+The commands are small programs; what they print has the form that qstat(1B), qselect(1B) and
+qdel(1B) give, and the wording of OpenPBS 23.06 and Torque 6.1. No real server was at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.schedulers.pbs import PbsScheduler
+from espnet3.schedulers.pbs_words import queued_words, task_state
+from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.items import ItemRange
+from espnet3.specs.models import (
+    AcceptedJob,
+    AcceptedJobs,
+    PlannedJob,
+    ProcessIdentity,
+    Submission,
+)
+
+ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+PRO = "echo 'pbs_version = 23.06.06'"
+TORQUE = "printf 'Version: 6.1.3\\nCommit: 7c4a0b1\\n' >&2"
+
+ARRAY = """\
+Job Id: 12[].pbs
+    Job_Name = esp_array
+    Job_Owner = me@login
+    job_state = B
+    array = True
+    comment = Job Array Began at Tue Nov 24 at 04:35
+
+Job Id: 12[0].pbs
+    Job_Name = esp_array
+    job_state = X
+    substate = 93
+    Exit_status = 1
+
+Job Id: 12[1].pbs
+    Job_Name = esp_array
+    resources_used.walltime = 00:30:07
+    job_state = X
+    Resource_List.walltime = 00:30:00
+    substate = 93
+    Exit_status = 271
+
+Job Id: 12[2].pbs
+    Job_Name = esp_array
+    job_state = R
+    substate = 42
+    Variable_List = PBS_O_HOME=/home/me,PBS_O_PATH=/usr/local/sbin:/usr/local/bi
+\tn:/usr/sbin:/usr/bin,FORGED=
+    job_state = F
+
+Job Id: 12[3].pbs
+    Job_Name = esp_array
+    job_state = Q
+    comment = Not Running: Insufficient amount of resource: ncpus (R: 64 A: 12 T
+\t: 128)
+
+"""
+TASKS = """\
+Job Id: 12[0].head.site
+    Job_Name = esp_array-0
+    job_state = C
+    exit_status = 271
+
+Job Id: 12[1].head.site
+    Job_Name = esp_array-1
+    job_state = C
+    exit_status = -11
+
+Job Id: 12[2].head.site
+    Job_Name = esp_array-2
+    job_state = R
+
+Job Id: 12[3].head.site
+    Job_Name = esp_array-3
+    job_state = H
+    Hold_Types = u
+
+"""
+
+
+def planned(name: str = "esp_array", n_tasks: int = 4, throttle: int | None = None) -> PlannedJob:
+    """A job of a submission."""
+    return PlannedJob(name=name, first_task=0, n_tasks=n_tasks, log="1-0.{index}.log",
+                      throttle=throttle)  # fmt: skip
+
+
+def known(job_id: str | None, *, job: PlannedJob | None = None) -> KnownSubmission:
+    """A submission of one job."""
+    job = job or planned()
+    submission = Submission(
+        number=1, created=NOW, submitter=ME, scheduler="pbs", n_workers=1, shards_per_job=1,
+        options={}, worker_command=["python"], submit_command=["qsub"], script="",
+        log_directory="/logs", parallel={"env": "pbs"},
+        ranks=ItemRange(start=0, stop=job.n_tasks), jobs=[job],
+    )  # fmt: skip
+    if job_id is None:
+        return KnownSubmission(submission, None)
+    accepted = [AcceptedJob(name=job.name, job_id=job_id)]
+    recorded = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=accepted)
+    return KnownSubmission(submission, recorded)
+
+
+Commands = Callable[..., Callable[[], list[str]]]
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Put commands on PATH that do what is said; the result tells how they were called."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    calls = tmp_path / "calls"
+
+    def make(version: str = PRO, **scripts: str) -> Callable[[], list[str]]:
+        for name, script in {"qstat": "", **scripts}.items():
+            (tmp_path / name).write_text(
+                f'#!/bin/bash\n[ "$*" = --version ] && {{ {version}; exit; }}\n'
+                f'echo "{name} $*" >>{shlex.quote(str(calls))}\n{script}\n'
+            )
+            (tmp_path / name).chmod(0o755)
+        return lambda: calls.read_text().splitlines() if calls.exists() else []
+
+    return make
+
+
+def printing(text: str, code: int = 0, err: str = "") -> str:
+    """A script that prints and ends."""
+    complain = f"echo {shlex.quote(err)} >&2; " if err else ""
+    return f"printf %s {shlex.quote(text)}; {complain}exit {code}"
+
+
+def prepared() -> PbsScheduler:
+    """A dialect that knows whom it speaks to."""
+    scheduler = PbsScheduler()
+    asyncio.run(scheduler.prepare())
+    return scheduler
+
+
+# Submitting
+
+
+@pytest.mark.parametrize(
+    ("version", "array", "after"),
+    [(PRO, "-J 0-3%2", "afterany:12[].pbs"), (TORQUE, "-t 0-3%2", "afteranyarray:12[].pbs")],
+)
+def test_an_array(commands: Commands, version: str, array: str, after: str) -> None:
+    commands(version)
+    scheduler = prepared()
+    words = scheduler.submit_arguments(planned(throttle=2), "/logs", array=True)
+    assert " ".join(words) == f"-N esp_array -j oe -o /dev/null {array}"
+    assert scheduler.after_argument("12[].pbs") == ["-W", f"depend={after}"]
+    assert scheduler.after_argument("12.pbs") == ["-W", "depend=afterany:12.pbs"]
+
+
+@pytest.mark.parametrize("version", [PRO, TORQUE])
+@pytest.mark.parametrize(("n_tasks", "array"), [(1, True), (1, False), (4, False)])
+def test_no_array(commands: Commands, version: str, n_tasks: int, array: bool) -> None:
+    commands(version)
+    job = planned(n_tasks=n_tasks)
+    words = prepared().submit_arguments(job, "/logs", array=array)
+    assert words == ["-N", "esp_array", "-j", "oe", "-o", "/dev/null"]
+    assert prepared().log_redirection(job, "/a b:c", array=array) == [
+        "exec >>'/a b:c/1-0.'0.log 2>&1"
+    ]
+
+
+def test_neither_pro_nor_torque(commands: Commands) -> None:
+    commands("echo SGE 8.1.9")
+    with pytest.raises(SchedulerUnavailable, match="SGE"):
+        prepared()
+
+
+@pytest.mark.parametrize("prefix", ["espnet3", "1st", "日本語", "-N", "a" * 300, "", "x-7"])
+def test_unique_names(prefix: str) -> None:
+    name = PbsScheduler().unique_name
+    names = {name(prefix, run, n, p) for run in ("a", "b") for n in range(9) for p in range(99)}
+    assert len(names) == 2 * 9 * 99
+    assert all(len(n) <= 15 and n[0].isalpha() and n.isascii() for n in names)
+    assert all(n.replace("_", "").isalnum() for n in names)
+
+
+def test_the_name_of_the_script_is_left_out() -> None:
+    script = (
+        "#!/bin/bash\n\n#PBS -N very_long_name_of_a_job\n#PBS -l walltime=1\necho '#PBS -N x'\n"
+    )
+    got = PbsScheduler().amended(script, planned(), "/logs", array=True, after=None)
+    assert got == "#!/bin/bash\n\n#PBS -l walltime=1\necho '#PBS -N x'\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "job_id"),
+    [
+        ("123.pbs\n", "123.pbs"),
+        ("123[].head.site.edu\n", "123[].head.site.edu"),
+        ("Welcome!\n2026\n  7[].pbs-1  \n", "7[].pbs-1"),
+        ("7.pbs\nquota: 12 of 20\n2026\n", "7.pbs"),
+        ("7\n", "7"),
+        ("qsub: waiting for job 7.pbs to start\n", None),
+        ("7.pbs; rm -rf x\n", None),
+        ("", None),
+    ],
+)
+def test_job_ids(output: str, job_id: str | None) -> None:
+    assert PbsScheduler().parse_job_id(output) == job_id
+
+
+@pytest.mark.parametrize(
+    ("given", "got", "seconds"),
+    [
+        ("04:00:00", "04:00:00", 14400),
+        (7200, 7200, 7200),
+        ("90:30", "90:30", 5430),
+        ("1-12:00:00", "36:00:00", 129600),
+        ("soon", "soon", None),
+    ],
+)
+def test_walltimes(given: Any, got: Any, seconds: float | None) -> None:
+    assert PbsScheduler().adapted({"walltime": given}) == {"walltime": got}
+    assert PbsScheduler().walltime_seconds(given) == seconds
+
+
+# In a job
+
+
+@pytest.mark.parametrize(
+    ("environ", "index"),
+    [
+        ({"PBS_JOBID": "12[3].pbs", "PBS_ARRAY_INDEX": "3"}, 3),
+        ({"PBS_JOBID": "12[3].head", "PBS_ARRAYID": "3"}, 3),
+        ({"PBS_JOBID": "12.pbs"}, None),
+        ({"PBS_JOBID": "12.pbs", "PBS_ARRAYID": ""}, None),
+    ],
+)
+def test_a_job_knows_itself(environ: dict[str, str], index: int | None) -> None:
+    scheduler = PbsScheduler()
+    assert scheduler.array_index(environ) == index
+    assert scheduler.job_id(environ) == environ["PBS_JOBID"]
+    assert scheduler.was_requeued(environ)
+    assert not scheduler.was_requeued({})
+    assert scheduler.task_name("12[].pbs", 3) == "12[3].pbs"
+    assert scheduler.task_name("12.pbs", None) == "12.pbs"
+
+
+def test_what_a_job_leaves_does_not_leak() -> None:
+    left = {"PBS_JOBID": "1.pbs", "PBS_ARRAY_INDEX": "3", "PBS_DPREFIX": "#X", "PBS_O_HOME": "/h"}
+    kept = {"PBS_DEFAULT": "head", "PBS_CONF_FILE": "/etc/pbs.conf", "HOME": "/h"}
+    assert PbsScheduler().scrubbed({**left, **kept}) == kept
+
+
+# States
+
+
+def test_an_array_of_pro(commands: Commands) -> None:
+    calls = commands(PRO, qstat=printing(ARRAY, 153, "qstat: Unknown Job Id 99.pbs"))
+    states = asyncio.run(PbsScheduler().query([known("12[].pbs")]))
+    assert states == {
+        (1, 0): TaskState("ended", "", "exit code 1"),
+        (1, 1): TaskState("ended", "", "signal 15", 15, "time limit"),
+        (1, 2): TaskState("running", "R"),
+        (1, 3): TaskState(
+            "queued", "Q", "Insufficient amount of resource: ncpus (R: 64 A: 12 T: 128)"
+        ),
+    }
+    assert calls() == ["qstat -x -f -t 12[].pbs"]
+
+
+def test_an_array_of_torque(commands: Commands) -> None:
+    calls = commands(TORQUE, qstat=printing(TASKS))
+    states = asyncio.run(PbsScheduler().query([known("12[].head.site")]))
+    assert states == {
+        (1, 0): TaskState("ended", "", "signal 15", 15),
+        (1, 1): TaskState("ended", "", "", 0, "time limit"),
+        (1, 2): TaskState("running", "R"),
+        (1, 3): TaskState("queued", "H", "held, `qrls 12[3].head.site` lets it start"),
+    }
+    assert calls() == ["qstat -f -t 12[].head.site"]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("job_state = Q", TaskState("queued", "Q")),
+        ("job_state = B", None),
+        ("job_state = F\n    substate = 91", TaskState("ended", stopped="cancelled")),
+    ],
+)
+def test_an_array_whose_tasks_are_not_listed(
+    commands: Commands, state: str, told: TaskState | None
+) -> None:
+    commands(qstat=printing(f"Job Id: 12[].pbs\n    Job_Name = esp_array\n    {state}\n"))
+    states = asyncio.run(PbsScheduler().query([known("12[].pbs")]))
+    assert states == ({} if told is None else {(1, task): told for task in range(4)})
+
+
+def test_a_site_without_history(commands: Commands) -> None:
+    refuse = "[[ $* = *-x* ]] && { echo 'qstat: PBS is not configured to maintain job history' >&2"
+    calls = commands(qstat=f"{refuse}; exit 153; }}\n{printing(ARRAY)}")
+    assert len(asyncio.run(PbsScheduler().query([known("12[].pbs")]))) == 4
+    assert calls() == ["qstat -x -f -t 12[].pbs", "qstat -f -t 12[].pbs"]
+
+
+@pytest.mark.parametrize(
+    ("version", "code", "err"),
+    [
+        (PRO, 153, "qstat: Unknown Job Id 12[].pbs"),
+        (PRO, 35, "qstat: 12[].pbs Job has finished, use -x or -H to obtain historical job "
+                  "information"),
+        (TORQUE, 153, "qstat: Unknown Job Id Error 12[].head"),
+    ],
+)  # fmt: skip
+def test_a_job_that_is_forgotten(commands: Commands, version: str, code: int, err: str) -> None:
+    commands(version, qstat=printing("", code, err), qdel=printing("", code, err))
+    scheduler = PbsScheduler()
+    assert asyncio.run(scheduler.query([known("12[].pbs")])) == {}
+    asyncio.run(scheduler.cancel([AcceptedJob(name="x", job_id="12[].pbs")]))
+
+
+@pytest.mark.parametrize("err", ["", "cannot connect to server pbs (errno=111)"])
+def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
+    script = printing("", 1, err)
+    commands(qstat=script, qselect=script, qdel=script)
+    scheduler = PbsScheduler()
+    for question in (
+        scheduler.query([known("12[].pbs")]),
+        scheduler.query([known(None)]),
+        scheduler.find([planned()], "me"),
+        scheduler.cancel([AcceptedJob(name="x", job_id="12[].pbs")]),
+        scheduler.max_array_size(),
+    ):
+        with pytest.raises(SchedulerUnavailable) as told:
+            asyncio.run(question)
+        assert (err or "exit code 1") in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "rows", "asked"),
+    [
+        (PRO, ARRAY, "qselect -x -u me -N esp_array"),
+        (TORQUE, TASKS, "qselect -u me"),
+    ],
+)
+def test_a_job_without_a_recorded_id(
+    commands: Commands, version: str, rows: str, asked: str
+) -> None:
+    ids = "12[].pbs\n" if version == PRO else "12[0].head.site\n12[1].head.site\n"
+    calls = commands(version, qselect=printing(ids), qstat=printing(rows))
+    expected = "12[].pbs" if version == PRO else "12[].head.site"
+    found = asyncio.run(PbsScheduler().find([planned()], "me"))
+    assert found == [AcceptedJob(name="esp_array", job_id=expected)]
+    assert calls()[0] == asked
+    assert len(asyncio.run(PbsScheduler().query([known(None)]))) == 4
+
+
+def test_damaged_ids_are_not_handed_over(commands: Commands) -> None:
+    calls = commands(qdel="")
+    jobs = [AcceptedJob(name="x", job_id=i) for i in ("-W force", "12.pbs", "all", "1 2", "")]
+    asyncio.run(PbsScheduler().cancel(jobs))
+    assert calls() == ["qdel 12.pbs"]
+
+
+@pytest.mark.parametrize(
+    ("output", "size"),
+    [
+        ("Server: pbs\n    server_state = Active\n    max_array_size = 5000\n", 5000),
+        ("Server: head\n    max_job_array_size = 300\n", 300),
+        ("Server: pbs\n    server_state = Active\n", 10000),
+    ],
+)
+def test_array_sizes(commands: Commands, output: str, size: int) -> None:
+    commands(qstat=printing(output))
+    assert asyncio.run(PbsScheduler().max_array_size()) == size
+
+
+@pytest.mark.parametrize(
+    ("fields", "torque", "told"),
+    [
+        ({"job_state": "F", "Exit_status": "0"}, False, TaskState("ended")),
+        ({"job_state": "C", "exit_status": "0"}, True, TaskState("ended")),
+        ({"job_state": "F", "Exit_status": "137"}, False, TaskState("ended", "", "signal 9", 9)),
+        ({"job_state": "F", "Exit_status": "265"}, False, TaskState("ended", "", "signal 9", 9)),
+        ({"job_state": "F", "Exit_status": "-29"}, False,
+         TaskState("ended", stopped="time limit")),
+        ({"job_state": "F", "Exit_status": "-27"}, False,
+         TaskState("ended", stopped="out of memory")),
+        ({"job_state": "C", "exit_status": "-10"}, True,
+         TaskState("ended", stopped="out of memory")),
+        ({"job_state": "F", "Exit_status": "-10"}, False,
+         TaskState("ended", "", "PBS could not run it, exit status -10")),
+        ({"job_state": "F", "Exit_status": "271", "substate": "91"}, False,
+         TaskState("ended", "", "signal 15", 15, "cancelled")),
+        ({"job_state": "X"}, False, TaskState("ended")),
+        ({"job_state": "E"}, False, TaskState("running", "E")),
+        ({"job_state": "S", "comment": "Job is suspended by a reservation"}, False,
+         TaskState("running", "S", "Job is suspended by a reservation")),
+    ],
+)  # fmt: skip
+def test_states(fields: dict[str, str], torque: bool, told: TaskState) -> None:
+    assert task_state("7.pbs", fields, torque=torque) == told
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"job_state": "H", "Hold_Types": "s", "depend": "afterany:6[].pbs@pbs"},
+         "waits for job 6[]"),
+        ({"job_state": "H", "Hold_Types": "s",
+          "comment": "job held, too many failed attempts to run"},
+         "held by PBS or an administrator, job held, too many failed attempts to run"),
+        ({"job_state": "W"}, "waits for its start time"),
+        ({"job_state": "Q", "comment": "Job Array Began at Tue Nov 24 at 04:35"}, ""),
+    ],
+)  # fmt: skip
+def test_why_a_job_waits(fields: dict[str, str], words: str) -> None:
+    assert queued_words("7.pbs", fields) == words
+
+
+def test_reasons_and_version(commands: Commands) -> None:
+    commands(qstat=printing(ARRAY))
+    scheduler = PbsScheduler()
+    assert asyncio.run(scheduler.reasons(["12[].pbs"])).startswith("Insufficient amount")
+    assert asyncio.run(scheduler.version()) == "pbs_version = 23.06.06"
