@@ -18,8 +18,8 @@ _QUEUED = {
     "Launching": "is being started",
 }
 _ENDED = {"Terminated", "Error"}
-# The first that is among a job's events tells why it ended; each but the last is followed by
-# FRAG_JOB_REQUEST too, as OAR itself asks for the job's end then.
+# The first that is among a job's events tells why it ended. FRAG_JOB_REQUEST is the last, since OAR
+# asks for the ends of jobs by it too.
 _STOPPED = {
     "WALLTIME": "time limit",
     "BESTEFFORT_KILL": "preempted",
