@@ -23,6 +23,7 @@ from espnet3.specs import modes
 
 _SOURCES = ("base", "compiled", "items", "models", "plain")
 _schemas: dict[str, bytes] = {}
+_made_of: list[Any] = []  # what `_key` said before the models were imported
 
 
 def load() -> None:
@@ -33,9 +34,10 @@ def load() -> None:
     if "pydantic" in sys.modules:
         return
     with contextlib.suppress(Exception):  # whatever is wrong with the file: pydantic does it
+        _made_of[:] = _key()
         with open(_file(), "rb") as file:
             key, schemas = pickle.load(file)  # noqa: S301 (as trusted as the bytecode beside it)
-        if key == _key():
+        if key == _made_of:
             _schemas.update(schemas)
 
 
@@ -45,8 +47,12 @@ def is_loaded() -> bool:
 
 
 def keep(base: type[Any]) -> None:
-    """Keep the schemas of all models that derive from a base, for later workers."""
-    if is_loaded() or sys.dont_write_bytecode:
+    """Keep the schemas of all models that derive from a base, for later workers.
+
+    Nothing is kept where `load` did not look at the models before they were imported: they may
+    have been edited since.
+    """
+    if is_loaded() or sys.dont_write_bytecode or not _made_of:
         return
     with contextlib.suppress(Exception):  # the next worker needs longer, that is all
         schemas = {
@@ -57,7 +63,7 @@ def keep(base: type[Any]) -> None:
             _build(schema)
         temporary = f"{_file()}.{os.urandom(6).hex()}"
         with open(temporary, "xb", opener=modes.opener) as file:
-            pickle.dump((_key(), schemas), file)
+            pickle.dump((_made_of, schemas), file)
         os.replace(temporary, _file())
 
 
@@ -125,6 +131,14 @@ class CompiledPart:
 
     def model_dump_json(self) -> str:
         return _core(type(self).__qualname__)[1].to_json(self).decode()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As pydantic does: what one process pickles, another reads, with pydantic or without."""
+        return {name: getattr(self, name) for name in CompiledPart.__slots__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name in CompiledPart.__slots__:
+            setattr(self, name, state[name])
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__

@@ -30,8 +30,23 @@ MODELS = {
     "withdrawals/*.json": "Withdrawal",
 }
 WRONG = ["", "x", "é\n", "2026-01-02T03:04:05", -1, 0, 1, 2**70, 1.5, None, True, [], [None], {}]
-KEEP = "from espnet3.specs import base, compiled, models; compiled.keep(base.Part)"
+KEEP = """
+from espnet3.specs import compiled
+compiled.load()
+from espnet3.specs import base, models
+compiled.keep(base.Part)
+"""
 LOAD = "from espnet3.specs import compiled; compiled.load(); print(compiled.is_loaded())"
+PICKLE = """
+import copy, pickle, sys
+from espnet3.specs import compiled
+compiled.load()
+from espnet3.specs.models import ErrorRecord
+made = ErrorRecord(type="ValueError", message="3 is bad")
+assert compiled.is_loaded() and copy.deepcopy(made) == made
+assert pickle.loads(bytes.fromhex(sys.stdin.read())) == made
+print(pickle.dumps(made).hex())
+"""
 READ = """
 import json, sys
 from espnet3.specs import compiled
@@ -149,6 +164,26 @@ def test_the_key_covers_all_that_the_schemas_are_made_of(kept: Path) -> None:
         Unpickler(io.BytesIO(schema)).load()
     assert {"espnet3.specs.models", "espnet3.specs.items"} <= modules
     assert modules <= {f"espnet3.specs.{name}" for name in compiled._SOURCES}
+
+
+def test_models_are_pickled_for_processes_with_pydantic_and_without(kept: Path) -> None:
+    made = models.ErrorRecord(type="ValueError", message="3 is bad")
+    said = python(PICKLE, kept, pickle.dumps(made).hex())
+    found = pickle.loads(bytes.fromhex(said))
+    assert found == made
+    assert found.model_fields_set == {"type", "message"}
+
+
+def test_schemas_of_models_that_were_edited_meanwhile_are_not_used(tmp_path: Path) -> None:
+    edited = tmp_path / "edited.py"
+    edited.write_text("")
+    watched = f"compiled._SOURCES = ({str(edited.with_suffix(''))!r},)\ncompiled.load()"
+    keep = KEEP.replace("compiled.load()", watched)
+    edit = f"open({str(edited)!r}, 'w').write('#')\ncompiled.keep"
+    load = LOAD.replace("compiled.load()", watched.replace("\n", "; "))
+    for code, usable in ((keep.replace("compiled.keep", edit), False), (keep, True)):
+        python(code, tmp_path / "bytecode", PYTHONDONTWRITEBYTECODE="")
+        assert python(load, tmp_path / "bytecode") == f"{usable}\n"
 
 
 @pytest.mark.parametrize("change", ["key", "truncated", "foreign", "missing", "none"])
