@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from espnet3.status.observe import observe
     from espnet3.status.shard_states import RunStatus, ShardStatus
 else:
     from espnet3._lazy import lazy_names
@@ -15,14 +14,12 @@ else:
         {
             "RunStatus": "espnet3.status.shard_states",
             "ShardStatus": "espnet3.status.shard_states",
-            "observe": "espnet3.status.observe",
         },
     )
 
 __all__ = [
     "RunStatus",
     "ShardStatus",
-    "observe",
 ]
 
 
