@@ -18,6 +18,7 @@ from espnet3.specs.models import AcceptedJob, PlannedJob
 
 # Array id, indices in it ("N/A" outside one), state, reason, name; the name may hold anything.
 _FORMAT = "%F|%K|%T|%r|%j"
+_ALL = "0-4294967295"  # every index
 # What a user may set for these commands, and would hide or keep jobs (SQUEUE_PARTITION, say).
 _DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
 
@@ -133,8 +134,12 @@ class SlurmScheduler(Scheduler):
         if any(row[2] == "FAILED" for row in rows):
             endings = await self._endings(command)
         states: dict[TaskKey, TaskState] = {}
+        # Where a site's wrapper keeps SLURM_BITSTR_LEN from squeue, a list of what waits may be cut.
+        # Any task may be meant then, unless another row speaks of it.
+        rows.sort(key=lambda row: "..." not in row[1])
         for array, index, word, reason, job_name in rows:
-            found = _tasks(keys, array, index, job_name, cluster)
+            indices = _ALL if "..." in index else index
+            found = _tasks(keys, array, indices, job_name, cluster)
             if found:
                 state = task_state(word, reason, endings.get((array, index)))
                 states.update(dict.fromkeys(found, state))

@@ -201,6 +201,15 @@ def test_as_many_commands_for_many_arrays_as_for_one(commands: Commands, n_array
     assert commands.asked("sacct").count("--noheader") == 1
 
 
+def test_tasks_that_a_cut_row_of_squeue_may_mean_are_not_gone(commands: Commands) -> None:
+    running = "12|7|RUNNING|None|a\n13|0|RUNNING|None|b\n"
+    commands.say("squeue", f"{running}12|[1,3,5...%2]|PENDING|Priority|a\n")
+    states = query(entry(("a", 9, "12"), ("b", 2, "13")))
+    assert [states[1, task].state for task in range(7)] == ["queued"] * 7
+    assert states[1, 7].state == states[1, 9].state == "running"
+    assert (1, 10) not in states
+
+
 def test_only_jobs_with_a_wanted_task_are_asked_for(commands: Commands) -> None:
     jobs = entry(("a", 4, "12"), ("b", 4, "13;big"), ("c", 4, "14"), ("d", 4, None))
     commands.say("squeue", "12|1|RUNNING|None|a\n14|0|RUNNING|None|c\n")
