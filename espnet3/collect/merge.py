@@ -17,7 +17,13 @@ from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
 from espnet3.collect.output import open_output, require_outside
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError, FailedItems, IncompleteRun, InvalidFile
+from espnet3.specs.errors import (
+    DamagedResult,
+    EspnetError,
+    FailedItems,
+    IncompleteRun,
+    InvalidFile,
+)
 from espnet3.specs.items import shard_bounds
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
@@ -323,11 +329,17 @@ def _write(vouched: _Vouched, output: str) -> Collected:
     """Merge all verified bytes into one file that exists only when it is complete."""
     require_outside(vouched.store.root, output)
     with open_output(output) as target, _opened(vouched) as opened:
-        for _, part, source in opened:
+        for receipt, part, source in opened:
+            left = part.bytes
             with source:
                 for block in blocks(source, part.bytes):
                     vouched.require_wanted()  # or the unfinished file is removed
                     target.write(block)
+                    left -= len(block)
+            if left:  # a large part is read a second time
+                file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
+                problem = f"lost {left} bytes while it was read"
+                raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
     return Collected(
         output,
         sum(receipt.records for receipt in vouched.receipts),
