@@ -330,6 +330,15 @@ class StandIn:
         """Variables by which the commands are found, and find the queue."""
         return {"PATH": f"{self.bin}:{os.environ['PATH']}", FOLDER: str(self.folder)}
 
+    def run(self, *words: str) -> str:
+        """What one of the commands prints."""
+        environ = {**os.environ, **self.environ()}
+        done = subprocess.run(
+            [str(self.bin / words[0]), *words[1:]],
+            env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
     @contextlib.contextmanager
     def running(self) -> Iterator[StandIn]:
         """The server lives."""
