@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -67,9 +68,35 @@ def require(server: str, programs: Mapping[str, str], answers: Sequence[str] = (
     try:
         install(programs, answers)
     except PackagesUnavailableError as missing:
-        if os.environ.get("ESPNET3_REQUIRE_SLURM") == "1":
-            pytest.fail(f"ESPNET3_REQUIRE_SLURM=1, but {server} {missing}", pytrace=False)
-        pytest.skip(f"{server} {missing}")
+        skip_or_fail(server, missing)
+
+
+def unpack(packages: Sequence[str], folder: Path) -> None:
+    """Unpack packages into a folder, for those that conflict with installed ones.
+
+    Raises:
+        PackagesUnavailableError: that cannot be.
+    """
+    if shutil.which("apt-get") is None:
+        raise PackagesUnavailableError(f"needs {' '.join(packages)}, and this is no Debian")
+    get = ["apt-get", "-qq", "download", *packages]
+    # As in _apt_install.
+    for command in (get, ["apt-get", "-qq", "update"], get):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if command is get and done.returncode == 0:
+            break
+    else:
+        words = f"{shlex.join(get)} failed:\n{done.stderr.strip()[-2000:]}"
+        raise PackagesUnavailableError(words)
+    for package in folder.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", str(package), str(folder)], check=True)
+
+
+def skip_or_fail(server: str, missing: PackagesUnavailableError) -> NoReturn:
+    """Skip a test that cannot have its server, or fail where CI asks for it."""
+    if os.environ.get("ESPNET3_REQUIRE_SLURM") == "1":
+        pytest.fail(f"ESPNET3_REQUIRE_SLURM=1, but {server} {missing}", pytrace=False)
+    pytest.skip(f"{server} {missing}")
 
 
 def _apt_install(packages: Sequence[str]) -> None:
