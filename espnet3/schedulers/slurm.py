@@ -134,8 +134,8 @@ class SlurmScheduler(Scheduler):
         if any(row[2] == "FAILED" for row in rows):
             endings = await self._endings(command)
         states: dict[TaskKey, TaskState] = {}
-        # Where a site's wrapper keeps SLURM_BITSTR_LEN from squeue, a list of what waits may be cut.
-        # Any task may be meant then, unless another row speaks of it.
+        # Where a site's wrapper keeps SLURM_BITSTR_LEN from squeue, a list of what waits may be
+        # cut. Any task may be meant then, unless another row speaks of it.
         rows.sort(key=lambda row: "..." not in row[1])
         for array, index, word, reason, job_name in rows:
             indices = _ALL if "..." in index else index

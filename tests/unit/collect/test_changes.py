@@ -42,4 +42,4 @@ async def test_a_part_that_shrinks_after_it_was_verified_is_not_merged(
     monkeypatch.setattr(merge, "open_store", lambda url: store)
     with pytest.raises(DamagedResult, match=r"lost \d+ bytes while it was read"):
         await collect(store.root, tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert os.listdir(tmp_path) == ["run"]
