@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
-from espnet3.collect.output import open_output, require_outside
+from espnet3.collect.output import Target, open_output, require_outside
 from espnet3.specs import layout
 from espnet3.specs.errors import (
     DamagedResult,
@@ -39,9 +39,11 @@ from espnet3.specs.trust import (
 )
 from espnet3.specs.verify import (
     BLOCK,
+    IN_MEMORY,
     PATIENCE,
     blocks,
     line_blocks,
+    mismatch,
     open_verified,
     patiently,
     read_receipt,
@@ -330,15 +332,16 @@ def _write(vouched: _Vouched, output: str) -> Collected:
     require_outside(vouched.store.root, output)
     with open_output(output) as target, _opened(vouched) as opened:
         for receipt, part, source in opened:
-            left = part.bytes
             with source:
-                for block in blocks(source, part.bytes):
-                    vouched.require_wanted()  # or the unfinished file is removed
-                    target.write(block)
-                    left -= len(block)
-            if left:  # a large part is read a second time
+                written = _copied(vouched, source, part, target)
+                # A large part is read a second time, and may have changed since the first.
+                problem = None
+                if part.bytes > IN_MEMORY:
+                    problem = mismatch(written, part)
+                else:
+                    deque(written, maxlen=0)
+            if problem is not None:
                 file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
-                problem = f"lost {left} bytes while it was read"
                 raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
     return Collected(
         output,
@@ -346,6 +349,16 @@ def _write(vouched: _Vouched, output: str) -> Collected:
         vouched.left_out,
         sum(receipt.errors for receipt in vouched.receipts),
     )
+
+
+def _copied(
+    vouched: _Vouched, source: BinaryIO, part: ResultPart, target: Target
+) -> Iterator[bytes]:
+    """The blocks of a part, each once it is written."""
+    for block in blocks(source, part.bytes):
+        vouched.require_wanted()  # or the unfinished file is removed
+        target.write(block)
+        yield block
 
 
 @contextlib.contextmanager

@@ -14,12 +14,11 @@ import importlib.util
 import os
 import pickle
 import sys
+import zlib
 from typing import Any, Self
 
 import pydantic_core
 from pydantic_core import SchemaSerializer, SchemaValidator
-
-from espnet3.specs import modes
 
 _SOURCES = ("base", "compiled", "items", "models", "plain")
 _schemas: dict[str, bytes] = {}
@@ -36,7 +35,10 @@ def load() -> None:
     with contextlib.suppress(Exception):  # whatever is wrong with the file: pydantic does it
         _made_of[:] = _key()
         with open(_file(), "rb") as file:
-            key, schemas = pickle.load(file)  # noqa: S301 (as trusted as the bytecode beside it)
+            checksum, kept = file.read(4), file.read()
+        if checksum != _checksum(kept):
+            return
+        key, schemas = pickle.loads(kept)  # noqa: S301 (as trusted as the bytecode beside it)
         if key == _made_of:
             _schemas.update(schemas)
 
@@ -61,10 +63,23 @@ def keep(base: type[Any]) -> None:
         }
         for schema in schemas.values():
             _build(schema)
+        kept = pickle.dumps((_made_of, schemas))
         temporary = f"{_file()}.{os.urandom(6).hex()}"
-        with open(temporary, "xb", opener=modes.opener) as file:
-            pickle.dump((_made_of, schemas), file)
-        os.replace(temporary, _file())
+        try:
+            with open(temporary, "xb", opener=_as_the_source) as file:
+                file.write(_checksum(kept) + kept)
+            os.replace(temporary, _file())
+        except OSError:
+            os.unlink(temporary)
+
+
+def _checksum(kept: bytes) -> bytes:
+    return zlib.crc32(kept).to_bytes(4, "big")
+
+
+def _as_the_source(path: str, flags: int) -> int:
+    """Opens a file that may be written by those who may write this source, as bytecode is."""
+    return os.open(path, flags, os.stat(__file__).st_mode & 0o666)
 
 
 def _file() -> str:

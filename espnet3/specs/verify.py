@@ -66,10 +66,10 @@ def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
         if part.bytes <= IN_MEMORY:
             with stream:
                 data = stream.read(part.bytes)
-            problem = _mismatch([data], part)
+            problem = mismatch([data], part)
             stream = io.BytesIO(data)
         else:
-            problem = _mismatch(blocks(stream, part.bytes), part)
+            problem = mismatch(blocks(stream, part.bytes), part)
         if problem is not None:
             raise DamagedResult(store.locate(path), rank, problem, store.root)
         stream.seek(0)
@@ -79,7 +79,7 @@ def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
     return stream
 
 
-def _mismatch(beginning: Iterable[bytes], part: ResultPart) -> str | None:
+def mismatch(beginning: Iterable[bytes], part: ResultPart) -> str | None:
     """In what a file's beginning is not what its receipt vouched for."""
     digest, size, lines = hashlib.sha256(), 0, 0
     for block in beginning:

@@ -32,6 +32,7 @@ from espnet3.submit.launch import Launcher
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.preflight import preflight
 from espnet3.submit.submission import Overtaken, Submitted, array_size, submit_ranks
+from espnet3.submit.surroundings import refuse_in_worker
 from espnet3.submit.withdrawals import Finding, find_damaged, find_failed, withdraw
 
 Items = Literal["missing", "failed"]
@@ -89,6 +90,7 @@ async def resume(
     """
     if items not in get_args(Items):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
+    refuse_in_worker()
     policy = chosen_policy(trust)
     store = await asyncio.to_thread(open_store, run_dir)
     for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):

@@ -30,6 +30,19 @@ RECORDED = (
 _PACKAGES = ("espnet3", "dask", "distributed", "dask-jobqueue", "pydantic", "orjson")
 
 
+def refuse_in_worker() -> None:
+    """Refuse to submit from a worker.
+
+    Raises:
+        UsageError: this process is one: the submitted script submits when it is imported.
+    """
+    if os.environ.get(WORKER_VARIABLE):
+        raise UsageError(
+            "a worker would submit again: put the submission below "
+            '`if __name__ == "__main__":`, so that importing the script does not run it'
+        )
+
+
 def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surroundings:
     """Record this process's surroundings.
 
@@ -41,11 +54,7 @@ def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surrounding
         UsageError: this process is itself a worker: the submitted script submits when it is
             imported.
     """
-    if os.environ.get(WORKER_VARIABLE):
-        raise UsageError(
-            "a worker would submit again: put the submission below "
-            '`if __name__ == "__main__":`, so that importing the script does not run it'
-        )
+    refuse_in_worker()
     names = (*RECORDED, *variables)
     return Surroundings(
         python=python,

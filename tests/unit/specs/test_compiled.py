@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def checked(kept: bytes) -> bytes:
+    """Kept schemas as their file holds them."""
+    return zlib.crc32(kept).to_bytes(4, "big") + kept
+
+
 def file_of(folder: Path) -> Path:
     """Where the schemas are kept."""
     return next(folder.rglob("*.schemas"))
@@ -159,7 +165,7 @@ def test_the_key_covers_all_that_the_schemas_are_made_of(kept: Path) -> None:
             modules.add(module)
             return super().find_class(module, name)
 
-    _, schemas = pickle.loads(file_of(kept).read_bytes())
+    _, schemas = pickle.loads(file_of(kept).read_bytes()[4:])
     for schema in schemas.values():
         Unpickler(io.BytesIO(schema)).load()
     assert {"espnet3.specs.models", "espnet3.specs.items"} <= modules
@@ -186,18 +192,21 @@ def test_schemas_of_models_that_were_edited_meanwhile_are_not_used(tmp_path: Pat
         assert python(load, tmp_path / "bytecode") == f"{usable}\n"
 
 
-@pytest.mark.parametrize("change", ["key", "truncated", "foreign", "missing", "none"])
+@pytest.mark.parametrize("change", ["key", "truncated", "zeros", "foreign", "missing", "none"])
 def test_schemas_that_do_not_fit_are_not_used(kept: Path, tmp_path: Path, change: str) -> None:
     folder = Path(shutil.copytree(kept, tmp_path / "bytecode"))
     file = file_of(folder)
-    key, schemas = pickle.loads(file.read_bytes())
+    key, schemas = pickle.loads(file.read_bytes()[4:])
     match change:
         case "key":
-            file.write_bytes(pickle.dumps(([*key[:-1], (1, 1)], schemas)))
+            file.write_bytes(checked(pickle.dumps(([*key[:-1], (1, 1)], schemas))))
         case "truncated":
             file.write_bytes(file.read_bytes()[:-9])
+        case "zeros":  # a power cut after the rename
+            data = file.read_bytes()
+            file.write_bytes(data[:-512] + bytes(512))
         case "foreign":
-            file.write_bytes(pickle.dumps(7))
+            file.write_bytes(checked(pickle.dumps(7)))
         case "missing":
             file.unlink()
     assert python(LOAD, folder) == f"{change == 'none'}\n"
