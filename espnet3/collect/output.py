@@ -17,6 +17,7 @@ from espnet3.specs.modes import opener
 from espnet3.specs.threads import submit
 
 SYNC_EVERY = 32 << 20  # bytes
+_LOCAL = frozenset({"file", "local"})  # protocols of fsspec
 _TAKEN = frozenset({layout.RUN, layout.WITHDRAWALS, *layout.FOLDERS} - {layout.LOGS})
 
 
@@ -31,7 +32,8 @@ class Target(Protocol):
 def open_output(output: str) -> Iterator[Target]:
     """Open a file that appears, or is replaced, when the block ends without an error.
 
-    A symlink stays one; a device or pipe takes the bytes as they come.
+    A symlink stays one; a device or pipe takes the bytes as they come. `file://` is a path, too:
+    fsspec would write it in $TMPDIR and move it, which on another file system is no single step.
 
     Args:
         output: a path or an fsspec URL.
@@ -39,9 +41,9 @@ def open_output(output: str) -> Iterator[Target]:
     Raises:
         StoreError: it cannot be written.
     """
-    opener = _remote if "://" in output else _local
+    path = _local_path(output)
     try:
-        with opener(output) as target:
+        with _remote(output) if path is None else _local(path) as target:
             yield target
     except EspnetError:
         raise
@@ -59,11 +61,34 @@ def require_outside(root: str, output: str) -> None:
     Raises:
         UsageError: it is a name that belongs to the run.
     """
-    path = output if "://" in output else os.path.realpath(_absolute(output))
-    root = root if "://" in root else os.path.realpath(root)
-    name = path.removeprefix(f"{root}/").partition("/")[0]
-    if path.startswith(f"{root}/") and name in _TAKEN:
+    (storage, path), (own, folder) = _identify(output), _identify(root)
+    name = path.removeprefix(f"{folder}/").partition("/")[0]
+    if storage == own and path.startswith(f"{folder}/") and name in _TAKEN:
         raise UsageError(f"{output}: lies among the run's own files; choose another output")
+
+
+def _identify(output: str) -> tuple[object, str]:
+    """A file system and the path in it, the same for all the names that a file has."""
+    url = output.rpartition("::")[2] if "://" in output else output  # behind caches and the like
+    path = _local_path(url)
+    if path is not None:
+        return "", os.path.realpath(_absolute(path))
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+        return kind, str(kind._strip_protocol(url))
+    except (ImportError, ValueError):  # said better where it is opened
+        return protocol, url
+
+
+def _local_path(output: str) -> str | None:
+    """The path of a local file; None where it is the URL of another one."""
+    protocol, separator, path = output.partition("://")
+    if not separator:
+        return output
+    return path if protocol in _LOCAL else None
 
 
 def _absolute(output: str) -> str:
@@ -143,6 +168,9 @@ def _remote(output: str) -> Iterator[Target]:
         # Parts that were sent already would be paid for; whether they are removed decides nothing.
         with contextlib.suppress(Exception):
             file.discard()
+        # Or it would send what it still holds when it is thrown away.
+        with contextlib.suppress(AttributeError):
+            file.closed = True
         raise
 
 

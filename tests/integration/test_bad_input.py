@@ -852,7 +852,13 @@ def test_collect_spares_devices_symlinks_and_the_run_itself(here: Path, run_dir:
     for name in ("run/receipts/000000.json", "alias/run.json", "run/results/all.jsonl"):
         with refused(UsageError, name, "among the run's own files", folder=here):
             run.collect(here / name)
+    for prefix in ("file://", "local://", "simplecache::file://"):
+        with refused(UsageError, "among the run's own files", folder=here):
+            run.collect(f"{prefix}{here}/alias/run.json")
     assert before == {path: path.read_bytes() for path in run_dir.rglob("*.json*")}
+    run.collect(f"file://{link}")  # a path like any other
+    assert link.is_symlink()
+    assert (here / "behind.jsonl").read_bytes() == written
 
 
 def test_a_shard_or_receipt_of_another_plan_is_refused(here: Path, run_dir: Path) -> None:

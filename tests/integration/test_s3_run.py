@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from espnet3.specs import layout
 from espnet3.specs.errors import IncompleteRun, RunDirectoryError, StoreError
 from espnet3.specs.retry import RetryPolicy
 from espnet3.specs.store import Store, open_store
+from tests.chaos.mortal import Died, Process, reach
 from tests.integration.faulty_proxy import (
     KINDS,
     FaultyProxy,
@@ -28,7 +30,16 @@ from tests.integration.faulty_proxy import (
     at_random,
     faulty_s3,
 )
-from tests.integration.helpers import locally, noted, once, parallel, processes_of, states, wait_for
+from tests.integration.helpers import (
+    locally,
+    noted,
+    once,
+    parallel,
+    processes_of,
+    states,
+    submit_noting,
+    wait_for,
+)
 from tests.integration.runners import GATE, Noting, Workshop
 
 pytestmark = pytest.mark.s3
@@ -64,7 +75,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("runs")
+    s3fs.S3FileSystem().makedirs("runs", exist_ok=True)  # moto keeps those of earlier tests
     yield "s3://runs"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
@@ -101,6 +112,53 @@ def test_submit_fail_resume_and_collect_on_s3(
     lines = s3fs.S3FileSystem().cat(written.output).splitlines()
     assert [json.loads(line)["result"] for line in lines] == [i * i for i in range(10)]
     assert run.logs(1)[0].startswith(str(tmp_path / "espnet3_logs"))
+
+
+class Large(BaseRunner):
+    """Results of a megabyte."""
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> str:
+        return str(idx) * (1 << 20)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["one put", "parts"])
+def test_a_process_that_collects_to_a_url_dies(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    """At each of its requests: the old file stays, or the whole new one is there."""
+    import s3fs
+
+    config = parallel("local", n_workers=1, n_shards=2)
+    if large:
+        runner = Large(Gate({"gate": "none"}))
+        run = submit_run(runner, range(8), run_dir=tmp_path / "run", parallel=config)
+    else:
+        run = submit_noting(tmp_path, 8, config)
+    run.wait(timeout=60, interval=0.1)
+    expected, output = run.collect(), f"{bucket}/merged.jsonl"
+    request = s3fs.core._error_wrapper
+
+    async def counted(*args: Any, **kwargs: Any) -> Any:
+        reach()
+        return await request(*args, **kwargs)
+
+    monkeypatch.setattr(s3fs.core, "_error_wrapper", counted)
+    monkeypatch.setattr(s3fs.S3FileSystem, "default_block_size", 5 << 20)
+    fs, before = s3fs.S3FileSystem(use_listings_cache=False), b"what was there before"
+    points = 0
+    while True:
+        fs.pipe_file(output, before)
+        process = Process(points + 1)
+        with contextlib.suppress(Died, StoreError), process.alive():  # fsspec swallows the first
+            run.collect(output)
+        written = fs.cat_file(output)
+        if not process.dead:
+            break
+        points += 1
+        assert written == before
+    assert [json.loads(line)["result"] for line in written.splitlines()] == expected
+    assert points >= (4 if large else 1)
 
 
 # --- a store and a network in trouble -------------------------------------------------------------
