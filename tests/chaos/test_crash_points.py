@@ -151,6 +151,54 @@ def test_repairing_process_dies(world: World) -> None:
     assert points > 20
 
 
+def test_process_that_computes_failed_items_again_dies(world: World) -> None:
+    """Nothing but these is computed, whatever the resume and its tasks died of."""
+    failing = {0, 3, 8, 11, 12}
+
+    def fail(item: int) -> None:
+        if item in failing:
+            raise ValueError(item)
+
+    world.parallel = {**world.parallel, "on_error": "record"}
+    world_module.in_forward.append(fail)
+    try:
+        world.run(world.submit)
+        world.run_queued()
+    finally:
+        world_module.in_forward.remove(fail)
+    assert world.durable() == {*range(N_ITEMS)} - failing
+
+    def again() -> None:
+        Run(world.run_dir).resume(items="failed", patience=0)
+
+    def after(process: Process) -> None:
+        world.finish(again)
+
+    failed = world.save()
+    points = crash_everywhere(world, lambda process: world.run(again, process), after)
+    assert points > 20
+    world.restore(failed)
+    world.run(again)
+    points = crash_everywhere(world, run_tasks(world), after, every=resolution(world))
+    assert points > (10 if world.objects else 60)
+
+
+def test_cancelling_process_dies(world: World) -> None:
+    with_a_predecessor(world)
+    world.run_task(world.cluster.tasks[0])
+    cancel = Run(world.run_dir).cancel
+    left = set()
+
+    def after(process: Process) -> None:
+        left.add(len(world.cluster.queued()))
+        world.run(cancel)
+        assert not world.cluster.queued()
+        world.finish()
+
+    assert crash_everywhere(world, lambda process: world.run(cancel, process), after) > 5
+    assert left == {0, 3}
+
+
 @pytest.mark.parametrize("way", ["list", "file"])
 def test_collecting_process_dies(world: World, way: str) -> None:
     with_a_predecessor(world)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,17 @@ from espnet3.submit.launch import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
 from tests.chaos.stand_in_cluster import Task
 from tests.chaos.world import N_ITEMS, Counted, Nothing, World, expected
-from tests.integration.helpers import ROOT, processes_of, wait_for
+from tests.integration.helpers import (
+    ROOT,
+    ended,
+    locally,
+    noted,
+    once,
+    parallel,
+    processes_of,
+    wait_for,
+)
+from tests.integration.runners import MENDED, Noting, Workshop
 
 ALL = os.environ.get("ESPNET3_LONG_TESTS") == "1"
 
@@ -102,6 +113,47 @@ def test_collect_is_killed(world: World) -> None:
         return code
 
     kill_everywhere(world, 3, run)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("repair", [False, True], ids=["resume", "repair"])
+def test_resume_is_killed(tmp_path: Path, repair: bool) -> None:
+    """Its jobs are local ones; what of them was started lives on."""
+    config = parallel("local", n_workers=1, n_shards=2, preflight=False)
+    provider, damaged = Workshop({"folder": str(tmp_path)}), "000001.*.jsonl"
+    if not repair:
+        provider.config["failing"] = [7]
+    run = ended(submit_run(Noting(provider), range(10), run_dir=tmp_path / "run", parallel=config))
+    idle = f"a process of {run.run_dir} lives on"
+    wait_for(lambda: not processes_of(run), idle)
+    begun = noted(tmp_path, "begun")
+    if repair:
+        [file] = Path(run.run_dir, layout.RESULTS).glob(damaged)
+        file.write_bytes(file.read_bytes().replace(b'"square":49', b'"square":50'))
+    (tmp_path / MENDED).touch()
+    before = tmp_path / "before"
+    shutil.move(run.run_dir, before)
+    words = ["espnet3.cli", "resume", run.run_dir, *(["--repair", "--patience", "0"] * repair)]
+
+    def resume(step: int) -> int:
+        shutil.rmtree(run.run_dir, ignore_errors=True)
+        shutil.copytree(before, run.run_dir)
+        (tmp_path / "begun").write_text("".join(f"{item}\n" for item in begun.elements()))
+        code = run_dying(step, tmp_path, *words)
+        wait_for(lambda: not processes_of(run), idle)
+        return code
+
+    answer = locally(tmp_path, 10)
+    assert resume(0) == 0
+    assert run.collect() == answer
+    for step in some(tmp_path, 8):
+        assert resume(step) == -signal.SIGKILL, step
+        run.resume(repair=repair, patience=0)
+        ended(run)
+        assert run.collect(patience=0) == answer
+        wait_for(lambda: not processes_of(run), idle)
+        assert noted(tmp_path, "begun") - begun == once(range(5, 10) if repair else range(7, 10))
 
 
 class DyingSupervisor(LocalLauncher):

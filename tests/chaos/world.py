@@ -223,7 +223,10 @@ class World:
         return found
 
     def durable(self) -> set[int]:
-        """The items whose results were there at the last look, read without espnet3's salvage."""
+        """The items whose results were there at the last look, read without espnet3's salvage.
+
+        Recorded errors are no results.
+        """
         found = set()
         for name, data in self.seen.items():
             file = layout.parse_result(name.removeprefix(f"{layout.RESULTS}/"))
@@ -231,8 +234,10 @@ class World:
                 continue
             first = shard_bounds(file.rank, N_SHARDS, N_ITEMS)[0] + file.first
             for position, line in enumerate(data.split(b"\n")[:-1], first):
-                assert json.loads(line)["item"] == position
-                found.add(position)
+                record = json.loads(line)
+                assert record["item"] == position
+                if "error" not in record:
+                    found.add(position)
         return found
 
     # --- the same again ---------------------------------------------------------------------------
