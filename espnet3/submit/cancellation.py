@@ -10,7 +10,13 @@ from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission
 from espnet3.schedulers.local import WORKER
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError, FileTaken, RunDirectoryError, UsageError
+from espnet3.specs.errors import (
+    EspnetError,
+    FileTaken,
+    RunDirectoryError,
+    StoreError,
+    UsageError,
+)
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import Cancellation, RunSpec, encode, now
 from espnet3.specs.processes import this_process
@@ -30,11 +36,12 @@ async def cancel(run_dir: str | os.PathLike[str]) -> list[str]:
     Raises:
         RunDirectoryError: it is no run directory, or a copy of one.
         SchedulerUnavailable: the scheduler does not answer.
+        StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     store = await asyncio.to_thread(open_store, run_dir)
     seen = await observe(store)
     own = await asyncio.to_thread(_own, store, seen)
-    stopped = []
+    stopped, problem = [], None
     for known in own:
         submission, recorded = known
         scheduler = get_scheduler(submission.scheduler)
@@ -46,9 +53,14 @@ async def cancel(run_dir: str | os.PathLike[str]) -> list[str]:
         # Also where its shards are done: another submission may have finished them.
         tasks = await scheduler.query([known])
         if recorded is None or any(task.state != "ended" for task in tasks.values()):
-            await asyncio.to_thread(_note, store, submission.number)
+            try:
+                await asyncio.to_thread(_note, store, submission.number)
+            except StoreError as error:  # jobs on a full disk are to end, too
+                problem = problem or error
             await scheduler.cancel(jobs)
             stopped += [job.job_id for job in jobs]
+    if problem is not None:
+        raise problem
     return stopped
 
 

@@ -17,8 +17,17 @@ from espnet3.specs import layout
 from espnet3.specs.errors import EspnetError, RunDirectoryError, StoreError
 from espnet3.specs.local_store import LocalStore
 from tests.chaos.faulty_store import Faults, Rule, faults_environment, injected
-from tests.integration.helpers import ended, locally, noted, once, parallel, states, wait_for
-from tests.integration.runners import Noting, Workshop
+from tests.integration.helpers import (
+    ended,
+    locally,
+    noted,
+    once,
+    parallel,
+    processes_of,
+    states,
+    wait_for,
+)
+from tests.integration.runners import GATE, Noting, Workshop
 from tests.unit.worker.runs import (
     Setup,
     Work,
@@ -169,6 +178,25 @@ def test_a_run_that_became_read_only_is_read_and_not_resumed(mount: Mount, tmp_p
     assert ended(run).collect(patience=0) == [
         {"item": i, "square": i * i, "text": f"„{i}“\n"} for i in range(6)
     ]
+
+
+def test_a_run_whose_disk_is_full_can_be_cancelled(mount: Mount, tmp_path: Path) -> None:
+    """The note that says so cannot be written, and the jobs end all the same."""
+    disk = mount("size=2m")
+    config = parallel("local", n_workers=2, n_shards=2, preflight=False)
+    provider = Workshop({"folder": str(tmp_path), "gated": [0, 2]})
+    run = submit_run(Noting(provider), range(4), run_dir=disk / "run", parallel=config)
+    wait_for(lambda: noted(tmp_path, "begun") == once([0, 2]), "it does not run")
+    filler = fill(disk, leave=0)
+    try:
+        with pytest.raises(StoreError, match=r"0001\.cancelled\.json: No space left on device"):
+            run.cancel()
+        wait_for(lambda: not processes_of(run), "it lives on", 20)
+    finally:
+        (tmp_path / GATE).touch()
+        filler.unlink()
+    assert run.resume().ranks == [0, 1]
+    assert ended(run).collect(patience=0) == locally(tmp_path, 4)
 
 
 # --- each call of a worker ------------------------------------------------------------------------
