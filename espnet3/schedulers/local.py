@@ -22,6 +22,7 @@ from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 WORKER = "espnet3.worker"
 SUPERVISOR = "espnet3.worker.supervisor"
 START_PATIENCE = 0.5  # seconds that a task may take from its log to its process
+_FORKED = 0x40  # PF_FORKNOEXEC of Linux
 T = TypeVar("T")
 
 
@@ -139,9 +140,22 @@ def _processes() -> dict[tuple[str, int | None], int]:
             with contextlib.suppress(ProcessLookupError):
                 if os.getsid(process.pid) == process.pid:
                     found[name, None] = process.pid
-        elif task is not None and task.isdecimal():
+        elif task is not None and task.isdecimal() and not _is_forked(process.pid):
             found[name, int(task)] = process.pid
     return found
+
+
+def _is_forked(pid: int) -> bool:
+    """Whether it is a child that still runs its parent's program: a helper of `forward`.
+
+    It has the words of the worker's command, and may outlive the worker.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            flags = file.read().rpartition(b")")[2].split()[6]
+    except OSError:
+        return False  # it has ended, or this is no Linux
+    return bool(int(flags) & _FORKED)
 
 
 def _option(words: Sequence[str], option: str) -> str | None:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from espnet3.run import Run
+from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.specs.config import parse_parallel
 from espnet3.specs.items import plan_items
@@ -25,6 +26,7 @@ from tests.integration.helpers import (
     TINY,
     attempts,
     ended,
+    lines_kept,
     locally,
     noted,
     once,
@@ -35,7 +37,7 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, Noting, Workshop
+from tests.integration.runners import GATE, MENDED, Helped, Noting, Workshop
 
 WORDS = "another attempt was first; this one's results are not used"
 N_ITEMS, GATED = 4, 1
@@ -144,3 +146,27 @@ def test_a_forced_resume_while_the_first_attempt_lives(tmp_path: Path) -> None:
         assert logs.count(WORDS) == 1
     names = sorted(path.name for path in Path(run.run_dir, layout.RECEIPTS).iterdir())
     assert names == ["000000.json", "000001.json"]
+
+
+@pytest.mark.parametrize("dies", ["worker", "nobody"])
+def test_a_forked_helper_is_not_taken_for_its_worker(tmp_path: Path, dies: str) -> None:
+    """It has all the words of the worker's command, and may live on after it."""
+    provider = Workshop({"folder": str(tmp_path), "gated": [1]})
+    config = parallel("local", n_shards=1, checkpoint_every=0.1, preflight=False)
+    run = submit_run(Helped(provider), range(3), run_dir=tmp_path / "run", parallel=config)
+    try:
+        wait_for(lambda: lines_kept(run, 0) == 1, "item 0 does not end")
+        [helper] = noted(tmp_path, "helpers")
+        worker = psutil.Process(helper).ppid()
+        if dies == "worker":
+            os.kill(worker, signal.SIGKILL)
+            wait_for(lambda: states(run) == {0: "lost"}, "the worker's death goes unseen", 20)
+        else:
+            run.cancel()
+            wait_for(lambda: states(run) == {0: "interrupted"}, "it was not the worker", 20)
+        assert not psutil.pid_exists(worker)
+        (tmp_path / MENDED).touch()
+        assert run.resume().ranks == [0]
+        assert ended(run).collect() == [0, 1, 2]
+    finally:
+        (tmp_path / GATE).touch()
