@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -135,8 +136,14 @@ def _read_yaml(file: str) -> Any:
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
     """`; did you mean X?`, or the valid words where none is near."""
     names = sorted(valid)
-    near = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; valid are {', '.join(names)}"
+    near = _nearest(word, names)
+    return f"; did you mean {near}?" if near else f"; valid are {', '.join(names)}"
+
+
+def _nearest(word: str, names: Iterable[str]) -> str | None:
+    in_lower_case = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), in_lower_case, n=1)
+    return in_lower_case[near[0]] if near else None
 
 
 def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelConfig:
@@ -168,4 +175,9 @@ def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelC
         first = error.errors(include_url=False)[0]
         name = ".".join(str(step) for step in first["loc"] if step != "constrained-int")
         given = one_line(repr(masked(first["input"], name)), 60)
-        raise ConfigError(f"{where}.{name}", f"{first['msg']}, got {given}") from None
+        hint = ""
+        if first["type"] == "literal_error":  # its message has all valid values
+            valid = re.findall(r"'(\w+)'", first["ctx"]["expected"])
+            nearest = _nearest(str(first["input"]), valid)
+            hint = f"; did you mean {nearest}?" if nearest else ""
+        raise ConfigError(f"{where}.{name}", f"{first['msg']}, got {given}{hint}") from None
