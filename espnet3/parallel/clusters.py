@@ -90,10 +90,18 @@ def make_local_gpu_cluster(n_workers: int, options: dict[str, Any]) -> Any:
         options: keyword arguments of the cluster.
 
     Raises:
-        ConfigError: dask-cuda is not installed.
+        ConfigError: dask-cuda is not installed, or finds no GPU.
     """
     module = _extra("local_gpu")
-    return module.LocalCUDACluster(n_workers=n_workers, **options)
+    try:
+        return module.LocalCUDACluster(n_workers=n_workers, **options)
+    except Exception as error:  # the driver's, whose classes come with dask-cuda alone
+        if type(error).__module__ != "pynvml":
+            raise
+        raise ConfigError(
+            "parallel.env",
+            f"'local_gpu' needs a GPU and its driver on this host: {one_line(str(error))}",
+        ) from error
 
 
 def _local(config: ParallelConfig) -> Any:

@@ -291,7 +291,7 @@ def test_a_missing_package_is_named(
 
 
 class StandInCUDACluster(LocalCluster):
-    """A stand-in for dask_cuda.LocalCUDACluster, which does not even import without a GPU's driver.
+    """A stand-in for dask_cuda.LocalCUDACluster, which asks the GPU's driver when it is made.
 
     Takes, of the keyword arguments that dask-cuda documents, those below, and no others.
     """
@@ -323,6 +323,27 @@ def test_options_reach_the_gpu_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cluster.given == ([1, 0], "8GB", None)
     with pytest.raises(ConfigError, match=r"parallel\.options: .*no_such"):
         make_client({"env": "local_gpu", "options": {"no_such": 1}})
+
+
+class NVMLError(Exception):
+    """A stand-in for that of nvidia-ml-py, which dask-cuda lets through."""
+
+    __module__ = "pynvml"
+
+
+def test_a_host_without_a_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cluster(**options: Any) -> Any:
+        raise NVMLError("NVML Shared Library Not Found")
+
+    standin = types.ModuleType("dask_cuda")
+    standin.LocalCUDACluster = cluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_cuda", standin)
+    with pytest.raises(ConfigError) as caught:
+        make_client({"env": "local_gpu"})
+    assert str(caught.value) == (
+        "parallel.env: 'local_gpu' needs a GPU and its driver on this host: NVML Shared Library "
+        "Not Found"
+    )
 
 
 def test_kubernetes_without_a_cluster() -> None:
