@@ -21,6 +21,7 @@ from distributed.protocol.pickle import loads
 
 from espnet3.parallel.batch_sizer import TASK_SECONDS, BatchSizer
 from espnet3.parallel.worker_env import bound_to_env
+from espnet3.parallel.worker_watch import WorkerWatch
 from espnet3.specs.errors import UnserializableResult, WorkersKilled, one_line
 
 BATCHES_PER_THREAD = 2  # under way: one is computed while the next one waits beside it
@@ -155,19 +156,19 @@ def run_batches(
 
     Raises:
         WorkersKilled: an element keeps killing workers; names it.
+        NoWorkers, SubmissionRefused: all workers are gone, and none comes.
         Exception: what `func` raised, with the element and the remote traceback as notes. What is
             under way is cancelled then, and where the caller goes no further.
     """
     batches = _BatchesUnderWay(client, func, kwargs)
     source = iter(elements)
     sizer = BatchSizer(total)
+    watch = WorkerWatch(client)  # workers come and go
     first, more = 0, True
-    look_again = 0.0  # workers come and go
     try:
         while True:
-            if time.monotonic() >= look_again:
-                sizer.n_threads = max(sizer.n_threads, sum(client.nthreads().values()))
-                look_again = time.monotonic() + 1
+            watch.look()
+            sizer.n_threads = watch.n_threads
             while more and batches.room_for_more(
                 sizer.n_threads * (1 if sizer.growing else BATCHES_PER_THREAD)
             ):
@@ -179,7 +180,7 @@ def run_batches(
             batches.send_suspect()
             if not batches.count:
                 return
-            done = batches.next_done()
+            done = batches.next_done(watch)
             if done is None:
                 continue
             batch_done, outcome = done
@@ -262,8 +263,12 @@ class _BatchesUnderWay:
             self._alone = True
             self.send(self._suspects.popleft())
 
-    def next_done(self) -> tuple[_Batch, _Done] | None:
+    def next_done(self, watch: WorkerWatch) -> tuple[_Batch, _Done] | None:
         """Wait for the next finished batch; None where one has to be tried again."""
+        while not self._completed.has_ready() and not self._completed.is_empty():
+            watch.look()
+            with self._completed.thread_condition:
+                self._completed.thread_condition.wait(0.1)
         future = next(self._completed)
         batch = self._batches.pop(future)
         alone, self._alone = self._alone, False

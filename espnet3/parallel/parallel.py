@@ -7,14 +7,13 @@ names of 2026 for the same functions.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from distributed import Client, Status, WorkerPlugin
 
 from espnet3.parallel.batches import run_batches
-from espnet3.parallel.clusters import job_ids, make_cluster, reasons, refusal
+from espnet3.parallel.clusters import make_cluster
 from espnet3.parallel.clusters import make_local_gpu_cluster as make_local_gpu_cluster
 from espnet3.parallel.config import get_parallel_config as get_parallel_config
 from espnet3.parallel.config import set_parallel as set_parallel
@@ -25,12 +24,19 @@ from espnet3.parallel.worker_env import (
     require_no_conflict,
 )
 from espnet3.parallel.worker_env import wrap_func_with_worker_env as wrap_func_with_worker_env
+from espnet3.parallel.worker_watch import wait_for_a_worker
 from espnet3.specs.config import ParallelConfig, as_parallel_config
-from espnet3.specs.errors import ConfigError, NoWorkers, SubmissionRefused
+from espnet3.specs.errors import ConfigError
 
 
 class EspnetClient(Client):
-    """A Dask client that keeps the plugin call of ESPnet3's guide."""
+    """A Dask client that keeps the plugin call of ESPnet3's guide.
+
+    Attributes:
+        parallel_config: what its cluster was made from.
+    """
+
+    parallel_config: ParallelConfig | None = None
 
     def register_worker_plugin(self, plugin: WorkerPlugin, name: str | None = None) -> Any:
         """Register a worker plugin; `Client.register_plugin` under its former name."""
@@ -58,22 +64,11 @@ def make_client(config: Any = None) -> EspnetClient:
         cluster = make_cluster(parallel)
         undo.callback(close_cluster, cluster)
         client = EspnetClient(cluster, set_as_default=False)
+        client.parallel_config = parallel
         undo.callback(close_client, client)
-        _wait_for_a_worker(client, parallel)
+        wait_for_a_worker(client, parallel)
         undo.pop_all()
     return client
-
-
-def _wait_for_a_worker(client: Client, config: ParallelConfig) -> None:
-    deadline = time.monotonic() + config.start_timeout
-    while (left := deadline - time.monotonic()) > 0:
-        with contextlib.suppress(TimeoutError):
-            client.wait_for_workers(1, timeout=min(left, 1))
-            return
-        refused = refusal(client.cluster)
-        if refused:
-            raise SubmissionRefused(config.env, refused, "try again")
-    raise NoWorkers(config.env, config.start_timeout, reasons(config.env, job_ids(client.cluster)))
 
 
 def close_client(client: Client) -> None:

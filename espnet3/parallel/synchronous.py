@@ -16,7 +16,7 @@ from espnet3.parallel.config import when_set
 from espnet3.parallel.parallel import close_client, make_client
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import UsageError
+from espnet3.specs.errors import SchedulerError, UsageError
 
 
 class ImportPathPlugin(WorkerPlugin):
@@ -150,7 +150,7 @@ def run_synchronously(
     Raises:
         Exception: what `forward` raised, with the item and the remote traceback as notes.
         WorkersKilled: an item keeps killing workers.
-        NoWorkers: the cluster got no worker in time.
+        NoWorkers: the cluster got no worker in time, or lost all and got no other.
         UsageError: this process was forked from one that has a shared client.
     """
     if _within_a_task():
@@ -167,7 +167,7 @@ def run_synchronously(
             title = type(runner).__name__
             for first, values in _progress(batches, title, len(items), show_progress):
                 results[first : first + len(values)] = values
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SchedulerError):
             close_shared_client()  # no worker and no queued job stays behind
             raise
     return results

@@ -64,7 +64,7 @@ class ParallelConfig(BaseModel):
             anything is submitted.
         submit_timeout: seconds after which a submit command that gives no answer is ended, and the
             queue searched for its job.
-        start_timeout: seconds that the synchronous mode waits for a first worker.
+        start_timeout: seconds that the synchronous mode waits for a worker where there is none.
         environment_variables: names of further variables that workers get as they are now.
         trust: whose run directories are believed: `owner` refuses those that the group may write,
             `group` accepts other owners in one's groups; unset, see `docs/trust.md`.

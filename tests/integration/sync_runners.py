@@ -97,6 +97,15 @@ class Misbehaving(BaseRunner):
         return DEEDS[deed](folder)
 
 
+class Wait(BaseRunner):
+    """Waits in its first item for longer than any test."""
+
+    @staticmethod
+    def forward(idx: int, *, folder: str) -> None:
+        Path(folder, "waiting").touch()
+        time.sleep(600)
+
+
 class TwoArgumentsError(Exception):
     """Cannot be unpickled."""
 

@@ -29,7 +29,7 @@ from espnet3.parallel.parallel import (
     wrap_func_with_worker_env,
 )
 from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import ConfigError, SubmissionRefused, WorkersKilled
+from espnet3.specs.errors import ConfigError, NoWorkers, SubmissionRefused, WorkersKilled
 from tests.integration.helpers import ROOT, python
 from tests.integration.sync_runners import (
     Counted,
@@ -209,6 +209,17 @@ def test_an_innocent_neighbour_is_not_blamed() -> None:
         pytest.raises(WorkersKilled, match=r"^item 7 killed"),
     ):
         parallel_map(kill_at_seven, range(9), client=client)
+
+
+def test_workers_that_go_and_are_not_replaced_are_missed() -> None:
+    with get_client({**LOCAL, "n_workers": 1, "start_timeout": 2}) as client:
+        results = parallel_for(double, itertools.count(), client=client)
+        assert next(results) == 0
+        cluster: Any = client.cluster
+        cluster.scale(0)
+        with pytest.raises(NoWorkers, match="no worker came within 2 s"):
+            for _ in results:
+                pass
 
 
 # --- environments ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from espnet3.parallel.parallel import (
 from espnet3.specs.errors import NoWorkers, SubmissionRefused
 from tests.integration.helpers import TINY, noted, wait_for, wrap
 from tests.integration.slurm_cluster import SlurmCluster
-from tests.integration.sync_runners import Env, Misbehaving, Scale, add_offset, make_env
+from tests.integration.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env
 
 JOBS: dict[str, Any] = {
     "env": "slurm",
@@ -97,6 +98,19 @@ def test_slurm_says_why_no_worker_comes(
     assert caught.value.env == "slurm"
     assert slurm.jobs("--states=PENDING,RUNNING") == []
     slurm.run("scontrol", "delete", "PartitionName=wide")
+
+
+def test_slurm_says_why_no_worker_is_replaced(slurm: SlurmCluster, tmp_path: Path) -> None:
+    set_parallel({**with_options(queue="short", walltime="00:04:00"), "start_timeout": 20})
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(Wait(Env({"folder": str(tmp_path)})), [0])
+        wait_for((tmp_path / "waiting").exists, "the item was not begun")
+        slurm.run("scontrol", "update", "PartitionName=short", "State=DOWN")
+        slurm.run("scancel", *(job.id for job in slurm.jobs("--states=RUNNING")))
+        with pytest.raises(NoWorkers, match=r"within 20 s .*PENDING PartitionDown"):
+            call.result()
+    assert slurm.jobs("--states=PENDING,RUNNING") == []
+    slurm.run("scontrol", "update", "PartitionName=short", "State=UP")
 
 
 def test_slurm_refuses_the_job(slurm: SlurmCluster) -> None:
