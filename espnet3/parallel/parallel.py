@@ -7,6 +7,7 @@ names of 2026 for the same functions.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,23 @@ def close_cluster(cluster: Any) -> None:
 
     Ctrl-C at a terminal ends the submit commands too, and the first error ends Dask's close.
     """
+    with _calm_nannies():
+        _close(cluster)
+
+
+@contextlib.contextmanager
+def _calm_nannies() -> Iterator[None]:
+    """A worker that takes its time to end is killed, and that is no news to whoever closes it."""
+    logger = logging.getLogger("distributed.nanny")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _close(cluster: Any) -> None:
     for again in (True, True, False):
         if cluster.status == Status.closing:  # an earlier try: the next would wait for its end
             cluster.status = Status.running

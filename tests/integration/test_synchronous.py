@@ -312,6 +312,32 @@ def test_a_program_ends_without_a_warning(script: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "999000\n", "")
 
 
+LINGERING = """
+import atexit, time
+from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+
+class Lingering(EnvironmentProvider):
+    def build_env_local(self):
+        atexit.register(time.sleep, 600)  # as a worker of a loaded host, or with a large model
+        return {}
+
+class Same(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        return idx
+
+if __name__ == "__main__":
+    set_parallel({"env": "local", "n_workers": 2})
+    print(sum(Same(Lingering({}))(range(5))))
+"""
+
+
+def test_workers_that_are_slow_to_end_are_ended_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "lingering.py").write_text(LINGERING)
+    done = python("-W", "error", str(tmp_path / "lingering.py"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
+
+
 @pytest.mark.parametrize("module", [False, True], ids=["script", "-m"])
 def test_a_script_without_a_guard_is_told_so(script: Path, module: bool) -> None:
     script.write_text(SCRIPT.replace('if __name__ == "__main__":\n    main()', "main()"))
