@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
+import itertools
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dask
+import distributed
 
 from espnet3.parallel.main_guard import require_main_guard
-from espnet3.specs.config import ParallelConfig
+from espnet3.specs.config import ParallelConfig, did_you_mean
 from espnet3.specs.errors import ConfigError, EspnetError, one_line
 
 EXTRAS = {
@@ -58,7 +62,51 @@ def make_cluster(config: ParallelConfig) -> Any:
             cause = cause.__cause__
         if not isinstance(cause, (TypeError, ValueError)):
             raise
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+        if unknown and unknown[1] in config.options:
+            raise _no_such_option(config.env, unknown[1]) from error
         raise ConfigError("parallel.options", one_line(str(cause))) from error
+
+
+def _no_such_option(env: str, name: str) -> ConfigError:
+    first, *others = _makers(env)
+    known = {name for maker in (first, *others) for name in _parameters(maker)}
+    said = f"{first.__name__} has no such option{did_you_mean(name, known)}"
+    return ConfigError(f"parallel.options.{name}", said)
+
+
+def _makers(env: str) -> list[Any]:
+    """What options of an `env` go to: the cluster class, or what it hands them on to."""
+    if env == "local":
+        return [distributed.LocalCluster, distributed.Nanny, distributed.Worker]
+    if env == "local_gpu":
+        return [_extra(env).LocalCUDACluster]
+    if env == "kube":
+        return [_extra(env).KubeCluster]
+    if env == "ssh":
+        return [distributed.SSHCluster]
+    from espnet3._jobqueue import CLUSTERS
+
+    return [CLUSTERS[env], CLUSTERS[env].job_cls]
+
+
+def _parameters(maker: Any) -> set[str]:
+    """Names of the keyword arguments of a function, or of a class and its bases.
+
+    Those of Dask's base of all clusters are none that a user sets.
+    """
+    calls = [maker]
+    if inspect.isclass(maker):
+        bases = itertools.takewhile(lambda base: base is not distributed.SpecCluster, maker.__mro__)
+        calls = [vars(base).get("__init__") for base in bases]
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {
+        parameter.name
+        for call in calls
+        if inspect.isfunction(call)
+        for parameter in inspect.signature(call).parameters.values()
+        if parameter.kind in named and parameter.name != "self"
+    }
 
 
 def _made_whole(config: ParallelConfig) -> Any:
@@ -105,12 +153,10 @@ def make_local_gpu_cluster(n_workers: int, options: dict[str, Any]) -> Any:
 
 
 def _local(config: ParallelConfig) -> Any:
-    from distributed import LocalCluster
-
     # One thread: models are rarely safe to call from several. Any port for the dashboard: the usual
     # one may be taken.
     defaults: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0"}
-    return LocalCluster(n_workers=config.n_workers, **{**defaults, **config.options})
+    return distributed.LocalCluster(n_workers=config.n_workers, **{**defaults, **config.options})
 
 
 def _local_gpu(config: ParallelConfig) -> Any:
@@ -123,8 +169,6 @@ def _kube(config: ParallelConfig) -> Any:
 
 
 def _ssh(config: ParallelConfig) -> Any:
-    from distributed import SSHCluster
-
     if "hosts" not in config.options:
         raise ConfigError(
             "parallel.options.hosts",
@@ -133,7 +177,7 @@ def _ssh(config: ParallelConfig) -> Any:
     _extra("ssh")
     options: dict[str, Any] = dict(config.options)
     options.setdefault("remote_python", _PYTHON)
-    return SSHCluster(**options)
+    return distributed.SSHCluster(**options)
 
 
 def _jobqueue(config: ParallelConfig) -> Any:

@@ -332,8 +332,8 @@ def test_options_reach_the_gpu_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         cluster: Any = client.cluster
         assert len(cluster.workers) == 2
     assert cluster.given == ([1, 0], "8GB", None)
-    with pytest.raises(ConfigError, match=r"parallel\.options: .*no_such"):
-        make_client({"env": "local_gpu", "options": {"no_such": 1}})
+    with pytest.raises(ConfigError, match=r"memory: .*did you mean device_memory_limit\?"):
+        make_client({"env": "local_gpu", "options": {"device_memory": 1}})
 
 
 class NVMLError(Exception):
@@ -374,7 +374,24 @@ def test_kubernetes_without_a_cluster() -> None:
     [
         ({"env": "ssh"}, "parallel.options.hosts: is missing"),
         ({"env": "slurm", "options": {"memory": "1GB"}}, "parallel.options: .*cores"),
-        ({"env": "local", "options": {"no_such": 1}}, "parallel.options: .*no_such"),
+        ({"env": "local", "options": {"no_such": 1}}, r"options\.no_such: .*no such option"),
+        (
+            {"env": "local", "options": {"thread_per_worker": 2}},
+            r"parallel\.options\.thread_per_worker: LocalCluster has no such option; did you mean "
+            r"threads_per_worker\?$",
+        ),
+        (
+            {"env": "slurm", "options": {"cores": 1, "memory": "1GB", "que": "gpu"}},
+            r"parallel\.options\.que: SLURMCluster has no such option; did you mean queue\?$",
+        ),
+        (
+            {"env": "lsf", "options": {"cores": 1, "memory": "1GB", "wall_time": "1:00"}},
+            r"wall_time: LSFCluster has no such option; did you mean walltime\?$",
+        ),
+        (
+            {"env": "ssh", "options": {"hosts": ["a", "b"], "worker_option": {}}},
+            r"worker_option: SSHCluster has no such option; did you mean worker_options\?$",
+        ),
     ],
 )
 def test_wrong_options(config: dict[str, Any], says: str) -> None:
