@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from espnet3.parallel import set_parallel, synchronous
@@ -118,7 +118,19 @@ def test_local_and_synchronous_results_are_equal(values: list[Any], batch_size: 
     assert list(map(repr, remote)) == list(map(repr, local))  # 1 == 1.0 == True, 0.0 == -0.0
 
 
-@settings(max_examples=2, deadline=None, phases=[Phase.generate])
+# What looks like something else in JSON, in Python or in a file of results.
+EXOTIC: list[Any] = [
+    None, True, 1, 1.0, 0, 0.0, -0.0, False, 5e-324, 1.7976931348623157e308, 0.1 + 0.2, 2**53 + 1,
+    2**63 - 1, -(2**63), "", "null", "1", "\n", "\r\n", "\u2028\x00\x7f", "\U0001f600", "e\u0301",
+    '"\\/', [], {}, [[]], [None], [{}], {"": {"": []}}, {"item": 0, "result": 1}, {"error": "no"},
+    {"schema_version": 1}, {"a": {"$ref": "#"}, "__main__": "__reduce__"}, {"1": 1, "true": True},
+    {"z": 1, "a": 2}, [1, [2, [3, [4, [5, [6, [7, [8]]]]]]]], "x" * 100_000,
+]  # fmt: skip
+
+
+@example(values=EXOTIC, batch_size=None)
+@example(values=EXOTIC, batch_size=4)
+@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(values=st.lists(JSON, min_size=20, max_size=60), batch_size=BATCH_SIZES)
 def test_all_modes_give_equal_results(values: list[Any], batch_size: int | None) -> None:
     runner = Look(Env({"values": values}), batch_size=batch_size)
