@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,16 @@ from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskSta
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.pbs_words import queued_words, task_state
+from espnet3.schedulers.qsub_style import (
+    handfuls,
+    id_line,
+    is_array,
+    log_line,
+    plain_arguments,
+    short_name,
+    without_name,
+)
+from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
@@ -24,11 +33,7 @@ if TYPE_CHECKING:
 
 # Where the server does not say; pbs_server_attributes(7B). Torque has no limit then.
 _MOST_TASKS = 10000
-# In older servers, and in Torque; qsub(1B), -N.
-_LONGEST_NAME = 15
 _JOB_ID = re.compile(r"[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9._-]+)?")
-# How many ids one command is given, so that its line does not become too long.
-_IDS_AT_ONCE = 500
 _FIELDS = (
     "Job_Name", "job_state", "substate", "comment", "depend", "Hold_Types", "Exit_status",
     "exit_status", "resources_used.walltime", "Resource_List.walltime",
@@ -87,16 +92,7 @@ class PbsScheduler(Scheduler):
             self._torque = not pro
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
-        import hashlib  # workers, which import the dialects, never come here
-
-        whole = super().unique_name(prefix, run_id, number, position)
-        bits = int.from_bytes(hashlib.blake2b(whole.encode(), digest_size=8).digest(), "big")
-        letters = "abcdefghijklmnopqrstuvwxyz234567"
-        digest = "".join(letters[bits >> 5 * i & 31] for i in range(11))
-        plain = re.sub(r"[^A-Za-z0-9]", "", prefix)
-        plain = plain if plain[:1].isalpha() else f"e{plain}"
-        # No "-": Torque appends "-7" to the names of an array's tasks.
-        return f"{plain[: _LONGEST_NAME - len(digest) - 1]}_{digest}"
+        return short_name(prefix, super().unique_name(prefix, run_id, number, position))
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         walltime = options.get("walltime")
@@ -104,40 +100,30 @@ class PbsScheduler(Scheduler):
         if seconds is None or "-" not in str(walltime):
             return dict(options)
         # PBS knows no days; pbs_resources(7B), "walltime".
-        minutes, rest = divmod(int(seconds), 60)
-        return {**options, "walltime": f"{minutes // 60}:{minutes % 60:02}:{rest:02}"}
+        return {**options, "walltime": hours_minutes_seconds(seconds)}
 
     def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        # What a job prints is kept on its node until it ends, and copied by a path in which ":"
-        # ends a host's name; so the script writes its log itself.
-        words = ["-N", job.name, "-j", "oe", "-o", "/dev/null"]
-        if _is_array(job, array=array):
+        words = plain_arguments(job.name)
+        if is_array(job, array=array):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             words += ["-t" if self._torque else "-J", f"0-{job.n_tasks - 1}{throttle}"]
         return words
 
     def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        before, _, after = job.log.partition("{index}")
-        folder = shlex.quote(f"{log_directory}/{before}")
-        index = '"${PBS_ARRAY_INDEX:-$PBS_ARRAYID}"' if _is_array(job, array=array) else "0"
-        return [f"exec >>{folder}{index}{shlex.quote(after)} 2>&1"]
+        index = '"${PBS_ARRAY_INDEX:-$PBS_ARRAYID}"' if is_array(job, array=array) else "0"
+        return [log_line(job, log_directory, index)]
 
     def amended(
         self, script: str, job: PlannedJob, log_directory: str, *, array: bool, after: str | None
     ) -> str:
-        # The command line has the name; a long one here is refused by some.
-        return re.sub(r"^#PBS -N .*\n", "", script, count=1, flags=re.MULTILINE)
+        return without_name(script)
 
     def after_argument(self, job_id: str) -> list[str]:
         kind = "afteranyarray" if self._torque and "[" in job_id else "afterany"
         return ["-W", f"depend={kind}:{job_id}"]
 
     def parse_job_id(self, output: str) -> str | None:
-        # A line of its own; sites print banners around it, with plain numbers maybe.
-        lines = [line.strip() for line in output.splitlines()]
-        ids = [line for line in lines if _JOB_ID.fullmatch(line)]
-        named = [job_id for job_id in ids if "." in job_id]
-        return [*ids, *named][-1] if ids else None
+        return id_line(output, _JOB_ID)
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else job_id.replace("[]", f"[{index}]")
@@ -184,7 +170,7 @@ class PbsScheduler(Scheduler):
         return [AcceptedJob(name=name, job_id=ids[name]) for name in sorted(ids)]
 
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for ids in _some(job.job_id for job in jobs):
+        for ids in handfuls((job.job_id for job in jobs), _JOB_ID):
             answer = await self._ask("qdel", *ids)
             _check(answer)
 
@@ -209,7 +195,7 @@ class PbsScheduler(Scheduler):
         """What is known of jobs, and of each task of arrays among them."""
         await self.prepare()
         rows: list[_Row] = []
-        for ids in _some(job_ids):
+        for ids in handfuls(job_ids, _JOB_ID):
             # Both print this form, in all versions, and nothing in a job's variables makes it
             # unreadable, as it does the JSON of PBS Pro.
             answer = await self._with_ended("qstat", "-f", *(["-t"] if tasks else []), *ids)
@@ -229,11 +215,6 @@ class PbsScheduler(Scheduler):
         return await ask(self.name, command, environ=self.scrubbed(os.environ))
 
 
-def _is_array(job: PlannedJob, *, array: bool) -> bool:
-    """PBS Pro refuses arrays of one task."""
-    return array and job.n_tasks > 1
-
-
 def _check(answer: Answer) -> None:
     """Raise for what a command complains of, unless it is of jobs that are gone.
 
@@ -245,13 +226,6 @@ def _check(answer: Answer) -> None:
     if answer.code != 0 and (problems or not said):
         words = "\n".join(problems) or answer.out or f"exit code {answer.code}"
         raise SchedulerUnavailable(PbsScheduler.name, words)
-
-
-def _some(job_ids: Iterable[str]) -> Iterator[list[str]]:
-    """The ids that are such, in handfuls; a damaged file could give a command another option."""
-    ids = [job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)]
-    for first in range(0, len(ids), _IDS_AT_ONCE):
-        yield ids[first : first + _IDS_AT_ONCE]
 
 
 def _parsed(output: str) -> Iterator[_Row]:

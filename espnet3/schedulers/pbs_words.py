@@ -73,16 +73,37 @@ def _comment(fields: Mapping[str, str]) -> str:
 
 
 def _ended(fields: Mapping[str, str], *, torque: bool) -> TaskState:
-    text = fields.get("Exit_status", fields.get("exit_status", ""))
-    code = int(text) if re.fullmatch(r"-?\d{1,9}", text) else 0
+    used = clock_seconds(fields.get("resources_used.walltime"), lone="seconds")
+    limit = clock_seconds(fields.get("Resource_List.walltime"), lone="seconds")
+    return ended(
+        fields.get("Exit_status", fields.get("exit_status", "")),
+        torque=torque,
+        over=used is not None and limit is not None and used >= limit,
+        cancelled=fields.get("substate") == _TERMINATED,
+    )
+
+
+def ended(
+    status: str, *, torque: bool, over: bool, cancelled: bool, scheduler: str = "PBS"
+) -> TaskState:
+    """What is known of a task that has ended.
+
+    Args:
+        status: its exit status; anything but a number where that is not known.
+        torque: whether it is Torque's.
+        over: whether it ran as long as it was allowed to.
+        cancelled: whether somebody asked to stop it.
+        scheduler: who tells it, for a person.
+    """
+    code = int(status) if re.fullmatch(r"-?\d{1,9}", status) else 0
     signal = _signal(code)
     stopped = _LIMITS[torque].get(code, "")
-    if not stopped and code and _over_walltime(fields):
+    if not stopped and code and over:
         stopped = "time limit"
-    elif not stopped and fields.get("substate") == _TERMINATED:
+    elif not stopped and cancelled:
         stopped = "cancelled"
     if code < 0:
-        said = "" if stopped else f"PBS could not run it, exit status {code}"
+        said = "" if stopped else f"{scheduler} could not run it, exit status {code}"
     else:
         said = f"signal {signal}" if signal else f"exit code {code}" * bool(code)
     return TaskState("ended", "", said, signal, stopped)
@@ -94,9 +115,3 @@ def _signal(code: int) -> int:
         if base < code <= base + 64:
             return code - base
     return 0
-
-
-def _over_walltime(fields: Mapping[str, str]) -> bool:
-    used = clock_seconds(fields.get("resources_used.walltime"), lone="seconds")
-    limit = clock_seconds(fields.get("Resource_List.walltime"), lone="seconds")
-    return used is not None and limit is not None and used >= limit

@@ -44,3 +44,14 @@ def clock_seconds(
     else:
         hours, minutes, seconds = 0.0, *fields
     return days * 86400 + hours * 3600 + minutes * 60 + seconds
+
+
+def hours_minutes_seconds(seconds: float) -> str:
+    """A time limit for schedulers that know no days.
+
+    Example:
+        >>> hours_minutes_seconds(129600)
+        '36:00:00'
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
