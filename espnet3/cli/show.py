@@ -83,7 +83,8 @@ def submitted(result: Submitted) -> None:
     if result.number is None:
         pairs.append(("submission", "none, there is nothing to submit"))
     else:
-        pairs.append(("submission", f"{result.number:04d}"))
+        numbers = [result.number, *result.further]
+        pairs.append(("submission", " ".join(f"{number:04d}" for number in numbers)))
         pairs.append(("shards", str(len(result.ranks))))
         pairs.append(("jobs", _shortened(result.job_ids)))
     if result.withdrawn:
@@ -112,6 +113,7 @@ def submitted_document(result: Submitted) -> dict[str, Any]:
     return {
         "run_dir": result.run_dir,
         "submission": result.number,
+        "further_submissions": result.further,
         "ranks": result.ranks,
         "job_ids": result.job_ids,
         "left_alone": result.left_alone,

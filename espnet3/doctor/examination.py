@@ -112,7 +112,8 @@ async def examine(
     store = open_store(f"{os.fspath(folder).rstrip('/')}/{name}")
     run_dir = f"{store.root}/run"
     await asyncio.to_thread(_prepare, store)
-    one = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
+    one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
+    one["overrides"] = []
     config = parallel.model_copy(update=one)
     visitor = Visitor({"folder": store.root, "env": parallel.env})
     try:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -40,6 +41,46 @@ Env = Literal[
 ]
 PlainJson = Annotated[JsonValue, AfterValidator(finite)]
 ENVS: tuple[str, ...] = get_args(Env)
+_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+
+
+def _rank_words(given: object) -> str:
+    """Ranks as one text: from a number, from text such as `3,20-25`, or from a list of these."""
+    words: list[str] = []
+    for one in given if isinstance(given, list) else [given]:
+        if not isinstance(one, int | str) or isinstance(one, bool):
+            raise PydanticCustomError("ranks", "must be ranks such as 3,20-25 or a list of them")
+        words += str(one).split(",")
+    for word in words:
+        span = _SPAN.fullmatch(word.strip())
+        if span is None:
+            raise PydanticCustomError("ranks", "must be ranks such as 3,20-25 or a list of them")
+        if span[2] is not None and int(span[2]) < int(span[1]):
+            raise PydanticCustomError("ranks", "has a range that ends before it begins")
+    return ",".join(word.strip() for word in words)
+
+
+class Override(BaseModel):
+    """Other options for some shards (`docs/decisions/0012-overrides.md`).
+
+    Attributes:
+        ranks: the shards, as in `3,20-25`.
+        options: what is different for them; as for a resume, keys such as `n_workers` too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    ranks: Annotated[str, BeforeValidator(_rank_words)]
+    options: Annotated[dict[str, PlainJson], Field(min_length=1)]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last rank of each range.
+
+        >>> Override(ranks="3,20-25", options={"memory": "64GB"}).spans()
+        [(3, 3), (20, 25)]
+        """
+        spans = [word.partition("-") for word in self.ranks.split(",")]
+        return [(int(first), int(last or first)) for first, _, last in spans]
 
 
 class ParallelConfig(BaseModel):
@@ -49,6 +90,7 @@ class ParallelConfig(BaseModel):
         env: where the work runs; one of `ENVS`.
         n_workers: how many workers (tasks) run at the same time.
         options: keyword arguments of Dask's cluster or job class, unchanged.
+        overrides: other options for some shards, in the asynchronous mode.
         async_mode: submit and return at once instead of waiting for results.
         n_shards: how many shards a run has; `n_workers` where unset.
         shards_per_job: how many shards one job (array task) computes one after the other, so that
@@ -75,6 +117,7 @@ class ParallelConfig(BaseModel):
     env: Env = "local"
     n_workers: Annotated[int, Field(ge=1)] = 1
     options: dict[str, PlainJson] = {}
+    overrides: list[Override] = []
     async_mode: bool = False
     n_shards: Annotated[int, Field(ge=1)] | None = None
     shards_per_job: Annotated[int, Field(ge=1)] = 1

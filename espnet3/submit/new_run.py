@@ -6,14 +6,15 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 from espnet3.specs import layout
 from espnet3.specs.config import ParallelConfig, as_parallel_config
 from espnet3.specs.current import get_current
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
-from espnet3.specs.items import ItemList, ItemRange, plan_items
+from espnet3.specs.items import plan_items
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import RunSpec, decode, encode, now
 from espnet3.specs.store import Store, open_store
@@ -21,17 +22,11 @@ from espnet3.specs.trust import require_scripts, require_trusted, tightened
 from espnet3.status.observe import observe
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.launchers import make_launcher
+from espnet3.submit.overrides import Groups, submit_portions
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
 from espnet3.submit.resumption import choose_ranks, submit_missing
-from espnet3.submit.submission import (
-    Overtaken,
-    Submitted,
-    all_ranks,
-    array_size,
-    make_submission,
-    submit_ranks,
-)
+from espnet3.submit.submission import Overtaken, Submitted, make_submission
 from espnet3.submit.surroundings import surroundings_here
 
 
@@ -70,17 +65,17 @@ async def submit(
         ... # doctest: +SKIP
     """
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
-    store, plan, config, launcher = ready[:4]
+    store, plan, groups = ready[:3]
+    submitted: list[Submitted] = []
     if ready.existing is None:
-        await launcher.prepare()
-        size = await array_size(config, launcher)
-        if config.preflight:
+        portions = await groups.portions(range(plan.run.world_size))
+        if groups.config.preflight:
             await preflight(plan.run)
         if await asyncio.to_thread(_write_plan, store, plan):
-            ranks = all_ranks(plan.run.world_size)
             with contextlib.suppress(Overtaken):
-                return await submit_ranks(store, plan.run, config, launcher, ranks, size, number=1)
-    return await submit_missing(store, await observe(store), config, launcher)
+                await submit_portions(store, plan.run, groups, portions, 1, 0, submitted)
+                return reduce(Submitted.and_then, submitted)
+    return await submit_missing(store, await observe(store), groups, submitted=submitted)
 
 
 async def dry_run(
@@ -100,20 +95,21 @@ async def dry_run(
         As `submit`.
     """
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
-    store, plan, config, launcher = ready[:4]
-    run, number = ready.existing or plan.run, 1
-    ranks: ItemRange | ItemList = all_ranks(run.world_size)
+    store, plan, groups = ready[:3]
+    run, first = ready.existing or plan.run, 1
+    chosen: Sequence[int] = range(run.world_size)
     if ready.existing is not None:
         seen = await observe(store)
-        number = len(seen.submissions) + 1
+        first = len(seen.submissions) + 1
         chosen, _ = choose_ranks(seen.status)
         if not chosen:
             return []
-        ranks = plan_items(chosen)
-    await launcher.prepare()
-    size = await array_size(config, launcher)
-    submission = make_submission(store, run, config, launcher, ranks, size, number=number)
-    return [launcher.render(submission, job) for job in submission.jobs]
+    shown: list[Rendered] = []
+    portions = await groups.portions(chosen)
+    for number, (config, launcher, ranks, size) in enumerate(portions, first):
+        submission = make_submission(store, run, config, launcher, ranks, size, number=number)
+        shown += [launcher.render(submission, job) for job in submission.jobs]
+    return shown
 
 
 class _Ready(NamedTuple):
@@ -121,8 +117,7 @@ class _Ready(NamedTuple):
 
     store: Store
     plan: Plan
-    config: ParallelConfig
-    launcher: Launcher
+    groups: Groups
     existing: RunSpec | None
 
 
@@ -133,7 +128,11 @@ async def _prepare(
     current = get_current() if parallel is None else parallel
     config = ParallelConfig() if current is None else as_parallel_config(current)
     check_runner(runner)
-    launcher = await asyncio.to_thread(make_launcher, config, type(runner))
+
+    def make(changed: ParallelConfig) -> Launcher:
+        return make_launcher(changed, type(runner))
+
+    launcher = await asyncio.to_thread(make, config)
     surroundings = await asyncio.to_thread(
         surroundings_here, launcher.python, config.environment_variables
     )
@@ -154,7 +153,8 @@ async def _prepare(
         config = config.model_copy(update={"trust": strict})
     await asyncio.to_thread(require_trusted, store, config.trust)
     await asyncio.to_thread(require_scripts, plan.run, config.trust)
-    return _Ready(store, plan, config, launcher, existing)
+    groups = await asyncio.to_thread(Groups, config, plan.run.world_size, launcher, make)
+    return _Ready(store, plan, groups, existing)
 
 
 def _new_run_dir(folder: str) -> str:

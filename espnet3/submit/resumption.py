@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Literal, get_args
 
 from espnet3.specs import layout
 from espnet3.specs.config import ParallelConfig, parse_parallel
 from espnet3.specs.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
-from espnet3.specs.items import plan_items
 from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
 from espnet3.specs.plain import plain_json
 from espnet3.specs.references import find_class
@@ -30,8 +30,9 @@ from espnet3.status.observe import Observation, observe
 from espnet3.status.shard_states import LIVE, RunStatus
 from espnet3.submit.launch import Launcher
 from espnet3.submit.launchers import make_launcher
+from espnet3.submit.overrides import Groups, set_for_all, submit_portions
 from espnet3.submit.preflight import preflight
-from espnet3.submit.submission import Overtaken, Submitted, array_size, submit_ranks
+from espnet3.submit.submission import Overtaken, Submitted
 from espnet3.submit.surroundings import refuse_in_worker
 from espnet3.submit.withdrawals import Finding, find_damaged, find_failed, withdraw
 
@@ -60,7 +61,8 @@ async def resume(
         ranks: only these shards, as ranks or paths of their spec files; all where unset.
         options: options to override, such as `{"memory": "64GB"}`, or one of `n_workers`,
             `shards_per_job`, `job_array`, `max_array_size`, `max_errors` and `submit_timeout`.
-            The others, and the rest of the parallel config, are those of the last submission.
+            They hold for all that is submitted, whatever `overrides` says; the others, and the
+            rest of the parallel config, are those of the last submission.
         force: also shards that seem to be queued or running; the first finisher wins.
         repair: read all results of the shards that are done, and compute again what is not what
             its receipt vouched for.
@@ -105,8 +107,8 @@ async def resume(
     config = config.model_copy(update={"trust": policy})
     await asyncio.to_thread(_require_trusted, store, seen, policy)
     if options:
-        config = _overridden(config, _plain_options(options))
-    launcher = await asyncio.to_thread(_launcher, config, seen.run)
+        config = set_for_all(config, _plain_options(options))
+    groups = await asyncio.to_thread(_groups, config, seen.run)
     findings: dict[int, Finding] = {}
     receipts = {
         rank: generation
@@ -126,7 +128,7 @@ async def resume(
         await asyncio.to_thread(withdraw, store, receipts, findings, errors_from)
         seen = await observe(store)
     submitted = await submit_missing(
-        store, seen, config, launcher, wanted, force=force, failed=failed, checked=bool(findings)
+        store, seen, groups, wanted, force=force, failed=failed, checked=bool(findings)
     )
     return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
 
@@ -134,49 +136,52 @@ async def resume(
 async def submit_missing(
     store: Store,
     seen: Observation,
-    config: ParallelConfig,
-    launcher: Launcher,
+    groups: Groups,
     wanted: list[int] | None = None,
     *,
     force: bool = False,
     failed: bool = False,
     checked: bool = False,
+    submitted: list[Submitted] | None = None,
 ) -> Submitted:
     """Submit the shards of an observed run that are missing; see `resume`.
 
     Args:
         store: the run directory.
         seen: what is known of the run.
-        config: the parallel config.
-        launcher: made for it.
+        groups: its shards by their options.
         wanted: only these shards; all where unset.
         force: also those that seem to be queued or running.
         failed: compute recorded items again.
         checked: whether provider and runner were rebuilt in a clean process already.
+        submitted: what the caller has submitted of the run already.
     """
-    checked = checked or not config.preflight
+    checked = checked or not groups.config.preflight
+    submitted = [] if submitted is None else submitted
     while True:
         await asyncio.to_thread(_record_found_jobs, store, seen)
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
-        if not chosen:
-            return Submitted(store.root, None, [], [], left_alone)
-        await launcher.prepare()
-        size = await array_size(config, launcher)
-        if not checked:
-            await preflight(seen.run)
-            checked = True
-        number = _next_number(seen)
-        errors_from = number if failed else _errors_from(seen, chosen)
-        try:
-            submitted = await submit_ranks(
-                store, seen.run, config, launcher, plan_items(chosen), size, number, errors_from
-            )
-        except Overtaken:
-            # Or what has the name is no file, and nobody would ever see a submission there.
-            await asyncio.to_thread(store.await_listed, layout.submission(number))
-            seen = await observe(store)
-        else:
-            return replace(submitted, left_alone=left_alone)
+        before = {rank for part in submitted for rank in part.ranks}
+        chosen = [rank for rank in chosen if rank not in before]
+        left_alone = {rank: why for rank, why in left_alone.items() if rank not in before}
+        if chosen:
+            portions = await groups.portions(chosen)
+            if not checked:
+                await preflight(seen.run)
+                checked = True
+            number = _next_number(seen)
+            errors_from = number if failed else _errors_from(seen, chosen)
+            try:
+                await submit_portions(
+                    store, seen.run, groups, portions, number, errors_from, submitted
+                )
+            except Overtaken as error:
+                # Or what has the name is no file, and nobody would ever see a submission there.
+                await asyncio.to_thread(store.await_listed, layout.submission(error.number))
+                seen = await observe(store)
+                continue
+        nothing = Submitted(store.root, None, [], [], {})
+        return replace(reduce(Submitted.and_then, submitted, nothing), left_alone=left_alone)
 
 
 def _next_number(seen: Observation) -> int:
@@ -265,38 +270,24 @@ def _rank_of_spec(run: RunSpec, path: str) -> int:
     return spec.rank
 
 
-_BESIDE = frozenset(
-    {"n_workers", "shards_per_job", "job_array", "max_array_size", "max_errors", "submit_timeout"}
-)
-
-
-def _overridden(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelConfig:
-    """The config with other options, or with other values of the keys beside them."""
-    for name in changes:
-        # No scheduler has such an option, and `env: local` would pass it over in silence.
-        if name not in _BESIDE and name in ParallelConfig.model_fields:
-            raise UsageError(
-                f"{name}: cannot be changed by a resume; beside the scheduler's options "
-                f"these can: {', '.join(sorted(_BESIDE))}"
-            )
-    beside = {name: value for name, value in changes.items() if name in _BESIDE}
-    options = {name: value for name, value in changes.items() if name not in _BESIDE}
-    return parse_parallel(
-        {**config.model_dump(), **beside, "options": {**config.options, **options}}
-    )
-
-
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     plain = plain_json(dict(options), "options")
     return plain if isinstance(plain, dict) else {}
 
 
-def _launcher(config: ParallelConfig, run: RunSpec) -> Launcher:
-    """The launcher; the runner's class is imported for its hook."""
+def _groups(config: ParallelConfig, run: RunSpec) -> Groups:
+    """The shards by their options; the runner's class is imported for its hook."""
     if config.env == "local":
-        return make_launcher(config, object)
-    with _import_path(run):
-        return make_launcher(config, find_class(run.runner))
+        runner: type[Any] = object
+    else:
+        with _import_path(run):
+            runner = find_class(run.runner)
+
+    def make(changed: ParallelConfig) -> Launcher:
+        with _import_path(run):  # the hook may import something, too
+            return make_launcher(changed, runner)
+
+    return Groups(config, run.world_size, make(config), make)
 
 
 @contextlib.contextmanager

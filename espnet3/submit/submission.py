@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
@@ -42,6 +42,7 @@ class Submitted:
         left_alone: rank -> why, for wanted shards that were not submitted (done or live).
         withdrawn: rank -> why, for shards that were done and are computed again (`repair`, or
             `items="failed"`).
+        further: numbers of the submissions besides `number`, where `overrides` ask for them.
     """
 
     run_dir: str
@@ -50,6 +51,18 @@ class Submitted:
     job_ids: list[str]
     left_alone: dict[int, str]
     withdrawn: dict[int, str] = field(default_factory=dict)
+    further: list[int] = field(default_factory=list)
+
+    def and_then(self, other: Submitted) -> Submitted:
+        """This and a further submission, as one."""
+        if self.number is None or other.number is None:
+            return other if self.number is None else self
+        return replace(
+            self,
+            ranks=sorted([*self.ranks, *other.ranks]),
+            job_ids=[*self.job_ids, *other.job_ids],
+            further=[*self.further, other.number, *other.further],
+        )
 
 
 def all_ranks(world_size: int) -> ItemRange:
@@ -74,8 +87,12 @@ def make_submission(
     *,
     number: int,
     errors_from: int = 0,
+    of_all: ParallelConfig | None = None,
 ) -> Submission:
-    """The intent to submit some shards; nothing is written or launched."""
+    """The intent to submit some shards; nothing is written or launched.
+
+    `of_all` is the config of all shards, with the overrides; `config` where unset.
+    """
     n_tasks = -(-len(ranks) // config.shards_per_job)
     scheduler = get_scheduler(config.env)
     jobs = [
@@ -94,7 +111,7 @@ def make_submission(
         n_workers=config.n_workers,
         shards_per_job=config.shards_per_job,
         options=launcher.options,
-        parallel=config.model_dump(),
+        parallel=(of_all or config).model_dump(),
         worker_command=[
             *shlex.split(launcher.python),
             *("-P", "-m", "espnet3.worker"),
@@ -126,7 +143,11 @@ def _log_directory(store: Store, run: RunSpec, launcher: Launcher) -> str:
 
 
 class Overtaken(Exception):
-    """Somebody else submitted shards of the run since it was looked at."""
+    """Somebody else submitted shards of the run since it was looked at, by this number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 async def submit_ranks(
@@ -138,6 +159,7 @@ async def submit_ranks(
     max_array_size: int,
     number: int,
     errors_from: int = 0,
+    of_all: ParallelConfig | None = None,
 ) -> Submitted:
     """Submit some shards of a run whose plan is written.
 
@@ -153,6 +175,7 @@ async def submit_ranks(
         max_array_size: how many tasks one array may have.
         number: one more than that of the last submission that was seen when the ranks were chosen.
         errors_from: recorded errors count from attempts of this submission on.
+        of_all: the config that a later resume starts from; `config` where unset.
 
     Raises:
         Overtaken: another submission took this number; choose the ranks again.
@@ -163,7 +186,7 @@ async def submit_ranks(
     submission = await asyncio.to_thread(
         lambda: make_submission(
             store, run, config, launcher, ranks, max_array_size, number=number,
-            errors_from=errors_from,
+            errors_from=errors_from, of_all=of_all,
         )
     )  # fmt: skip
     try:
@@ -189,7 +212,7 @@ async def submit_ranks(
             if to_record:
                 await asyncio.to_thread(_record, store, submission, accepted, None)
         except FileTaken:
-            raise Overtaken from None
+            raise Overtaken(number) from None
         except BaseException as error:
             # Also where the user presses Ctrl-C: what was accepted by then must be known. This
             # process is about to give up, so it may block the event loop.

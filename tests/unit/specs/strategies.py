@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from espnet3.specs.config import ParallelConfig
+from espnet3.specs.config import Override, ParallelConfig
 from espnet3.specs.items import ItemList, ItemRange, count_batches
 from espnet3.specs.models import MAX_SHARDS, Receipt, ResultPart, RunSpec, Submission, Withdrawal
 
@@ -56,6 +56,9 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
     }
     if model is Submission:
         drawn["ranks"] = RANKS
+    if model is Override:
+        drawn["ranks"] = st.sampled_from(["0", "3,20-25", "7-9,1"])
+        drawn["options"] = st.dictionaries(TEXT, JSON, min_size=1, max_size=3)
     if model is ParallelConfig:
         return st.fixed_dictionaries(drawn).map(_config)  # type: ignore[arg-type]
     if model is Withdrawal:

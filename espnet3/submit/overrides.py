@@ -1,0 +1,192 @@
+"""Options for some shards (decision 0012): shards with the same options are submitted together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from espnet3.specs.config import Override, ParallelConfig, parse_parallel
+from espnet3.specs.errors import ConfigError, UsageError
+from espnet3.specs.items import ItemList, ItemRange, plan_items
+from espnet3.specs.models import RunSpec
+from espnet3.specs.store import Store
+from espnet3.submit.launch import Launcher
+from espnet3.submit.submission import Submitted, array_size, submit_ranks
+
+# What may be changed for some shards, or by a resume, besides the scheduler's options.
+_BESIDE = frozenset(
+    {"n_workers", "shards_per_job", "job_array", "max_array_size", "max_errors", "submit_timeout"}
+)
+
+MakeLauncher = Callable[[ParallelConfig], Launcher]
+
+
+class Group(NamedTuple):
+    """Shards that get the same options.
+
+    Attributes:
+        config: with their options.
+        launcher: made for it.
+        ranks: the shards; None for all that no other group has.
+        shares: whether `n_workers` is that of all groups together.
+    """
+
+    config: ParallelConfig
+    launcher: Launcher
+    ranks: frozenset[int] | None = None
+    shares: bool = True
+
+
+class Portion(NamedTuple):
+    """What one submission gets: shards, and how they are submitted."""
+
+    config: ParallelConfig
+    launcher: Launcher
+    ranks: ItemRange | ItemList
+    max_array_size: int
+
+
+class Groups:
+    """The shards of a run, by their options.
+
+    All launchers are made now, so that wrong options are found before anything is written.
+
+    Args:
+        config: the parallel config.
+        world_size: how many shards the run has.
+        launcher: made for the config as it is.
+        make: makes another one.
+
+    Raises:
+        ConfigError: an override names a rank that the run does not have, or a wrong option.
+    """
+
+    def __init__(
+        self, config: ParallelConfig, world_size: int, launcher: Launcher, make: MakeLauncher
+    ) -> None:
+        self.config = config
+        self._make = make
+        self._groups = [Group(config, launcher)]
+        for options, ranks in _by_options(config.overrides, world_size):
+            try:
+                own = overridden(config, options)
+                self._groups.append(
+                    Group(own, make(own), frozenset(ranks), "n_workers" not in options)
+                )
+            except UsageError as error:
+                raise ConfigError("parallel.overrides", f"rank {min(ranks)}: {error}") from None
+
+    async def portions(self, chosen: Sequence[int]) -> list[Portion]:
+        """What each of the submissions gets by which some shards are submitted.
+
+        Args:
+            chosen: the shards, in order; not empty.
+
+        Raises:
+            SchedulerUnavailable: it does not tell how many tasks an array may have.
+        """
+        found = [(group, ranks) for group in self._groups if (ranks := self._own(group, chosen))]
+        tasks = [-(-len(ranks) // group.config.shards_per_job) for group, ranks in found]
+        sharing = [n for n, (group, _) in zip(tasks, found, strict=True) if group.shares]
+        made = []
+        for n, (group, ranks) in zip(tasks, found, strict=True):
+            config, launcher = group.config, group.launcher
+            if group.shares and len(sharing) > 1:
+                n_workers = max(1, config.n_workers * n // sum(sharing))
+                config = config.model_copy(update={"n_workers": n_workers})
+                launcher = self._make(config)
+            await launcher.prepare()
+            size = await array_size(config, launcher)
+            made.append(Portion(config, launcher, plan_items(ranks), size))
+        return made
+
+    def _own(self, group: Group, chosen: Sequence[int]) -> Sequence[int]:
+        if group.ranks is not None:
+            return [rank for rank in chosen if rank in group.ranks]
+        named = frozenset[int]().union(*(other.ranks or () for other in self._groups))
+        return [rank for rank in chosen if rank not in named] if named else chosen
+
+
+def _by_options(
+    overrides: Iterable[Override], world_size: int
+) -> list[tuple[dict[str, Any], set[int]]]:
+    """Each set of options with the ranks that get it."""
+    changes: dict[int, dict[str, Any]] = {}
+    for position, override in enumerate(overrides):
+        for first, last in override.spans():
+            if last >= world_size:
+                raise ConfigError(
+                    f"parallel.overrides.{position}.ranks",
+                    f"rank {last}: the run has shards 0 to {world_size - 1}",
+                )
+            for rank in range(first, last + 1):
+                changes.setdefault(rank, {}).update(override.options)
+    found: list[tuple[dict[str, Any], set[int]]] = []
+    for rank, options in sorted(changes.items()):
+        own = next((ranks for known, ranks in found if known == options), None)
+        if own is None:
+            found.append((options, {rank}))
+        else:
+            own.add(rank)
+    return found
+
+
+async def submit_portions(
+    store: Store,
+    run: RunSpec,
+    groups: Groups,
+    portions: Iterable[Portion],
+    number: int,
+    errors_from: int,
+    submitted: list[Submitted],
+) -> None:
+    """Submit portions of the shards, one after the other.
+
+    Args:
+        store: the run directory.
+        run: its run.json.
+        groups: whose portions they are.
+        portions: what to submit.
+        number: of the first submission; see `submit_ranks`.
+        errors_from: recorded errors count from attempts of this submission on.
+        submitted: gets what each came to.
+
+    Raises:
+        As `submit_ranks`. What no submission holds then is left to a resume.
+    """
+    for n, (config, launcher, ranks, size) in enumerate(portions, number):
+        submitted.append(
+            await submit_ranks(
+                store, run, config, launcher, ranks, size, n, errors_from, groups.config
+            )
+        )
+
+
+def overridden(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelConfig:
+    """The config with other options, or with other values of the keys beside them.
+
+    Raises:
+        UsageError: a key cannot be changed so.
+    """
+    for name in changes:
+        # No scheduler has such an option, and `env: local` would pass it over in silence.
+        if name not in _BESIDE and name in ParallelConfig.model_fields:
+            raise UsageError(
+                f"{name}: cannot be changed by a resume or for some shards; beside the scheduler's "
+                f"options these can: {', '.join(sorted(_BESIDE))}"
+            )
+    beside = {name: value for name, value in changes.items() if name in _BESIDE}
+    options = {name: value for name, value in changes.items() if name not in _BESIDE}
+    return parse_parallel(
+        {**config.model_dump(), **beside, "options": {**config.options, **options}}
+    )
+
+
+def set_for_all(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelConfig:
+    """The config with other options for all shards, those that an override names too."""
+    left = []
+    for override in config.overrides:
+        options = {name: v for name, v in override.options.items() if name not in changes}
+        if options:
+            left.append(Override(ranks=override.ranks, options=options))
+    return overridden(config.model_copy(update={"overrides": left}), changes)
