@@ -268,7 +268,8 @@ class _BatchesUnderWay:
         while not self._completed.has_ready() and not self._completed.is_empty():
             watch.look()
             with self._completed.thread_condition:
-                self._completed.thread_condition.wait(0.1)
+                if not self._completed.has_ready():  # looked at again, or its notice is missed
+                    self._completed.thread_condition.wait(0.1)
         future = next(self._completed)
         batch = self._batches.pop(future)
         alone, self._alone = self._alone, False
