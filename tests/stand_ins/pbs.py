@@ -48,6 +48,64 @@ class Shape(NamedTuple):
     throttle: int | None
 
 
+def parsed(words: Sequence[str], allowed: str) -> tuple[Options, list[str]]:
+    """Options and operands.
+
+    Raises:
+        Refused: one is not allowed.
+    """
+    try:
+        pairs, operands = getopt.getopt(list(words), allowed)
+    except getopt.GetoptError as error:
+        raise Refused(f"invalid option: {error}", 2) from None
+    options: Options = {}
+    for name, value in pairs:
+        options.setdefault(name.lstrip("-"), []).append(value)
+    return options, operands
+
+
+def directives(text: str, prefix: str | tuple[str, ...], allowed: str) -> Options:
+    """Those before the first line that is neither blank nor a comment; qsub(1B).
+
+    Raises:
+        Refused: one is none.
+    """
+    options: Options = {}
+    for number, line in enumerate(text.splitlines()):
+        if line.strip() and not line.lstrip().startswith("#") and number > 0:
+            break
+        if line.startswith(prefix):
+            given = line.partition(" ")[2].strip()
+            try:
+                found, operands = parsed(shlex.split(given), allowed)
+            except Refused:
+                raise Refused(f"directive error: {given}", 2) from None
+            if operands or {"C", "z"}.intersection(found):
+                raise Refused(f"directive error: {given}", 2)
+            for name, values in found.items():
+                options.setdefault(name, []).extend(values)
+    return options
+
+
+def handed_on(options: Options) -> dict[str, str]:
+    """What a task finds of the submitting shell: nothing but what it is asked to hand on."""
+    mine = {name: os.environ[name] for name in ("HOME", "LANG", "LOGNAME") if name in os.environ}
+    handed: dict[str, str] = dict(os.environ) if "V" in options else {}
+    for value in options.get("v", []):
+        for part in value.split(","):
+            variable, equals, text = part.partition("=")
+            handed[variable] = text if equals else os.environ.get(variable, "")
+    origin = {
+        f"PBS_O_{variable}": os.environ[variable]
+        for variable in ("HOME", "LANG", "LOGNAME", "PATH", "MAIL", "SHELL", "TZ")
+        if variable in os.environ
+    }
+    return {
+        "PATH": "/usr/local/bin:/usr/bin:/bin", "SHELL": "/bin/bash",
+        **mine, **handed, **origin, "PBS_O_HOST": "login", "PBS_O_WORKDIR": os.getcwd(),
+    }  # fmt: skip
+
+
 class PbsCommands(ABC):
     """The commands of one PBS.
 
@@ -92,11 +150,12 @@ class PbsCommands(ABC):
 
     def qsub(self, words: list[str]) -> int:
         """Submit a script."""
-        given, operands = self.parsed(words, self.submit_options)
+        given, operands = parsed(words, self.submit_options)
         if len(operands) != 1:
             raise Refused("one script is expected, standard input is not modelled", 2)
         text = Path(operands[0]).read_text()
-        options = {**self._directives(text), **given}  # the command line takes precedence
+        # The command line takes precedence.
+        options = {**directives(text, "#PBS", self.submit_options), **given}
         self._check(options)
         shape = self.shape(options)
         after = self._after(options)
@@ -118,34 +177,6 @@ class PbsCommands(ABC):
         if "z" not in options:
             print(self.job_id(job, array=shape is not None))
         return 0
-
-    def parsed(self, words: Sequence[str], allowed: str) -> tuple[Options, list[str]]:
-        """Options and operands."""
-        try:
-            pairs, operands = getopt.getopt(list(words), allowed)
-        except getopt.GetoptError as error:
-            raise Refused(f"invalid option: {error}", 2) from None
-        options: Options = {}
-        for name, value in pairs:
-            options.setdefault(name.lstrip("-"), []).append(value)
-        return options, operands
-
-    def _directives(self, text: str) -> Options:
-        """Those before the first line that is neither blank nor a comment; qsub(1B)."""
-        options: Options = {}
-        for number, line in enumerate(text.splitlines()):
-            if line.strip() and not line.lstrip().startswith("#") and number > 0:
-                break
-            if line.startswith("#PBS"):
-                try:
-                    found, operands = self.parsed(shlex.split(line[4:]), self.submit_options)
-                except Refused:
-                    raise Refused(f"directive error: {line[4:].strip()}", 2) from None
-                if operands or {"C", "z"}.intersection(found):
-                    raise Refused(f"directive error: {line[4:].strip()}", 2)
-                for name, values in found.items():
-                    options.setdefault(name, []).extend(values)
-        return options
 
     def _check(self, options: Options) -> None:
         patterns = {
@@ -199,24 +230,9 @@ class PbsCommands(ABC):
 
     def _environ(self, options: Options, name: str, index: int | None) -> dict[str, str]:
         """What a task finds: nothing of the submitting shell but what it is asked to hand on."""
-        mine = {
-            name: os.environ[name] for name in ("HOME", "LANG", "LOGNAME") if name in os.environ
-        }
-        handed: dict[str, str] = dict(os.environ) if "V" in options else {}
-        for value in options.get("v", []):
-            for part in value.split(","):
-                variable, equals, text = part.partition("=")
-                handed[variable] = text if equals else os.environ.get(variable, "")
-        origin = {
-            f"PBS_O_{variable}": os.environ[variable]
-            for variable in ("HOME", "LANG", "LOGNAME", "PATH", "MAIL", "SHELL", "TZ")
-            if variable in os.environ
-        }
         queue = options.get("q", [QUEUES[0]])[-1]
         return {
-            "PATH": "/usr/local/bin:/usr/bin:/bin", "SHELL": "/bin/bash",
-            **mine, **handed, **origin,
-            "PBS_O_HOST": "login", "PBS_O_WORKDIR": os.getcwd(), "PBS_O_QUEUE": queue,
+            **handed_on(options), "PBS_O_QUEUE": queue,
             "PBS_ENVIRONMENT": "PBS_BATCH", "PBS_JOBNAME": name, "PBS_QUEUE": queue,
             "PBS_NODEFILE": "/var/spool/pbs/aux/{job}",
             "PBS_JOBID": self.job_id("{job}", array=index is not None, index=index),
@@ -255,7 +271,7 @@ class PbsCommands(ABC):
 
     def qstat(self, words: list[str]) -> int:
         """Show jobs, or the server."""
-        options, operands = self.parsed(words, self.listing_options)
+        options, operands = parsed(words, self.listing_options)
         if "f" not in options:
             raise Refused("only the long format is modelled", 2)
         if "B" in options:
@@ -339,7 +355,7 @@ class PbsCommands(ABC):
 
     def qselect(self, words: list[str]) -> int:
         """List the ids of jobs."""
-        options, operands = self.parsed(words, self.selection_options)
+        options, operands = parsed(words, self.selection_options)
         if operands:
             raise Refused("usage: qselect takes no operands", 2)
         users = ",".join(options.get("u", [])).split(",") if "u" in options else None
@@ -358,7 +374,7 @@ class PbsCommands(ABC):
 
     def qdel(self, words: list[str]) -> int:
         """Delete jobs."""
-        _, operands = self.parsed(words, "")
+        _, operands = parsed(words, "")
         if not operands:
             raise Refused("usage: qdel job_identifier...", 2)
         code = 0

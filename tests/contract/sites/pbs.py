@@ -62,11 +62,13 @@ class TorqueSite(PbsProSite):
     }
 
 
-def refusal(cluster: StandIn, folder: Path, words: Sequence[str], script: str) -> str:
-    """What qsub complains of when it refuses a script."""
+def refusal(
+    cluster: StandIn, folder: Path, words: Sequence[str], script: str, *, command: str = "qsub"
+) -> str:
+    """What the submit command complains of when it refuses a script."""
     (folder / "job.sh").write_text(script)
     done = subprocess.run(
-        ["qsub", *words, str(folder / "job.sh")],
+        [command, *words, str(folder / "job.sh")],
         env={**os.environ, **cluster.environ()},
         capture_output=True,
         text=True,
