@@ -1,0 +1,47 @@
+"""The stand-in for Moab as a site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.contract.sites.site import Site
+from tests.stand_ins.batch import StandIn
+
+COMMANDS = ("msub", "showq", "checkjob", "canceljob")
+
+
+class MoabSite(Site):
+    """Moab 9.1 above Torque, by its manual."""
+
+    env = "moab"
+    submit = "msub"
+    queries = ("showq",)
+    leaked = {  # noqa: RUF012 (the base declares it as a class's)
+        "MOAB_JOBARRAYINDEX": "77",
+        "MOAB_JOBID": "Moab.991[77]",
+        "PBS_JOBID": "991.head",
+        "SLURM_JOB_ID": "991",
+    }
+    refused = ({"queue": "no-such-queue"}, "cannot locate class 'no-such-queue'")
+    directive = ("-A of-the-options", "account:of-the-options")
+
+    def __init__(self, cluster: StandIn) -> None:
+        self.cluster = cluster
+
+    def environ(self) -> Mapping[str, str]:
+        return self.cluster.environ()
+
+    def hold(self) -> None:
+        self.cluster.queue.hold(True)
+
+    def release(self) -> None:
+        self.cluster.queue.hold(False)
+
+    def cancel_task(self, job_id: str, index: int | None) -> None:
+        self.cluster.run("canceljob", job_id if index is None else f"{job_id}[{index}]")
+
+    def shown(self, job_id: str) -> str:
+        return self.cluster.run("checkjob", job_id)
+
+    def reset(self) -> None:
+        self.cluster.reset()
