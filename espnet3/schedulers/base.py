@@ -73,6 +73,9 @@ class Scheduler(ABC):
         kept: variables with such a prefix that every client needs.
         first_index: what the scheduler calls the first task of an array.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
+        can_wait: whether a job may wait for the end of another.
+        own_options: options that it takes beside those of dask-jobqueue's job class.
+        prologue_in_command: whether dask-jobqueue makes prologue and worker one command.
         version_command: prints the scheduler's version, or that of its commands.
     """
 
@@ -81,6 +84,9 @@ class Scheduler(ABC):
     kept: ClassVar[frozenset[str]] = frozenset()
     first_index: ClassVar[int] = 0
     can_throttle: ClassVar[bool] = True
+    can_wait: ClassVar[bool] = True
+    own_options: ClassVar[frozenset[str]] = frozenset()
+    prologue_in_command: ClassVar[bool] = False
     no_answer: ClassVar[re.Pattern[str]] = re.compile(r"timed? ?out", re.I)
     version_command: ClassVar[tuple[str, ...]] = ()
 
@@ -118,6 +124,13 @@ class Scheduler(ABC):
             ConfigError: one has no such form.
         """
         return dict(options)
+
+    def settle(self, options: Mapping[str, JsonValue]) -> None:
+        """Told the options that are really used, before anything is rendered.
+
+        Raises:
+            ConfigError: one is missing, or cannot be used here.
+        """
 
     def walltime_seconds(self, walltime: object) -> float | None:
         """A time limit as it stands in the options, in seconds; None where it is no such.

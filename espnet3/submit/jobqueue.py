@@ -55,7 +55,7 @@ class JobQueueLauncher(Launcher):
         self._section = str(
             parallel.options.get("config_name") or cast(Any, self._base).default_config_name()
         )
-        job_options = _parameters(self._base)
+        job_options = _parameters(self._base) | self._scheduler.own_options
         known = job_options | _parameters(cluster)
         for name in parallel.options:
             if name == "n_workers":
@@ -77,6 +77,7 @@ class JobQueueLauncher(Launcher):
                     f"is missing; dask-jobqueue needs it, for example `{name}: "
                     f"{'1' if name == 'cores' else '4GB'}`",
                 )
+        self._scheduler.settle(self.options)
         _check_walltime(self.options.get("walltime"), self._scheduler)
         _check_lines(self.options)
         self.python = str(self.options.get("python") or shlex.quote(sys.executable))
@@ -123,12 +124,21 @@ class JobQueueLauncher(Launcher):
 
     def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
         throttled = self._scheduler.can_throttle or n_tasks <= self._n_workers
-        return shape_jobs(
+        shapes = shape_jobs(
             n_tasks,
             self._n_workers,
             job_array=self._job_array and throttled,
             max_array_size=max_array_size,
         )
+        if not self._scheduler.can_wait and any(job.after is not None for job in shapes):
+            other = "raise max_array_size" if self._job_array else "leave job_array on"
+            raise ConfigError(
+                "parallel.n_workers",
+                f"is {self._n_workers} for {len(shapes)} jobs, so some would have to wait for "
+                f"others, and {self._scheduler.name} cannot do that; {other}, or raise n_workers "
+                f"to {len(shapes)}",
+            )
+        return shapes
 
     def job_name_prefix(self) -> str:
         name = str(self.options.get("job_name") or "")
@@ -137,10 +147,11 @@ class JobQueueLauncher(Launcher):
         return "espnet3" if name in ("", "dask-worker") else name
 
     def _new_job(self, prologue: Sequence[str] = ()) -> Any:
-        options: dict[str, Any] = dict(self._given)
+        own = self._scheduler.own_options
+        options: dict[str, Any] = {k: v for k, v in self._given.items() if k not in own}
         if prologue:
-            own = self.options.get("job_script_prologue") or []
-            options["job_script_prologue"] = [*prologue, *cast("list[str]", own)]
+            lines = self.options.get("job_script_prologue") or []
+            options["job_script_prologue"] = [*prologue, *cast("list[str]", lines)]
         # Name and logs are given on the command line, where nothing has to be quoted.
         options["job_name"] = re.sub(r"[^A-Za-z0-9._-]", "_", self.job_name_prefix())
         options.pop("log_directory", None)
@@ -269,18 +280,29 @@ def _worker_job_cls(
             # Replacing the shell lets signals meant for the batch script reach the worker.
             alone = self._template == self._MARKER
             worker = f"exec {self.worker_command}" if alone else self.worker_command
-            return self._template.replace(self._MARKER, worker)
+            command = self._template.replace(self._MARKER, worker)
+            if not scheduler.prologue_in_command:
+                return command
+            return "\n".join([*filter(None, self._job_script_prologue or ()), command])
 
         @_command_template.setter
         def _command_template(self, command: str) -> None:
-            first = not hasattr(self, "_template")
-            self._template = self._MARKER if first else command
+            # What the constructors make of it; later ones are a hook's. The prologue is put in when
+            # all is known, since a hook may change that, too.
+            folded = "; ".join([*(self._job_script_prologue or ()), self._MARKER])
+            ours = not hasattr(self, "_template") or command == folded
+            self._template = self._MARKER if ours else command
 
         def job_script(self) -> str:
             return str(self.amended(super().job_script()))
 
         def submit_words(self) -> list[str]:
-            return [*shlex.split(self.submit_command), *self.submit_arguments]
+            words = shlex.split(self.submit_command)
+            # HTCondor's constructor appends options to the base's command; a hook may replace that.
+            before = shlex.split(base.submit_command)
+            if "submit_command" in vars(self) and words[: len(before)] == before:
+                words = [*shlex.split(type(self).submit_command), *words[len(before) :]]
+            return [*words, *self.submit_arguments]
 
         async def _submit_job(self, script_filename: str) -> str:
             call = scheduler.submit_call(self.submit_words(), script_filename, options)

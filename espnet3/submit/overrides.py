@@ -83,6 +83,7 @@ class Groups:
             chosen: the shards, in order; not empty.
 
         Raises:
+            ConfigError: the scheduler cannot run them as the config wants it.
             SchedulerUnavailable: it does not tell how many tasks an array may have.
         """
         found = [(group, ranks) for group in self._groups if (ranks := self._own(group, chosen))]
@@ -97,6 +98,7 @@ class Groups:
                 launcher = self._make(config)
             await launcher.prepare()
             size = await array_size(config, launcher)
+            launcher.shape_jobs(n, size)  # refused, if at all, before anything is written
             made.append(Portion(config, launcher, plan_items(ranks), size))
         return made
 

@@ -192,7 +192,7 @@ SLURM = {"env": "slurm", "options": {"cores": 1, "memory": "1GB"}}
         ({"env": "slrum"}, ["parallel.env", "'slrum'", "did you mean slurm?"]),
         ({"env": None}, ["parallel.env", "None", "valid are htcondor", "local", "slurm"]),
         ({"env": ["slurm"]}, ["parallel.env", "did you mean slurm?"]),
-        ({"env": "kube"}, ["parallel.env", "'kube'", "no asynchronous mode", "with local"]),
+        ({"env": "kube"}, ["parallel.env", "'kube'", "no asynchronous mode", "local,"]),
         ({"n_worker": 3}, ["parallel.n_worker", "unknown key", "did you mean n_workers?"]),
         ({"zzz": 3}, ["parallel.zzz", "unknown key", "valid are", "n_workers", "options"]),
         ({"n_workers": 0}, ["parallel.n_workers", "greater than or equal to 1", "got 0"]),
