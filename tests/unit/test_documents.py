@@ -14,6 +14,8 @@ import pytest
 from espnet3.specs.errors import EspnetError
 from tests.documents import DOCUMENTS, LANGUAGES, ROOT, TEXT_BLOCKS, Block, Walkthrough, blocks
 
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
+
 every_document = pytest.mark.parametrize(
     "document",
     [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"],
@@ -49,6 +51,20 @@ def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    promises = GUARANTEES.partition("## What the storage")[0]
+    rows = re.findall(r"^\| (?!promise|---)(.+) \|$", promises, re.MULTILINE)
+    assert len(rows) > 15
+    for row in rows:
+        names = re.findall(r"`(tests/[\w/]*(?:\.py|/)|test_\w+\.py)`", row.rpartition("|")[2])
+        assert names, row
+        for name in names:
+            [path] = [*ROOT.glob(name)] or [*ROOT.glob(f"tests/**/{name}")]
+            files = [path] if path.is_file() else path.glob("*.py")
+            found = [file for file in files if re.search("def test_|TestCase", file.read_text())]
+            assert found, f"{name}: {row}"
 
 
 def test_the_reader_of_documents_sees_all_fences(tmp_path: Path) -> None:
