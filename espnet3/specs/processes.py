@@ -21,17 +21,17 @@ def this_process() -> ProcessIdentity:
     )
 
 
-_busy: set[str] = set()
+_busy: list[str] = []  # with a word for each that is busy; two may be with the same
 
 
 @contextlib.contextmanager
 def busy_with(work: str) -> Iterator[None]:
     """Note that this process is busy with something, for `is_busy` in this process."""
-    _busy.add(work)
+    _busy.append(work)
     try:
         yield
     finally:
-        _busy.discard(work)
+        _busy.remove(work)
 
 
 def is_busy(process: ProcessIdentity, work: str) -> bool | None:
