@@ -33,7 +33,7 @@ def slurm_cluster(slurm_packages: None) -> Iterator[sc.SlurmCluster]:
     Not in pytest's tmp_path: a socket's path is limited to 107 bytes.
     """
     temporary = tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True)
-    with temporary as folder, sc.SlurmCluster(folder) as cluster:
+    with temporary as folder, sc.SlurmCluster(folder, gpus=2) as cluster:
         yield cluster
 
 

@@ -17,8 +17,11 @@ from typing import Any
 
 import pytest
 
+from espnet3.cli.app import run as espnet3
+from espnet3.doctor.examination import examine
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
+from espnet3.specs.config import parse_parallel
 from espnet3.specs.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.submit import dry_run
 from tests.contract.sites.site import Site
@@ -143,12 +146,55 @@ class SchedulerContract:
         assert ended(run).collect() == locally(tmp_path, 8)
         assert [len(run.logs(rank)) for rank in range(8)] == [1, 2, 1, 1, 2, 1, 2, 1]
 
-    def test_more_memory_and_time_at_a_resume(self, config: Any, tmp_path: Path) -> None:
+    def test_more_memory_and_time_at_a_resume(
+        self, site: Site, config: Any, tmp_path: Path
+    ) -> None:
+        """The scheduler itself is asked whether it heard of them."""
+        run = ended(submit_noting(tmp_path, 2, config(n_shards=2), failing=[1]))
+        (tmp_path / MENDED).touch()
+        options, words = site.more_memory
+        site.hold()
+        run.resume(options={**options, "walltime": "04:00:00"})
+        [job] = jobs(run, 2).jobs
+        told = site.shown(job.job_id)
+        assert re.search(words, told), told
+        assert re.search(site.four_hours, told), told
+        site.release()
+        assert ended(run).collect() == locally(tmp_path, 2)
+        for name, value in options.items():
+            assert submission(run, 2).options[name] == value
+
+    def test_memory_and_time_alone_at_a_resume(self, config: Any, tmp_path: Path) -> None:
+        """Every scheduler takes the names that all have, if only to record them."""
         run = ended(submit_noting(tmp_path, 2, config(n_shards=2), failing=[1]))
         (tmp_path / MENDED).touch()
         run.resume(options={"memory": "200MB", "walltime": "04:00:00"})
         assert ended(run).collect() == locally(tmp_path, 2)
         assert submission(run, 2).options["memory"] == "200MB"
+
+    def test_some_shards_with_options_of_their_own(
+        self, site: Site, config: Any, tmp_path: Path
+    ) -> None:
+        more = [{"ranks": "1-2", "options": {"walltime": "04:00:00"}}]
+        site.hold()
+        run = submit_noting(tmp_path, 4, config(n_shards=4, overrides=more))
+        told = [site.shown(jobs(run, number).jobs[0].job_id) for number in (1, 2)]
+        assert [bool(re.search(site.four_hours, words)) for words in told] == [False, True], told
+        site.release()
+        assert ended(run).collect() == locally(tmp_path, 4)
+        assert [[*submission(run, n).ranks.plain()] for n in (1, 2)] == [[0, 3], [1, 2]]
+
+    def test_a_gpu(self, site: Site, config: Any, tmp_path: Path) -> None:
+        if site.gpu is None:
+            pytest.skip(f"the {site.env} of these tests has no GPUs")
+        options, words = site.gpu
+        site.hold()
+        run = submit_noting(tmp_path, 2, config(options, n_shards=2))
+        [job] = jobs(run).jobs
+        told = site.shown(job.job_id)
+        assert re.search(words, told), told
+        site.release()
+        assert ended(run).collect() == locally(tmp_path, 2)
 
     def test_a_dry_run_shows_script_and_command(
         self, site: Site, config: Any, tmp_path: Path
@@ -161,6 +207,31 @@ class SchedulerContract:
         assert "-m espnet3.worker" in shown[0].script
         assert shown[0].command[0] == site.submit
         assert not (tmp_path / "run").exists()
+
+    def test_the_doctor(self, site: Site, config: Any, tmp_path: Path) -> None:
+        """It tells the same of every scheduler, and leaves nothing behind."""
+        runs = tmp_path / "runs"
+        seen = asyncio.run(examine(parse_parallel(config()), runs))
+        assert seen.fine, seen
+        assert [finding.name for finding in seen.findings] == [
+            "scheduler",
+            "array limit",
+            "job",
+            "began after",
+            "node",
+            "python there",
+            "packages there",
+            "run directory",
+            "new files",
+            "exclusive create",
+            "jobs from jobs",
+        ]
+        told = {finding.name: finding.value for finding in seen.findings}
+        assert re.search(site.version, told["scheduler"]), told
+        assert re.fullmatch(r"[1-9]\d* tasks", told["array limit"]), told
+        assert re.fullmatch(r"visible there after [\d.]+ s", told["run directory"]), told
+        assert re.match(r"(not )?possible", told["jobs from jobs"]), told
+        assert [*runs.iterdir()] == []
 
     # Status
 
@@ -180,6 +251,55 @@ class SchedulerContract:
         run = ended(submit_noting(tmp_path, 4, config(n_shards=2), failing=[2]))
         assert states(run) == {0: "done", 1: "failed"}
         assert "item 2 is bad" in causes(run)[1]
+
+    def test_it_reads_alike(
+        self, config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What `espnet3 status` prints does not depend on the scheduler."""
+        run = submit_noting(tmp_path, 4, config(n_shards=4), failing=[1], gated=[2])
+        wait_for(
+            lambda: states(run) == {0: "done", 1: "failed", 2: "running", 3: "done"},
+            "not two done, one failed, one running",
+        )
+        counts, failed, running = _status(run, capsys)
+        assert counts == "2 of 4 shards done, 1 running, 1 failed"
+        assert failed.startswith("1\tfailed\t1\t1\tforward failed at item 1: ValueError: item 1 is")
+        assert re.fullmatch(r"2\trunning\t1\t2\tsince \d{4}-\d\d-\d\d \d\d:\d\d on \S+", running)
+        run.cancel()
+        wait_for(lambda: not run.status().live, "it is not cancelled")
+        counts, _, interrupted = _status(run, capsys)
+        assert counts == "2 of 4 shards done, 1 interrupted, 1 failed"
+        assert interrupted.startswith("2\tinterrupted\t1\t2\tcancelled, "), interrupted
+
+    def test_lost(self, config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A task that ends before its worker begins; its log tells why."""
+        options = {"job_script_prologue": ["echo 'no such module' >&2", "exit 3"]}
+        run = ended(submit_noting(tmp_path, 2, config(options, n_shards=2)))
+        [job] = jobs(run).jobs
+        number = re.findall(r"\d+", job.job_id)[0]
+        counts, *lines = _status(run, capsys)
+        assert counts == "0 of 2 shards done, 2 lost"
+        for rank, line in enumerate(lines):
+            said = (
+                rf"{rank}\tlost\t1\t{rank}\tits task ended before the shard began, job {number}\D.*"
+            )
+            assert re.fullmatch(said, line), line
+            [log] = run.logs(rank)
+            assert "no such module" in Path(log).read_text()
+        run.resume(options={"job_script_prologue": []})
+        assert ended(run).collect() == locally(tmp_path, 2)
+
+    def test_the_time_limit(self, site: Site, config: Any, tmp_path: Path) -> None:
+        if site.limit is None:
+            pytest.skip(f"the shortest time limit of {site.env} takes minutes")
+        options = {"walltime": site.limit}
+        run = submit_noting(tmp_path, 2, config(options, n_shards=1), gated=[1])
+        assert states(ended(run)) == {0: "interrupted"}, causes(run)
+        assert causes(run)[0].startswith("time limit, "), causes(run)
+        (tmp_path / GATE).touch()
+        run.resume(options={"walltime": "01:00:00"})
+        assert ended(run).collect() == locally(tmp_path, 2)
+        assert noted(tmp_path, "finished")[1] == 1
 
     def test_killed(self, config: Any, tmp_path: Path) -> None:
         """A worker that dies without a word; its job may say how it ended."""
@@ -322,6 +442,13 @@ class SchedulerContract:
         options = {"job_script_prologue": ["export FROM_OPTIONS=own", "export FROM_HOOK=no"]}
         found = seen(["FROM_OPTIONS", "FROM_HOOK"], runners.Exporting, options=options)
         assert found == {"FROM_OPTIONS": "own", "FROM_HOOK": "a  $b"}
+
+
+def _status(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines of `espnet3 status`."""
+    capsys.readouterr()
+    espnet3(["status", run.run_dir])
+    return capsys.readouterr().out.splitlines()
 
 
 def _most_at_once(folder: Path) -> int:

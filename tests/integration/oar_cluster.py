@@ -66,14 +66,17 @@ create role oar login password 'oar';
 create role oar_ro login password 'oar';
 create database oar owner oar;
 """
-# Cores are named as sites name them, for the resources that dask-jobqueue asks for by default.
+# Cores are named as sites name them, for the resources that dask-jobqueue asks for by default; so
+# are two GPUs and the megabytes of a core.
 _CONTENTS = """\
 grant select on all tables in schema public to oar_ro;
 delete from admission_rules where rule like '%root and oar users are not allowed%';
 delete from queues where queue_name = 'admin';
 alter table resources add core integer not null default 0;
-insert into resources (network_address, cpuset, core)
-    select '{node}', slot, slot from generate_series(1, {slots}) slot;
+alter table resources add gpu integer not null default 0;
+alter table resources add memcore integer not null default 1000;
+insert into resources (network_address, cpuset, core, gpu)
+    select '{node}', slot, slot, slot % 2 + 1 from generate_series(1, {slots}) slot;
 """
 _SCHEMA = ("pg_structure.sql", "default_data.sql", "pg_default_admission_rules.sql")
 _LIVE = "state not in ('Terminated', 'Error')"

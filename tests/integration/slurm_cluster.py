@@ -21,6 +21,7 @@ import pwd
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -73,7 +74,7 @@ class SlurmCluster:
         nodes: How many nodes, named node1, node2, ...
         cpus: Virtual CPUs of each node; the real ones don't matter.
         memory_mb: Memory that each node claims to have.
-        gpus: How many GPUs each node claims to have; empty files stand for the devices.
+        gpus: How many GPUs each node claims to have; copies of /dev/null stand for the devices.
         config: Keys of slurm.conf to set over ours; None removes one.
     """
 
@@ -320,7 +321,7 @@ class SlurmCluster:
             gres = f"Gres=gpu:{self.gpus} "
             devices = [root / f"gpu{number}" for number in range(self.gpus)]
             for device in devices:
-                device.touch()  # slurmd wants files, and without cgroups does nothing with them
+                _make_device(device)
             (root / "gres.conf").write_text("".join(f"Name=gpu File={dev}\n" for dev in devices))
         keys |= self._overrides
         keys["ClusterName"] = self.name  # never overridden: by it the jobs are found
@@ -383,6 +384,16 @@ class SlurmCluster:
         if "Address already in use" in said:
             raise PortTakenError(f"{name}: {said}")
         raise SlurmError(f"{name} {'ended' if alive else 'is not ready'}: {said}")
+
+
+def _make_device(path: Path) -> None:
+    """A character device, or Slurm sets no CUDA_VISIBLE_DEVICES; without root a plain file."""
+    if path.exists():
+        return
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        path.touch()
 
 
 def _stop_order(name: str) -> int:

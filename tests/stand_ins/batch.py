@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -43,12 +44,13 @@ create table if not exists held (yes integer);
 
 @dataclass(frozen=True)
 class Start:
-    """How a task is run: its words, environment, folder and log."""
+    """How a task is run: its words, environment, folder and log, and for how many seconds."""
 
     words: Sequence[str]
     environ: Mapping[str, str]
     folder: str
     log: str
+    limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Queue:
                         "environ": dict(start.environ),
                         "folder": start.folder,
                         "log": start.log,
+                        "limit": start.limit,
                     }
                 )
                 database.execute(
@@ -247,6 +250,7 @@ class Server:
         self._queue, self._slots = Queue(folder), slots
         self._running: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
         self._told: set[tuple[int, int]] = set()
+        self._deadlines: dict[tuple[int, int], float] = {}
 
     def serve(self) -> None:
         """Until this process is killed."""
@@ -275,6 +279,8 @@ class Server:
                 )
             self._running[task.job, task.position] = process
             self._queue.began(task, process.pid)
+            if start.limit is not None:
+                self._deadlines[task.job, task.position] = time.time() + start.limit
 
     def _look(self, task: Task) -> None:
         key = task.job, task.position
@@ -283,8 +289,11 @@ class Server:
         if process is None or status is not None:
             # As wait(2) has it: the exit code in the high byte, a signal in the low one.
             self._queue.ended(task, None if status is None else _wait_status(status))
-        elif task.cancelled is not None:
-            hard = time.time() > task.cancelled + GRACE
+            return
+        now = time.time()
+        stopped = min(task.cancelled or math.inf, self._deadlines.get(key, math.inf))
+        if stopped <= now:
+            hard = now > stopped + GRACE
             if hard or key not in self._told:
                 self._told.add(key)
                 with contextlib.suppress(ProcessLookupError):

@@ -167,7 +167,13 @@ class PbsCommands(ABC):
         job = queue.submit(
             name,
             [
-                Start([script], self._environ(options, name, index), os.environ["HOME"], log)
+                Start(
+                    [script],
+                    self._environ(options, name, index),
+                    os.environ["HOME"],
+                    log,
+                    _limit(options),
+                )
                 for index in indices
             ],
             throttle=shape.throttle if shape else None,
@@ -329,10 +335,9 @@ class PbsCommands(ABC):
             ids = ":".join(f"{self._id(other)}@{self.server}" for other in others)
             shown["depend"] = f"afterany:{ids}"
         for value in options.get("l", []):
-            if not value.startswith(("select=", "nodes=")):
-                for part in value.split(","):
-                    resource, _, amount = part.partition("=")
-                    shown[f"Resource_List.{resource}"] = amount
+            for part in value.split(","):
+                resource, _, amount = part.partition("=")
+                shown[f"Resource_List.{resource}"] = amount
         shown["Variable_List"] = (
             "PBS_O_HOME=/home/me,PBS_O_LANG=C,PBS_O_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:"
             "/usr/bin:/sbin:/bin,PBS_O_HOST=login,PBS_O_WORKDIR=/home/me/a = b"
@@ -396,3 +401,14 @@ class PbsCommands(ABC):
 def exit_status(status: int) -> int:
     """PBS's number for a status of wait(2): 256 and the signal, or the exit code."""
     return 256 + status if status < 256 and status else status >> 8
+
+
+def _limit(options: Options) -> float | None:
+    """The time limit in seconds, which is `h:m:s`, `m:s` or `s`."""
+    found = re.search(r"\bwalltime=([\d:]+)", ",".join(options.get("l", [])))
+    if found is None:
+        return None
+    seconds = 0
+    for number in found[1].split(":"):
+        seconds = 60 * seconds + int(number)
+    return seconds

@@ -24,6 +24,14 @@ class OarSite(Site):
     }
     refused = ({"queue": "no-such-queue"}, "The queue no-such-queue does not exist")
     directive = ("--project 'of the options'", "of the options")
+    version = r"2\.5\.9"
+    more_memory = (
+        {"memory": "200MB", "memory_per_core_property_name": "memcore"},
+        r"memcore ?>= ?191\b",
+    )
+    four_hours = r"walltime=0?4:0"
+    gpu = ({"resource_spec": "/nodes=1/gpu=1"}, r"/gpu=1\b")
+    limit = "0:0:10"
 
     def __init__(self, cluster: OarCluster) -> None:
         self.cluster = cluster

@@ -27,6 +27,11 @@ class PbsProSite(Site):
     }
     refused = ({"queue": "no-such-queue"}, "Unknown queue")
     directive = ("-A of-the-options", "Account_Name = of-the-options")
+    version = r"23\.06"
+    more_memory = ({"memory": "200MB"}, r"Resource_List\.select = 1:ncpus=1:mem=\S+")
+    four_hours = r"Resource_List\.walltime = 04:00:00"
+    gpu = ({"resource_spec": "select=1:ncpus=1:ngpus=1"}, r"Resource_List\.select = .*:ngpus=1\b")
+    limit = "0:0:3"
 
     def __init__(self, cluster: StandIn) -> None:
         self.cluster = cluster
@@ -60,6 +65,9 @@ class TorqueSite(PbsProSite):
         "PBS_JOBID": "991[77].head.site",
         "PBS_LEAKED": "yes",
     }
+    version = r"6\.1"
+    more_memory = ({"resource_spec": "nodes=1:ppn=1,mem=200mb"}, r"Resource_List\.mem = 200mb")
+    gpu = ({"resource_spec": "nodes=1:ppn=1:gpus=1"}, r"Resource_List\.nodes = 1:ppn=1:gpus=1\b")
 
 
 def refusal(

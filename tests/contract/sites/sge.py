@@ -23,6 +23,11 @@ class SgeSite(Site):
     }
     refused = ({"queue": "no-such-queue"}, 'unknown queue "no-such-queue"')
     directive = ("-ac comment='of the options'", "of the options")
+    version = r"8\.1\.9"
+    more_memory = ({"resource_spec": "mem_free=20M"}, "mem_free=20M")
+    four_hours = r"h_rt=14400\b"
+    gpu = ({"resource_spec": "gpu=1"}, r"hard resource_list:.*\bgpu=1\b")
+    limit = "0:0:4"
 
     def __init__(self, cluster: SgeCluster) -> None:
         self.cluster = cluster

@@ -18,6 +18,12 @@ class Site(ABC):
         leaked: variables that an enclosing job would leave in the environment, with such values.
         refused: options that the submit command refuses, and a pattern of the words it has for it.
         directive: an entry for the option `job_extra_directives`, and what `shown` then shows.
+        version: a pattern of what the doctor says of the scheduler.
+        more_memory: options that ask for 200 MB, and a pattern of what `shown` then shows.
+        four_hours: a pattern of what `shown` shows for a walltime of 04:00:00.
+        gpu: options that ask for a GPU, and a pattern of what `shown` then shows; None where the
+            cluster has none.
+        limit: the shortest walltime that the scheduler enforces; None where that takes minutes.
     """
 
     env: ClassVar[str]
@@ -27,6 +33,11 @@ class Site(ABC):
     leaked: ClassVar[Mapping[str, str]]
     refused: ClassVar[tuple[Mapping[str, Any], str]]
     directive: ClassVar[tuple[Any, str]]
+    version: ClassVar[str] = r"\d"
+    more_memory: ClassVar[tuple[Mapping[str, Any], str]] = ({"memory": "200MB"}, "200|191|190")
+    four_hours: ClassVar[str] = "4:00|14400|240"
+    gpu: ClassVar[tuple[Mapping[str, Any], str] | None] = None
+    limit: ClassVar[str | None] = None
 
     def environ(self) -> Mapping[str, str]:
         """Variables by which the commands find the cluster."""

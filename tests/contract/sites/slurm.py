@@ -22,6 +22,10 @@ class SlurmSite(Site):
     }
     refused = ({"queue": "no-such-partition"}, "invalid partition specified: no-such-partition")
     directive = ("--comment='of the options'", "of the options")
+    version = r"^slurm\S* 22\."
+    more_memory = ({"memory": "200MB"}, "MinMemoryNode=191M")
+    four_hours = "TimeLimit=04:00:00"
+    gpu = ({"job_extra_directives": ["--gres=gpu:1"]}, r"TresPerNode=gres:gpu:1\b")
 
     def __init__(self, cluster: SlurmCluster) -> None:
         self.cluster = cluster
