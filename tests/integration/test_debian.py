@@ -1,0 +1,35 @@
+"""A server that cannot be had: its tests are skipped, or fail where CI asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.integration import oar_cluster, sge_cluster, slurm_cluster
+from tests.integration.debian import require
+from tests.integration.slurm_accounting import ACCOUNTING_PROGRAMS
+
+SERVERS = {
+    "Slurm": slurm_cluster.PROGRAMS,
+    "Slurm's accounting": ACCOUNTING_PROGRAMS,
+    "SGE": sge_cluster.PROGRAMS,
+    "OAR": oar_cluster.PROGRAMS,
+}
+
+
+def _elsewhere(programs: Mapping[str, str]) -> dict[str, str]:
+    """The same packages, as if none were installed."""
+    return {f"/no/such{program}": package for program, package in programs.items()}
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_without_its_packages(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no apt-get either
+    monkeypatch.delenv("ESPNET3_REQUIRE_SLURM", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=f"^{server} needs the Debian packages "):
+        require(server, _elsewhere(SERVERS[server]))
+    monkeypatch.setenv("ESPNET3_REQUIRE_SLURM", "1")
+    with pytest.raises(pytest.fail.Exception, match=f"but {server} needs the Debian packages "):
+        require(server, _elsewhere(SERVERS[server]))
