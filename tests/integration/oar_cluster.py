@@ -225,8 +225,16 @@ class OarCluster:
         lock = LOCK.open("r+")
         held = wait_for(lambda: _locks(lock), 100, pause=0.5)
         if not held:
+            where = lock.read().strip() or "DIR"
             lock.close()
-            raise OarError("another OAR runs on this machine, and its configuration file is one")
+            raise OarError(
+                "another OAR runs on this machine, and its configuration file is one; if its tests "
+                f"were killed: python -m tests.integration.oar_cluster down {where}"
+            )
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"{self.root}\n")
+        lock.flush()
         # PostgreSQL inherits it: a cluster that was started by hand holds it until it is stopped.
         os.set_inheritable(lock.fileno(), True)
         self._lock = lock
