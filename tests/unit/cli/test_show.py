@@ -157,6 +157,15 @@ def test_a_submission(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_submissions_of_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    made = Submitted("/r", 2, [1, 3], ["17", "18"], {}, further=[3, 4])
+    show.submitted(made)
+    assert "submission\t0002 0003 0004" in capsys.readouterr().out.splitlines()
+    show.json_document(show.submitted_document(made))
+    found = json.loads(capsys.readouterr().out)
+    assert (found["submission"], found["further_submissions"]) == (2, [3, 4])
+
+
 def test_nothing_to_submit(capsys: pytest.CaptureFixture[str]) -> None:
     nothing = Submitted("/r", None, [], [], {0: "done"})
     show.submitted(nothing)
