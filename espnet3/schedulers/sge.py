@@ -31,6 +31,9 @@ _MOST_TASKS = 75000
 _PATIENCE = 20.0  # seconds
 
 
+# -q undoes what a user's .sge_qstat may leave out, but hides jobs that no queue could run now, such
+# as those that wait for free memory; so what it does not list is asked for without it.
+_OF_QUEUES, _WAITING = ("-q", "*"), ()
 _FIELDS = ("JB_job_number", "JB_name", "state", "tasks")
 
 
@@ -137,7 +140,21 @@ class SgeScheduler(Scheduler):
         keys = JobKeys(submissions, wanted)
         if not keys.by_name:
             return {}
-        rows = [(row, _tasks(keys, row)) for row in await self._qstat(keys.users)]
+        states = await self._listed(keys)
+        live = {task for task, state in states.items() if state.state != "ended"}
+        over = keys.not_in(live)[0] | (states.keys() - live)
+        if not over:
+            return states
+        told = await self._qacct(keys, over)
+        missed = over - told.keys() - states.keys()
+        again = await self._listed(keys, _WAITING) if missed else {}
+        return states | told | {task: again[task] for task in missed & again.keys()}
+
+    async def _listed(
+        self, keys: JobKeys, queues: Sequence[str] = _OF_QUEUES
+    ) -> dict[TaskKey, TaskState]:
+        """What qstat tells of the tasks."""
+        rows = [(row, _tasks(keys, row)) for row in await self._qstat(keys.users, queues)]
         rows = [(row, tasks) for row, tasks in rows if tasks]
         unclear = {row.job_id for row, _ in rows if {"E", "h"}.intersection(row.state)}
         details = await self._details(sorted(unclear))
@@ -147,14 +164,12 @@ class SgeScheduler(Scheduler):
             state = live_state(row.state, row.job_id, told.after)
             for task, index in tasks:
                 states.setdefault(task, with_error(state, told.errors.get(index, "")))
-        live = {task for task, state in states.items() if state.state != "ended"}
-        over = keys.not_in(live)[0] | (states.keys() - live)
-        return states | await self._qacct(keys, over) if over else states
+        return states
 
-    async def _qstat(self, users: Iterable[str]) -> list[_Row]:
+    async def _qstat(self, users: Iterable[str], queues: Sequence[str] = _OF_QUEUES) -> list[_Row]:
         """What these users have in the queue, and what ended a moment ago, in this order."""
         # -s and -q undo what a user's .sge_qstat may leave out; sge_qstat(5).
-        chosen = ("-u", ",".join(sorted(users)), "-s", "psrz", "-q", "*")
+        chosen = ("-u", ",".join(sorted(users)), "-s", "psrz", *queues)
         answer = await self._ask("qstat", "-xml", *chosen)
         if answer.code != 0 or "</job_info>" not in answer.out:
             said = one_line(answer.err or answer.out)
@@ -207,7 +222,11 @@ class SgeScheduler(Scheduler):
 
     async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
         names = {job.name for job in planned}
-        ids = {row.name: row.job_id for row in await self._qstat([user]) if row.job_id.isdecimal()}
+        ids: dict[str, str] = {}
+        for queues in (_OF_QUEUES, _WAITING):
+            if not names <= ids.keys():
+                rows = await self._qstat([user], queues)
+                ids |= {row.name: row.job_id for row in rows if row.job_id.isdecimal()}
         return [AcceptedJob(name=n, job_id=i) for n, i in sorted(ids.items()) if n in names]
 
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:

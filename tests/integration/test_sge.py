@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -26,8 +27,10 @@ from tests.integration.helpers import (
     once,
     parallel,
     states,
+    submission,
     submit_noting,
     wait_for,
+    wrap,
 )
 from tests.integration.runners import GATE, Echo, Shell
 from tests.integration.sge_cluster import SgeCluster
@@ -193,6 +196,36 @@ async def test_the_site_is_asked(sge: SgeCluster) -> None:
     scheduler = get_scheduler("sge")
     assert await scheduler.max_array_size() == 75000
     assert await scheduler.version() == "SGE 8.1.9"
+
+
+def test_a_task_that_qstat_passes_over(
+    sge: SgeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for again."""
+    run = submit_noting(tmp_path, 2, config(n_shards=2), gated=[0, 1])
+    begun(tmp_path, 0, 1)
+    first = f"if mkdir '{tmp_path}/looked' 2>/dev/null"
+    without = "sed '/<job_list/,/<\\/job_list>/d'"
+    with monkeypatch.context() as patch:
+        script = f'{first}; then "$real" "$@" | {without}; else exec "$real" "$@"; fi'
+        patch.setenv("PATH", wrap(tmp_path, "qstat", script))
+        assert states(run) == {0: "running", 1: "running"}
+    assert (tmp_path / "looked").is_dir()
+    (tmp_path / GATE).touch()
+    assert ended(run).collect() == locally(tmp_path, 2)
+
+
+def test_a_task_that_no_queue_could_run_now(sge: SgeCluster, tmp_path: Path) -> None:
+    """`qstat -q` hides it; it is queued all the same, and found by its name."""
+    run = submit_noting(tmp_path, 2, config({"resource_spec": "mem_free=900T"}, n_shards=2))
+    assert states(run) == {0: "queued", 1: "queued"}, causes(run)
+    assert run.resume().ranks == []
+    [job] = jobs(run).jobs
+    planned = submission(run).jobs
+    found = asyncio.run(get_scheduler("sge").find(planned, submission(run).submitter.user))
+    assert found == [job]
+    assert run.cancel() == [job.job_id]
+    ended(run)
 
 
 def test_a_lost_qmaster(sge: SgeCluster, tmp_path: Path) -> None:
