@@ -102,11 +102,6 @@ def run_tasks(world: World) -> Callable[[Process], None]:
     return work
 
 
-def resolution(world: World) -> int:
-    """Every crash point; of the object store, whose operations are whole, every third one."""
-    return 3 if world.objects else 1
-
-
 def test_submitter_dies(world: World) -> None:
     left = 0
 
@@ -125,9 +120,7 @@ def test_submitter_dies(world: World) -> None:
 @pytest.mark.parametrize("prepared", [with_a_predecessor, resumed, repaired])
 def test_worker_dies(world: World, prepared: Callable[[World], None]) -> None:
     prepared(world)
-    points = crash_everywhere(
-        world, run_tasks(world), lambda process: world.finish(), every=resolution(world)
-    )
+    points = crash_everywhere(world, run_tasks(world), lambda process: world.finish())
     assert points > (10 if world.objects else 30 if prepared is repaired else 140)
 
 
@@ -179,7 +172,7 @@ def test_process_that_computes_failed_items_again_dies(world: World) -> None:
     assert points > 20
     world.restore(failed)
     world.run(again)
-    points = crash_everywhere(world, run_tasks(world), after, every=resolution(world))
+    points = crash_everywhere(world, run_tasks(world), after)
     assert points > (10 if world.objects else 60)
 
 
@@ -214,9 +207,7 @@ def test_collecting_process_dies(world: World, way: str) -> None:
         assert world.collect() == world.collect_file() == world.expected
         old.write_text("what was there before")
 
-    points = crash_everywhere(
-        world, lambda process: world.run(collect, process), after, every=resolution(world)
-    )
+    points = crash_everywhere(world, lambda process: world.run(collect, process), after)
     assert points > 5
 
 
