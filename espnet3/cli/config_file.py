@@ -19,12 +19,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from espnet3.cli.targets import call_target, find_target
+from espnet3.parallel.base_runner import BaseRunner
+from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.specs.config import ParallelConfig, did_you_mean, parse_parallel
-from espnet3.specs.errors import ClassError, ConfigError, UsageError, one_line
+from espnet3.specs.errors import ConfigError, UsageError, one_line
 from espnet3.specs.masking import masked, remember
 from espnet3.specs.yaml_values import parse_setting, read_yaml
 
@@ -68,14 +70,14 @@ def load_request(file: str, overrides: Iterable[str] = ()) -> Request:
         UsageError: the file or what it names is wrong; one line that says where.
     """
     raw = read_config(file, overrides)
-    config = OmegaConf.create(raw.get("config") or {})
-    provider = _make("provider", _section(raw, "provider"), config)
+    config = OmegaConf.create(_section(raw, "config") if raw.get("config") else {})
+    provider = _make("provider", _section(raw, "provider"), config, EnvironmentProvider)
     section = _section(raw, "runner")
     for key in ("run_dir", "async_mode"):
         if key in section:
             raise ConfigError(f"runner.{key}", "belongs to the top level of the file" if key ==
                               "run_dir" else "is always on for what is submitted")  # fmt: skip
-    runner = _make("runner", section, provider)
+    runner = _make("runner", section, provider, BaseRunner)
     return Request(
         runner,
         _items(raw["items"]),
@@ -121,7 +123,7 @@ def read_config(
     try:
         config = OmegaConf.create(dict(raw))
         for key, value in settings:
-            OmegaConf.update(config, key, value, force_add=True)
+            _replace(config, key, value)
         plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         reason = one_line(str(error).partition("\n")[0])
@@ -136,6 +138,15 @@ def read_config(
     return dict(plain)
 
 
+def _replace(config: DictConfig | ListConfig, key: str, value: Any) -> None:
+    """Set the value of a dotted key, whatever was there."""
+    try:
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
+    except ValueError:  # OmegaConf reads a key below a list as a number
+        last = one_line(repr(key.rpartition(".")[2]), 60)
+        raise ConfigError(key, f"{last} is no position in a list") from None
+
+
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = raw[name]
     if not isinstance(section, Mapping):
@@ -143,13 +154,15 @@ def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(section)
 
 
-def _make(name: str, section: dict[str, Any], first: Any) -> Any:
-    """The object that a section describes."""
+def _make(name: str, section: dict[str, Any], first: Any, base: type) -> Any:
+    """The object of a subclass of `base` that a section describes."""
     if "_target_" not in section:
         raise ConfigError(f"{name}._target_", "is missing: the import path of a class")
-    target = find_target(section.pop("_target_"), f"{name}._target_")
-    if not isinstance(target, type):
-        raise ClassError(one_line(repr(target), 80), f"is no class; {name} needs one")
+    path = section.pop("_target_")
+    target = find_target(path, f"{name}._target_")
+    if not (isinstance(target, type) and issubclass(target, base)):
+        problem = f"{path} is no {name}; name a subclass of {base.__name__}"
+        raise ConfigError(f"{name}._target_", problem)
     return call_target(target, (first,), section, name)
 
 

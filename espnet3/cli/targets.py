@@ -24,7 +24,9 @@ def find_target(target: Any, where: str) -> Any:
         ClassError: importing the module raised; the original exception is the cause.
     """
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
-        raise ConfigError(where, f"{one_line(repr(target), 80)} is no import path")
+        raise ConfigError(
+            where, f"{one_line(repr(target), 80)} is no import path such as module.Name"
+        )
     if "." not in target:
         raise ConfigError(where, f"{target!r} names no module; write module.{target}")
     module, names = _import_longest(target, where)

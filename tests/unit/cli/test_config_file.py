@@ -41,7 +41,7 @@ runner: {_target_: cli_test_decode.Runner, batch_size: 4}
 items: 100
 run_dir: /shared/${config.name}
 n_shards: 5
-config: {name: first, beam: 10, again: "${run_dir}", walltime: 12:00:00}
+config: {name: first, beam: 10, again: "${run_dir}", walltime: 12:00:00, list: [1]}
 parallel: {env: local, n_workers: "${n_shards}", options: {walltime: 12:00:00}}
 """
 
@@ -112,6 +112,16 @@ def test_overrides_win_and_are_seen_by_interpolations(file: str) -> None:
     assert request.runner.provider.config.new.x == 1
 
 
+def test_an_override_replaces_the_value_whatever_was_there(file: str) -> None:
+    text = Path(file).read_text().replace("items: 100", "items: {start: 1, stop: 4}")
+    Path(file).write_text(text)
+    assert load(file, "items=[a]").items == ["a"]
+    assert load(file, "items={_target_: cli_test_decode.even, n: 3}").items == range(0, 6, 2)
+    replaced = load(file, "parallel={env: local, n_workers: 3}", "parallel.options.queue=gpu")
+    assert (replaced.parallel.n_workers, replaced.parallel.options) == (3, {"queue": "gpu"})
+    assert load(file, "config.list.0=7").runner.provider.config.list == [7]
+
+
 @pytest.mark.parametrize(
     ("items", "expected"),
     [
@@ -142,7 +152,17 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("items=null", "items: is missing in a folder/c.yaml"),
         ("runner=null", "runner: is missing in a folder/c.yaml"),
         ("runner=3", "runner: must be a mapping, got 3"),
-        ("runner._target_=null", "runner._target_: None is no import path"),
+        ("runner._target_=null", "runner._target_: None is no import path such as module.Name"),
+        ("runner._target_=a:B", "runner._target_: 'a:B' is no import path such as module.Name"),
+        (
+            "runner._target_=cli_test_decode.Provider",
+            "runner._target_: cli_test_decode.Provider is no runner; name a subclass of BaseRunner",
+        ),
+        (
+            "provider._target_=cli_test_decode.Runner",
+            "provider._target_: cli_test_decode.Runner is no provider; name a subclass of "
+            "EnvironmentProvider",
+        ),
         (
             "runner._target_=Runner",
             "runner._target_: 'Runner' names no module; write module.Runner",
@@ -158,7 +178,7 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ),
         (
             "runner._target_=cli_test_decode.even",
-            "is no class; runner needs one",
+            "runner._target_: cli_test_decode.even is no runner; name a subclass of BaseRunner",
         ),
         ("runner._target_=cli_test_broken.Runner", "ZeroDivisionError: division by zero ("),
         ("runner._target_=cli_test_needs.Runner", "No module named 'cli_test_absent' ("),
@@ -166,7 +186,7 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("runner.batch_size=0", "runner.batch_size: must be an integer from 1, got 0"),
         ("runner.run_dir=x", "runner.run_dir: belongs to the top level of the file"),
         ("provider.parms=3", "takes no such argument; did you mean params?"),
-        ("provider={_target_: cli_test_decode.Broken}", "takes no such argument"),
+        ("provider={_target_: cli_test_decode.Broken, params: {}}", "takes no such argument"),
         ("items._target_=cli_test_decode.NUMBER", "items"),
         ("items=no-number", "items: must be a number, a list, "),
         ("items=true", "items: must be a number, a list, "),
@@ -186,6 +206,8 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("parallel.n_worker=1", "parallel.n_worker: unknown key; did you mean n_workers?"),
         ("parallel.env=slrum", "parallel.env: 'slrum' is no environment"),
         ("parallel=3", "parallel: must be a mapping, got 3"),
+        ("config.list.x=1", "config.list.x: 'x' is no position in a list"),
+        ("config.list.9=1", "config.list[9]: list index out of range"),
         ("config.beam2=${nothing}", "config.beam2: Interpolation key 'nothing' not found"),
         ("config.other=???", "config.other: Missing mandatory value"),
         ("config.name=${", "config.name: "),
@@ -202,6 +224,17 @@ def test_one_line_and_exit_code_2(
     assert err.startswith("espnet3: ")
     assert err.count("\n") == 1
     assert line in err
+
+
+@pytest.mark.parametrize("value", ["3", "text", "[1]"])
+def test_a_config_that_is_no_mapping(
+    file: str, value: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["provider={_target_: cli_test_decode.Provider}", "run_dir=x", f"config={value}"]
+    assert run(["submit", file, *words, "--dry-run"]) == 2
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("espnet3: config: must be a mapping, got ")
 
 
 @pytest.mark.parametrize(
