@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 import espnet3
+from espnet3.cli.words import Seconds
 from espnet3.specs.errors import EspnetError, UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _usual_patience() -> float:
 
 _patience = click.option(
     "--patience",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=_usual_patience,
     show_default="ESPNET3_PATIENCE, or 60",
     help="Seconds in which results may still arrive through a network file system.",
@@ -194,27 +195,29 @@ def status(run_dir: str, as_json: bool) -> int:
 @_run_dir
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(min=0.1),
     default=5.0,
     show_default=True,
     help="Seconds between two looks.",
 )
-def watch(run_dir: str, interval: float) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document for each change.")
+def watch(run_dir: str, interval: float, as_json: bool) -> int:
     """Follow a run until nothing of it is queued or running.
 
-    Nothing depends on it: interrupt it, and the run goes on.
+    Nothing depends on it: interrupt it, and the run goes on. With --json each change is a line, a
+    document as of `status --json`.
     """
     from espnet3._blocking import run_blocking
 
-    seen = run_blocking(_watch(run_dir, interval))
+    seen = run_blocking(_watch(run_dir, interval, as_json))
     return DONE if seen.done else NOT_COMPLETE
 
 
-async def _watch(run_dir: str, interval: float) -> RunStatus:
+async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
     from espnet3.cli import show
     from espnet3.collect.progress import watch as looks
 
-    with show.follower() as view:
+    with show.follower(as_json=as_json) as view:
         async for seen in looks(run_dir, interval):
             view.update(seen)
         view.end(seen)
@@ -369,18 +372,27 @@ def cancel(run_dir: str, as_json: bool) -> int:
 @_run_dir
 @click.argument("rank", type=click.IntRange(min=0))
 @click.option("--path", is_flag=True, help="Print the names of all its logs, oldest first.")
-def logs(run_dir: str, rank: int, path: bool) -> int:
-    """Print the newest log of a shard."""
+@_json
+def logs(run_dir: str, rank: int, path: bool, as_json: bool) -> int:
+    """Print the newest log of a shard.
+
+    With --json, the names of all its logs, oldest first.
+    """
     import shutil
 
     from espnet3.cli import show
     from espnet3.run import Run
 
+    if path and as_json:
+        raise click.UsageError("--json prints the names of the logs already; leave out --path")
     run = Run(run_dir)
     files = run.logs(rank)
     if not files:
         show.problem(f"{run.run_dir}: there is no log of shard {rank} yet")
         return NOT_COMPLETE
+    if as_json:
+        show.json_document({"run_dir": run.run_dir, "rank": rank, "logs": files})
+        return DONE
     if path:
         for file in files:
             click.echo(file)
@@ -415,7 +427,7 @@ def run_shard(spec: str, trust: Trust | None) -> int:
 @click.argument("words", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=600.0,
     show_default=True,
     help="Seconds that the job may wait in the queue; it is cancelled then.",

@@ -240,8 +240,26 @@ class Follower:
             click.echo(shard_line(shard))
 
 
-def follower() -> Follower:
-    """The follower for where standard output goes."""
+class JsonFollower(Follower):
+    """Prints one JSON document in a line whenever something has changed."""
+
+    def update(self, seen: RunStatus) -> None:
+        import orjson
+
+        line = orjson.dumps(status_document(seen), option=orjson.OPT_NON_STR_KEYS).decode()
+        if line != self._last:
+            click.echo(line)
+            sys.stdout.flush()
+        self._last = line
+
+    def end(self, seen: RunStatus) -> None:
+        pass  # the last document says it
+
+
+def follower(*, as_json: bool = False) -> Follower:
+    """The follower for where standard output goes, or for a program."""
+    if as_json:
+        return JsonFollower()
     if not on_terminal():
         return Follower()
     from espnet3.cli.terminal import LiveFollower

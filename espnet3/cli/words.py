@@ -1,16 +1,31 @@
-"""Words of a command line that click cannot tell apart: ranks, spec files, settings."""
+"""Words of a command line that click cannot tell apart: ranks, spec files, settings, seconds."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import click
+
 from espnet3.specs.errors import UsageError
 
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*=.*", re.DOTALL)
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds. Click's own range lets NaN through, which is below no limit."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
 
 
 def split_settings(words: Iterable[str], settings: Iterable[str]) -> tuple[list[str], list[str]]:

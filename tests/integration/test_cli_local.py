@@ -55,6 +55,9 @@ def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
     assert [shard["rank"] for shard in status["shards"]] == [0, 1, 2, 3]
     assert espnet3.lines("status", espnet3.run_dir) == ["4 of 4 shards done"]
 
+    [seen] = espnet3.lines("watch", espnet3.run_dir, "--json")
+    assert json.loads(seen) == status
+
     found = espnet3.json("collect", espnet3.run_dir, "-o", "out file.jsonl")
     assert found == {"output": "out file.jsonl", "records": 12, "left_out": {}, "errors": 0}
     written = (espnet3.folder / "out file.jsonl").read_text()
@@ -62,6 +65,9 @@ def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
     assert espnet3("collect", espnet3.run_dir).stdout == written
 
     [log] = espnet3.lines("logs", espnet3.run_dir, "1", "--path")
+    assert espnet3.json("logs", espnet3.run_dir, "1") == {
+        "run_dir": run_dir, "rank": 1, "logs": [log],
+    }  # fmt: skip
     assert espnet3("logs", espnet3.run_dir, "1").stdout == Path(log).read_text()
     assert "item 3\nitem 4\nitem 5\n" in Path(log).read_text()
     assert "shards 0 to 3" in espnet3("logs", espnet3.run_dir, "4", code=2).stderr

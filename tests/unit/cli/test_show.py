@@ -124,6 +124,20 @@ def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[s
     ]
 
 
+def test_following_for_a_program_prints_a_document_for_each_change(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with show.follower(as_json=True) as view:
+        for seen in (SEEN, SEEN, DONE):
+            view.update(seen)
+        view.end(DONE)
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["counts"], first["done"]) == (SEEN.counts(), False)
+    assert (last["counts"], last["done"], last["shards"][0]["state"]) == (
+        DONE.counts(), True, "done",
+    )  # fmt: skip
+
+
 def test_following_on_a_terminal() -> None:
     file = io.StringIO()
     with terminal.LiveFollower(Console(file=file, width=100, force_terminal=True)) as view:
