@@ -61,6 +61,8 @@ def require_outside(root: str, output: str) -> None:
     Raises:
         UsageError: it is a name that belongs to the run.
     """
+    if not output:
+        raise UsageError("output: is empty; name a file or URL")
     (storage, path), (own, folder) = _identify(output), _identify(root)
     name = path.removeprefix(f"{folder}/").partition("/")[0]
     if storage == own and path.startswith(f"{folder}/") and name in _TAKEN:
@@ -191,4 +193,6 @@ def _mapped(output: str) -> Iterator[None]:
         yield
     except Exception as error:  # every file system raises its own libraries' errors too
         problem = one_line(str(error), 200) or type(error).__name__
+        if isinstance(error, NotImplementedError):
+            problem = f"{output.partition('://')[0]} URLs cannot be written; choose another output"
         raise StoreError(output, problem) from error

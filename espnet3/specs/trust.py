@@ -202,6 +202,8 @@ def _names(path: str) -> list[str]:
 
 def _require_no_strangers(folder: str, found: os.stat_result) -> None:
     """A folder on the way; where it is sticky, one can only replace what is one's own."""
+    if not stat.S_ISDIR(found.st_mode):
+        return  # nothing lies in it, as whoever opens what is below will say
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise Untrusted(
             folder, f"everyone may replace what lies in it; {_take_away(folder)}, or use a folder "

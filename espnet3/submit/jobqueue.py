@@ -77,6 +77,7 @@ class JobQueueLauncher(Launcher):
                     f"is missing; dask-jobqueue needs it, for example `{name}: "
                     f"{'1' if name == 'cores' else '4GB'}`",
                 )
+        _check_sizes(self.options)
         self._scheduler.settle(self.options)
         _check_walltime(self.options.get("walltime"), self._scheduler)
         _check_lines(self.options)
@@ -338,6 +339,23 @@ def _parameters(cls: type[Any]) -> set[str]:
     for base in cls.__mro__[: next(i for i, c in enumerate(cls.__mro__) if c in ends) + 1]:
         names |= set(inspect.signature(cast(Any, base).__init__).parameters)
     return names - _RESERVED
+
+
+def _check_sizes(options: Mapping[str, JsonValue]) -> None:
+    """Refuse what dask-jobqueue would fail to compute with, in the words of its arithmetic."""
+    for name in ("cores", "processes"):
+        value = options.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            problem = f"must be an integer from 1, got {one_line(repr(value), 60)}"
+            raise ConfigError(f"parallel.options.{name}", problem)
+    memory = options["memory"]
+    try:
+        fine = isinstance(memory, str | int | float) and dask.utils.parse_bytes(memory) > 0
+    except ValueError:
+        fine = False
+    if not fine:
+        problem = f"must be a size such as 4GB, got {one_line(repr(memory), 60)}"
+        raise ConfigError("parallel.options.memory", problem)
 
 
 def _check_lines(options: Mapping[str, JsonValue]) -> None:

@@ -250,7 +250,17 @@ def test_a_parallel_config_that_is_no_mapping_is_refused(here: Path, parallel: A
             {"cores": 1, "memory": "1GB", "qqqq": 1},
             ["parallel.options.qqqq", "no such option", "valid are"],
         ),
-        ({"cores": 1, "memory": "lots"}, ["parallel.options", "lots"]),
+        ({"cores": 0, "memory": "1GB"}, ["parallel.options.cores", "an integer from 1, got 0"]),
+        ({"cores": "one", "memory": "1GB"}, ["parallel.options.cores", "from 1, got 'one'"]),
+        ({"cores": 1.5, "memory": "1GB"}, ["parallel.options.cores", "from 1, got 1.5"]),
+        (
+            {"cores": 1, "memory": "1GB", "processes": 0},
+            ["parallel.options.processes", "an integer from 1, got 0"],
+        ),
+        ({"cores": 1, "memory": "lots"}, ["parallel.options.memory", "such as 4GB, got 'lots'"]),
+        ({"cores": 1, "memory": "-1GB"}, ["parallel.options.memory", "such as 4GB, got '-1GB'"]),
+        ({"cores": 1, "memory": 0}, ["parallel.options.memory", "such as 4GB, got 0"]),
+        ({"cores": 1, "memory": [4]}, ["parallel.options.memory", "such as 4GB, got [4]"]),
     ],
     ids=str,
 )
@@ -550,6 +560,13 @@ def test_a_file_is_no_run_directory(here: Path) -> None:
         words = [str(here / "run"), "is a file", "choose another run_dir"]
         with refused(RunDirectoryError, *words, folder=here):
             start(run_dir=run_dir)
+
+
+def test_below_a_file_is_no_run_directory(here: Path) -> None:
+    (here / "notes").write_text("keep")
+    for name in (f"{here}/notes", "/dev/null"):  # everyone may write the second one
+        with refused(RunDirectoryError, "is a file, or below a file; choose", folder=here):
+            start(run_dir=f"{name}/run")
 
 
 def test_a_folder_with_foreign_files_is_refused(here: Path) -> None:
