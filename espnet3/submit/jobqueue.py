@@ -150,9 +150,9 @@ class JobQueueLauncher(Launcher):
     def _new_job(self, prologue: Sequence[str] = ()) -> Any:
         own = self._scheduler.own_options
         options: dict[str, Any] = {k: v for k, v in self._given.items() if k not in own}
-        if prologue:
-            lines = self.options.get("job_script_prologue") or []
-            options["job_script_prologue"] = [*prologue, *cast("list[str]", lines)]
+        lines = cast("list[str]", self.options.get("job_script_prologue") or [])
+        if prologue or lines:  # the user's jobqueue.yaml included, so that a hook can add to it
+            options["job_script_prologue"] = [*prologue, *lines]
         # Name and logs are given on the command line, where nothing has to be quoted.
         options["job_name"] = re.sub(r"[^A-Za-z0-9._-]", "_", self.job_name_prefix())
         options.pop("log_directory", None)

@@ -128,6 +128,9 @@ class Returning(BaseRunner):
 # --- customize_job_cls ----------------------------------------------------------------------------
 
 
+# The first three are the recipes of docs/customising.md.
+
+
 class Commented(Echo):
     """Changes the submit command."""
 
@@ -145,12 +148,11 @@ class Exporting(Echo):
     @classmethod
     def customize_job_cls(cls, job_cls: type[Any]) -> type[Any]:
         class Job(job_cls):  # type: ignore[misc]
-            _job_script_prologue: list[str]
-
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                added = "export FROM_HOOK='a  $b'"
-                self._job_script_prologue = [*self._job_script_prologue, added]
+            def __init__(
+                self, *args: Any, job_script_prologue: list[str] | None = None, **kwargs: Any
+            ) -> None:
+                prologue = [*(job_script_prologue or []), "export FROM_HOOK='a  $b'"]
+                super().__init__(*args, job_script_prologue=prologue, **kwargs)
 
         return Job
 
@@ -162,8 +164,8 @@ class OtherPrologue(Echo):
     def customize_job_cls(cls, job_cls: type[Any]) -> type[Any]:
         class Job(job_cls):  # type: ignore[misc]
             def __init__(self, *args: Any, **kwargs: Any) -> None:
+                kwargs["job_script_prologue"] = ["export FROM_HOOK=alone"]
                 super().__init__(*args, **kwargs)
-                self._job_script_prologue = ["export FROM_HOOK=alone"]
 
         return Job
 

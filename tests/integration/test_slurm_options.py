@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
+import espnet3._jobqueue  # noqa: F401 (before we set one of its defaults)
 from espnet3.parallel import BaseRunner
 from espnet3.run import Run, submit_run
 from espnet3.specs.errors import ClassError
@@ -59,6 +61,14 @@ def test_the_hook_adds_to_the_prologue(slurm: SlurmCluster, tmp_path: Path) -> N
     options = {"job_script_prologue": ["export FROM_OPTIONS=own", "export FROM_HOOK=no"]}
     _, seen = _see(tmp_path, ["FROM_OPTIONS", "FROM_HOOK"], runners.Exporting, options=options)
     assert seen == {"FROM_OPTIONS": "own", "FROM_HOOK": "a  $b"}
+
+
+def test_the_hook_adds_to_the_prologue_of_the_users_jobqueue_yaml(
+    slurm: SlurmCluster, tmp_path: Path
+) -> None:
+    with dask.config.set({"jobqueue.slurm.job-script-prologue": ["export FROM_YAML=site"]}):
+        _, seen = _see(tmp_path, ["FROM_YAML", "FROM_HOOK"], runners.Exporting)
+    assert seen == {"FROM_YAML": "site", "FROM_HOOK": "a  $b"}
 
 
 def test_the_hook_replaces_the_prologue(slurm: SlurmCluster, tmp_path: Path) -> None:
