@@ -100,14 +100,21 @@ class JobQueueLauncher(Launcher):
     def _make_job_cls(self, runner: type[Any]) -> type[Job]:
         """One subclass for the whole submission, changed by the runner's hook."""
         mine = _worker_job_cls(self._base, self._scheduler, self.options, self._submit_timeout)
-        chosen = runner.customize_job_cls(mine)
+        self._hook = f"{runner.__qualname__}.customize_job_cls"
+        try:
+            chosen = runner.customize_job_cls(mine)
+        except Exception as error:  # the hook is the user's code
+            raise self._hook_failed(error) from error
         if not (isinstance(chosen, type) and issubclass(chosen, mine)):
             raise ClassError(
-                f"{runner.__qualname__}.customize_job_cls",
+                self._hook,
                 f"must return the class that it was given or a subclass of it, "
                 f"got {one_line(repr(chosen), 80)}",
             )
         return chosen
+
+    def _hook_failed(self, error: Exception) -> ClassError:
+        return ClassError(self._hook, f"raised {type(error).__name__}: {one_line(str(error))}")
 
     def _require_command(self) -> None:
         command = shlex.split(self._job_cls.submit_command)[0]
@@ -161,6 +168,8 @@ class JobQueueLauncher(Launcher):
                 return self._job_cls(scheduler=None, name="espnet3", **options)
             except (TypeError, ValueError) as error:
                 raise ConfigError("parallel.options", one_line(str(error))) from None
+            except Exception as error:  # a constructor of the user's hook
+                raise self._hook_failed(error) from error
 
     def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
         words = submission.worker_command[len(shlex.split(self.python)) :]

@@ -191,6 +191,22 @@ class Nonsense(Echo):
         return dict
 
 
+class Raising(Echo):
+    @classmethod
+    def customize_job_cls(cls, job_cls: type[Any]) -> type[Any]:
+        raise KeyError("of the hook")
+
+
+class RaisingLater(Echo):
+    @classmethod
+    def customize_job_cls(cls, job_cls: type[Any]) -> type[Any]:
+        class Job(job_cls):  # type: ignore[misc]
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                raise KeyError("of the hook")
+
+        return Job
+
+
 class Foreign(Echo):
     """Returns a job class, but not one made from what it was given."""
 

@@ -99,6 +99,14 @@ def test_a_hook_that_returns_nonsense(
     assert slurm.jobs("--states=all") == before
 
 
+@pytest.mark.parametrize("runner", [runners.Raising, runners.RaisingLater])
+def test_a_hook_that_raises(slurm: SlurmCluster, tmp_path: Path, runner: type[BaseRunner]) -> None:
+    said = rf"^{runner.__name__}\.customize_job_cls: raised KeyError: 'of the hook'$"
+    with pytest.raises(ClassError, match=said):
+        _see(tmp_path, ["PATH"], runner)
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_the_hook_holds_for_a_resume_by_another_process(
     slurm: SlurmCluster, tmp_path: Path
 ) -> None:
