@@ -71,6 +71,16 @@ class TestHtcondor(SchedulerContract):
         (tmp_path / GATE).touch()
         assert ended(run).collect() == locally(tmp_path, 5)
 
+    def test_a_job_over_its_allowed_duration(self, config: Any, tmp_path: Path) -> None:
+        """HTCondor holds it, and it stays in the queue; for espnet3 it has ended."""
+        wanted = config({"job_extra_directives": {"allowed_job_duration": 3}}, n_shards=1)
+        run = ended(submit_noting(tmp_path, 2, wanted, gated=[1]))
+        assert states(run) == {0: "interrupted"}
+        assert causes(run)[0].startswith("time limit, "), causes(run)
+        (tmp_path / GATE).touch()
+        run.resume(options={"job_extra_directives": {}})
+        assert ended(run).collect() == locally(tmp_path, 2)
+
     def test_getenv_hands_on_nothing_of_an_enclosing_job(
         self, site: Site, seen: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

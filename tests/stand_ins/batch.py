@@ -44,13 +44,23 @@ create table if not exists held (yes integer);
 
 @dataclass(frozen=True)
 class Start:
-    """How a task is run: its words, environment, folder and log, and for how many seconds."""
+    """How a task is run.
+
+    Attributes:
+        words: of its command.
+        environ: its environment.
+        folder: where it starts.
+        log: what it prints goes there.
+        limit: for how many seconds it may run.
+        warning: the signal that it gets then, before SIGKILL.
+    """
 
     words: Sequence[str]
     environ: Mapping[str, str]
     folder: str
     log: str
     limit: float | None = None
+    warning: int = signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,12 @@ class Task:
     began: float | None
     ended: float | None
     cancelled: float | None
+
+    def reached(self, limit: float | None) -> bool:
+        """Whether it has run for so many seconds; nothing does for None."""
+        if limit is None or self.began is None:
+            return False
+        return (self.ended or time.time()) - self.began >= limit
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,7 @@ class Queue:
                         "folder": start.folder,
                         "log": start.log,
                         "limit": start.limit,
+                        "warning": int(start.warning),
                     }
                 )
                 database.execute(
@@ -173,13 +190,13 @@ class Queue:
             if ids is None or number in ids
         ]
 
-    def cancel(self, job: int, position: int | None = None) -> bool:
+    def cancel(self, job: int, position: int | None = None, *, also_ended: bool = False) -> bool:
         """Ask to stop a job's tasks, or one; whether any was still to be stopped."""
         with self._database as database:
             found = database.execute(
                 "update task set cancelled = ? where job = ? and (? is null or position = ?)"
-                " and state != 'ended' and cancelled is null",
-                (time.time(), job, position, position),
+                " and (state != 'ended' or ?) and cancelled is null",
+                (time.time(), job, position, position, also_ended),
             )
             return found.rowcount > 0
 
@@ -250,7 +267,7 @@ class Server:
         self._queue, self._slots = Queue(folder), slots
         self._running: dict[tuple[int, int], subprocess.Popen[bytes]] = {}
         self._told: set[tuple[int, int]] = set()
-        self._deadlines: dict[tuple[int, int], float] = {}
+        self._deadlines: dict[tuple[int, int], tuple[float, int]] = {}
 
     def serve(self) -> None:
         """Until this process is killed."""
@@ -280,7 +297,8 @@ class Server:
             self._running[task.job, task.position] = process
             self._queue.began(task, process.pid)
             if start.limit is not None:
-                self._deadlines[task.job, task.position] = time.time() + start.limit
+                deadline = time.time() + start.limit
+                self._deadlines[task.job, task.position] = deadline, start.warning
 
     def _look(self, task: Task) -> None:
         key = task.job, task.position
@@ -291,13 +309,14 @@ class Server:
             self._queue.ended(task, None if status is None else _wait_status(status))
             return
         now = time.time()
-        stopped = min(task.cancelled or math.inf, self._deadlines.get(key, math.inf))
+        cancelled = task.cancelled or math.inf, int(signal.SIGTERM)
+        stopped, warning = min(cancelled, self._deadlines.get(key, cancelled))
         if stopped <= now:
             hard = now > stopped + GRACE
             if hard or key not in self._told:
                 self._told.add(key)
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL if hard else signal.SIGTERM)
+                    os.killpg(process.pid, signal.SIGKILL if hard else warning)
 
 
 def _wait_status(returncode: int) -> int:

@@ -1,7 +1,8 @@
 """A stand-in for HTCondor: its commands, by the manual pages of 23.0.
 
 Jobs of a cluster with `max_materialize` are made one by one, as a factory does it; those that are
-not made yet are nowhere but in `condor_q -factory`.
+not made yet are nowhere but in `condor_q -factory`. Two ways to limit a job's time are modelled:
+the `periodic_remove` of one that has run for some seconds, and `allowed_job_duration`.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def condor_submit(options: dict[str, list[str]], operands: list[str]) -> int:
         name,
         [_start(found, number) for number in range(n_jobs)],
         throttle=found.max_materialize,
-        details={"ad": found.ad, "max_materialize": found.max_materialize},
+        details={"ad": found.ad, "max_materialize": found.max_materialize, **_limits(found)},
     )
     if "terse" in options:
         print(f"{cluster}.0 - {cluster}.{n_jobs - 1}")
@@ -117,7 +118,30 @@ def _start(found: Submitted, number: int) -> Start:
     }  # fmt: skip
     executable = found.commands["executable"]
     log = os.path.join(folder, found.commands.get("output", "/dev/null"))
-    return Start([executable, *found.arguments[number]], {**found.environ, **own}, folder, log)
+    return Start(
+        [executable, *found.arguments[number]], {**found.environ, **own}, folder, log,
+        min(filter(None, _limits(found).values()), default=None),
+    )  # fmt: skip
+
+
+def _limits(found: Submitted) -> dict[str, int | None]:
+    """After how many seconds a job is removed, and held."""
+    over = re.search(
+        r"\bJobStatus == 2 && time\(\) - JobCurrentStartDate > (\d+)",
+        found.ad.get("PeriodicRemove", ""),
+    )
+    allowed = found.ad.get("AllowedJobDuration", "")
+    return {
+        "remove_after": int(over[1]) if over else None,
+        "hold_after": int(allowed) if allowed.isdecimal() else None,
+    }
+
+
+def _is_held(job: Job, task: Task) -> bool:
+    """Whether it was stopped, and stays in the queue; condor_release is not modelled."""
+    return (
+        task.state == "ended" and task.cancelled is None and task.reached(job.details["hold_after"])
+    )
 
 
 # condor_q, condor_history
@@ -131,6 +155,11 @@ def _made(job: Job) -> int:
         if limit is not None and alive == limit:
             return task.position + 1
     return len(job.tasks)
+
+
+def _is_there(job: Job, task: Task) -> bool:
+    """Whether it is in the queue."""
+    return task.state != "ended" or _is_held(job, task)
 
 
 def _literal(expression: str, ad: Mapping[str, Any]) -> Any:
@@ -151,6 +180,13 @@ def _ad(job: Job, task: Task) -> Ad:
     ad["EnteredCurrentStatus"] = int(task.ended or task.began or job.submitted)
     if task.cancelled is not None:
         ad |= {"JobStatus": 3, "RemoveReason": f"via condor_rm (by user {job.owner})"}
+    elif _is_held(job, task):
+        seconds = job.details["hold_after"]
+        reason = f"The job exceeded allowed job duration of {seconds} seconds"
+        ad |= {"JobStatus": 5, "HoldReasonCode": 46, "HoldReason": reason}
+    elif task.status != 0 and task.reached(job.details["remove_after"]):
+        why = f"expression '{job.details['ad']['PeriodicRemove']}' evaluated to TRUE"
+        ad |= {"JobStatus": 3, "RemoveReason": f"The job attribute PeriodicRemove {why}"}
     elif task.state != "ended":
         ad["JobStatus"] = 1 if task.state == "queued" else 2
     else:
@@ -181,7 +217,7 @@ def condor_q(options: dict[str, list[str]], operands: list[str]) -> int:
 
 def _queued(factories: bool) -> Iterator[Ad]:
     for job in Queue.here().jobs():
-        alive = [task for task in job.tasks[: _made(job)] if task.state != "ended"]
+        alive = [task for task in job.tasks[: _made(job)] if _is_there(job, task)]
         if not factories:
             yield from (_ad(job, task) for task in alive)
         elif job.details["max_materialize"] is not None and alive:
@@ -194,7 +230,7 @@ def condor_history(options: dict[str, list[str]], operands: list[str]) -> int:
         _ad(job, task)
         for job in Queue.here().jobs()
         for task in job.tasks
-        if task.state == "ended" and (task.began or job.details["max_materialize"] is None)
+        if not _is_there(job, task) and (task.began or job.details["max_materialize"] is None)
     ]
     left.sort(key=lambda ad: ad["EnteredCurrentStatus"], reverse=True)
     for expression in options.get("since", []):
@@ -267,7 +303,7 @@ def condor_rm(options: dict[str, list[str]], operands: list[str]) -> int:
             task
             for job in jobs
             for task in job.tasks[: _made(job)]
-            if task.state != "ended" and position in (None, task.position)
+            if _is_there(job, task) and position in (None, task.position)
         ]
         if not there:
             words = f"Job {word} not found" if dot else ""
@@ -275,7 +311,9 @@ def condor_rm(options: dict[str, list[str]], operands: list[str]) -> int:
             print(words, file=sys.stderr)
             code = 1
             continue
-        Queue.here().cancel(int(cluster), position)
+        Queue.here().cancel(int(cluster), position)  # also those that are not made yet
+        for task in there:
+            Queue.here().cancel(int(cluster), task.position, also_ended=True)
         shown = f"Job {word}" if dot else f"All jobs in cluster {word}"
         print(f"{shown} {'has' if dot else 'have'} been marked for removal")
     return code

@@ -5,8 +5,10 @@ It refuses what its reference does not allow, also where a site's real commands 
 
 from __future__ import annotations
 
+import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -20,10 +22,12 @@ from tests.stand_ins.lsf_syntax import (
     bsub_options,
     dependencies,
     job_name,
+    limits,
     parsed,
 )
 
 FAILED = 255
+MINUTE = 4.0  # seconds, of -W: it knows no shorter limit, and no test waits for a whole minute
 VERSION = "IBM Spectrum LSF Standard 10.1.0.14, Jun 09 2023"
 # bsub(1), -env: what is of use on the host of the submission only; it is made anew on the other.
 _STAYS = re.compile(
@@ -78,6 +82,8 @@ def _bsub(words: list[str]) -> int:
                 _environ(options, name.name, index, len(indices), file),
                 os.getcwd(),
                 _output(options, index),
+                _run_limit(options),
+                signal.SIGUSR2,
             )
             for index in indices
         ],
@@ -89,6 +95,11 @@ def _bsub(words: list[str]) -> int:
         to = f"queue <{options['q'][-1]}>" if "q" in options else f"default queue <{QUEUES[0]}>"
         print(f"Job <{job}> is submitted to {to}.")
     return 0
+
+
+def _run_limit(options: Options) -> float | None:
+    minutes = limits(options).minutes
+    return None if minutes is None else minutes * MINUTE
 
 
 def _dependency(job_id: str) -> int:
@@ -225,7 +236,7 @@ def _values(job: Job, task: Task) -> Mapping[str, str]:
     """The fields of -o; "-" for one that a job has not."""
     index = task.position + 1 if job.details["array"] else 0
     options = job.details["options"]
-    state, code, reason = _end(task)
+    state, code, reason = _end(task, _run_limit(options))
     return {
         "jobid": str(job.id), "jobindex": str(index), "stat": state, "user": job.owner,
         "queue": options.get("q", [QUEUES[0]])[-1], "exit_code": code, "exit_reason": reason,
@@ -235,7 +246,7 @@ def _values(job: Job, task: Task) -> Mapping[str, str]:
     }  # fmt: skip
 
 
-def _end(task: Task) -> tuple[str, str, str]:
+def _end(task: Task, limit: float | None) -> tuple[str, str, str]:
     """State, exit code and termination reason."""
     if task.state != "ended":
         return {"queued": "PEND", "running": "RUN"}[task.state], "-", "-"
@@ -243,6 +254,9 @@ def _end(task: Task) -> tuple[str, str, str]:
     code = 128 + status if 0 < status < 256 else status >> 8
     if task.cancelled is not None:
         return "EXIT", str(code) if task.began else "-", "TERM_OWNER: job killed by owner"
+    if status and task.reached(limit):
+        told = "TERM_RUNLIMIT: job killed after reaching LSF run time limit"
+        return "EXIT", str(code), told
     if 0 < status < 256:
         told = "TERM_EXTERNAL_SIGNAL: job killed by a signal external to LSF"
         return "EXIT", str(code), told
@@ -261,14 +275,26 @@ def _pending(job: Job) -> str:
 
 
 def _long(entry: Shown) -> str:
-    """The first line of -UF, which is never broken."""
+    """What -UF shows: what was asked for, and its limits; lines are never broken."""
     told = _values(*entry)
     element = f"[{told['jobindex']}]" if told["jobindex"] != "0" else ""
+    options = entry.job.details["options"]
+    asked = [f"Requested Resources <{' '.join(options['R'])}>"] if "R" in options else []
+    asked += [f"Requested GPU <{options['gpu'][-1]}>"] if "gpu" in options else []
+    minutes, kilobytes = limits(options)
+    limited = "" if minutes is None else f"\n\n RUNLIMIT\n {minutes:.1f} min"
+    limited += "" if kilobytes is None else f"\n\n MEMLIMIT\n {_size(kilobytes):>7}"
     return (
         f"Job <{told['jobid']}{element}>, Job Name <{told['job_name']}>, User <{told['user']}>, "
         f"Project <{told['proj_name']}>, Status <{told['stat']}>, Queue <{told['queue']}>, "
-        "Command <#!/usr/bin/env bash;...>"
+        "Command <#!/usr/bin/env bash;...>\n"
+        f"Tue Nov 24 04:35:56: {', '.join(['Submitted from host <login>', *asked])};{limited}\n"
     )
+
+
+def _size(kilobytes: float) -> str:
+    power = min(int(math.log(max(kilobytes, 1), 1024)), 2)
+    return f"{kilobytes / 1024**power:.4g} {'KMG'[power]}"
 
 
 def _bkill(words: list[str]) -> int:

@@ -59,6 +59,13 @@ class Name(NamedTuple):
     throttle: int | None
 
 
+class Limits(NamedTuple):
+    """What `-W` and `-M` say; None is no limit."""
+
+    minutes: int | None
+    kilobytes: float | None
+
+
 def parsed(
     words: Sequence[str], with_value: Container[str], flags: Container[str]
 ) -> tuple[Options, list[str]]:
@@ -147,6 +154,20 @@ def _indices(part: str) -> range:
         raise Refused("Job array index error")
     first = int(found[1])
     return range(first, int(found[2] or first) + 1, int(found[3] or 1))
+
+
+def limits(options: Options) -> Limits:
+    """How long a job may run, and how much memory it may use."""
+    minutes, kilobytes = None, None
+    for value in options.get("W", [])[-1:]:
+        hours, _, rest = value.partition("/")[0].rpartition(":")
+        minutes = 60 * int(hours or 0) + int(rest)
+    for value in options.get("M", [])[-1:]:
+        number, unit = value.rstrip("B!"), "K"
+        if number[-1].isalpha():
+            number, unit = number[:-1], number[-1]
+        kilobytes = float(number) * 1024.0 ** "KMGTPEZ".index(unit)
+    return Limits(minutes, kilobytes)
 
 
 def dependencies(options: Options) -> list[str]:

@@ -23,7 +23,8 @@ CLUSTER = "Moab"  # with which ids begin
 CLASSES = ("batch", "gpu")
 _SUBMIT = "a:A:c:C:d:e:EF:hIj:k:Kl:m:M:N:o:p:q:r:S:t:u:v:VW:xz"
 _MOST_TASKS = 100_000  # msub, -t
-# Torque's, which takes the job over.
+# Torque's, which takes the job over; "Job Exit Status" in its guide has JOB_EXEC_OVERLIMIT_WT.
+_OVER_WALLTIME = -11
 _NAME = re.compile(r"[A-Za-z][!-~]{0,14}")
 _ARRAY = re.compile(r"(?:[A-Za-z]\w*\.)?\[([\d,:-]+)\](?:%(\d+))?|([\d,-]+)(?:%(\d+))?")
 _RESOURCES = frozenset({
@@ -67,15 +68,17 @@ def msub(words: list[str]) -> int:
     log = options.get("o", ["/dev/null"])[-1].rpartition(":")[2]
     indices: list[int | None] = [*shape.indices] if shape else [None]
     environs = (_environ(options, name, index, len(indices)) for index in indices)
+    walltime = resources.get("walltime", "01:00:00")
+    limit = _seconds(walltime)
     job = queue.submit(
         name,
-        [Start([script], environ, os.environ["HOME"], log) for environ in environs],
+        [Start([script], environ, os.environ["HOME"], log, limit) for environ in environs],
         throttle=shape.throttle if shape else None,
         after=after,
         details={
             "array": shape is not None, "indices": indices,
             "account": options.get("A", [""])[-1], "class": options.get("q", [CLASSES[0]])[-1],
-            "walltime": resources.get("walltime", "01:00:00"),
+            "walltime": walltime, "dedicated": _dedicated(resources),
         },
     )  # fmt: skip
     if "z" not in options:
@@ -108,6 +111,17 @@ def _checked(options: Options) -> dict[str, str]:
     if not _WALLTIME.fullmatch(resources.get("walltime", "1")):
         raise Refused(f"invalid walltime '{resources['walltime']}'")
     return resources
+
+
+def _dedicated(resources: Mapping[str, str]) -> str:
+    """What is asked for, as checkjob shows it."""
+    node = re.search(r":ppn=(\d+)", resources.get("nodes", ""))
+    words = [f"PROCS: {node[1] if node else 1}"]
+    memory = re.fullmatch(r"(\d+)(mb|gb)", resources.get("mem", ""), re.IGNORECASE)
+    words += [f"MEM: {memory[1]}{memory[2][0].upper()}"] if memory else []
+    gpus = re.search(r":gpus=(\d+)", resources.get("nodes", ""))
+    words += [f"GPUS: {gpus[1]}"] if gpus else []
+    return f"Dedicated Resources Per Task: {'  '.join(words)}"
 
 
 def _shape(options: Options) -> _Shape | None:
@@ -245,7 +259,7 @@ def _attributes(job: Job, task: Task, listed: str) -> Iterator[tuple[str, str]]:
         yield "Account", details["account"]
     yield "Class", details["class"]
     if listed == "completed":
-        yield "CompletionCode", _completion(task)
+        yield "CompletionCode", _completion(job, task)
         yield "CompletionTime", str(int(task.ended or 0))
     yield "EEDuration", "1"
     yield "GJID", job_id
@@ -261,7 +275,9 @@ def _attributes(job: Job, task: Task, listed: str) -> Iterator[tuple[str, str]]:
     yield "User", job.owner
 
 
-def _completion(task: Task) -> str:
+def _completion(job: Job, task: Task) -> str:
+    if task.cancelled is None and task.status and task.reached(_seconds(job.details["walltime"])):
+        return str(_OVER_WALLTIME)
     if task.cancelled is None:
         return str(exit_status(task.status or 0))
     return "CNCLD" if task.status is None else f"CNCLD({exit_status(task.status)})"
@@ -289,6 +305,7 @@ def checkjob(words: list[str]) -> int:
     print(f"Creds:  {credentials}{f'  account:{account}' if account else ''}")
     print(f"WallTime:   00:00:00 of {job.details['walltime']}")
     print(f"SubmitTime: {time.ctime(job.submitted)}\n\nTotal Requested Tasks: 1\n")
+    print(f"Req[0]  TaskCount: 1  Partition: ALL\n{job.details['dedicated']}\n")
     if task.state == "queued":
         print(f"NOTE:  job cannot run  ({'dependency' if _waits(job) else 'insufficient procs'})")
     return 0

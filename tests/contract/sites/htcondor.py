@@ -29,6 +29,11 @@ class HtcondorSite(Site):
         "I don't know about the 'nonesuch' universe",
     )
     directive = ({"accounting_group": "of-the-options"}, '"AcctGroup": "of-the-options"')
+    version = r"23\.0\."
+    more_memory = ({"memory": "200MB"}, r'"DaskWorkerMemory": 200000000\b')
+    four_hours = r'"PeriodicRemove": .*JobCurrentStartDate > 14400\b'
+    gpu = ({"job_extra_directives": {"request_gpus": 1}}, r'"RequestGPUs": 1\b')
+    limit = "0:0:3"
 
     def __init__(self, cluster: StandIn) -> None:
         self.cluster = cluster

@@ -26,6 +26,11 @@ class LsfSite(Site):
     }
     refused = ({"queue": "no-such-queue"}, "no-such-queue: No such queue. Job not submitted.")
     directive = ("-P of-the-options", "Project <of-the-options>")
+    version = r"LSF .* 10\.1\."
+    more_memory = ({"memory": "200MB"}, r"MEMLIMIT\n +195\.3 M")
+    four_hours = r"RUNLIMIT\n +240\.0 min"
+    gpu = ({"job_extra_directives": ['-gpu "num=1"']}, r"Requested GPU <num=1>")
+    limit = "1"
 
     def __init__(self, cluster: StandIn) -> None:
         self.cluster = cluster

@@ -24,6 +24,11 @@ class MoabSite(Site):
     }
     refused = ({"queue": "no-such-queue"}, "cannot locate class 'no-such-queue'")
     directive = ("-A of-the-options", "account:of-the-options")
+    version = r"9\.1\."
+    more_memory = ({"memory": "200MB"}, r"Dedicated Resources Per Task: .*\bMEM: 191M")
+    four_hours = r"WallTime: +00:00:00 of 0?4:00:00"
+    gpu = ({"resource_spec": "nodes=1:ppn=1:gpus=1"}, r"Dedicated Resources Per Task: .*GPUS: 1\b")
+    limit = "0:0:3"
 
     def __init__(self, cluster: StandIn) -> None:
         self.cluster = cluster

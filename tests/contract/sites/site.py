@@ -33,9 +33,9 @@ class Site(ABC):
     leaked: ClassVar[Mapping[str, str]]
     refused: ClassVar[tuple[Mapping[str, Any], str]]
     directive: ClassVar[tuple[Any, str]]
-    version: ClassVar[str] = r"\d"
-    more_memory: ClassVar[tuple[Mapping[str, Any], str]] = ({"memory": "200MB"}, "200|191|190")
-    four_hours: ClassVar[str] = "4:00|14400|240"
+    version: ClassVar[str]
+    more_memory: ClassVar[tuple[Mapping[str, Any], str]]
+    four_hours: ClassVar[str]
     gpu: ClassVar[tuple[Mapping[str, Any], str] | None] = None
     limit: ClassVar[str | None] = None
 
