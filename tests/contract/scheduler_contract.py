@@ -106,12 +106,13 @@ class SchedulerContract:
         assert [attempts(run, rank, "started")[0].task for rank in range(5)] == [*range(5)]
 
     def test_an_array_that_is_throttled(self, config: Any, tmp_path: Path) -> None:
-        run = submit_run(
-            Square(Clock({"folder": str(tmp_path)})), range(5), run_dir=tmp_path / "run",
-            parallel=config(n_shards=5, n_workers=2),
-        )  # fmt: skip
-        assert ended(run).collect() == [n * n for n in range(5)]
-        assert _most_at_once(tmp_path) <= 2
+        run = submit_noting(tmp_path, 5, config(n_shards=5, n_workers=2), gated=range(5))
+        wait_for(lambda: noted(tmp_path, "begun").total() >= 2, "two do not begin")
+        _overtaken(tmp_path, config(n_shards=1))
+        assert sorted(states(run).values()) == ["queued"] * 3 + ["running"] * 2, causes(run)
+        assert noted(tmp_path, "begun").total() == 2
+        (tmp_path / GATE).touch()
+        assert ended(run).collect() == locally(tmp_path, 5)
 
     def test_arrays_of_the_sites_size(self, config: Any, tmp_path: Path) -> None:
         run = ended(submit_noting(tmp_path, 7, config(n_shards=7, max_array_size=3)))
@@ -120,12 +121,14 @@ class SchedulerContract:
         assert len({job.job_id for job in jobs(run).jobs}) == 3
 
     def test_arrays_that_wait_for_each_other(self, config: Any, tmp_path: Path) -> None:
-        run = submit_run(
-            Square(Clock({"folder": str(tmp_path)})), range(4), run_dir=tmp_path / "run",
-            parallel=config(n_shards=4, n_workers=1, max_array_size=2),
-        )  # fmt: skip
-        assert ended(run).collect() == [n * n for n in range(4)]
-        assert _most_at_once(tmp_path) == 1
+        wanted = config(n_shards=4, n_workers=1, max_array_size=2)
+        run = submit_noting(tmp_path, 4, wanted, gated=range(4))
+        wait_for(lambda: noted(tmp_path, "begun").total() >= 1, "none begins")
+        _overtaken(tmp_path, config(n_shards=1))
+        assert sorted(states(run).values()) == ["queued"] * 3 + ["running"], causes(run)
+        assert noted(tmp_path, "begun").total() == 1
+        (tmp_path / GATE).touch()
+        assert ended(run).collect() == locally(tmp_path, 4)
 
     def test_jobs_that_are_no_arrays(self, config: Any, tmp_path: Path) -> None:
         run = submit_noting(tmp_path, 3, config(n_shards=3, n_workers=2, job_array=False))
@@ -449,7 +452,9 @@ def _status(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def _most_at_once(folder: Path) -> int:
-    """How many workers that `Clock` noted lived at the same time, at most."""
-    spans = [[*map(float, line.split())] for line in (folder / "spans").read_text().splitlines()]
-    return max(sum(began <= at < end for began, end in spans) for at, _ in spans)
+def _overtaken(folder: Path, config: dict[str, Any]) -> None:
+    """Let two later runs come and go: what was submitted before, and may start, has begun then."""
+    for number in range(2):
+        own = folder / f"later{number}"
+        own.mkdir()
+        assert ended(submit_noting(own, 1, config)).status().done
