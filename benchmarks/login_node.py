@@ -17,11 +17,9 @@ from typing import Any
 import espnet3.collect
 import espnet3.submit
 from benchmarks.measuring import Bench, remove
-from benchmarks.runs import finish_shards, write_run
+from benchmarks.runs import fail_shard, finish_shards, write_run
 from benchmarks.submit import parallel
 from benchmarks.work import NoEnv, Trivial
-from espnet3.specs import layout
-from espnet3.specs.models import AttemptRecord, encode, now
 from tests.integration.helpers import wrap
 
 SHARDS = (100, 1000, 10_000)
@@ -110,7 +108,7 @@ class Login:
         self.measure("status, all queued", n_shards, status_here, where)
         self.bench.cancel_all()
         finish_shards(run_dir, range(1, n_shards))
-        fail_first(run_dir)
+        fail_shard(run_dir, 0)
         self.measure("resume of one", n_shards, resume_here, where)
         self.bench.cancel_all()
         finish_shards(run_dir, [0])
@@ -150,22 +148,6 @@ class Login:
             }
             for row, sizes in self.rows.items()
         }
-
-
-def fail_first(run_dir: Path) -> None:
-    """Record that the first shard failed."""
-    failed = AttemptRecord(
-        event="failed",
-        rank=0,
-        attempt=layout.new_attempt(1),
-        task=0,
-        job_id=None,
-        host="here",
-        pid=1,
-        time=now(),
-        cause="the benchmark says so",
-    )
-    Path(run_dir, layout.attempt_record(0, failed.attempt, "failed")).write_bytes(encode(failed))
 
 
 def ladders(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from espnet3.parallel import BaseRunner
 from espnet3.specs import layout
 from espnet3.specs.config import parse_parallel
 from espnet3.specs.items import plan_items, shard_bounds
-from espnet3.specs.models import Receipt, ResultPart, RunSpec, decode, encode, now
+from espnet3.specs.models import (
+    AttemptRecord,
+    Receipt,
+    ResultPart,
+    RunSpec,
+    decode,
+    encode,
+    now,
+)
 from espnet3.specs.store import open_store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
@@ -93,3 +101,20 @@ def finish_shards(run_dir: Path, ranks: Iterable[int]) -> None:
             created=created,
         )
         Path(run_dir, layout.receipt(rank)).write_bytes(encode(receipt))
+
+
+def fail_shard(run_dir: Path, rank: int) -> None:
+    """Record an attempt of the first submission that failed, as a worker would."""
+    failed = AttemptRecord(
+        event="failed",
+        rank=rank,
+        attempt=layout.new_attempt(1),
+        task=rank,
+        job_id=None,
+        host="here",
+        pid=1,
+        time=now(),
+        cause="the benchmark says so",
+    )
+    path = layout.attempt_record(rank, failed.attempt, "failed")
+    Path(run_dir, path).write_bytes(encode(failed))

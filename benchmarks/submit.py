@@ -13,10 +13,10 @@ from typing import Any
 import espnet3.collect
 import espnet3.submit
 from benchmarks.measuring import Bench, Line, interleaved, remove
-from benchmarks.runs import finish_shards
+from benchmarks.runs import fail_shard, finish_shards
 from benchmarks.work import NoEnv, Trivial
 from espnet3.specs import layout
-from espnet3.specs.models import AcceptedJobs, AttemptRecord, decode, encode, now
+from espnet3.specs.models import AcceptedJobs, decode
 
 # Of a shard's job; the array's throttle is the number of shards, so that it has none.
 OPTIONS = {"cores": 1, "processes": 1, "memory": "100MB", "walltime": "00:10:00"}
@@ -247,18 +247,7 @@ def resume_one(bench: Bench) -> list[Line]:
     run_dir = submitted_run(bench, n_shards)
     bench.cancel_all()
     finish_shards(run_dir, range(1, n_shards))
-    failed = AttemptRecord(
-        event="failed",
-        rank=0,
-        attempt=layout.new_attempt(1),
-        task=0,
-        job_id=None,
-        host="here",
-        pid=1,
-        time=now(),
-        cause="the benchmark says so",
-    )
-    Path(run_dir, layout.attempt_record(0, failed.attempt, "failed")).write_bytes(encode(failed))
+    fail_shard(run_dir, 0)
 
     def ours() -> dict[str, float]:
         figures = bench.child(resume_here, str(run_dir))
