@@ -28,7 +28,7 @@ from espnet3.specs.models import (
 from espnet3.specs.store import open_store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
-from espnet3.submit.submission import all_ranks, make_submission
+from espnet3.submit.submission import Portion, make_submission
 from espnet3.submit.surroundings import surroundings_here
 
 
@@ -49,9 +49,9 @@ def write_run(
     for spec in plan.shards(store.locate(layout.RUN)):
         Path(run_dir, layout.shard(spec.rank)).write_bytes(encode(spec))
     Path(run_dir, layout.RUN).write_bytes(encode(plan.run))
-    launcher = make_launcher(config, runner)
-    ranks = all_ranks(plan.run.world_size)
-    intent = make_submission(store, plan.run, config, launcher, ranks, 1001, number=1)
+    ranks = plan_items(range(plan.run.world_size))
+    portion = Portion(config, make_launcher(config, runner), ranks, 1001)
+    intent = make_submission(store, plan.run, portion, number=1)
     Path(run_dir, layout.submission(1)).write_bytes(encode(intent))
     return plan.run
 

@@ -106,9 +106,9 @@ async def dry_run(
             return []
     shown: list[Rendered] = []
     portions = await groups.portions(chosen)
-    for number, (config, launcher, ranks, size) in enumerate(portions, first):
-        submission = make_submission(store, run, config, launcher, ranks, size, number=number)
-        shown += [launcher.render(submission, job) for job in submission.jobs]
+    for number, portion in enumerate(portions, first):
+        submission = make_submission(store, run, portion, number=number)
+        shown += [portion.launcher.render(submission, job) for job in submission.jobs]
     return shown
 
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from espnet3.specs.config import Override, ParallelConfig, parse_parallel
 from espnet3.specs.errors import ConfigError, UsageError
-from espnet3.specs.items import ItemList, ItemRange, plan_items
+from espnet3.specs.items import plan_items
 from espnet3.specs.models import RunSpec
 from espnet3.specs.store import Store
 from espnet3.submit.launch import Launcher
-from espnet3.submit.submission import Submitted, array_size, submit_ranks
+from espnet3.submit.submission import Portion, Submitted, array_size, submit_ranks
 
 # What may be changed for some shards, or by a resume, besides the scheduler's options.
 _BESIDE = frozenset(
@@ -35,15 +35,6 @@ class Group(NamedTuple):
     launcher: Launcher
     ranks: frozenset[int] | None = None
     shares: bool = True
-
-
-class Portion(NamedTuple):
-    """What one submission gets: shards, and how they are submitted."""
-
-    config: ParallelConfig
-    launcher: Launcher
-    ranks: ItemRange | ItemList
-    max_array_size: int
 
 
 class Groups:
@@ -156,12 +147,8 @@ async def submit_portions(
     Raises:
         As `submit_ranks`. What no submission holds then is left to a resume.
     """
-    for n, (config, launcher, ranks, size) in enumerate(portions, number):
-        submitted.append(
-            await submit_ranks(
-                store, run, config, launcher, ranks, size, n, errors_from, groups.config
-            )
-        )
+    for n, portion in enumerate(portions, number):
+        submitted.append(await submit_ranks(store, run, portion, n, errors_from, groups.config))
 
 
 def overridden(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelConfig:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shlex
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
@@ -65,9 +66,20 @@ class Submitted:
         )
 
 
-def all_ranks(world_size: int) -> ItemRange:
-    """Every rank of a run."""
-    return ItemRange(start=0, stop=world_size)
+class Portion(NamedTuple):
+    """What one submission gets: shards, and how they are submitted.
+
+    Attributes:
+        config: the parallel config of these shards.
+        launcher: made for it.
+        ranks: the shards.
+        max_array_size: how many tasks one array may have.
+    """
+
+    config: ParallelConfig
+    launcher: Launcher
+    ranks: ItemRange | ItemList
+    max_array_size: int
 
 
 async def array_size(config: ParallelConfig, launcher: Launcher) -> int:
@@ -80,10 +92,7 @@ async def array_size(config: ParallelConfig, launcher: Launcher) -> int:
 def make_submission(
     store: Store,
     run: RunSpec,
-    config: ParallelConfig,
-    launcher: Launcher,
-    ranks: ItemRange | ItemList,
-    max_array_size: int,
+    portion: Portion,
     *,
     number: int,
     errors_from: int = 0,
@@ -91,8 +100,15 @@ def make_submission(
 ) -> Submission:
     """The intent to submit some shards; nothing is written or launched.
 
-    `of_all` is the config of all shards, with the overrides; `config` where unset.
+    Args:
+        store: the run directory.
+        run: its run.json.
+        portion: which shards, and how.
+        number: the submission's number.
+        errors_from: recorded errors count from attempts of this submission on.
+        of_all: the config of all shards, with the overrides; the portion's where unset.
     """
+    config, launcher, ranks, max_array_size = portion
     n_tasks = -(-len(ranks) // config.shards_per_job)
     scheduler = get_scheduler(config.env)
     jobs = [
@@ -153,10 +169,7 @@ class Overtaken(Exception):
 async def submit_ranks(
     store: Store,
     run: RunSpec,
-    config: ParallelConfig,
-    launcher: Launcher,
-    ranks: ItemRange | ItemList,
-    max_array_size: int,
+    portion: Portion,
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
@@ -169,13 +182,10 @@ async def submit_ranks(
     Args:
         store: the run directory.
         run: its run.json.
-        config: the parallel config.
-        launcher: made for it.
-        ranks: the shards.
-        max_array_size: how many tasks one array may have.
+        portion: which shards, and how.
         number: one more than that of the last submission that was seen when the ranks were chosen.
         errors_from: recorded errors count from attempts of this submission on.
-        of_all: the config that a later resume starts from; `config` where unset.
+        of_all: the config that a later resume starts from; the portion's where unset.
 
     Raises:
         Overtaken: another submission took this number; choose the ranks again.
@@ -184,11 +194,8 @@ async def submit_ranks(
         StoreError: the intent, the log folder or the record of the jobs cannot be written.
     """
     submission = await asyncio.to_thread(
-        lambda: make_submission(
-            store, run, config, launcher, ranks, max_array_size, number=number,
-            errors_from=errors_from, of_all=of_all,
-        )
-    )  # fmt: skip
+        make_submission, store, run, portion, number=number, errors_from=errors_from, of_all=of_all
+    )
     try:
         await asyncio.to_thread(make_folders, submission.log_directory)
     except OSError as error:
@@ -208,7 +215,7 @@ async def submit_ranks(
             path = layout.submission(number)
             claim = asyncio.ensure_future(asyncio.to_thread(store.create, path, encode(submission)))
             await asyncio.shield(claim)
-            to_record = await launcher.launch(submission, accepted, check_cancelled)
+            to_record = await portion.launcher.launch(submission, accepted, check_cancelled)
             if to_record:
                 await asyncio.to_thread(_record, store, submission, accepted, None)
         except FileTaken:
@@ -229,7 +236,7 @@ async def submit_ranks(
     path = layout.accepted_jobs(number)
     data = await asyncio.to_thread(store.read, path)
     job_ids = [job.job_id for job in decode(AcceptedJobs, data, store.locate(path)).jobs]
-    chosen = [rank for rank in ranks if isinstance(rank, int)]
+    chosen = [rank for rank in portion.ranks if isinstance(rank, int)]
     return Submitted(store.root, number, chosen, job_ids, {})
 
 

@@ -20,7 +20,7 @@ from espnet3.specs.models import encode
 from espnet3.specs.store import open_store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
-from espnet3.submit.submission import all_ranks, make_submission
+from espnet3.submit.submission import Portion, make_submission
 from espnet3.submit.surroundings import surroundings_here
 from tests.integration.helpers import (
     TINY,
@@ -62,8 +62,8 @@ def written(folder: Path) -> Run:
     for spec in plan.shards(store.locate(layout.RUN)):
         store.create(layout.shard(spec.rank), encode(spec))
     store.create(layout.RUN, encode(plan.run))
-    launcher = make_launcher(config, Noting)
-    submission = make_submission(store, plan.run, config, launcher, all_ranks(1), 1001, number=1)
+    portion = Portion(config, make_launcher(config, Noting), plan_items(range(1)), 1001)
+    submission = make_submission(store, plan.run, portion, number=1)
     store.create(layout.submission(1), encode(submission))
     return Run(folder / "run")
 

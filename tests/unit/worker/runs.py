@@ -19,7 +19,7 @@ from espnet3.specs.models import AttemptRecord, Receipt, RunSpec, decode, encode
 from espnet3.specs.store import Store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
-from espnet3.submit.submission import all_ranks, make_submission
+from espnet3.submit.submission import Portion, make_submission
 from espnet3.submit.surroundings import surroundings_here
 
 
@@ -215,15 +215,9 @@ def write_run(
 def submit_again(store: Store, run: RunSpec, number: int) -> None:
     """Write the intent of a submission of all shards."""
     parsed = parse_parallel(run.parallel)
-    submission = make_submission(
-        store,
-        run,
-        parsed,
-        make_launcher(parsed, Work),
-        all_ranks(run.world_size),
-        1001,
-        number=number,
-    )
+    ranks = plan_items(range(run.world_size))
+    portion = Portion(parsed, make_launcher(parsed, Work), ranks, 1001)
+    submission = make_submission(store, run, portion, number=number)
     store.create(layout.submission(number), encode(submission))
 
 
