@@ -20,7 +20,7 @@ from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.htcondor_description import Description, literal
 from espnet3.schedulers.htcondor_words import queued_words, task_state, waiting_words
 from espnet3.schedulers.job_keys import JobKeys
-from espnet3.schedulers.walltimes import clock_seconds
+from espnet3.schedulers.scripts import handfuls
 from espnet3.specs.errors import ConfigError, SchedulerUnavailable, one_line
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
@@ -33,7 +33,6 @@ _ID = re.compile(r"[0-9]+")
 _ATTRIBUTE = "EspnetJob"  # of a job's ad: its unique name
 _VARIABLE = "ESPNET3_HTCONDOR_JOB"  # no variable of HTCondor's own tells a job its number
 _MOST_TASKS = 20000  # MAX_JOBS_PER_SUBMISSION, where the configuration does not have it
-_AT_ONCE = 500  # how many ids or names one command is given, so that its line does not become long
 _LOOK_BACK = 50000  # jobs of the history among which one is searched for by its name
 _HISTORY_PATIENCE = 30.0  # seconds; it is for the words of a cause only
 _ASKED = (
@@ -143,9 +142,6 @@ class HtcondorScheduler(Scheduler):
             description.set("max_materialize", str(job.throttle))
         return description.text(job.n_tasks)
 
-    def walltime_seconds(self, walltime: object) -> float | None:
-        return clock_seconds(walltime, lone="seconds")
-
     def parse_job_id(self, output: str) -> str | None:
         terse = re.findall(r"^\s*(\d+)\.\d+ - \1\.\d+\s*$", output, re.MULTILINE)
         long = re.findall(r"\d+ job\(s\) submitted to cluster (\d+)", output)
@@ -212,11 +208,11 @@ class HtcondorScheduler(Scheduler):
         return found
 
     async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
-        names = {job.name for job in planned if _NAME.fullmatch(job.name)}
+        names = {job.name for job in planned}
         found: dict[str, str] = {}
         if not _NAME.fullmatch(user):
             return []
-        for part in _handfuls(sorted(names)):
+        for part in handfuls(sorted(names), _NAME):
             asked = [*_restriction([], part, user)]
             attributes = ("ClusterId", "Owner", _ATTRIBUTE)
             ads = await self._ads(["condor_q", "-allusers", *asked], attributes)
@@ -236,7 +232,7 @@ class HtcondorScheduler(Scheduler):
             return []
 
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for ids in _handfuls([job.job_id for job in jobs if _ID.fullmatch(job.job_id)]):
+        for ids in handfuls((job.job_id for job in jobs), _ID):
             answer = await self._ask("condor_rm", *ids)
             said = [line for line in answer.err.splitlines() if line.strip()]
             problems = [line for line in said if not _GONE.search(line)]
@@ -297,9 +293,9 @@ def _parts(keys: JobKeys, wanted: Iterable[str]) -> Iterator[tuple[list[str], li
     """Ids of recorded jobs, and names of others, of those with these names; in handfuls."""
     names = set(wanted)
     ids = {job.name: job_id for job_id, (_, job) in keys.by_id.items() if _ID.fullmatch(job_id)}
-    for part in _handfuls([ids[name] for name in sorted(names & ids.keys())]):
+    for part in handfuls((ids[name] for name in sorted(names & ids.keys())), _ID):
         yield part, []
-    for part in _handfuls(sorted(filter(_NAME.fullmatch, names - ids.keys()))):
+    for part in handfuls(sorted(names - ids.keys()), _NAME):
         yield [], part
 
 
@@ -309,11 +305,6 @@ def _restriction(ids: Sequence[str], names: Sequence[str], user: str | None = No
         return list(ids)
     owner = f' && Owner == "{user}"' if user is not None else ""
     return ["-constraint", f'stringListMember({_ATTRIBUTE}, "{",".join(names)}"){owner}']
-
-
-def _handfuls(words: Sequence[str]) -> Iterator[list[str]]:
-    for first in range(0, len(words), _AT_ONCE):
-        yield list(words[first : first + _AT_ONCE])
 
 
 SCHEDULER = HtcondorScheduler

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +25,7 @@ from espnet3.schedulers.base import (
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.lsf_words import task_state
+from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 # lsb.params(5): MAX_JOB_ARRAY_SIZE, where bparams does not say.
 _MOST_TASKS = 1000
-# How many ids one command is given, so that its line does not become too long.
-_IDS_AT_ONCE = 500
+_JOB_ID = re.compile(r"[1-9][0-9]*")  # bkill takes 0 for all of a user's jobs
 # bjobs may be answered from a copy of the queue that is MBD_REFRESH_TIME old; lsb.params(5).
 _UNSEEN = timedelta(seconds=30)
 # Free text last, since it may have the delimiter in it.
@@ -128,16 +127,14 @@ class LsfScheduler(Scheduler):
         # What a job prints is kept on its node until it ends, and copied with a report to a path
         # in which "%" is special; so the script writes its log itself.
         name = job.name
-        if _is_array(job, array=array):
+        if is_array(job, array=array):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             name = f"{name}[1-{job.n_tasks}]{throttle}"
         return ["-J", name, "-o", "/dev/null"]
 
     def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        before, _, after = job.log.partition("{index}")
-        folder = shlex.quote(f"{log_directory}/{before}")
-        index = '"$LSB_JOBINDEX"' if _is_array(job, array=array) else str(self.first_index)
-        return [f"exec >>{folder}{index}{shlex.quote(after)} 2>&1"]
+        index = '"$LSB_JOBINDEX"' if is_array(job, array=array) else str(self.first_index)
+        return [log_line(job, log_directory, index)]
 
     def amended(
         self, script: str, job: PlannedJob, log_directory: str, *, array: bool, after: str | None
@@ -196,7 +193,7 @@ class LsfScheduler(Scheduler):
         return [AcceptedJob(name=name, job_id=ids[name]) for name in sorted(ids)]
 
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for ids in _some(job.job_id for job in jobs):
+        for ids in handfuls((job.job_id for job in jobs), _JOB_ID):
             _check(await self._ask("bkill", *ids))
 
     async def reasons(self, job_ids: Sequence[str]) -> str:
@@ -207,7 +204,7 @@ class LsfScheduler(Scheduler):
     async def _rows(self, job_ids: Iterable[str]) -> list[_Row]:
         """What is known of jobs, and of each task of arrays among them."""
         rows: list[_Row] = []
-        for ids in _some(job_ids):
+        for ids in handfuls(job_ids, _JOB_ID):
             rows += await self._bjobs("all", *ids)
         return rows
 
@@ -223,10 +220,6 @@ class LsfScheduler(Scheduler):
         # would be lost with them.
         environ = {"LSB_NTRIES": "5", **self.scrubbed(os.environ), "LC_ALL": "C"}
         return await ask(self.name, command, environ=environ)
-
-
-def _is_array(job: PlannedJob, *, array: bool) -> bool:
-    return array and job.n_tasks > 1
 
 
 def _check(answer: Answer) -> None:
@@ -245,13 +238,6 @@ def _check(answer: Answer) -> None:
     if answer.code != 0 and (problems or not gone):
         words = "\n".join(problems) or answer.out.strip() or f"exit code {answer.code}"
         raise SchedulerUnavailable(LsfScheduler.name, words)
-
-
-def _some(job_ids: Iterable[str]) -> Iterator[list[str]]:
-    """The ids that are such, in handfuls; bkill takes 0 for all of a user's jobs."""
-    ids = [job_id for job_id in job_ids if re.fullmatch(r"[1-9][0-9]*", job_id)]
-    for first in range(0, len(ids), _IDS_AT_ONCE):
-        yield ids[first : first + _IDS_AT_ONCE]
 
 
 def _parsed(output: str) -> list[_Row]:

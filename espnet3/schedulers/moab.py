@@ -16,15 +16,8 @@ from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.moab_words import is_vacated, task_state
 from espnet3.schedulers.pbs import PbsScheduler
-from espnet3.schedulers.qsub_style import (
-    handfuls,
-    id_line,
-    is_array,
-    log_line,
-    plain_arguments,
-    short_name,
-    without_name,
-)
+from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
+from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.slurm import SlurmScheduler
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
 from espnet3.specs.errors import SchedulerUnavailable, one_line

@@ -25,6 +25,7 @@ from espnet3.schedulers.base import (
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.oar_words import task_state
+from espnet3.schedulers.scripts import is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable, one_line
 from espnet3.specs.models import AcceptedJob, PlannedJob
@@ -82,12 +83,10 @@ class OarScheduler(Scheduler):
         file = f"{log_directory}/{job.log.replace('{index}', 'oar')}"
         file = file if re.fullmatch(r"[A-Za-z0-9_./-]+", file) else "/dev/null"
         words = [f"--name={job.name}", f"--stdout={file}", f"--stderr={file}"]
-        return [*words, f"--array={job.n_tasks}"] if array and job.n_tasks > 1 else words
+        return [*words, f"--array={job.n_tasks}"] if is_array(job, array=array) else words
 
     def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        before, _, after = job.log.partition("{index}")
-        folder = shlex.quote(f"{log_directory}/{before}")
-        return [f'exec >>{folder}"$OAR_ARRAY_INDEX"{shlex.quote(after)} 2>&1']
+        return [log_line(job, log_directory, '"$OAR_ARRAY_INDEX"')]
 
     def after_argument(self, job_id: str) -> list[str]:
         return [f"--anterior={job_id}"]  # waits for any end, also an error or a cancellation

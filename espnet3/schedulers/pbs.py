@@ -15,15 +15,8 @@ from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskSta
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.pbs_words import queued_words, task_state
-from espnet3.schedulers.qsub_style import (
-    handfuls,
-    id_line,
-    is_array,
-    log_line,
-    plain_arguments,
-    short_name,
-    without_name,
-)
+from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
+from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob

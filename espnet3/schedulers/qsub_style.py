@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Iterator
-
-from espnet3.specs.models import PlannedJob
 
 # In older servers of PBS, and in Torque, which may be below Moab; qsub(1B), -N.
 _LONGEST_NAME = 15
-# How many ids one command is given, so that its line does not become too long.
-_IDS_AT_ONCE = 500
-
-
-def is_array(job: PlannedJob, *, array: bool) -> bool:
-    """Whether a job is submitted as an array; of one task it is a plain job (PBS Pro refuses)."""
-    return array and job.n_tasks > 1
 
 
 def plain_arguments(name: str) -> list[str]:
@@ -26,12 +15,6 @@ def plain_arguments(name: str) -> list[str]:
     host's name.
     """
     return ["-N", name, "-j", "oe", "-o", "/dev/null"]
-
-
-def log_line(job: PlannedJob, log_directory: str, index: str) -> str:
-    """The script's line that opens its log; `index` is the shell's word for the task's."""
-    before, _, after = job.log.partition("{index}")
-    return f"exec >>{shlex.quote(f'{log_directory}/{before}')}{index}{shlex.quote(after)} 2>&1"
 
 
 def without_name(script: str) -> str:
@@ -61,10 +44,3 @@ def id_line(output: str, pattern: re.Pattern[str]) -> str | None:
     ids = [line for line in lines if pattern.fullmatch(line)]
     named = [job_id for job_id in ids if "." in job_id]
     return [*ids, *named][-1] if ids else None
-
-
-def handfuls(job_ids: Iterable[str], pattern: re.Pattern[str]) -> Iterator[list[str]]:
-    """The ids that are such, in handfuls; a damaged file could give a command another option."""
-    ids = [job_id for job_id in job_ids if pattern.fullmatch(job_id)]
-    for first in range(0, len(ids), _IDS_AT_ONCE):
-        yield ids[first : first + _IDS_AT_ONCE]

@@ -6,14 +6,15 @@ import html
 import itertools
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.scripts import log_line
 from espnet3.schedulers.sge_words import ended_state, live_state, with_error
+from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.errors import SchedulerUnavailable, one_line
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
@@ -29,8 +30,8 @@ _OF_JOBS = frozenset({
 _MOST_TASKS = 75000
 # qacct reads the whole accounting file, which a site may never have cut.
 _PATIENCE = 20.0  # seconds
-
-
+# What qdel says of a job that is being deleted, or gone.
+_GONE = re.compile(r"does not exist|is already in deletion|has (registered|deleted) ")
 # -q undoes what a user's .sge_qstat may leave out, but hides jobs that no queue could run now, such
 # as those that wait for free memory; so what it does not list is asked for without it.
 _OF_QUEUES, _WAITING = ("-q", "*"), ()
@@ -92,8 +93,7 @@ class SgeScheduler(Scheduler):
         if seconds is None or not re.search(r"-|^\d+:\d+$", str(walltime)):
             return dict(options)
         # h_rt is h:m:s or seconds only; sge_types(5), "time_specifier".
-        minutes, rest = divmod(int(seconds), 60)
-        return {**options, "walltime": f"{minutes // 60}:{minutes % 60:02}:{rest:02}"}
+        return {**options, "walltime": hours_minutes_seconds(seconds)}
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id}.{index + self.first_index}"
@@ -113,10 +113,8 @@ class SgeScheduler(Scheduler):
     def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
         if _is_plain(log_directory):
             return []
-        before, _, after = job.log.partition("{index}")
-        folder = shlex.quote(f"{log_directory}/{before}")
         index = '"$SGE_TASK_ID"' if array else str(self.first_index)
-        return [f"exec >>{folder}{index}{shlex.quote(after)} 2>&1"]
+        return [log_line(job, log_directory, index)]
 
     def after_argument(self, job_id: str) -> list[str]:
         return ["-hold_jid", job_id]  # any end but exit code 100, which workers do not have
@@ -235,7 +233,7 @@ class SgeScheduler(Scheduler):
             return
         answer = await self._ask("qdel", *ids)
         said = f"{answer.out}\n{answer.err}".splitlines()
-        problems = [line for line in said if line.strip() and not _HARMLESS.search(line)]
+        problems = [line for line in said if line.strip() and not _GONE.search(line)]
         if answer.code != 0 and problems:
             raise SchedulerUnavailable(self.name, "\n".join(problems))
 
@@ -253,10 +251,6 @@ class SgeScheduler(Scheduler):
     async def _ask(self, *command: str, timeout: float = 60.0) -> Answer:
         environ = {**self.scrubbed(os.environ), "LC_ALL": "C"}  # its messages are translated
         return await ask(self.name, command, environ=environ, timeout=timeout)
-
-
-# What qdel says of a job that is being deleted, or gone.
-_HARMLESS = re.compile(r"does not exist|is already in deletion|has (registered|deleted) ")
 
 
 def _is_plain(log_directory: str) -> bool:

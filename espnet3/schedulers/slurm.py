@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.scripts import log_line
 from espnet3.schedulers.slurm_words import Ending, task_state
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
@@ -28,8 +28,8 @@ class SlurmScheduler(Scheduler):
 
     name = "slurm"
     inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
-    # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
     version_command = ("sbatch", "--version")
+    # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
     kept = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT"})
     no_answer = re.compile(
         r"timed out|No response|Zero Bytes|connect failure|not responding", re.IGNORECASE
@@ -83,9 +83,7 @@ class SlurmScheduler(Scheduler):
     def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
         if "\\" not in log_directory:
             return []
-        before, _, after = job.log.partition("{index}")
-        folder = shlex.quote(f"{log_directory}/{before}")
-        return [f'exec >>{folder}"${{SLURM_ARRAY_TASK_ID:-0}}"{shlex.quote(after)} 2>&1']
+        return [log_line(job, log_directory, '"${SLURM_ARRAY_TASK_ID:-0}"')]
 
     async def max_array_size(self) -> int:
         answer = await self._ask("scontrol", "show", "config")
