@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import re
 import shlex
 import shutil
@@ -22,7 +21,8 @@ from pydantic import JsonValue
 from espnet3._jobqueue import CLUSTERS, Job, JobQueueCluster
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import Scheduler
-from espnet3.schedulers.commands import NoAnswer, ask
+from espnet3.schedulers.commands import NoAnswer
+from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.config import ParallelConfig, did_you_mean
 from espnet3.specs.errors import (
     ClassError,
@@ -36,6 +36,7 @@ from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.specs.processes import this_process
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
+from espnet3.submit.worker_job import worker_job_cls
 
 # Given by espnet3 or by a cluster object, never by a user's options.
 _RESERVED = frozenset({"self", "scheduler", "name", "kwargs", "base_class_kwargs", "job_cls"})
@@ -99,7 +100,7 @@ class JobQueueLauncher(Launcher):
 
     def _make_job_cls(self, runner: type[Any]) -> type[Job]:
         """One subclass for the whole submission, changed by the runner's hook."""
-        mine = _worker_job_cls(self._base, self._scheduler, self.options, self._submit_timeout)
+        mine = worker_job_cls(self._base, self._scheduler, self.options, self._submit_timeout)
         self._hook = f"{runner.__qualname__}.customize_job_cls"
         try:
             chosen = runner.customize_job_cls(mine)
@@ -208,38 +209,32 @@ class JobQueueLauncher(Launcher):
         return True
 
     async def _submit(self, job: Any, planned: PlannedJob) -> str:
+        """Submit a job; its id, also where the command failed and the job is in the queue."""
         silent = False
         with job.job_file() as script:
             try:
                 output = await job._submit_job(script)
+            except (OSError, RuntimeError, SchedulerUnavailable) as error:
+                words, silent = str(error), isinstance(error, NoAnswer)
+            else:
                 job_id = self._scheduler.parse_job_id(output)
+                if job_id is not None:
+                    return job_id
                 words = output or "the submit command printed nothing"
-            except NoAnswer as error:
-                job_id, words, silent = None, str(error), True
-            except RuntimeError as error:
-                job_id, words = None, str(error)
-            except (OSError, SchedulerUnavailable) as error:
-                job_id, words = None, str(error)
-        if job_id is not None:
-            return job_id
         words = masked_text(words)  # a site's command may repeat the options that it was given
         # The command may have failed although the job was accepted ("Socket timed out").
         silent = silent or self._scheduler.no_answer.search(words) is not None
-        unknown = ""
+        there = f"and no job {planned.name} is in the queue"
         try:
             found = await self._look_up(planned, patiently=silent)
+        except SchedulerUnavailable as error:
+            there = f"nor can the queue be searched for {planned.name} ({error})"
+        else:
             if found is not None:
                 return found
-        except SchedulerUnavailable as error:
-            unknown = str(error)
         if not silent:
             raise SubmissionRefused(self._scheduler.name, words)
         said = words.removeprefix(f"{self._scheduler.name}: ").partition("; ")[0]
-        there = (
-            f"nor can the queue be searched for {planned.name} ({unknown})"
-            if unknown
-            else f"and no job {planned.name} is in the queue"
-        )
         raise SchedulerUnavailable(
             self._scheduler.name,
             f"{one_line(said, 200)}, {there}; resume the run later (a job that was accepted all "
@@ -257,88 +252,6 @@ class JobQueueLauncher(Launcher):
             if found:
                 return found[0].job_id
         return None
-
-
-def _worker_job_cls(
-    base: type[Job],
-    scheduler: Scheduler,
-    options: Mapping[str, JsonValue],
-    submit_timeout: float,
-) -> type[Job]:
-    """A subclass that runs espnet3's worker where the base class runs Dask's.
-
-    Its submit command is given `submit_timeout` seconds.
-
-    Attributes that a hook may use: `submit_command` (class), `worker_command` and
-    `submit_arguments` (instance, set when the job is rendered), and all of the base class.
-    """
-
-    class EspnetJob(base):  # type: ignore[misc,valid-type]
-        submit_command = base.submit_command
-        worker_command = ""
-        submit_arguments: list[str] = []  # noqa: RUF012 (replaced in each instance)
-        amended = staticmethod(str)
-
-        # The base class builds Dask's command in its constructor, and HTCondor's folds the prologue
-        # into it there; a marker stands for the worker until the script is rendered.
-        _MARKER = "<espnet3 worker>"
-
-        @property
-        def _command_template(self) -> str:
-            if not self.worker_command:
-                return self._template
-            # Replacing the shell lets signals meant for the batch script reach the worker.
-            alone = self._template == self._MARKER
-            worker = f"exec {self.worker_command}" if alone else self.worker_command
-            command = self._template.replace(self._MARKER, worker)
-            if not scheduler.prologue_in_command:
-                return command
-            return "\n".join([*filter(None, self._job_script_prologue or ()), command])
-
-        @_command_template.setter
-        def _command_template(self, command: str) -> None:
-            # What the constructors make of it; later ones are a hook's. The prologue is put in when
-            # all is known, since a hook may change that, too.
-            folded = "; ".join([*(self._job_script_prologue or ()), self._MARKER])
-            ours = not hasattr(self, "_template") or command == folded
-            self._template = self._MARKER if ours else command
-
-        def job_script(self) -> str:
-            return str(self.amended(super().job_script()))
-
-        def submit_words(self) -> list[str]:
-            words = shlex.split(self.submit_command)
-            # HTCondor's constructor appends options to the base's command; a hook may replace that.
-            before = shlex.split(base.submit_command)
-            if "submit_command" in vars(self) and words[: len(before)] == before:
-                words = [*shlex.split(type(self).submit_command), *words[len(before) :]]
-            return [*words, *self.submit_arguments]
-
-        async def _submit_job(self, script_filename: str) -> str:
-            call = scheduler.submit_call(self.submit_words(), script_filename, options)
-            return await self._call(call.words, stdin=call.stdin)
-
-        @staticmethod
-        async def _call(
-            cmd: list[str], *, shell: bool = False, stdin: str | None = None, **kwargs: Any
-        ) -> str:
-            # Instead of the base class's, which waits for ever and hands on the variables of an
-            # enclosing job.
-            environ = kwargs.get("env") or scheduler.scrubbed(os.environ)
-            answer = await ask(
-                scheduler.name,
-                cmd,
-                environ=environ,
-                timeout=submit_timeout,
-                shell=shell,
-                stdin=stdin,
-            )
-            if answer.code != 0:
-                said = answer.err.strip() or answer.out.strip()
-                raise RuntimeError(said or f"{cmd[0]} ended with exit code {answer.code}")
-            return answer.out
-
-    return EspnetJob
 
 
 def _parameters(cls: type[Any]) -> set[str]:
@@ -386,9 +299,8 @@ def _check_walltime(walltime: JsonValue, scheduler: Scheduler) -> None:
     if not isinstance(walltime, int) or walltime < 3600:
         return
     if scheduler.walltime_seconds(walltime) != walltime:
-        hours, rest = divmod(walltime, 3600)
-        text = f"{hours}:{rest // 60:02}:{rest % 60:02}"
         raise ConfigError(
             "parallel.options.walltime",
-            f"is the number {walltime}, which is what YAML makes of {text}; put it in quotes",
+            f"is the number {walltime}, which is what YAML makes of "
+            f"{hours_minutes_seconds(walltime)}; put it in quotes",
         )

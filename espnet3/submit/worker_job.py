@@ -1,0 +1,100 @@
+"""dask-jobqueue's job classes, made to run espnet3's worker where they run Dask's."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import JsonValue
+
+from espnet3._jobqueue import Job
+from espnet3.schedulers.base import Scheduler
+from espnet3.schedulers.commands import ask
+
+
+def worker_job_cls(
+    base: type[Job],
+    scheduler: Scheduler,
+    options: Mapping[str, JsonValue],
+    submit_timeout: float,
+) -> type[Job]:
+    """A subclass that runs espnet3's worker where the base class runs Dask's.
+
+    Args:
+        base: a job class of dask-jobqueue.
+        scheduler: the dialect of its scheduler.
+        options: those that are really used.
+        submit_timeout: seconds that the submit command is given.
+
+    Attributes that a hook may use: `submit_command` (class), `worker_command` and
+    `submit_arguments` (instance, set when the job is rendered), and all of the base class.
+    """
+
+    class EspnetJob(base):  # type: ignore[misc,valid-type]
+        submit_command = base.submit_command
+        worker_command = ""
+        submit_arguments: list[str] = []  # noqa: RUF012 (replaced in each instance)
+        amended = staticmethod(str)
+
+        # The base class builds Dask's command in its constructor, and HTCondor's folds the prologue
+        # into it there; a marker stands for the worker until the script is rendered.
+        _MARKER = "<espnet3 worker>"
+
+        @property
+        def _command_template(self) -> str:
+            if not self.worker_command:
+                return self._template
+            # Replacing the shell lets signals meant for the batch script reach the worker.
+            alone = self._template == self._MARKER
+            worker = f"exec {self.worker_command}" if alone else self.worker_command
+            command = self._template.replace(self._MARKER, worker)
+            if not scheduler.prologue_in_command:
+                return command
+            return "\n".join([*filter(None, self._job_script_prologue or ()), command])
+
+        @_command_template.setter
+        def _command_template(self, command: str) -> None:
+            # What the constructors make of it; later ones are a hook's. The prologue is put in when
+            # all is known, since a hook may change that, too.
+            folded = "; ".join([*(self._job_script_prologue or ()), self._MARKER])
+            ours = not hasattr(self, "_template") or command == folded
+            self._template = self._MARKER if ours else command
+
+        def job_script(self) -> str:
+            return str(self.amended(super().job_script()))
+
+        def submit_words(self) -> list[str]:
+            words = shlex.split(self.submit_command)
+            # HTCondor's constructor appends options to the base's command; a hook may replace that.
+            before = shlex.split(base.submit_command)
+            if "submit_command" in vars(self) and words[: len(before)] == before:
+                words = [*shlex.split(type(self).submit_command), *words[len(before) :]]
+            return [*words, *self.submit_arguments]
+
+        async def _submit_job(self, script_filename: str) -> str:
+            call = scheduler.submit_call(self.submit_words(), script_filename, options)
+            return await self._call(call.words, stdin=call.stdin)
+
+        @staticmethod
+        async def _call(
+            cmd: list[str], *, shell: bool = False, stdin: str | None = None, **kwargs: Any
+        ) -> str:
+            # Instead of the base class's, which waits for ever and hands on the variables of an
+            # enclosing job.
+            environ = kwargs.get("env") or scheduler.scrubbed(os.environ)
+            answer = await ask(
+                scheduler.name,
+                cmd,
+                environ=environ,
+                timeout=submit_timeout,
+                shell=shell,
+                stdin=stdin,
+            )
+            if answer.code != 0:
+                said = answer.err.strip() or answer.out.strip()
+                raise RuntimeError(said or f"{cmd[0]} ended with exit code {answer.code}")
+            return answer.out
+
+    return EspnetJob
