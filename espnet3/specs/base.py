@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from espnet3.specs import compiled
 
@@ -36,4 +36,19 @@ else:
         return lambda method: method
 
 
-__all__ = ["AfterValidator", "AwareDatetime", "Field", "JsonValue", "Part", "model_validator"]
+class PersistedModel(Part):
+    """A model with a file of its own."""
+
+    title: ClassVar[str]
+    schema_version: Literal[1] = 1
+
+
+__all__ = [
+    "AfterValidator",
+    "AwareDatetime",
+    "Field",
+    "JsonValue",
+    "Part",
+    "PersistedModel",
+    "model_validator",
+]

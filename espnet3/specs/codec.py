@@ -14,7 +14,7 @@ from pydantic_core import ValidationError
 from espnet3.specs.errors import InvalidFile, NewerFormat
 
 if TYPE_CHECKING:
-    from espnet3.specs.models import PersistedModel
+    from espnet3.specs.base import PersistedModel
     from espnet3.specs.store import Store
 
 FORMAT = 1

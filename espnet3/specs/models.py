@@ -17,6 +17,7 @@ from espnet3.specs.base import (
     Field,
     JsonValue,
     Part,
+    PersistedModel,
     model_validator,
 )
 from espnet3.specs.codec import decode, encode
@@ -46,13 +47,6 @@ Checksum = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 def now() -> datetime:
     """The time here, in UTC; times of two hosts are never compared, only shown."""
     return datetime.now(UTC)
-
-
-class PersistedModel(Part):
-    """A model with a file of its own."""
-
-    title: ClassVar[str]
-    schema_version: Literal[1] = 1
 
 
 class ClassReference(Part):
