@@ -80,12 +80,14 @@ class Groups:
         found = [(group, ranks) for group in self._groups if (ranks := self._own(group, chosen))]
         tasks = [-(-len(ranks) // group.config.shards_per_job) for group, ranks in found]
         sharing = [n for n, (group, _) in zip(tasks, found, strict=True) if group.shares]
-        made = []
+        made, shared = [], 0
         for n, (group, ranks) in zip(tasks, found, strict=True):
             config, launcher = group.config, group.launcher
             if group.shares and len(sharing) > 1:
-                n_workers = max(1, config.n_workers * n // sum(sharing))
-                config = config.model_copy(update={"n_workers": n_workers})
+                # Differences of rounded sums, so that the parts are all of it together.
+                before, shared = shared, shared + n
+                ends = [config.n_workers * at // sum(sharing) for at in (before, shared)]
+                config = config.model_copy(update={"n_workers": max(1, ends[1] - ends[0])})
                 launcher = self._make(config)
             await launcher.prepare()
             size = await array_size(config, launcher)
