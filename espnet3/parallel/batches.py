@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import itertools
@@ -11,6 +12,7 @@ import traceback
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import wait
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -21,7 +23,7 @@ from distributed.protocol.pickle import loads
 
 from espnet3.parallel.batch_sizer import TASK_SECONDS, BatchSizer
 from espnet3.parallel.worker_env import bound_to_env
-from espnet3.parallel.worker_watch import WorkerWatch
+from espnet3.parallel.worker_watch import LOOK_EVERY, WorkerWatch
 from espnet3.specs.errors import UnserializableResult, WorkersKilled, one_line
 
 BATCHES_PER_THREAD = 2  # under way: one is computed while the next one waits beside it
@@ -274,7 +276,7 @@ class _BatchesUnderWay:
         batch = self._batches.pop(future)
         alone, self._alone = self._alone, False
         try:
-            outcome: _Done | _Failed = future.result()
+            outcome = self._fetched(future, watch)
         except KilledWorker as killed:
             if alone and len(batch.elements) == 1:
                 raise WorkersKilled(batch.elements[0], killed.last_worker.address) from None
@@ -286,6 +288,22 @@ class _BatchesUnderWay:
         if isinstance(outcome, _Failed):
             raise _with_notes(outcome, batch.elements[outcome.position])
         return batch, outcome
+
+    def _fetched(self, future: Future[_Done | _Failed], watch: WorkerWatch) -> _Done | _Failed:
+        """What a finished batch came to; where its worker is gone, Dask waits for another one."""
+
+        async def fetch() -> Any:
+            return await self._client.gather(future, asynchronous=True)
+
+        loop: Any = self._client.loop
+        fetching = asyncio.run_coroutine_threadsafe(fetch(), loop.asyncio_loop)
+        try:
+            while not wait([fetching], LOOK_EVERY).done:
+                watch.look()
+            outcome: _Done | _Failed = fetching.result()
+        finally:
+            fetching.cancel()
+        return outcome
 
     def cancel(self) -> None:
         """Forget what is under way."""

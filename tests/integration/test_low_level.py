@@ -30,7 +30,7 @@ from espnet3.parallel.parallel import (
 )
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import ConfigError, NoWorkers, SubmissionRefused, WorkersKilled
-from tests.integration.helpers import ROOT, python
+from tests.integration.helpers import ROOT, python, wait_for
 from tests.integration.sync_runners import (
     Counted,
     add_all,
@@ -217,6 +217,22 @@ def test_workers_that_go_and_are_not_replaced_are_missed() -> None:
         assert next(results) == 0
         cluster: Any = client.cluster
         cluster.scale(0)
+        with pytest.raises(NoWorkers, match="no worker came within 2 s"):
+            for _ in results:
+                pass
+
+
+def test_results_that_were_lost_with_the_last_worker_are_missed() -> None:
+    """Dask knows them to be finished, and would wait for ever for somebody to compute them anew."""
+    with get_client({**LOCAL, "n_workers": 1, "start_timeout": 2}) as client:
+        results = parallel_for(double, itertools.count(), client=client)
+        for number, _ in enumerate(results):
+            if number % 1000 == 0 and any(client.processing().values()):
+                break  # a batch is under way beside the one that was fetched
+        wait_for(lambda: not any(client.processing().values()), "it is not computed")
+        cluster: Any = client.cluster
+        cluster.scale(0)
+        wait_for(lambda: not client.nthreads(), "the worker does not go")
         with pytest.raises(NoWorkers, match="no worker came within 2 s"):
             for _ in results:
                 pass
