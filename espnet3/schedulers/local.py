@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -173,7 +172,7 @@ async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def _require_this_host(host: str) -> None:
-    here = socket.gethostname()
+    here = os.uname().nodename
     if host != here:
         raise SchedulerUnavailable(
             "local", f"the run's processes live on {host}, this is {here}; ask there"

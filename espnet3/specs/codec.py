@@ -9,7 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic_core import ValidationError
+from pydantic_core._pydantic_core import ValidationError
 
 from espnet3.specs.errors import InvalidFile, NewerFormat
 

@@ -17,8 +17,10 @@ import sys
 import zlib
 from typing import Any, Self
 
-import pydantic_core
-from pydantic_core import SchemaSerializer, SchemaValidator
+import orjson
+from pydantic_core._pydantic_core import SchemaSerializer, SchemaValidator, __version__
+
+from espnet3.specs import extension
 
 _SOURCES = ("base", "compiled", "items", "models", "plain")
 _schemas: dict[str, bytes] = {}
@@ -62,7 +64,8 @@ def keep(base: type[Any]) -> None:
             for model in _below(base)
         }
         for schema in schemas.values():
-            _build(schema)
+            SchemaValidator(_unpickled(schema))
+            SchemaSerializer(_unpickled(schema))
         kept = pickle.dumps((_made_of, schemas))
         temporary = f"{_file()}.{os.urandom(6).hex()}"
         try:
@@ -89,10 +92,11 @@ def _file() -> str:
 def _key() -> list[Any]:
     """What the schemas were made of: versions, and sizes and times of files, as for bytecode."""
     here = os.path.dirname(__file__)
-    files = [os.path.join(pydantic_core.__path__[0], os.pardir, "pydantic", "version.py")]
+    core = os.path.dirname(str(sys.modules[extension.NAME].__file__))
+    files = [os.path.join(core, os.pardir, "pydantic", "version.py")]
     files += [os.path.join(here, f"{name}.py") for name in _SOURCES]
     states = [(state.st_size, state.st_mtime_ns) for state in map(os.stat, files)]
-    return [pydantic_core.__version__, *states]
+    return [__version__, *states]
 
 
 def _below(base: type[Any]) -> list[type[Any]]:
@@ -125,16 +129,16 @@ class CompiledPart:
     __pydantic_fields_set__: set[str]
 
     def __init__(self, /, **fields: Any) -> None:
-        _core(type(self).__qualname__)[0].validate_python(fields, self_instance=self)
+        _validator(type(self).__qualname__).validate_python(fields, self_instance=self)
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:
-        found: Self = _core(cls.__qualname__)[0].validate_python(value)
+        found: Self = _validator(cls.__qualname__).validate_python(value)
         return found
 
     @classmethod
     def model_validate_json(cls, data: bytes) -> Self:
-        found: Self = _core(cls.__qualname__)[0].validate_json(data)
+        found: Self = _validator(cls.__qualname__).validate_json(data)
         return found
 
     @property
@@ -142,10 +146,14 @@ class CompiledPart:
         return self.__pydantic_fields_set__
 
     def model_dump(self) -> Any:
-        return _core(type(self).__qualname__)[1].to_python(self)
+        return _serializer(type(self).__qualname__).to_python(self)
 
     def model_dump_json(self) -> str:
-        return _core(type(self).__qualname__)[1].to_json(self).decode()
+        # pydantic's serializer would load the package, pathlib, decimal and more when it is used.
+        try:
+            return orjson.dumps(self, _fields, orjson.OPT_UTC_Z).decode()
+        except TypeError:  # an integer of more than 64 bits, which pydantic can write
+            return _serializer(type(self).__qualname__).to_json(self).decode()
 
     def __getstate__(self) -> dict[str, Any]:
         """As pydantic does: what one process pickles, another reads, with pydantic or without."""
@@ -166,11 +174,22 @@ class CompiledPart:
         return f"{type(self).__name__}({fields})"
 
 
+def _fields(part: Any) -> dict[str, Any]:
+    """What orjson writes of a part: its fields, which validation has put in their order."""
+    if isinstance(part, CompiledPart):
+        return part.__dict__
+    raise TypeError
+
+
 @functools.cache
-def _core(model: str) -> tuple[SchemaValidator, SchemaSerializer]:
-    return _build(_schemas[model])
+def _validator(model: str) -> SchemaValidator:
+    return SchemaValidator(_unpickled(_schemas[model]))
 
 
-def _build(pickled: bytes) -> tuple[SchemaValidator, SchemaSerializer]:
-    schema = pickle.loads(pickled)  # noqa: S301 (see `load`)
-    return SchemaValidator(schema), SchemaSerializer(schema)
+@functools.cache
+def _serializer(model: str) -> SchemaSerializer:
+    return SchemaSerializer(_unpickled(_schemas[model]))
+
+
+def _unpickled(schema: bytes) -> Any:
+    return pickle.loads(schema)  # noqa: S301 (see `load`)

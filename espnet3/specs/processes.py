@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import socket
 from collections.abc import Iterator
 
 from espnet3.specs.models import ProcessIdentity
@@ -14,7 +13,7 @@ from espnet3.specs.models import ProcessIdentity
 def this_process() -> ProcessIdentity:
     """The identity of this process."""
     return ProcessIdentity(
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         pid=os.getpid(),
         started=_started(os.getpid()) or 0.0,
         user=_user(),
@@ -46,7 +45,7 @@ def is_busy(process: ProcessIdentity, work: str) -> bool | None:
 
 def is_alive(process: ProcessIdentity) -> bool | None:
     """Whether a process lives; None where it belongs to another host."""
-    if process.host != socket.gethostname():
+    if process.host != os.uname().nodename:
         return None
     return _started(process.pid) == process.started
 

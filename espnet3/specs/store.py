@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
@@ -200,13 +199,13 @@ def absolute_root(run_dir: str | os.PathLike[str]) -> str:
     if not url or "\0" in url or "\n" in url:
         raise RunDirectoryError(repr(url), "is no path; give a folder or a URL")
     url = url.removeprefix("file://")
-    protocol, separator, path = url.partition("://")
+    protocol, separator, key = url.partition("://")
     if separator:
-        return f"{protocol}://{path.rstrip('/')}"
-    try:
-        return os.path.abspath(Path(url).expanduser())
-    except RuntimeError:
-        raise RunDirectoryError(url, "there is no such user; write ./~… for a folder") from None
+        return f"{protocol}://{key.rstrip('/')}"
+    path = os.path.expanduser(url)
+    if path.startswith("~"):
+        raise RunDirectoryError(url, "there is no such user; write ./~… for a folder")
+    return os.path.abspath(path)
 
 
 def open_store(run_dir: str | os.PathLike[str]) -> Store:

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from espnet3.specs import compiled
+from espnet3.specs import extension
 
 
 def start() -> int:
@@ -11,6 +11,9 @@ def start() -> int:
     # What is imported stays: looking through it for garbage, here and once more at the exit, would
     # cost a tenth of the start.
     gc.disable()
+    extension.load()
+    from espnet3.specs import compiled
+
     compiled.load()
     from espnet3.specs.base import Part
     from espnet3.worker.main import main, settle_streams

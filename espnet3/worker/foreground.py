@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 
 from espnet3.specs import layout
@@ -107,7 +106,7 @@ def _print_traceback(store: Store, run: RunSpec, rank: int) -> None:
             continue
         path = layout.attempt_record(*file)
         record = read_persisted(store, AttemptRecord, path)
-        mine = (record.host, record.pid) == (socket.gethostname(), os.getpid())
+        mine = (record.host, record.pid) == (os.uname().nodename, os.getpid())
         if mine and record.error is not None and record.error.traceback:
             print(record.error.traceback, end="", file=sys.stderr)
 

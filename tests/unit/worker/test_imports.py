@@ -64,9 +64,11 @@ SPARED = {
     "espnet3.specs.config",
     "importlib.metadata",
     "pydantic",
+    "pydantic_core",  # only its compiled module
     "random",
     "secrets",
     "shutil",
+    "typing_extensions",
 }
 
 
@@ -132,3 +134,24 @@ def test_a_worker_needs_no_pydantic_where_another_one_kept_its_schemas(
 def test_importing_a_package_loads_nothing_else(module: str) -> None:
     names = loaded(f"import sys, {module}; print(*{{n.partition('.')[0] for n in sys.modules}})")
     assert not (HEAVY | {"pydantic", "orjson", "psutil"}) & set(names)
+
+
+EXTENSION_FIRST = """
+import sys
+from espnet3.specs import extension
+extension.load()
+from espnet3.specs.compiled import SchemaValidator
+alone = "pydantic_core" not in sys.modules
+import pydantic
+from pydantic_core import SchemaValidator as theirs, _pydantic_core
+class Model(pydantic.BaseModel):
+    x: int
+assert SchemaValidator is theirs is _pydantic_core.SchemaValidator
+print(alone, Model(x="3").x)
+"""
+
+
+def test_user_code_may_import_pydantic_after_its_compiled_module_was_loaded_alone() -> None:
+    command = [sys.executable, "-c", EXTENSION_FIRST]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "True 3\n"
