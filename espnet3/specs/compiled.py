@@ -152,7 +152,7 @@ class CompiledPart:
         # pydantic's serializer would load the package, pathlib, decimal and more when it is used.
         try:
             return orjson.dumps(self, _fields, orjson.OPT_UTC_Z).decode()
-        except TypeError:  # an integer of more than 64 bits, which pydantic can write
+        except TypeError:  # for example an integer of more than 64 bits, which pydantic can write
             return _serializer(type(self).__qualname__).to_json(self).decode()
 
     def __getstate__(self) -> dict[str, Any]:

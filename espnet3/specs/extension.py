@@ -32,11 +32,7 @@ def load() -> None:
     with contextlib.suppress(Exception):
         package = importlib.util.find_spec("pydantic_core")
         found = package and PathFinder.find_spec(NAME, package.submodule_search_locations)
-        if not found or not found.loader:
-            return
-        sys.modules[NAME] = module = importlib.util.module_from_spec(found)
-        try:
+        if found and found.loader:
+            module = importlib.util.module_from_spec(found)
             found.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[NAME]
-            raise
+            sys.modules[NAME] = module
