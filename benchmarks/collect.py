@@ -72,7 +72,6 @@ def collect_file(bench: Bench) -> list[Line]:
 
     os.sync()
     found = interleaved(bench.runs(5), ours=side(to_file), peer=side(cat))
-    remove(run_dir)
     work = f"collect {n_items:,} records in {n_shards:,} shards to one file"
     against, ours = "cat of the same files", found["ours"]
     return [
@@ -119,7 +118,6 @@ def collect_list(bench: Bench) -> list[Line]:
         ours=lambda: bench.child(to_list, str(run_dir), n_items),
         peer=lambda: bench.child(load_lines, str(run_dir), n_items),
     )
-    remove(run_dir)
     ours, peer = ([1e6 * s / n_items for s in found[side]["seconds"]] for side in ("ours", "peer"))
     work = f"collect {n_items:,} records to a list, per record"
     return [Line(work, ours, "µs", 1.3, "a loop of orjson.loads over the same lines", peer)]

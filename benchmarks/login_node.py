@@ -16,7 +16,7 @@ from typing import Any
 
 import espnet3.collect
 import espnet3.submit
-from benchmarks.measuring import Bench, remove
+from benchmarks.measuring import Bench
 from benchmarks.runs import fail_shard, finish_shards, write_run
 from benchmarks.submit import parallel
 from benchmarks.work import NoEnv, Trivial
@@ -115,7 +115,6 @@ class Login:
         self.measure("status, all done", n_shards, status_here, where)
         self.measure("collect to a file", n_shards, to_file_here, where, str(folder / "all"))
         self.measure("collect to a list", n_shards, to_list_here, where)
-        remove(folder)
 
     def results(self, n_items: int) -> None:
         """Collecting many items in ten shards."""
@@ -128,7 +127,6 @@ class Login:
             self.measure("collect to a file, by items", n_items, to_file_here, where, output)
         if n_items in ITEMS:
             self.measure("collect to a list, by items", n_items, to_list_here, where)
-        remove(folder)
 
     def names(self, n_items: int) -> None:
         """Submitting a list of names in ten shards."""
@@ -136,7 +134,6 @@ class Login:
         names = str(folder / "names")
         self.measure("submit a list of names, by items", n_items, submit_names_here, names, n_items)
         self.bench.cancel_all()
-        remove(folder)
 
     def ladders(self) -> dict[str, Any]:
         """Row -> figure -> the smallest that was seen at each size, which disturbs least."""

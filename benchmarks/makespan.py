@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import espnet3.submit
-from benchmarks.measuring import Bench, Line, interleaved, remove
+from benchmarks.measuring import Bench, Line, interleaved
 from benchmarks.submit import OPTIONS
 from benchmarks.work import NoEnv, Second
 from espnet3.specs import layout
@@ -73,7 +73,6 @@ def makespan_64(bench: Bench) -> list[Line]:
         folder = bench.new_folder()
         figures = bench.child(compute_here, str(folder / "run"), n_shards)
         cluster.wait_until_idle()
-        remove(folder)
         return figures
 
     def bare(command: str) -> Callable[[], dict[str, float]]:
@@ -81,7 +80,6 @@ def makespan_64(bench: Bench) -> list[Line]:
             folder = bench.new_folder()
             figures = bench.child(sleep_here, str(folder), n_shards, command)
             cluster.wait_until_idle()
-            remove(folder)
             return figures
 
         return measure

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import espnet3.submit
-from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, interleaved, remove
+from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, interleaved
 from benchmarks.submit import parallel
 from benchmarks.work import NoEnv, Trivial
 
@@ -133,7 +133,6 @@ def _both(bench: Bench, n_shards: int) -> dict[str, dict[str, list[float]]]:
         folder: Path = bench.new_folder()
         figures = bench.child(submit_here, str(folder), n_shards)
         bench.cancel_all()
-        remove(folder)
         requests[0] = int(figures["requests"])
         return figures
 

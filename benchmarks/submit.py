@@ -12,7 +12,7 @@ from typing import Any
 
 import espnet3.collect
 import espnet3.submit
-from benchmarks.measuring import Bench, Line, interleaved, remove
+from benchmarks.measuring import Bench, Line, interleaved
 from benchmarks.runs import fail_shard, finish_shards
 from benchmarks.work import NoEnv, Trivial
 from espnet3.specs import layout
@@ -53,7 +53,6 @@ def _ours(bench: Bench, n_shards: int) -> Callable[[], dict[str, float]]:
         folder = bench.new_folder()
         figures = bench.child(submit_here, str(folder / "run"), n_shards)
         bench.cancel_all()
-        remove(folder)
         return figures
 
     return measure
@@ -76,7 +75,6 @@ def submit_1000(bench: Bench) -> list[Line]:
         folder = bench.new_folder()
         figures = bench.submitit("submit", folder, str(n_shards))
         bench.cancel_all()
-        remove(folder)
         return figures
 
     def sbatch() -> dict[str, float]:
@@ -96,7 +94,6 @@ def submit_1000(bench: Bench) -> list[Line]:
                 file.write(b"x" * 300)
                 os.fsync(file.fileno())
         seconds = time.perf_counter() - began
-        remove(folder)
         return {"seconds": seconds}
 
     ours = _ours(bench, n_shards)
@@ -201,7 +198,6 @@ def status_10000(bench: Bench) -> list[Line]:
     finish_shards(run_dir, range(1, n_shards, 2))
     bench.cancel_all()
     whole = interleaved(bench.runs(3), ours=ours, peer=peer)
-    remove(run_dir)
     work, against = f"status of a run of {n_shards:,} shards", "os.scandir and one squeue"
     return [
         Line(
@@ -257,7 +253,6 @@ def resume_one(bench: Bench) -> list[Line]:
         return figures
 
     found = interleaved(bench.runs(7), ours=ours, peer=_ours(bench, 1))
-    remove(run_dir)
     work = f"resume 1 failed shard in {n_shards:,}, until queued"
     against = "submitting a run of 1 shard"
     return [Line(work, found["ours"]["seconds"], "s", 3, against, found["peer"]["seconds"])]

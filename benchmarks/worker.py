@@ -9,7 +9,7 @@ from pathlib import Path
 
 import orjson
 
-from benchmarks.measuring import Bench, BenchmarkFailed, Line, NotThere, interleaved, remove
+from benchmarks.measuring import Bench, BenchmarkFailed, Line, NotThere, interleaved
 from benchmarks.runs import forget_results, worker_command, write_run
 from espnet3.specs import layout
 
@@ -69,7 +69,6 @@ def worker_start(bench: Bench) -> list[Line]:
     interleaved(1, **sides)
     found = {side: figures["seconds"] for side, figures in
              interleaved(bench.runs(15), **sides).items()}  # fmt: skip
-    remove(run_dir)
     work = "worker process for one trivial shard"
     ms = {side: [1000 * value for value in values] for side, values in found.items()}
     against = "submitit's for one trivial call"
@@ -97,7 +96,6 @@ def further_shard(bench: Bench) -> list[Line]:
 
     interleaved(1, ours=ours)
     each = interleaved(bench.runs(9), ours=ours)["ours"]["ms"]
-    remove(run_dir)
     return [Line("each further shard in the same task", each, "ms", 5)]
 
 
@@ -128,7 +126,6 @@ def million_items(bench: Bench) -> list[Line]:
         sides[side] = _worker(bench, folder / side, 1)
     sides["peer"] = lambda: bench.child(bare_loop, str(folder / "lines"), n_items)
     found = interleaved(bench.runs(5), **sides)
-    remove(folder)
     pairs = zip(found["ours"]["seconds"], found["one"]["seconds"], strict=True)
     each = [1e6 * (all_items - one) / n_items for all_items, one in pairs]
     bare = [1e6 * seconds / n_items for seconds in found["peer"]["seconds"]]

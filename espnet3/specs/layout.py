@@ -49,7 +49,16 @@ def shard(rank: int) -> str:
     >>> shard(42)
     'shards/000042.json'
     """
-    return f"{SHARDS}/{rank:06d}.json"
+    return f"{SHARDS}/{shard_name(rank)}"
+
+
+def shard_name(rank: int) -> str:
+    """Name of a shard's spec in its folder.
+
+    >>> shard_name(42)
+    '000042.json'
+    """
+    return f"{rank:06d}.json"
 
 
 def receipt(rank: int, generation: int = 1) -> str:

@@ -7,17 +7,26 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import BinaryIO, TypeVar
 
 from espnet3.specs import modes
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.local_reader import LocalReader
 from espnet3.specs.retry import is_transient
-from espnet3.specs.store import MAX_DOCUMENT, AppendFile, Store
+from espnet3.specs.store import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 
 T = TypeVar("T")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+# Files are there already, or it is a link, somebody else's, or on a file system that cannot do it.
+_NOT_IN_ITS_PLACE = (
+    frozenset(
+        {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EXDEV, errno.EINVAL}
+    )
+    | _NO_LINKS
+)
 _BLOCK = 1 << 17  # bytes that an open file holds
+_GROUP = 16  # files
 
 
 class LocalStore(Store):
@@ -48,22 +57,45 @@ class LocalStore(Store):
         if durable:
             self._sync_folder(os.path.dirname(path))
 
-    def create_many(self, files: Iterable[tuple[str, bytes]]) -> Iterator[str]:
-        # Each file is synced before it has its name. A journaling file system commits together what
-        # waits for it at the same time.
-        folders = set()
+    def create_many(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
+        # All are written to a hidden folder that then takes the place of the empty one: that spares
+        # each of them a temporary name, a link and an unlink.
+        from espnet3.specs.threads import in_order
+        from espnet3.specs.whole_sync import can_sync_whole, sync_whole
 
-        def noted() -> Iterator[tuple[str, bytes]]:
-            for path, data in files:
-                folders.add(os.path.dirname(path))
-                yield path, data
-
-        yield from super().create_many(noted())
-        for folder in folders:
+        hidden = f".{folder}.{os.urandom(6).hex()}.tmp"
+        self._do(hidden, lambda: _make_folder(self.locate(hidden)))
+        whole = can_sync_whole(self.root)
+        try:
+            with self._opened_folder(hidden) as descriptor:
+                write = partial(self._write_some, hidden, not whole)
+                for _ in in_order(write, _groups(files), 1 if whole else IN_FLIGHT):
+                    pass
+                with self._mapped(hidden):
+                    (sync_whole if whole else _sync_folder)(descriptor)
+            if self._do(folder, lambda: _take_place(self.locate(hidden), self.locate(folder))):
+                self._sync_folder(os.path.dirname(folder))
+                return
+            names = sorted(self._do(hidden, lambda: os.listdir(self.locate(hidden))))
+            for _ in in_order(partial(self._link_same, hidden, folder), names, IN_FLIGHT):
+                pass
             self._sync_folder(folder)
+        finally:
+            self._remove_folder(hidden)
 
-    def _create_one_of_many(self, path: str, data: bytes) -> None:
-        self._publish(path, data, durable=True)
+    def _write_some(self, hidden: str, durable: bool, files: list[tuple[str, bytes]]) -> None:
+        for name, data in files:
+            path = f"{hidden}/{name}"
+            self._do(path, partial(self._write_new, self.locate(path), data, durable))
+
+    def _link_same(self, hidden: str, folder: str, name: str) -> None:
+        """Give a file its name where others are, or have been; one with its contents may be."""
+        source, path = f"{hidden}/{name}", f"{folder}/{name}"
+        try:
+            self._do(path, lambda: self._link(self.locate(source), self.locate(path)))
+        except FileTaken:
+            if self.await_file(path) != self.read(source):
+                raise
 
     def _publish(self, path: str, data: bytes, durable: bool) -> None:
         # Linking a finished temporary file is atomic and exclusive on NFSv3 and later too; a rename
@@ -78,17 +110,21 @@ class LocalStore(Store):
     def _write_temporary(self, target: str, data: bytes, durable: bool) -> str:
         folder, name = os.path.split(target)
         temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
+        self._write_new(temporary, data, durable)
+        return temporary
+
+    def _write_new(self, file_name: str, data: bytes, durable: bool) -> None:
+        """Write a file of which nobody else knows; there is none after an error."""
         try:
-            with open(temporary, "xb", 0, opener=modes.opener) as file:
+            with open(file_name, "xb", 0, opener=modes.opener) as file:
                 view = memoryview(data)
                 while view:
                     view = view[file.write(view) :]
                 if durable:
                     os.fsync(file.fileno())
         except BaseException:
-            self._remove(temporary)
+            self._remove(file_name)
             raise
-        return temporary
 
     def _link(self, temporary: str, target: str) -> None:
         try:
@@ -110,6 +146,12 @@ class LocalStore(Store):
         # What became of the file is decided by now, and a hidden file that stays does no harm.
         with contextlib.suppress(OSError):
             self.retry.call(lambda: os.unlink(temporary))
+
+    def _remove_folder(self, hidden: str) -> None:
+        with contextlib.suppress(OSError):  # most often because it has its name by now
+            for name in os.listdir(self.locate(hidden)):
+                self._remove(self.locate(f"{hidden}/{name}"))
+            os.rmdir(self.locate(hidden))
 
     def append(self, path: str) -> AppendFile:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
@@ -188,16 +230,17 @@ class LocalStore(Store):
         return self._do(path, look)
 
     def _sync_folder(self, folder: str) -> None:
+        with self._opened_folder(folder) as descriptor, self._mapped(folder):
+            _sync_folder(descriptor)
+
+    @contextlib.contextmanager
+    def _opened_folder(self, folder: str) -> Iterator[int]:
         flags = os.O_RDONLY | os.O_DIRECTORY
         descriptor = self._do(folder, lambda: os.open(self.locate(folder), flags))
-        with self._mapped(folder):
-            try:
-                os.fsync(descriptor)
-            except OSError as error:
-                # Some network file systems cannot sync a folder, and need not.
-                if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                    raise
-            finally:
+        try:
+            yield descriptor
+        finally:
+            with self._mapped(folder):
                 os.close(descriptor)
 
     def _do(self, path: str, action: Callable[[], T]) -> T:
@@ -217,6 +260,48 @@ class LocalStore(Store):
             return FileMissing(self.locate(path))
         tries = f" (tried {self.retry.tries} times)" if is_transient(error) else ""
         return StoreError(self.locate(path), f"{error.strerror or error}{tries}")
+
+
+def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """The files in groups, since handing a small one to a thread costs as much as writing it."""
+    group: list[tuple[str, bytes]] = []
+    size = 0
+    for file in files:
+        group.append(file)
+        size += len(file[1])
+        if len(group) == _GROUP or size >= _BLOCK:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _make_folder(path: str) -> None:
+    with contextlib.suppress(FileExistsError):  # an earlier try made it, and its answer was lost
+        os.mkdir(path, modes.FOLDER)
+
+
+def _sync_folder(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder, and need not.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def _take_place(hidden: str, target: str) -> bool:
+    """Rename a folder to the name of an empty one; False where that cannot be."""
+    try:
+        os.rename(hidden, target)
+    except OSError as error:
+        # It may have succeeded, and its answer been lost: then nothing has its old name.
+        if not os.path.isdir(hidden):
+            return True
+        if error.errno in _NOT_IN_ITS_PLACE:
+            return False
+        raise
+    return True
 
 
 class _LocalAppendFile(AppendFile):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import BinaryIO
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
@@ -123,11 +123,15 @@ class Store(ABC):
             FileTaken: the name is taken. This caller's data was not published.
         """
 
-    def create_many(self, files: Iterable[tuple[str, bytes]]) -> Iterator[str]:
-        """Publish many files as `create` does, many at the same time; yields each path when done.
+    def create_many(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
+        """Publish many files of one folder, each as `create` does; all are durable afterwards.
 
-        Durable when the iterator has ended. A file that is there already with the same contents
-        counts as created, so that a plan cut short can be written again.
+        A file that is there already with the same contents counts as created, so that a plan cut
+        short can be written again.
+
+        Args:
+            folder: where; it exists (`prepare`).
+            files: names, each once, and contents; taken as they are written, some ahead.
 
         Raises:
             FileTaken: a file is there already with other contents.
@@ -135,20 +139,16 @@ class Store(ABC):
         # Imported here because workers never need it.
         from espnet3.specs.threads import in_order
 
-        def create_same(file: tuple[str, bytes]) -> str:
-            path, data = file
+        def create(file: tuple[str, bytes]) -> None:
+            path, data = f"{folder}/{file[0]}", file[1]
             try:
-                self._create_one_of_many(path, data)
+                self.create(path, data)
             except FileTaken:
                 if self.await_file(path) != data:
                     raise
-            return path
 
-        yield from in_order(create_same, files, IN_FLIGHT)
-
-    def _create_one_of_many(self, path: str, data: bytes) -> None:
-        """As `create`; what stays to be done for durability, `create_many` does at its end."""
-        self.create(path, data)
+        for _ in in_order(create, files, IN_FLIGHT):
+            pass
 
     @abstractmethod
     def append(self, path: str) -> AppendFile:

@@ -191,10 +191,9 @@ def _write_plan(store: Store, plan: Plan) -> bool:
     """Write all specs, run.json last; False where another submitter wrote the same run first."""
     store.prepare(layout.FOLDERS)
     run_file = store.locate(layout.RUN)
-    files = ((layout.shard(spec.rank), encode(spec)) for spec in plan.shards(run_file))
+    files = ((layout.shard_name(spec.rank), encode(spec)) for spec in plan.shards(run_file))
     try:
-        for _ in store.create_many(files):
-            pass
+        store.create_many(layout.SHARDS, files)
     except FileTaken as error:
         raise RunDirectoryError(
             store.root,

@@ -15,6 +15,8 @@ OPERATIONS = (
     "read",
     "open",
     "_publish",
+    "_write_new",
+    "create_many",
     "append",
     "names",
     "make_durable",

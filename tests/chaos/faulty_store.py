@@ -28,11 +28,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from espnet3.specs import whole_sync
+
 VARIABLE = "ESPNET3_TEST_FAULTS"
 SITE = Path(__file__).parent / "site"
 OPERATIONS = (
     *("create", "open", "write", "fsync", "fsync folder"),
     *("link", "unlink", "replace", "stat", "scandir", "mkdir"),
+    *("rename", "rmdir", "listdir", "syncfs"),
 )
 PASSING = ("ESTALE", "EAGAIN", "ETIMEDOUT")  # the product tries again
 LASTING = ("ENOSPC", "EDQUOT", "EIO", "EROFS")  # it does not
@@ -97,6 +100,7 @@ def install_from_environment() -> None:
         install(Faults(**{**said, "rules": [Rule(**rule) for rule in said["rules"]]}))
 
 
+_SYNC_WHOLE = whole_sync.sync_whole
 _MODULES = ("espnet3.specs.local_store", "espnet3.specs.modes", "espnet3.collect.output")
 
 
@@ -109,6 +113,7 @@ def install(faults: Faults) -> None:
         module: Any = importlib.import_module(name)
         module.os = _System(chance)
         module.open = _opener(chance)
+    whole_sync.sync_whole = _System(chance).sync_whole
 
 
 def uninstall() -> None:
@@ -118,6 +123,7 @@ def uninstall() -> None:
         if module is not None and isinstance(module.os, _System):
             module.os = os
             del module.open
+    whole_sync.sync_whole = _SYNC_WHOLE
 
 
 class _Chance:
@@ -211,6 +217,20 @@ class _System:
 
     def replace(self, source: str, target: str) -> None:
         self._call("replace", target, os.replace, source, target)
+
+    def rename(self, source: str, target: str) -> None:
+        self._call("rename", target, os.rename, source, target)
+
+    def rmdir(self, path: str) -> None:
+        self._call("rmdir", path, os.rmdir, path)
+
+    def listdir(self, path: str) -> list[str]:
+        found: list[str] = self._call("listdir", path, os.listdir, path)
+        return found
+
+    def sync_whole(self, descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        self._call("syncfs", path, _SYNC_WHOLE, descriptor)
 
     def stat(self, path: str) -> os.stat_result:
         found: os.stat_result = self._call("stat", path, os.stat, path)

@@ -121,6 +121,19 @@ class Disk:
         elif found.st_ino in self._synced:
             self._synced[found.st_ino] = found.st_size
 
+    def synced_whole(self, descriptor: int) -> None:
+        """A file system was synced; what counts is what is in an open folder."""
+        folder = os.readlink(f"/proc/self/fd/{descriptor}")
+        self._names.pop(folder, None)
+        for name in os.listdir(folder):
+            found = os.stat(os.path.join(folder, name))
+            self._synced[found.st_ino] = found.st_size
+
+    def renamed(self, source: str, target: str) -> None:
+        """A folder has another name, which is not synced."""
+        self._names[os.path.realpath(target)] = self._names.pop(os.path.realpath(source), set())
+        self.created(target, empty=False)
+
     def forget(self) -> None:
         """Take all that is there for durable."""
         self._synced.clear()
@@ -181,6 +194,19 @@ class _System:
         reach()
         os.replace(source, target)
 
+    def rename(self, source: str, target: str) -> None:
+        reach()
+        os.rename(source, target)
+        self._disk.renamed(source, target)
+
+    def rmdir(self, path: str) -> None:
+        reach()
+        os.rmdir(path)
+
+    def listdir(self, path: str) -> list[str]:
+        reach()
+        return os.listdir(path)
+
     def stat(self, path: str) -> os.stat_result:
         reach()
         return os.stat(path)
@@ -239,6 +265,12 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
     system = _System(disk)
     monkeypatch.setattr("espnet3.specs.modes.os", _Modes(disk))
     monkeypatch.setattr("espnet3.specs.threads.ThreadPoolExecutor", _SameProcess)
+
+    def sync_whole(descriptor: int) -> None:
+        reach()
+        disk.synced_whole(descriptor)
+
+    monkeypatch.setattr("espnet3.specs.whole_sync.sync_whole", sync_whole)
     for module in ("espnet3.specs.local_store", "espnet3.collect.output"):
         monkeypatch.setattr(f"{module}.os", system)
         monkeypatch.setattr(f"{module}.open", _opener(system, disk), raising=False)

@@ -102,7 +102,9 @@ def run_tasks(world: World) -> Callable[[Process], None]:
     return work
 
 
-def test_submitter_dies(world: World) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_submitter_dies(world: World, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    monkeypatch.setattr("espnet3.specs.whole_sync.can_sync_whole", lambda folder: whole)
     left = 0
 
     def after(process: Process) -> None:

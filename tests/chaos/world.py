@@ -202,12 +202,12 @@ class World:
         return {
             name: data
             for name, data in self._all_files().items()
-            if not name.rpartition("/")[2].startswith(".") and not name.startswith(layout.LOGS)
+            if not _is_unfinished(name) and not name.startswith(layout.LOGS)
         }
 
     def unfinished(self) -> list[str]:
         """The temporary files that crashes left."""
-        return [n for n in self._all_files() if n.rpartition("/")[2].startswith(".")]
+        return [name for name in self._all_files() if _is_unfinished(name)]
 
     def _all_files(self) -> Snapshot:
         if self.objects:
@@ -268,6 +268,10 @@ class World:
         self.cluster.tasks = [Task(**vars(task)) for task in saved.tasks]
         self.cluster.ids = dict(saved.ids)
         self.seen = self.files()
+
+
+def _is_unfinished(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def crash_everywhere(

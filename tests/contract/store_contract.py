@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -166,29 +168,58 @@ class StoreContract(ABC):
 
     # --- create_many -----------------------------------------------------------------------------
 
-    def test_create_many_says_what_is_done_and_can_be_repeated(self, store: Store) -> None:
-        files = [(f"shards/{i:06d}.json", b"%d" % i) for i in range(150)]
-        half = list(store.create_many(files[:70]))
-        assert half == [path for path, _ in files[:70]]
-        assert list(store.create_many(files)) == [path for path, _ in files]
-        assert set(store.names("shards")) == {p.split("/")[1] for p, _ in files}
-        assert self.raw_names(store.root, "shards") == {p.split("/")[1] for p, _ in files}
-        assert all(store.read(path) == data for path, data in files[::30])
+    def test_create_many_can_be_repeated(self, store: Store) -> None:
+        files = [(f"{i:06d}.json", b"%d" % i) for i in range(150)]
+        for some, there in ((files[:70], 70), (files, 150), (files[50:], 150)):
+            store.create_many("shards", some)
+            names = {name for name, _ in files[:there]}
+            assert set(store.names("shards")) == self.raw_names(store.root, "shards") == names
+            assert all(store.read(f"shards/{name}") == data for name, data in some[::30])
 
     def test_create_many_refuses_other_contents(self, store: Store) -> None:
         store.create("shards/000003.json", b"other")
-        files = [(f"shards/{i:06d}.json", b"%d" % i) for i in range(6)]
+        files = [(f"{i:06d}.json", b"%d" % i) for i in range(6)]
         with pytest.raises(FileTaken, match=r"shards/000003\.json"):
-            list(store.create_many(files))
+            store.create_many("shards", files)
         assert store.read("shards/000003.json") == b"other"
+        assert self.raw_names(store.root, "") == set()
+
+    def test_create_many_of_none(self, store: Store) -> None:
+        store.create_many("shards", [])
+        assert store.names("shards") == []
+
+    def test_of_racing_create_many_all_or_one_succeed(self, store: Store) -> None:
+        same = [(f"{i:06d}.json", b"%d" % i) for i in range(40)]
+        _run_all([lambda: store.create_many("shards", same)] * 4)
+        assert {name: store.read(f"shards/{name}") for name, _ in same} == dict(same)
+        assert self.raw_names(store.root, "") == set()
+        won = []
+
+        def create(me: bytes) -> None:
+            with contextlib.suppress(FileTaken):
+                store.create_many("logs", [(name, me) for name, _ in same])
+                won.append(me)
+
+        _run_all([partial(create, b"%d" % i) for i in range(4)])
+        assert len(won) <= 1  # none, where each got some of the names
+        assert all(store.read(f"logs/{name}") == me for name, _ in same for me in won)
 
     def test_create_many_takes_no_more_than_it_works_on(self, store: Store) -> None:
-        taken = itertools.count()
-        files = ((f"shards/{i:06d}.json", b"{}") for i in taken)
-        with_end = store.create_many(files)
-        assert next(iter(with_end)) == "shards/000000.json"
-        with_end.close()  # type: ignore[attr-defined]
-        assert next(taken) < 200
+        taken, done = itertools.count(), 0
+
+        def files() -> Iterator[tuple[str, bytes]]:
+            nonlocal done
+            while (n := next(taken)) < 500:
+                if n % 100 == 99:
+                    done = max(done, n - self.written(store, "shards"))
+                yield f"{n:06d}.json", b"x" * 50_000
+
+        store.create_many("shards", files())
+        assert done < 300
+
+    def written(self, store: Store, folder: str) -> int:
+        """How many files of a `create_many` that goes on are written."""
+        return len(self.raw_names(store.root, folder))
 
     # --- names -----------------------------------------------------------------------------------
 
@@ -214,8 +245,7 @@ class StoreContract(ABC):
 
     def test_names_of_more_than_a_page(self, store: Store) -> None:
         n = 1050  # S3 answers 1000 at a time
-        for _ in store.create_many((f"shards/{i:06d}.json", b"{}") for i in range(n)):
-            pass
+        store.create_many("shards", ((f"{i:06d}.json", b"{}") for i in range(n)))
         assert len(store.names("shards")) == n
 
     # --- roots -----------------------------------------------------------------------------------

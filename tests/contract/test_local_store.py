@@ -12,11 +12,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from espnet3.specs import whole_sync
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.local_store import LocalStore
@@ -156,74 +157,156 @@ class TestLocalStore(StoreContract):
         store.create("attempts/x.json", b"mine", durable=False)
         assert steps == ["link"]
 
-    def test_each_of_many_is_synced_before_it_has_its_name(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    def test_each_of_many_is_synced_before_any_has_its_name(
+        self, store: Store, system_calls: list[tuple[str, str]], whole: bool
     ) -> None:
-        n = 2000
-        calls: list[tuple[str, str]] = []
-        fsync, link, unlink = os.fsync, os.link, os.unlink
-        most_open = 0
-
-        def note_fsync(descriptor: int) -> None:
-            nonlocal most_open
-            fsync(descriptor)
-            calls.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
-            most_open = max(most_open, len(os.listdir("/proc/self/fd")))
-
-        def note_link(source: str, target: str) -> None:
-            calls.append(("link", source))
-            link(source, target)
-
-        def note_unlink(path: str) -> None:
-            calls.append(("unlink", path))
-            unlink(path)
-
-        monkeypatch.setattr(os, "fsync", note_fsync)
-        monkeypatch.setattr(os, "link", note_link)
-        monkeypatch.setattr(os, "unlink", note_unlink)
+        n, most_open = 2000, 0
         open_before = len(os.listdir("/proc/self/fd"))
-        for _ in store.create_many((f"shards/{i:06d}.json", b"%d" % i) for i in range(n)):
-            pass
-        assert calls.pop() == ("fsync", store.locate("shards"))
-        of_a_file: dict[str, list[str]] = {}
-        for call, path in calls:
-            of_a_file.setdefault(path, []).append(call)
-        assert len(of_a_file) == n
-        assert all(each == ["fsync", "link", "unlink"] for each in of_a_file.values())
-        assert most_open - open_before <= 2 * IN_FLIGHT  # a file, and the folder listed above
+
+        def files() -> Iterator[tuple[str, bytes]]:
+            nonlocal most_open
+            for i in range(n):
+                most_open = max(most_open, len(os.listdir("/proc/self/fd")))
+                yield f"{i:06d}.json", b"%d" % i
+
+        store.create_many("shards", files())
+        hidden = system_calls[-2][1]
+        assert os.path.dirname(hidden) == store.root
+        *synced, rename, sync_root = system_calls
+        assert (rename, sync_root) == (("rename", hidden), ("fsync", store.root))
+        if whole:
+            assert synced == [("syncfs", hidden)]
+        else:
+            assert synced[-1] == ("fsync", hidden)
+            names = [(call, os.path.relpath(path, hidden)) for call, path in synced[:-1]]
+            assert sorted(names) == [("fsync", f"{i:06d}.json") for i in range(n)]
+        assert most_open - open_before <= IN_FLIGHT + 3  # the folder, /proc, and one to spare
         assert all(store.read(f"shards/{i:06d}.json") == b"%d" % i for i in range(0, n, 99))
+        assert self.all_of(store) == {"shards"}
+
+    def test_many_beside_others_are_synced_before_they_have_their_names(
+        self, store: Store, system_calls: list[tuple[str, str]], whole: bool
+    ) -> None:
+        store.create("shards/000000.json", b"0")
+        system_calls.clear()
+        store.create_many("shards", [(f"{i:06d}.json", b"%d" % i) for i in range(40)])
+        calls = [call for call, _ in system_calls]
+        n_synced = 1 if whole else 41
+        assert calls[:n_synced] == [*["fsync"] * (n_synced - 1), "syncfs" if whole else "fsync"]
+        assert calls[n_synced : n_synced + 39] == ["link"] * 39
+        assert system_calls[n_synced + 39] == ("fsync", store.locate("shards"))
+        assert calls[n_synced + 40 :] == ["unlink"] * 40
+        assert all(store.read(f"shards/{i:06d}.json") == b"%d" % i for i in range(40))
+        assert self.all_of(store) == {"shards"}
+
+    @pytest.fixture
+    def system_calls(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+        """What the system does from now on: call and path; the first of two paths."""
+        calls: list[tuple[str, str]] = []
+
+        def noted(name: str, action: Callable[..., None]) -> Callable[..., None]:
+            def call(what: int | str, *more: str) -> None:
+                path = os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else what
+                action(what, *more)
+                calls.append((name, path))
+
+            return call
+
+        for name in ("fsync", "link", "unlink", "rename"):
+            monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+        monkeypatch.setattr(whole_sync, "sync_whole", noted("syncfs", whole_sync.sync_whole))
+        return calls
+
+    @pytest.fixture(params=[True, False])
+    def whole(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+        """Whether the whole file system is synced, or each file."""
+        whole: bool = request.param
+        monkeypatch.setattr(whole_sync, "can_sync_whole", lambda folder: whole)
+        return whole
+
+    def all_of(self, store: Store) -> set[str]:
+        """What is in the run directory, but for empty folders that it should have."""
+        there = {path.name: path for path in Path(store.root).iterdir()}
+        return {n for n, path in there.items() if n not in FOLDERS or any(path.iterdir())}
+
+    def written(self, store: Store, folder: str) -> int:
+        return sum(1 for _ in Path(store.root).rglob("*.json"))
 
     def test_many_that_are_cut_short_leave_neither_debris_nor_threads(
-        self, store: Store, monkeypatch: pytest.MonkeyPatch
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, whole: bool
     ) -> None:
-        fsync, calls = os.fsync, itertools.count()
+        files = [(f"{i:06d}.json", b"{}") for i in range(500)]
 
         def full(descriptor: int) -> None:
-            if next(calls) > 50:
+            if whole or next(calls) > 50:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             fsync(descriptor)
 
-        files = [(f"shards/{i:06d}.json", b"{}") for i in range(500)]
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(StoreError, match="No space left on device"):
-            list(store.create_many(files))
-        monkeypatch.setattr(os, "fsync", fsync)
+        fsync, calls = os.fsync, itertools.count()
+        with monkeypatch.context() as patch:
+            patch.setattr(*(whole_sync, "sync_whole", full) if whole else (os, "fsync", full))
+            with pytest.raises(StoreError, match="No space left on device"):
+                store.create_many("shards", files)
         assert not _storage_threads()
-        assert 0 < len(self.raw_names(store.root, "shards")) <= 51
+        assert self.all_of(store) == set()
 
         def interrupted() -> Iterator[tuple[str, bytes]]:
             yield from files[:100]
+            assert _storage_threads()
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            list(store.create_many(interrupted()))
-        begun = store.create_many(files)
-        next(begun)
-        assert _storage_threads()
-        begun.close()  # type: ignore[attr-defined]
+            store.create_many("shards", interrupted())
         assert not _storage_threads()
-        assert self.raw_names(store.root, "shards") <= {path.split("/")[1] for path, _ in files}
-        assert list(store.create_many(files)) == [path for path, _ in files]
+        assert self.all_of(store) == set()
+        store.create_many("shards", files)
+        assert len(store.names("shards")) == 500
+
+    def test_a_killed_writer_of_many_leaves_none_and_hinders_nobody(self, store: Store) -> None:
+        code = (
+            "import os, sys\n"
+            "from espnet3.specs.local_store import LocalStore\n"
+            "def files():\n"
+            "    for i in range(200):\n"
+            "        yield f'{i:06d}.json', b'x'\n"
+            "    os.kill(os.getpid(), 9)\n"
+            "LocalStore(sys.argv[1]).create_many('shards', files())\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, store.root], cwd=REPOSITORY, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert store.names("shards") == store.names("") == []
+        store.create_many("shards", [(f"{i:06d}.json", b"y") for i in range(300)])
+        assert len(store.names("shards")) == 300
+        assert store.read("shards/000000.json") == b"y"
+
+    def test_a_folder_that_is_a_link_is_filled(self, store: Store) -> None:
+        elsewhere = self.folder / "elsewhere"
+        elsewhere.mkdir()
+        os.rmdir(store.locate("shards"))
+        os.symlink(elsewhere, store.locate("shards"))
+        store.create_many("shards", [("000000.json", b"{}")])
+        assert (elsewhere / "000000.json").read_bytes() == b"{}"
+        assert os.path.islink(store.locate("shards"))
+
+    def test_the_lost_answer_to_a_rename_that_succeeded(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rename = os.rename
+
+        def rename_twice(source: str, target: str) -> None:
+            rename(source, target)
+            rename(source, target)
+
+        monkeypatch.setattr(os, "rename", rename_twice)
+        store.create_many("shards", [("000000.json", b"{}")])
+        assert store.names("shards") == ["000000.json"]
+
+    def test_the_new_folder_is_for_the_same_people(self, store: Store) -> None:
+        before = os.stat(store.locate("shards"))
+        store.create_many("shards", [("000000.json", b"{}")])
+        after = os.stat(store.locate("shards"))
+        assert (after.st_mode, after.st_gid) == (before.st_mode, before.st_gid)
+        assert after.st_ino != before.st_ino
 
     # --- what goes wrong -------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from moto.server import ThreadedMotoServer
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import Run, submit_run
 from espnet3.schedulers.base import TaskState
+from espnet3.specs import whole_sync
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.store import AppendFile, Store
 from espnet3.submit import surroundings
@@ -86,6 +87,8 @@ def live(
     with pytest.MonkeyPatch.context() as patch:
         cluster = stand_in_cluster.install(patch)
         patch.setattr(surroundings, "_git_commit", lambda: None)
+        # As on a network file system, where each file is synced by itself.
+        patch.setattr(whole_sync, "can_sync_whole", lambda folder: False)
         patch.chdir(folder)
 
         def work(ranks: Iterable[int] | None = None) -> None:
@@ -164,10 +167,13 @@ def store_operations(folder: Path, n_shards: int, **keys: Any) -> dict[str, Coun
 
     create_many, append = LocalStore.create_many, LocalStore.append
 
-    def counted_create_many(self: LocalStore, files: Any) -> Iterator[str]:
-        for path in create_many(self, files):
-            now[0]["create"] += 1
-            yield path
+    def counted_create_many(self: LocalStore, folder: str, files: Any) -> None:
+        def each() -> Iterator[Any]:
+            for file in files:
+                now[0]["create"] += 1
+                yield file
+
+        create_many(self, folder, each())
 
     def counted_append(self: LocalStore, path: str) -> AppendFile:
         now[0]["append"] += 1

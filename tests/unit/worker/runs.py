@@ -204,9 +204,8 @@ def write_run(
         surroundings_here(sys.executable),
     )
     store.prepare(layout.FOLDERS)
-    files = ((layout.shard(s.rank), encode(s)) for s in plan.shards(store.locate(layout.RUN)))
-    for _ in store.create_many(files):
-        pass
+    files = ((layout.shard_name(s.rank), encode(s)) for s in plan.shards(store.locate(layout.RUN)))
+    store.create_many(layout.SHARDS, files)
     store.create(layout.RUN, encode(plan.run))
     submit_again(store, plan.run, 1)
     return plan.run
