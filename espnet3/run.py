@@ -16,7 +16,7 @@ from espnet3.specs.records import ResultRecord
 from espnet3.specs.retry import PATIENCE
 from espnet3.specs.store import absolute_root
 from espnet3.specs.trust import Trust
-from espnet3.status.shard_states import RunStatus
+from espnet3.status.run_status import RunStatus
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import submit
 from espnet3.submit.resumption import Items, resume

@@ -20,7 +20,7 @@ from espnet3.specs.errors import EspnetError, UsageError
 
 if TYPE_CHECKING:
     from espnet3.specs.trust import Trust
-    from espnet3.status.shard_states import RunStatus
+    from espnet3.status.run_status import RunStatus
 
 DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -16,7 +16,7 @@ from espnet3.specs.masking import masked_text, scrubbed
 
 if TYPE_CHECKING:
     from espnet3.doctor.examination import Examination, Finding
-    from espnet3.status.shard_states import RunStatus, ShardStatus
+    from espnet3.status.run_status import RunStatus, ShardStatus
     from espnet3.submit.launch import Rendered
     from espnet3.submit.submission import Submitted
 
@@ -180,11 +180,6 @@ def counts_line(seen: RunStatus) -> str:
     return f"{counts.get('done', 0)} of {len(seen.shards)} shards done{''.join(others)}"
 
 
-def unfinished(seen: RunStatus) -> list[ShardStatus]:
-    """The shards that are not done."""
-    return [shard for shard in seen.shards if shard.state != "done"]
-
-
 def shard_line(shard: ShardStatus) -> str:
     """A shard in one line: rank, state, submission, task, cause, with tabs between."""
     place = ("-" if n is None else str(n) for n in (shard.submission, shard.task))
@@ -201,7 +196,7 @@ def status(seen: RunStatus) -> None:
     if seen.scheduler_problem:
         problem(seen.scheduler_problem)
     click.echo(counts_line(seen))
-    for shard in unfinished(seen):
+    for shard in seen.not_done():
         click.echo(shard_line(shard))
 
 
@@ -236,7 +231,7 @@ class Follower:
 
     def end(self, seen: RunStatus) -> None:
         """Show what the run came to."""
-        for shard in unfinished(seen):
+        for shard in seen.not_done():
             click.echo(shard_line(shard))
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from espnet3.cli import show
 from espnet3.specs.errors import one_line
-from espnet3.status.shard_states import LIVE, RunStatus, ShardStatus
+from espnet3.status.run_status import LIVE, RunStatus, ShardStatus
 
 _BAR = 40  # cells
 _WRONG = 5  # rows below the bar of a run that goes on
@@ -25,7 +25,7 @@ def status(seen: RunStatus, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     console.print(Text(seen.run_dir, "bold"), soft_wrap=True)
     console.print(Text.assemble(bar(seen, console.encoding), "  ", counts(seen)))
-    for part in _rest(seen, show.unfinished(seen), show.ROWS):
+    for part in _rest(seen, seen.not_done(), show.ROWS):
         console.print(part)
 
 
@@ -111,7 +111,7 @@ class LiveFollower(show.Follower):
         )
         if self._ended:
             return line
-        wrong = [shard for shard in show.unfinished(self._seen) if shard.state not in LIVE]
+        wrong = [shard for shard in self._seen.not_done() if shard.state not in LIVE]
         return Group(line, *_rest(self._seen, wrong, _WRONG))
 
     def update(self, seen: RunStatus) -> None:
@@ -121,7 +121,7 @@ class LiveFollower(show.Follower):
     def end(self, seen: RunStatus) -> None:
         self._ended = True
         self._live.stop()
-        parts = _rest(seen, show.unfinished(seen), show.ROWS)
+        parts = _rest(seen, seen.not_done(), show.ROWS)
         if parts:
             self._console.print(Group(*parts))
         words = ["collect", seen.run_dir, "-o", "results.jsonl"]

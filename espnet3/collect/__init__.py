@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from espnet3.collect.progress import status, watch
     from espnet3.specs.models import ErrorRecord
     from espnet3.specs.records import ResultRecord
-    from espnet3.status.shard_states import RunStatus, ShardStatus
+    from espnet3.status.run_status import RunStatus, ShardStatus
 else:
     from espnet3._lazy import lazy_names
 
@@ -21,8 +21,8 @@ else:
             "ErrorRecord": "espnet3.specs.models",
             "PartialResults": "espnet3.collect.merge",
             "ResultRecord": "espnet3.specs.records",
-            "RunStatus": "espnet3.status.shard_states",
-            "ShardStatus": "espnet3.status.shard_states",
+            "RunStatus": "espnet3.status.run_status",
+            "ShardStatus": "espnet3.status.run_status",
             "collect": "espnet3.collect.merge",
             "logs": "espnet3.collect.log_files",
             "status": "espnet3.collect.progress",

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from espnet3.specs.store import open_store
 from espnet3.status.observe import observe
-from espnet3.status.shard_states import RunStatus
+from espnet3.status.run_status import RunStatus
 
 
 async def status(run_dir: str | os.PathLike[str]) -> RunStatus:

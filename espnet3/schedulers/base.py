@@ -205,7 +205,7 @@ class Scheduler(ABC):
     @abstractmethod
     async def query(
         self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> dict[TaskKey, TaskState]:
+    ) -> Mapping[TaskKey, TaskState]:
         """The states of the tasks that the scheduler knows, in one query for the whole run.
 
         A wanted task that is not in the answer is unknown to the scheduler: it ended long ago, or

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
+from itertools import chain, repeat
 
 from espnet3.schedulers.base import KnownSubmission, TaskKey, Wanted
+from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.models import PlannedJob
 
 
@@ -31,7 +33,7 @@ class JobKeys:
         self.unrecorded = False
         self.users = {entry.submission.submitter.user for entry in submissions}
         self.created = min((entry.submission.created for entry in submissions), default=None)
-        self._wanted: dict[str, Sequence[int]] = {}  # by job id
+        self._wanted: dict[str, Sequence[int]] = {}  # by the job's name
         for entry in submissions:
             number, ids = entry.submission.number, entry.job_ids()
             tasks = range(entry.submission.n_tasks) if wanted is None else wanted.get(number, ())
@@ -41,12 +43,12 @@ class JobKeys:
                 if not own:
                     continue
                 self.by_name[job.name] = (number, job)
+                self._wanted[job.name] = own
                 job_id = ids.get(job.name)
                 if job_id is None:
                     self.unrecorded = True
                 else:
                     self.by_id[job_id] = (number, job)
-                    self._wanted[job_id] = own
 
     def job(self, job_id: str, name: str = "") -> tuple[int, PlannedJob] | None:
         """Submission number and job of an id, or else of a name ("": not told); None: not ours."""
@@ -54,15 +56,28 @@ class JobKeys:
         # An id may have been used again, for a job of another name.
         return None if found is None or (name and name != found[1].name) else found
 
+    def tasks(self, job: PlannedJob, positions: Sequence[int]) -> Sequence[int]:
+        """A job's tasks at some positions in its array; where that is a span, the wanted ones."""
+        first = job.first_task
+        if not isinstance(positions, range) or positions.step != 1:
+            return [first + position for position in positions]
+        wanted = self._wanted[job.name]
+        begin = bisect_left(wanted, first + positions.start)
+        return wanted[begin : bisect_left(wanted, first + positions.stop, lo=begin)]
+
     def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:
         """Wanted tasks of recorded jobs that have no state, and the ids of these jobs."""
         keys: set[TaskKey] = set()
         jobs: list[str] = []
-        for job_id, tasks in self._wanted.items():
-            submission, _ = self.by_id[job_id]
-            missing = [(submission, task) for task in tasks if (submission, task) not in states]
+        for job_id, (submission, job) in self.by_id.items():
+            tasks = self._wanted[job.name]
+            missing: Collection[int]
+            if isinstance(states, TaskStates):  # in one step
+                missing = set(tasks).difference(states.of(submission))
+            else:
+                missing = [task for task in tasks if (submission, task) not in states]
             if missing:
-                keys.update(missing)
+                keys.update(zip(repeat(submission), missing))
                 jobs.append(job_id)
         return keys, jobs
 
@@ -78,14 +93,16 @@ def positions(ranges: str, n_tasks: int, *, first: int = 0) -> Sequence[int]:
     Example:
         >>> positions("7", 10), positions("1,4-9:2", 9, first=1)
         ([7], [0, 3, 5, 7])
+        >>> positions("0-999", 500)
+        range(0, 500)
     """
     if ranges.isdecimal():  # most often
         return [int(ranges) - first] if first <= int(ranges) < n_tasks + first else []
-    found: list[int] = []
+    found: list[range] = []
     for part in ranges.split(","):
         span = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part)
         if span is not None:
             begin, last, step = int(span[1]), int(span[2] or span[1]), max(1, int(span[3] or 1))
-            known = range(begin, min(last, n_tasks + first - 1) + 1, step)
-            found += [index - first for index in known if index >= first]
-    return found
+            begin += max(0, -(-(first - begin) // step)) * step  # the first index from `first` on
+            found.append(range(begin - first, min(last - first, n_tasks - 1) + 1, step))
+    return found[0] if len(found) == 1 else [*chain.from_iterable(found)]

@@ -6,12 +6,14 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.scripts import log_line
 from espnet3.schedulers.slurm_words import Ending, task_state
+from espnet3.schedulers.task_states import TaskStates
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
@@ -95,28 +97,27 @@ class SlurmScheduler(Scheduler):
 
     async def query(
         self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> dict[TaskKey, TaskState]:
-        keys = JobKeys(submissions, wanted)
+    ) -> TaskStates:
+        keys, states = JobKeys(submissions, wanted), TaskStates()
         if not keys.by_name:
-            return {}
-        states: dict[TaskKey, TaskState] = {}
+            return states
         for cluster, ids in {"": [], **_by_cluster(keys.by_id)}.items():
-            states |= await self._squeue(keys, cluster, ids)
+            await self._squeue(keys, cluster, ids, states)
         forgotten, jobs = keys.not_in(states)
         if forgotten:
             for cluster, ids in _by_cluster(jobs).items():
-                states |= await self._sacct(keys, cluster, ids, forgotten)
+                states.update(await self._sacct(keys, cluster, ids, forgotten))
         return states
 
     async def _squeue(
-        self, keys: JobKeys, cluster: str, ids: Sequence[str]
-    ) -> dict[TaskKey, TaskState]:
-        """What the queue of one cluster ("" is this host's own) knows."""
+        self, keys: JobKeys, cluster: str, ids: Sequence[str], states: TaskStates
+    ) -> None:
+        """Add what the queue of one cluster ("" is this host's own) knows."""
         # Without recorded ids only the unique names can tell, and squeue cannot search for names
         # that hold commas.
         by_user = keys.unrecorded and not cluster
         if not by_user and not ids:
-            return {}
+            return
         chosen = f"--user={','.join(sorted(keys.users))}" if by_user else f"--jobs={','.join(ids)}"
         # Without --array, what waits of an array is one row.
         command = ("squeue", *_on(cluster), "--noheader", "--states=all", chosen)
@@ -124,24 +125,22 @@ class SlurmScheduler(Scheduler):
         if answer.code != 0:
             # Asked only for jobs that it has forgotten (MinJobAge after their end), it fails.
             if "Invalid job id specified" in answer.err:
-                return {}
+                return
             raise SchedulerUnavailable(self.name, answer.err or answer.out)
         rows = [line.split("|", 4) for line in answer.out.splitlines()]
         rows = [row for row in rows if len(row) == 5]  # others are a site's banner
         endings: dict[tuple[str, str], Ending] = {}
         if any(row[2] == "FAILED" for row in rows):
             endings = await self._endings(command)
-        states: dict[TaskKey, TaskState] = {}
         # Where a site's wrapper keeps SLURM_BITSTR_LEN from squeue, a list of what waits may be
         # cut. Any task may be meant then, unless another row speaks of it.
         rows.sort(key=lambda row: "..." not in row[1])
         for array, index, word, reason, job_name in rows:
             indices = _ALL if "..." in index else index
             found = _tasks(keys, array, indices, job_name, cluster)
-            if found:
+            if found is not None:
                 state = task_state(word, reason, endings.get((array, index)))
-                states.update(dict.fromkeys(found, state))
-        return states
+                states.fill(*found, state)
 
     async def _endings(self, command: Sequence[str]) -> dict[tuple[str, str], Ending]:
         """Array id and index -> how the batch script ended; only this form of squeue tells it."""
@@ -178,9 +177,12 @@ class SlurmScheduler(Scheduler):
             if found is None or (found[3] and not word.startswith("OUT_OF_ME")):
                 continue
             own = _tasks(keys, found[1], found[2] or "", "", cluster)
+            if own is None:
+                continue
             state = task_state(word, "", Ending.of_sacct(code))
             rows = never_begun if "[" in job else states
-            rows.update(dict.fromkeys(forgotten.intersection(own), state))
+            of_row = forgotten.intersection(zip(repeat(own[0]), own[1]))
+            rows.update(dict.fromkeys(of_row, state))
         told = never_begun | states
         return {key: state for key, state in told.items() if state.state == "ended"}
 
@@ -237,16 +239,18 @@ def _on(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
 
 
-def _tasks(keys: JobKeys, number: str, indices: str, name: str, cluster: str) -> list[TaskKey]:
-    """The tasks of a row; `indices` is `7` or `[1,4-9:2%3]`, and "" or "N/A" outside an array."""
+def _tasks(
+    keys: JobKeys, number: str, indices: str, name: str, cluster: str
+) -> tuple[int, Sequence[int]] | None:
+    """Submission and tasks of a row; `indices` is `7` or `[1,4-9:2%3]`, or "" and "N/A" alone."""
     found = keys.job(f"{number};{cluster}" if cluster else number, name)
     if found is None:
-        return []
+        return None
     submission, job = found
     if indices in ("", "N/A"):
-        return [(submission, job.first_task)]
+        return submission, [job.first_task]
     ranges = indices.strip("[]").partition("%")[0]
-    return [(submission, job.first_task + i) for i in positions(ranges, job.n_tasks)]
+    return submission, keys.tasks(job, positions(ranges, job.n_tasks))
 
 
 def _ids_by_name(output: str) -> dict[str, str]:

@@ -120,6 +120,7 @@ def submission_of(attempt: str) -> int:
 _PADDED = "[0-9]{6}|[1-9][0-9]{6,}"  # one name per number: 0000042 is not 000042
 _RANK = re.compile(rf"({_PADDED})\.json")
 _RECEIPT = re.compile(rf"({_PADDED})(?:\.([2-9]|[1-9][0-9]{{1,8}}))?\.json")
+_FIRST_RECEIPTS = re.compile(rf"(?<=/)({_PADDED})\.json(?=/)")
 _WITHDRAWAL = re.compile(rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json")
 _SUBMISSION = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})\.json")
 _ATTEMPT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json")
@@ -159,6 +160,12 @@ def newest_withdrawals(names: Iterable[str], world_size: int) -> dict[int, int]:
 
 
 def _newest(pattern: re.Pattern[str], names: Iterable[str], world_size: int) -> dict[int, int]:
+    names = list(names)
+    if pattern is _RECEIPT:
+        # Nearly always all are first receipts: one search through all names, which hold no slash.
+        ranks = dict.fromkeys(map(int, _FIRST_RECEIPTS.findall(f"/{'/'.join(names)}/")), 1)
+        if len(ranks) == len(names) and max(ranks, default=0) < world_size:
+            return ranks
     newest: dict[int, int] = {}
     for found in filter(None, map(pattern.fullmatch, names)):
         rank, generation = int(found[1]), int(found[2] or 1)

@@ -193,7 +193,7 @@ class LocalStore(Store):
             try:
                 # Reading the folder itself also refreshes what an NFS client has cached of it.
                 with os.scandir(self.locate(folder)) as entries:
-                    return [e.name for e in entries if not e.name.startswith(".") and e.is_file()]
+                    return [e.name for e in entries if e.name[0] != "." and e.is_file()]
             except FileNotFoundError:
                 return []
 

@@ -7,7 +7,7 @@ Field by field they are documented in `docs/format.md`; their JSON Schema is in 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -222,22 +222,31 @@ class Submission(PersistedModel):
         ranks: Any = self.ranks.plain()[first : first + self.shards_per_job]
         return list(ranks)
 
-    def places(self) -> Iterator[tuple[int, int, PlannedJob]]:
-        """Each rank of the submission with the task that computes it, and that task's job."""
+    def places(self, but: Container[int] = ()) -> Iterator[tuple[int, int, PlannedJob]]:
+        """Each rank of the submission with the task that computes it, and that task's job.
+
+        Args:
+            but: ranks that are left out.
+        """
         ranks: Any = self.ranks.plain()
         size = self.shards_per_job
         for job in self.jobs:
             first = job.first_task * size
             own = ranks[first : first + job.n_tasks * size]
             for position, rank in enumerate(own, first):
-                yield rank, position // size, job
+                if rank not in but:
+                    yield rank, position // size, job
 
     def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
         """The task that computes a rank, and its job; None where the submission lacks the rank."""
         try:
-            task = self.ranks.plain().index(rank) // self.shards_per_job
+            return self.place_at(self.ranks.plain().index(rank))
         except ValueError:
             return None
+
+    def place_at(self, position: int) -> tuple[int, PlannedJob]:
+        """The task that computes the rank at a position of the submission, and its job."""
+        task = position // self.shards_per_job
         after = bisect_right(self.jobs, task, key=lambda job: job.first_task)
         return task, self.jobs[after - 1]
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from espnet3.status.shard_states import RunStatus, ShardStatus
+    from espnet3.status.run_status import RunStatus, ShardStatus
 else:
     from espnet3._lazy import lazy_names
 
     __getattr__ = lazy_names(
         __name__,
         {
-            "RunStatus": "espnet3.status.shard_states",
-            "ShardStatus": "espnet3.status.shard_states",
+            "RunStatus": "espnet3.status.run_status",
+            "ShardStatus": "espnet3.status.run_status",
         },
     )
 

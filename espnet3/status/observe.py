@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission, TaskKey, TaskState
+from espnet3.schedulers.base import KnownSubmission
+from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs import layout
 from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import (
@@ -30,7 +31,8 @@ from espnet3.specs.models import (
 )
 from espnet3.specs.processes import is_busy, this_process
 from espnet3.specs.store import Store
-from espnet3.status.shard_states import Evidence, RunStatus, shard_states
+from espnet3.status.run_status import RunStatus
+from espnet3.status.shard_states import Evidence, shard_states
 
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
 # and clock cannot be seen, earlier.
@@ -62,10 +64,14 @@ class Receipts(NamedTuple):
     Attributes:
         done: rank -> generation of the receipt that counts.
         withdrawn: rank -> generation that its next receipt will have.
+        names: of all receipts, as they were listed.
+        newest: rank -> generation of the newest of them, which may be withdrawn.
     """
 
     done: dict[int, int]
     withdrawn: dict[int, int]
+    names: list[str]
+    newest: dict[int, int]
 
 
 def read_run(store: Store) -> RunSpec:
@@ -90,15 +96,22 @@ def list_receipts(store: Store, world_size: int) -> dict[int, int]:
     return look_at_receipts(store, world_size).done
 
 
-def look_at_receipts(store: Store, world_size: int) -> Receipts:
-    """Which shards are done, by names alone: those with a receipt newer than any withdrawal."""
-    receipts = layout.newest_receipts(store.names(layout.RECEIPTS), world_size)
+def look_at_receipts(store: Store, world_size: int, before: Receipts | None = None) -> Receipts:
+    """Which shards are done, by names alone: those with a receipt newer than any withdrawal.
+
+    Args:
+        store: the run directory.
+        world_size: how many shards there are.
+        before: what an earlier look found; spares work where nothing has changed.
+    """
+    names = store.names(layout.RECEIPTS)
+    same = before is not None and names == before.names
+    newest = before.newest if before and same else layout.newest_receipts(names, world_size)
     # Looked at last, so that what was withdrawn meanwhile is not taken for done.
     ended = layout.newest_withdrawals(store.names(layout.WITHDRAWALS), world_size)
-    withdrawn = {rank: n + 1 for rank, n in ended.items() if receipts.get(rank, 0) <= n}
-    for rank in withdrawn:
-        receipts.pop(rank, None)
-    return Receipts(receipts, withdrawn)
+    withdrawn = {rank: n + 1 for rank, n in ended.items() if newest.get(rank, 0) <= n}
+    done = {rank: n for rank, n in newest.items() if rank not in withdrawn} if withdrawn else newest
+    return Receipts(done, withdrawn, names, newest)
 
 
 def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:
@@ -131,11 +144,11 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
     """
     run, submissions, cancelled, receipts = await asyncio.to_thread(_look, store)
     done = len(receipts.done) == run.world_size
-    tasks: dict[TaskKey, TaskState] | None = None
+    tasks: TaskStates | None = None
     problem = None
     found: dict[int, AcceptedJobs] = {}
     being_submitted: set[int] = set()
-    if not done:
+    if not done and any(entry.recorded is None for entry in submissions):
         being_submitted = await asyncio.to_thread(_being_submitted, submissions, cancelled)
     if not done and ask_scheduler:
         try:
@@ -150,7 +163,9 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
 
     def conclude() -> tuple[RunStatus, dict[int, int]]:
         # A job may have ended between the first look and the scheduler's answer.
-        last = look_at_receipts(store, run.world_size) if not done and ask_scheduler else receipts
+        last = receipts
+        if not done and ask_scheduler:
+            last = look_at_receipts(store, run.world_size, receipts)
         records = {} if done else _read_records(store, last.done)
         evidence = Evidence(
             run.world_size, last.done, records, submissions, being_submitted, cancelled, tasks,
@@ -222,21 +237,19 @@ async def _find_unrecorded(
     return found
 
 
-async def _query(
-    submissions: Sequence[KnownSubmission], receipts: Container[int]
-) -> dict[TaskKey, TaskState]:
+async def _query(submissions: Sequence[KnownSubmission], receipts: Container[int]) -> TaskStates:
     """One query for each scheduler that the run was submitted to; nearly always one in all."""
     wanted = {s.submission.number: _unfinished_tasks(s.submission, receipts) for s in submissions}
     unfinished = [s for s in submissions if wanted[s.submission.number]]
-    tasks: dict[TaskKey, TaskState] = {}
+    tasks = TaskStates()
     for name in sorted({s.submission.scheduler for s in unfinished}):
         own = [s for s in unfinished if s.submission.scheduler == name]
-        tasks |= await get_scheduler(name).query(own, wanted)
+        tasks.merge(await get_scheduler(name).query(own, wanted))
     return tasks
 
 
 def _unfinished_tasks(submission: Submission, receipts: Container[int]) -> list[int]:
     """The tasks that hold a shard without a receipt, in order."""
     ranks, size = submission.ranks.plain(), submission.shards_per_job
-    found = (position // size for position, rank in enumerate(ranks) if rank not in receipts)
-    return list(dict.fromkeys(found))
+    positions = [position for position, rank in enumerate(ranks) if rank not in receipts]
+    return positions if size == 1 else list(dict.fromkeys(p // size for p in positions))

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState
+from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskState
+from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile, submission_of
 from espnet3.specs.models import AttemptRecord, PlannedJob
-
-State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
-STATES: tuple[State, ...] = (
-    "done",
-    "running",
-    "queued",
-    "pending",
-    "interrupted",
-    "failed",
-    "lost",
-)
-LIVE: frozenset[State] = frozenset({"queued", "running"})
+from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
 
 # Signals that end a process without a word. The first ones are sent by the kernel, an administrator
 # or the scheduler; the others come from native code in the process itself.
@@ -44,67 +32,6 @@ _CRASHES = {
 }  # fmt: skip
 
 
-class ShardStatus(NamedTuple):
-    """The state of one shard.
-
-    Attributes:
-        rank: the shard.
-        state: one of `STATES`.
-        cause: why, for a person; "" where there is nothing to say.
-        submission: number of the last submission that holds it, or None.
-        task: its task there, or None.
-    """
-
-    rank: int
-    state: State
-    cause: str = ""
-    submission: int | None = None
-    task: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """The states of all shards of a run, by rank.
-
-    Attributes:
-        run_dir: the run directory.
-        shards: one entry for each rank, in order.
-        scheduler_problem: why the scheduler could not be asked, or None. The states are then what
-            the run directory alone can tell.
-    """
-
-    run_dir: str
-    shards: list[ShardStatus]
-    scheduler_problem: str | None = None
-
-    def __repr__(self) -> str:
-        # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
-        return f"RunStatus({self.run_dir!r}, {self.counts()!r})"
-
-    def counts(self) -> dict[State, int]:
-        """How many shards are in each state that occurs."""
-        found = Counter(shard.state for shard in self.shards)
-        return {state: found[state] for state in STATES if found[state]}
-
-    @property
-    def done(self) -> bool:
-        """Whether every shard has a receipt."""
-        return all(shard.state == "done" for shard in self.shards)
-
-    @property
-    def live(self) -> bool:
-        """Whether anything is still queued or running."""
-        return any(shard.state in LIVE for shard in self.shards)
-
-    def unfinished(self) -> dict[int, str]:
-        """Rank -> state and cause, for every shard that is not done."""
-        return {
-            s.rank: f"{s.state}: {s.cause}" if s.cause else s.state
-            for s in self.shards
-            if s.state != "done"
-        }
-
-
 class Evidence(NamedTuple):
     """All that is known of a run.
 
@@ -120,48 +47,66 @@ class Evidence(NamedTuple):
     """
 
     world_size: int
-    receipts: Container[int]
+    receipts: Collection[int]
     records: Mapping[AttemptFile, AttemptRecord]
     submissions: Sequence[KnownSubmission]
     being_submitted: Container[int]
     cancelled: Container[int]
-    tasks: Mapping[TaskKey, TaskState] | None
+    tasks: TaskStates | None
     withdrawn: Mapping[int, int] = MappingProxyType({})
 
 
-def shard_states(evidence: Evidence) -> list[ShardStatus]:
-    """The state of every shard, by rank.
+def shard_states(evidence: Evidence) -> Shards:
+    """The state of every shard.
 
     That is its state in the newest submission that holds it, unless an older one is still at it.
     """
-    world_size, receipts, withdrawn = evidence.world_size, evidence.receipts, evidence.withdrawn
-    shards: list[ShardStatus | None] = [None] * world_size
+    receipts = evidence.receipts
+    states: list[State | None] = [None] * evidence.world_size
+    for rank in receipts:
+        states[rank] = "done"
+    holders = [_Holder(evidence, known) for known in reversed(evidence.submissions)]
+    waiting: dict[int, _Holder] = {}  # rank -> the submission in which it is queued
+    told: dict[int, ShardStatus] = {}
     overruled: dict[int, tuple[int, int]] = {}  # rank -> submission and task
     last = _last_records(evidence.records)
-    for known in reversed(evidence.submissions):
-        holder = _Holder(evidence, known)
+    for holder in holders:
         number = holder.number
-        for rank, task, job in known.submission.places():
-            if rank >= world_size:
+        for rank, task, job in holder.submission.places(but=receipts):
+            before = states[rank] if rank < len(states) else "done"
+            if before == "done" or before in LIVE:
                 continue
-            before = shards[rank]
-            if rank in receipts:
-                shards[rank] = before or ShardStatus(rank, "done", "", number, task)
-                continue
-            if before is not None and before.state in LIVE:
-                continue
+            if rank not in last:
+                # That is most of what is unfinished; it is put into words when it is looked at.
+                found = holder.tasks.get(task)
+                if found is not None and found.state == "queued":
+                    states[rank], waiting[rank] = "queued", holder
+                    continue
             record = last[rank].get(number) if rank in last else None
-            if record is not None and record.generation < withdrawn.get(rank, 1):
+            if record is not None and record.generation < evidence.withdrawn.get(rank, 1):
                 # It had its turn before the receipt was withdrawn, and makes no new one.
                 overruled.setdefault(rank, (number, task))
                 continue
             state, cause = holder.unfinished(task, job, record)
             if before is None or state in LIVE:
-                shards[rank] = ShardStatus(rank, state, cause, number, task)
-    return [
-        shard or _held_by_none(evidence, rank, last.get(rank, {}), overruled.get(rank))
-        for rank, shard in enumerate(shards)
-    ]
+                states[rank] = state
+                told[rank] = ShardStatus(rank, state, cause, number, task)
+    if None in states:
+        for rank in (rank for rank, state in enumerate(states) if state is None):
+            own, place = last.get(rank, {}), overruled.get(rank)
+            told[rank] = _held_by_none(evidence, rank, own, place)
+            states[rank] = told[rank].state
+
+    def describe(rank: int) -> ShardStatus:
+        if rank in waiting:
+            return waiting[rank].waiting(rank)
+        if rank in told:
+            return told[rank]
+        places = ((holder, holder.place_of(rank)) for holder in holders)
+        held = ((holder.number, place[0]) for holder, place in places if place is not None)
+        return ShardStatus(rank, "done", "", *next(held, (None, None)))
+
+    return Shards(cast("list[State]", states), describe)
 
 
 def _last_records(
@@ -186,9 +131,7 @@ def _held_by_none(
     own: Mapping[int, AttemptRecord],
     place: tuple[int, int] | None,
 ) -> ShardStatus:
-    """The state of a shard of which no submission tells one."""
-    if rank in evidence.receipts:
-        return ShardStatus(rank, "done")
+    """The state of a shard without a receipt of which no submission tells one."""
     last = max(own.values(), key=_order, default=None)
     generation = evidence.withdrawn.get(rank, 1)
     if rank in evidence.withdrawn and (last is None or last.generation < generation):
@@ -202,26 +145,47 @@ class _Holder:
     """A submission, and what can be said of the shards that it holds."""
 
     def __init__(self, evidence: Evidence, known: KnownSubmission) -> None:
-        self._submission, self._recorded = known
-        self.number = self._submission.number
-        self._tasks = evidence.tasks
+        self.submission, self._recorded = known
+        self.number = self.submission.number
+        self._answered = evidence.tasks is not None
+        self.tasks = (evidence.tasks or TaskStates()).of(self.number)
         self._job_ids = known.job_ids()
         self._being_submitted = self.number in evidence.being_submitted
         self._cancelled = self.number in evidence.cancelled
 
     @cached_property
     def _scheduler(self) -> Scheduler:
-        return get_scheduler(self._submission.scheduler)
+        return get_scheduler(self.submission.scheduler)
 
     @cached_property
     def _walltime(self) -> float | None:
-        return self._scheduler.walltime_seconds(self._submission.options.get("walltime"))
+        return self._scheduler.walltime_seconds(self.submission.options.get("walltime"))
+
+    @cached_property
+    def _positions(self) -> Mapping[int, int]:
+        """Rank -> position in the submission's list of ranks; the first, if there were two."""
+        ranks: Any = self.submission.ranks.plain()
+        return dict(zip(reversed(ranks), reversed(range(len(ranks))), strict=True))
+
+    def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
+        """The task that computes a rank, and its job; None where the submission lacks the rank."""
+        if isinstance(self.submission.ranks.plain(), range):  # which needs no search
+            return self.submission.place_of(rank)
+        position = self._positions.get(rank)
+        return None if position is None else self.submission.place_at(position)
+
+    def waiting(self, rank: int) -> ShardStatus:
+        """A shard that is queued, and of which nothing else is known."""
+        place = self.place_of(rank)
+        if place is None:
+            raise LookupError(rank)
+        return ShardStatus(rank, *self.unfinished(*place, None), self.number, place[0])
 
     def unfinished(
         self, task: int, job: PlannedJob, last: AttemptRecord | None
     ) -> tuple[State, str]:
         """State and cause of a shard without a receipt, as far as this submission is concerned."""
-        told = self._tasks.get((self.number, task)) if self._tasks is not None else None
+        told = self.tasks.get(task)
         where = self._where(task, job)
         if told is not None and told.state == "queued":
             return "queued", _clauses(where, told.reason)
@@ -235,13 +199,13 @@ class _Holder:
             return _by_record(last, running=True)
         if last is not None and last.event != "started":
             return _by_record(last, why_stopped=self._why_stopped(last, told))
-        if self._tasks is None:
+        if not self._answered:
             if last is not None:
                 return "running", _clauses(f"since {last.time:%Y-%m-%d %H:%M} on {last.host}",
                                            "the scheduler does not answer")  # fmt: skip
             return "queued", _clauses(where, "the scheduler does not answer")
         if self._being_submitted:
-            by = self._submission.submitter
+            by = self.submission.submitter
             return "queued", f"being submitted by process {by.pid} on {by.host}"
         if told is None and last is None:
             if self._cancelled:

@@ -27,7 +27,7 @@ from espnet3.specs.trust import (
     tightened,
 )
 from espnet3.status.observe import Observation, observe
-from espnet3.status.shard_states import LIVE, RunStatus
+from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.submit.launch import Launcher
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.overrides import Groups, set_for_all, submit_portions

@@ -12,21 +12,20 @@ from rich.console import Console
 
 from espnet3.cli import show, terminal
 from espnet3.specs.errors import EspnetError
-from espnet3.status.shard_states import RunStatus, ShardStatus
+from espnet3.status.run_status import RunStatus, Shards, ShardStatus
 from espnet3.submit.launch import Rendered
 from espnet3.submit.submission import Submitted
 
-SEEN = RunStatus(
-    "/shared/a run",
-    [
-        ShardStatus(0, "done", "", 1, 0),
-        ShardStatus(1, "failed", "ValueError:\t[red]seven[/red]\nis bad", 2, 0),
-        ShardStatus(2, "running", "since 2026-01-02 on node1", 1, 2),
-        ShardStatus(3, "pending"),
-    ],
-)
-MANY = RunStatus("/r", [ShardStatus(rank, "lost", f"cause {rank}", 1, rank) for rank in range(50)])
-DONE = RunStatus("/r", [ShardStatus(0, "done", "", 1, 0)])
+SHARDS = [
+    ShardStatus(0, "done", "", 1, 0),
+    ShardStatus(1, "failed", "ValueError:\t[red]seven[/red]\nis bad", 2, 0),
+    ShardStatus(2, "running", "since 2026-01-02 on node1", 1, 2),
+    ShardStatus(3, "pending"),
+]
+LOST = [ShardStatus(rank, "lost", f"cause {rank}", 1, rank) for rank in range(50)]
+SEEN = RunStatus("/shared/a run", Shards.of(SHARDS))
+MANY = RunStatus("/r", Shards.of(LOST))
+DONE = RunStatus("/r", Shards.of([ShardStatus(0, "done", "", 1, 0)]))
 
 
 def drawn(
@@ -103,7 +102,7 @@ def test_nothing_but_ascii_where_the_terminal_knows_no_more() -> None:
 
 def test_in_the_bar_every_state_has_its_share() -> None:
     shards = [ShardStatus(rank, "done") for rank in range(999)] + [ShardStatus(999, "failed")]
-    drawn_bar = terminal.bar(RunStatus("/r", shards))
+    drawn_bar = terminal.bar(RunStatus("/r", Shards.of(shards)))
     assert len(drawn_bar) == 40
     assert [(span.end - span.start, span.style) for span in drawn_bar.spans] == [
         (39, "green"),
@@ -114,7 +113,7 @@ def test_in_the_bar_every_state_has_its_share() -> None:
 
 def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
     with show.follower() as view:
-        for seen in (SEEN, SEEN, replace(SEEN, shards=SEEN.shards[:2]), DONE):
+        for seen in (SEEN, SEEN, replace(SEEN, shards=Shards.of(SHARDS[:2])), DONE):
             view.update(seen)
         view.end(DONE)
     assert capsys.readouterr().out.splitlines() == [

@@ -149,7 +149,7 @@ def test_queries_are_asked_without_an_enclosing_job(
 
 
 def query(*entries: KnownSubmission) -> dict[Any, TaskState]:
-    return asyncio.run(SLURM.query(entries))
+    return dict(asyncio.run(SLURM.query(entries)))
 
 
 def test_rows_of_squeue_find_their_tasks_whatever_the_name_holds(commands: Commands) -> None:

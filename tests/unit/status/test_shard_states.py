@@ -10,6 +10,7 @@ import pytest
 from espnet3.schedulers.base import KnownSubmission, TaskKey, TaskState
 from espnet3.schedulers.slurm_words import Ending
 from espnet3.schedulers.slurm_words import task_state as slurm_state
+from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import (
@@ -21,14 +22,8 @@ from espnet3.specs.models import (
     Submission,
 )
 from espnet3.status.observe import _being_submitted
-from espnet3.status.shard_states import (
-    LIVE,
-    STATES,
-    Evidence,
-    RunStatus,
-    ShardStatus,
-    shard_states,
-)
+from espnet3.status.run_status import LIVE, STATES, RunStatus, Shards, ShardStatus
+from espnet3.status.shard_states import Evidence, shard_states
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 ME = ProcessIdentity(host="login", pid=31, started=0.0, user="me")
@@ -92,9 +87,9 @@ def states(
     being_submitted: set[int] | None = None,
     world_size: int = 1,
     unreadable: bool = False,
-) -> list[ShardStatus]:
+) -> Shards:
     by_file = {AttemptFile(r.rank, r.attempt, r.event): r for r in records or []}
-    return shard_states(
+    found = shard_states(
         Evidence(
             world_size=world_size,
             receipts=receipts or set(),
@@ -102,9 +97,12 @@ def states(
             submissions=submissions,
             being_submitted=being_submitted or set(),
             cancelled=cancelled or set(),
-            tasks=(tasks or {}) if answered else None,
+            tasks=TaskStates(tasks) if answered else None,
         )
     )
+    assert [shard.state for shard in found] == found.states
+    assert [shard.rank for shard in found] == list(range(world_size))
+    return found
 
 
 class Row(NamedTuple):
@@ -311,14 +309,17 @@ def test_a_huge_run_is_one_pass() -> None:
 
 
 def test_a_run_status_sums_up() -> None:
-    run = RunStatus(
-        "/r",
-        [ShardStatus(0, "done"), ShardStatus(1, "failed", "why"), ShardStatus(2, "running")],
-    )
+    shards = [ShardStatus(0, "done"), ShardStatus(1, "failed", "why"), ShardStatus(2, "running")]
+    run = RunStatus("/r", Shards.of(shards))
+    assert run.not_done() == run.shards[1:] == shards[1:]
+    assert list(run.shards) == shards == run.shards
+    assert run.shards[-1] == shards[-1]
+    with pytest.raises(IndexError):
+        run.shards[3]
     assert list(run.counts().items()) == [("done", 1), ("running", 1), ("failed", 1)]
     assert (run.done, run.live) == (False, True)
     assert run.unfinished() == {1: "failed: why", 2: "running"}
-    done = RunStatus("/r", [ShardStatus(0, "done")])
+    done = RunStatus("/r", Shards.of([ShardStatus(0, "done")]))
     assert (done.done, done.live, done.unfinished()) == (True, False, {})
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import AttemptRecord
-from espnet3.status.shard_states import Evidence, ShardStatus, shard_states
+from espnet3.status.run_status import ShardStatus
+from espnet3.status.shard_states import Evidence, shard_states
 from tests.unit.status.test_shard_states import record, submission
 
 OLD = record("started", number=1)
@@ -23,7 +25,7 @@ def state(records: list[AttemptRecord], n: int, tasks: dict[Any, TaskState]) -> 
         Evidence(
             world_size=1, receipts=(), records=by_file,
             submissions=[submission(number) for number in range(1, n + 1)], being_submitted=(),
-            cancelled=(), tasks=tasks, withdrawn={0: 2},
+            cancelled=(), tasks=TaskStates(tasks), withdrawn={0: 2},
         )
     )  # fmt: skip
     return found

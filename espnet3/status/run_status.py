@@ -1,0 +1,125 @@
+"""What a status is: the state of every shard of a run, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, overload
+
+State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
+STATES: tuple[State, ...] = (
+    "done",
+    "running",
+    "queued",
+    "pending",
+    "interrupted",
+    "failed",
+    "lost",
+)
+LIVE: frozenset[State] = frozenset({"queued", "running"})
+
+
+class ShardStatus(NamedTuple):
+    """The state of one shard.
+
+    Attributes:
+        rank: the shard.
+        state: one of `STATES`.
+        cause: why, for a person; "" where there is nothing to say.
+        submission: number of the last submission that holds it, or None.
+        task: its task there, or None.
+    """
+
+    rank: int
+    state: State
+    cause: str = ""
+    submission: int | None = None
+    task: int | None = None
+
+
+class Shards(Sequence[ShardStatus]):
+    """What is known of all shards, by rank.
+
+    Only their states are held; why a shard is in its state is put into words when it is looked at,
+    since a run may have a million shards.
+
+    Example:
+        >>> shards = Shards.of([ShardStatus(0, "done"), ShardStatus(1, "failed", "why")])
+        >>> shards.states, shards[1].cause, len(shards)
+        (['done', 'failed'], 'why', 2)
+    """
+
+    def __init__(self, states: list[State], describe: Callable[[int], ShardStatus]) -> None:
+        self.states = states
+        self._describe = describe
+
+    @classmethod
+    def of(cls, shards: Sequence[ShardStatus]) -> Shards:
+        """Of shards that are described already, by rank."""
+        return cls([shard.state for shard in shards], shards.__getitem__)
+
+    @overload
+    def __getitem__(self, index: int) -> ShardStatus: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[ShardStatus]: ...
+
+    def __getitem__(self, index: int | slice) -> ShardStatus | list[ShardStatus]:
+        ranks = range(len(self.states))[index]
+        return self._describe(ranks) if isinstance(ranks, int) else [*map(self._describe, ranks)]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as that of a list
+
+    def __repr__(self) -> str:
+        return f"Shards.of({list(self)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """The states of all shards of a run, by rank.
+
+    Attributes:
+        run_dir: the run directory.
+        shards: one entry for each rank, in order.
+        scheduler_problem: why the scheduler could not be asked, or None. The states are then what
+            the run directory alone can tell.
+    """
+
+    run_dir: str
+    shards: Shards
+    scheduler_problem: str | None = None
+
+    def __repr__(self) -> str:
+        # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
+        return f"RunStatus({self.run_dir!r}, {self.counts()!r})"
+
+    def counts(self) -> dict[State, int]:
+        """How many shards are in each state that occurs."""
+        found = Counter(self.shards.states)
+        return {state: found[state] for state in STATES if found[state]}
+
+    @property
+    def done(self) -> bool:
+        """Whether every shard has a receipt."""
+        return self.counts().keys() <= {"done"}
+
+    @property
+    def live(self) -> bool:
+        """Whether anything is still queued or running."""
+        return not LIVE.isdisjoint(self.shards.states)
+
+    def not_done(self) -> list[ShardStatus]:
+        """The shards that have no receipt, by rank."""
+        states = enumerate(self.shards.states)
+        return [self.shards[rank] for rank, state in states if state != "done"]
+
+    def unfinished(self) -> dict[int, str]:
+        """Rank -> state and cause, for every shard that is not done."""
+        return {s.rank: f"{s.state}: {s.cause}" if s.cause else s.state for s in self.not_done()}
