@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import getpass
 import importlib.metadata
+import os
 import platform
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -54,7 +54,7 @@ class Visit(BaseRunner):
     def forward(idx: int, *, folder: str, env: str) -> dict[str, Any]:
         store = open_store(folder)
         return {
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "python": python_here(),
             "seen_after": seconds_until(lambda: store.exists(GREETING)),
             "exclusive": _is_refused(store, TAKEN),

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
-from espnet3.schedulers.commands import Answer, ask
+from espnet3.schedulers.commands import Answer, ask, require_done
 from espnet3.schedulers.htcondor_description import Description, literal
 from espnet3.schedulers.htcondor_words import queued_words, task_state, waiting_words
 from espnet3.schedulers.job_keys import JobKeys
@@ -234,11 +234,7 @@ class HtcondorScheduler(Scheduler):
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         for ids in handfuls((job.job_id for job in jobs), _ID):
             answer = await self._ask("condor_rm", *ids)
-            said = [line for line in answer.err.splitlines() if line.strip()]
-            problems = [line for line in said if not _GONE.search(line)]
-            if answer.code != 0 and (problems or not said):
-                words = "\n".join(problems) or answer.out or f"exit code {answer.code}"
-                raise SchedulerUnavailable(self.name, words)
+            require_done(self.name, answer, _GONE)
 
     async def reasons(self, job_ids: Sequence[str]) -> str:
         ids = [job_id for job_id in job_ids if _ID.fullmatch(job_id)]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
-from espnet3.schedulers.commands import Answer, ask
+from espnet3.schedulers.commands import Answer, ask, require_done
 from espnet3.schedulers.job_keys import JobKeys, positions
 from espnet3.schedulers.pbs_words import queued_words, task_state
 from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
@@ -123,7 +123,7 @@ class PbsScheduler(Scheduler):
 
     async def max_array_size(self) -> int:
         answer = await self._ask("qstat", "-B", "-f")
-        _check(answer)
+        require_done(self.name, answer, _GONE)
         found = re.search(r"^\s*max_(?:job_)?array_size = (\d+)", answer.out, re.MULTILINE)
         return int(found[1]) if found else _MOST_TASKS
 
@@ -165,7 +165,7 @@ class PbsScheduler(Scheduler):
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         for ids in handfuls((job.job_id for job in jobs), _JOB_ID):
             answer = await self._ask("qdel", *ids)
-            _check(answer)
+            require_done(self.name, answer, _GONE)
 
     async def reasons(self, job_ids: Sequence[str]) -> str:
         rows = await self._rows(job_ids, tasks=False)
@@ -179,7 +179,7 @@ class PbsScheduler(Scheduler):
         # Torque gives each task of an array a name of its own.
         only = ["-N", *wanted] if len(wanted) == 1 and not self._torque else []
         answer = await self._with_ended("qselect", "-u", user, *only)
-        _check(answer)
+        require_done(self.name, answer, _GONE)
         jobs = dict.fromkeys(_parts(job_id)[0] for job_id in answer.out.split())
         rows = await self._rows(jobs, tasks=False)
         return {_job_name(row): _parts(row.job_id)[0] for row in rows if _job_name(row) in wanted}
@@ -192,7 +192,7 @@ class PbsScheduler(Scheduler):
             # Both print this form, in all versions, and nothing in a job's variables makes it
             # unreadable, as it does the JSON of PBS Pro.
             answer = await self._with_ended("qstat", "-f", *(["-t"] if tasks else []), *ids)
-            _check(answer)
+            require_done(self.name, answer, _GONE)
             rows += _parsed(answer.out)
         return rows
 
@@ -206,19 +206,6 @@ class PbsScheduler(Scheduler):
 
     async def _ask(self, *command: str) -> Answer:
         return await ask(self.name, command, environ=self.scrubbed(os.environ))
-
-
-def _check(answer: Answer) -> None:
-    """Raise for what a command complains of, unless it is of jobs that are gone.
-
-    Raises:
-        SchedulerUnavailable: it failed.
-    """
-    said = [line for line in answer.err.splitlines() if line.strip()]
-    problems = [line for line in said if not _GONE.search(line)]
-    if answer.code != 0 and (problems or not said):
-        words = "\n".join(problems) or answer.out or f"exit code {answer.code}"
-        raise SchedulerUnavailable(PbsScheduler.name, words)
 
 
 def _parsed(output: str) -> Iterator[_Row]:

@@ -118,19 +118,12 @@ def submission_of(attempt: str) -> int:
 
 
 _PADDED = "[0-9]{6}|[1-9][0-9]{6,}"  # one name per number: 0000042 is not 000042
-_RANK = re.compile(rf"({_PADDED})\.json")
 _RECEIPT = re.compile(rf"({_PADDED})(?:\.([2-9]|[1-9][0-9]{{1,8}}))?\.json")
 _FIRST_RECEIPTS = re.compile(rf"(?<=/)({_PADDED})\.json(?=/)")
 _WITHDRAWAL = re.compile(rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json")
 _SUBMISSION = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})\.json")
 _ATTEMPT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json")
 _RESULT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl")
-
-
-def rank_of(name: str) -> int | None:
-    """The rank in the name of a shard spec, or None for a foreign file."""
-    found = _RANK.fullmatch(name)
-    return int(found[1]) if found else None
 
 
 def parse_receipt(name: str) -> Generation | None:

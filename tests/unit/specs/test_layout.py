@@ -29,11 +29,6 @@ def name_of(path: str, folder: str) -> str:
     return name
 
 
-@given(NUMBERS)
-def test_ranks_are_found_in_names(rank: int) -> None:
-    assert layout.rank_of(name_of(layout.shard(rank), layout.SHARDS)) == rank
-
-
 @given(NUMBERS, st.integers(1, 999_999_999))
 def test_generations_are_found_in_names(rank: int, generation: int) -> None:
     receipt = name_of(layout.receipt(rank, generation), layout.RECEIPTS)
@@ -67,13 +62,11 @@ def test_attempts_and_results_are_found_in_names(
     assert _result.validate_python(result) == result
     assert layout.parse_result(record) is None
     assert layout.parse_attempt_record(result) is None
-    assert layout.rank_of(record) is layout.rank_of(result) is None
 
 
 @given(NAMES)
 def test_no_two_names_mean_the_same(name: str) -> None:
-    rank, number = layout.rank_of(name), layout.submission_number(name)
-    assert rank is None or layout.shard(rank) == f"shards/{name}"
+    number = layout.submission_number(name)
     assert number is None or layout.submission(number) == f"submissions/{name}"
     receipt, withdrawal = layout.parse_receipt(name), layout.parse_withdrawal(name)
     assert receipt is None or layout.receipt(*receipt) == f"receipts/{name}"
@@ -110,7 +103,6 @@ def test_no_two_names_mean_the_same(name: str) -> None:
     ],
 )
 def test_foreign_names(name: str) -> None:
-    assert layout.rank_of(name) is None
     assert layout.parse_receipt(name) is layout.parse_withdrawal(name) is None
     assert layout.parse_attempt_record(name) is None
     assert layout.parse_result(name) is None

@@ -294,8 +294,7 @@ def test_a_task_computes_its_own_ranks(store: Store) -> None:
     write_run(store, {}, range(10), n_shards=5, shards_per_job=2)
     for task, ranks in ((1, {2, 3}), (2, {2, 3, 4}), (0, {0, 1, 2, 3, 4})):
         assert main([store.root, "0001", "--task", str(task)], {}) == exit_codes.DONE
-        names = map(layout.rank_of, store.names(layout.RECEIPTS))
-        assert set(names) == ranks
+        assert set(layout.newest_receipts(store.names(layout.RECEIPTS), 5)) == ranks
 
 
 def test_a_resume_goes_on_and_a_first_submission_does_not_look(store: Store) -> None:
