@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import timedelta
 
 from rich.console import Console, Group, RenderableType
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from espnet3.cli import show
 from espnet3.specs.errors import one_line
-from espnet3.status.run_status import LIVE, RunStatus, ShardStatus
+from espnet3.status.run_status import LIVE, NOT_DONE, RunStatus, ShardStatus, State
 
 _BAR = 40  # cells
 _WRONG = 5  # rows below the bar of a run that goes on
@@ -25,19 +25,20 @@ def status(seen: RunStatus, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     console.print(Text(seen.run_dir, "bold"), soft_wrap=True)
     console.print(Text.assemble(bar(seen, console.encoding), "  ", counts(seen)))
-    for part in _rest(seen, seen.not_done(), show.ROWS):
+    for part in _rest(seen, NOT_DONE, show.ROWS):
         console.print(part)
 
 
-def _rest(seen: RunStatus, shards: Sequence[ShardStatus], rows: int) -> list[RenderableType]:
-    """What stands below the counts."""
+def _rest(seen: RunStatus, states: Container[State], rows: int) -> list[RenderableType]:
+    """What stands below the counts: the first shards in some states."""
     parts: list[RenderableType] = []
     if seen.scheduler_problem:
         parts.append(Text(one_line(seen.scheduler_problem), "yellow"))
-    if shards:
-        parts.append(table(shards, rows))
-    if len(shards) > rows:
-        parts.append(Text(f"and {len(shards) - rows} more", "dim"))
+    ranks = seen.shards.ranks(states)
+    if ranks:
+        parts.append(table([seen.shards[rank] for rank in ranks[:rows]]))
+    if len(ranks) > rows:
+        parts.append(Text(f"and {len(ranks) - rows} more", "dim"))
     return parts
 
 
@@ -60,14 +61,14 @@ def counts(seen: RunStatus) -> Text:
     return Text(", ").join(Text(*part) for part in (done, *others))
 
 
-def table(shards: Sequence[ShardStatus], rows: int = show.ROWS) -> Table:
-    """A table of shards, the first ones where there are many."""
+def table(shards: Sequence[ShardStatus]) -> Table:
+    """A table of shards."""
     found = Table(box=None, header_style="dim", pad_edge=False)
     found.add_column("shard", justify="right")
     found.add_column("state")
     found.add_column("task")
     found.add_column("cause", overflow="fold")
-    for shard in shards[:rows]:
+    for shard in shards:
         task = "" if shard.submission is None else f"{shard.submission:04d}/{shard.task}"
         found.add_row(
             str(shard.rank),
@@ -111,8 +112,7 @@ class LiveFollower(show.Follower):
         )
         if self._ended:
             return line
-        wrong = [shard for shard in self._seen.not_done() if shard.state not in LIVE]
-        return Group(line, *_rest(self._seen, wrong, _WRONG))
+        return Group(line, *_rest(self._seen, NOT_DONE - LIVE, _WRONG))
 
     def update(self, seen: RunStatus) -> None:
         self._seen = seen
@@ -121,7 +121,7 @@ class LiveFollower(show.Follower):
     def end(self, seen: RunStatus) -> None:
         self._ended = True
         self._live.stop()
-        parts = _rest(seen, seen.not_done(), show.ROWS)
+        parts = _rest(seen, NOT_DONE, show.ROWS)
         if parts:
             self._console.print(Group(*parts))
         words = ["collect", seen.run_dir, "-o", "results.jsonl"]

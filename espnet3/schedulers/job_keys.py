@@ -56,15 +56,6 @@ class JobKeys:
         # An id may have been used again, for a job of another name.
         return None if found is None or (name and name != found[1].name) else found
 
-    def tasks(self, job: PlannedJob, positions: Sequence[int]) -> Sequence[int]:
-        """A job's tasks at some positions in its array; where that is a span, the wanted ones."""
-        first = job.first_task
-        if not isinstance(positions, range) or positions.step != 1:
-            return [first + position for position in positions]
-        wanted = self._wanted[job.name]
-        begin = bisect_left(wanted, first + positions.start)
-        return wanted[begin : bisect_left(wanted, first + positions.stop, lo=begin)]
-
     def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:
         """Wanted tasks of recorded jobs that have no state, and the ids of these jobs."""
         keys: set[TaskKey] = set()
@@ -106,3 +97,11 @@ def positions(ranges: str, n_tasks: int, *, first: int = 0) -> Sequence[int]:
             begin += max(0, -(-(first - begin) // step)) * step  # the first index from `first` on
             found.append(range(begin - first, min(last - first, n_tasks - 1) + 1, step))
     return found[0] if len(found) == 1 else [*chain.from_iterable(found)]
+
+
+def tasks_at(job: PlannedJob, positions: Sequence[int]) -> Sequence[int]:
+    """A job's tasks at some positions in its array; a range of them for a range."""
+    first = job.first_task
+    if isinstance(positions, range):
+        return range(first + positions.start, first + positions.stop, positions.step)
+    return [first + position for position in positions]

@@ -10,7 +10,7 @@ from itertools import repeat
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.scripts import log_line
 from espnet3.schedulers.slurm_words import Ending, task_state
 from espnet3.schedulers.task_states import TaskStates
@@ -250,7 +250,7 @@ def _tasks(
     if indices in ("", "N/A"):
         return submission, [job.first_task]
     ranges = indices.strip("[]").partition("%")[0]
-    return submission, keys.tasks(job, positions(ranges, job.n_tasks))
+    return submission, tasks_at(job, positions(ranges, job.n_tasks))
 
 
 def _ids_by_name(output: str) -> dict[str, str]:

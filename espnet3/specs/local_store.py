@@ -18,13 +18,11 @@ from espnet3.specs.store import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 
 T = TypeVar("T")
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
-# Files are there already, or it is a link, somebody else's, or on a file system that cannot do it.
-_NOT_IN_ITS_PLACE = (
-    frozenset(
-        {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EXDEV, errno.EINVAL}
-    )
-    | _NO_LINKS
-)
+# Files are there already, or it is a link, a mount, somebody else's, or where that cannot be done.
+_NOT_IN_ITS_PLACE = _NO_LINKS | {
+    errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.EACCES, errno.EXDEV,
+    errno.EINVAL,
+}  # fmt: skip
 _BLOCK = 1 << 17  # bytes that an open file holds
 _GROUP = 16  # files
 
@@ -60,42 +58,42 @@ class LocalStore(Store):
     def create_many(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
         # All are written to a hidden folder that then takes the place of the empty one: that spares
         # each of them a temporary name, a link and an unlink.
+        parent, name = os.path.split(folder)
+        hidden = os.path.join(parent, f".{name}.{os.urandom(6).hex()}.tmp")
+        self._do(hidden, lambda: _make_folder(self.locate(hidden)))
+        is_ours = True
+        try:
+            with self._opened_folder(hidden) as descriptor:
+                self._write_all(hidden, files, descriptor)
+                is_ours = False  # where a rename fails, it may have been done all the same
+                where = self.locate(hidden), self.locate(folder), descriptor
+                replaced = self._do(folder, lambda: _take_place(*where))
+                is_ours = not replaced
+            if not replaced:
+                names = sorted(self._do(hidden, lambda: os.listdir(self.locate(hidden))))
+                super().create_many(folder, ((n, self.read(f"{hidden}/{n}")) for n in names))
+                self._sync_folder(folder)  # in which others may have made the same files just now
+            self._sync_folder(parent)
+        finally:
+            if is_ours:
+                self._remove_folder(hidden)
+
+    def _write_all(self, hidden: str, files: Iterable[tuple[str, bytes]], descriptor: int) -> None:
+        """Write new files to an open folder that nobody knows, durably."""
         from espnet3.specs.threads import in_order
         from espnet3.specs.whole_sync import can_sync_whole, sync_whole
 
-        hidden = f".{folder}.{os.urandom(6).hex()}.tmp"
-        self._do(hidden, lambda: _make_folder(self.locate(hidden)))
         whole = can_sync_whole(self.root)
-        try:
-            with self._opened_folder(hidden) as descriptor:
-                write = partial(self._write_some, hidden, not whole)
-                for _ in in_order(write, _groups(files), 1 if whole else IN_FLIGHT):
-                    pass
-                with self._mapped(hidden):
-                    (sync_whole if whole else _sync_folder)(descriptor)
-            if self._do(folder, lambda: _take_place(self.locate(hidden), self.locate(folder))):
-                self._sync_folder(os.path.dirname(folder))
-                return
-            names = sorted(self._do(hidden, lambda: os.listdir(self.locate(hidden))))
-            for _ in in_order(partial(self._link_same, hidden, folder), names, IN_FLIGHT):
-                pass
-            self._sync_folder(folder)
-        finally:
-            self._remove_folder(hidden)
 
-    def _write_some(self, hidden: str, durable: bool, files: list[tuple[str, bytes]]) -> None:
-        for name, data in files:
-            path = f"{hidden}/{name}"
-            self._do(path, partial(self._write_new, self.locate(path), data, durable))
+        def write(group: list[tuple[str, bytes]]) -> None:
+            for name, data in group:
+                path = f"{hidden}/{name}"
+                self._do(path, partial(self._write_new, self.locate(path), data, not whole))
 
-    def _link_same(self, hidden: str, folder: str, name: str) -> None:
-        """Give a file its name where others are, or have been; one with its contents may be."""
-        source, path = f"{hidden}/{name}", f"{folder}/{name}"
-        try:
-            self._do(path, lambda: self._link(self.locate(source), self.locate(path)))
-        except FileTaken:
-            if self.await_file(path) != self.read(source):
-                raise
+        for _ in in_order(write, _groups(files), 1 if whole else IN_FLIGHT):
+            pass
+        with self._mapped(hidden):
+            (sync_whole if whole else _sync_folder)(descriptor)
 
     def _publish(self, path: str, data: bytes, durable: bool) -> None:
         # Linking a finished temporary file is atomic and exclusive on NFSv3 and later too; a rename
@@ -122,6 +120,8 @@ class LocalStore(Store):
                     view = view[file.write(view) :]
                 if durable:
                     os.fsync(file.fileno())
+        except FileExistsError:
+            raise
         except BaseException:
             self._remove(file_name)
             raise
@@ -148,9 +148,9 @@ class LocalStore(Store):
             self.retry.call(lambda: os.unlink(temporary))
 
     def _remove_folder(self, hidden: str) -> None:
-        with contextlib.suppress(OSError):  # most often because it has its name by now
+        with contextlib.suppress(OSError):  # as far as that can be done at once
             for name in os.listdir(self.locate(hidden)):
-                self._remove(self.locate(f"{hidden}/{name}"))
+                os.unlink(self.locate(f"{hidden}/{name}"))
             os.rmdir(self.locate(hidden))
 
     def append(self, path: str) -> AppendFile:
@@ -290,13 +290,13 @@ def _sync_folder(descriptor: int) -> None:
             raise
 
 
-def _take_place(hidden: str, target: str) -> bool:
-    """Rename a folder to the name of an empty one; False where that cannot be."""
+def _take_place(hidden: str, target: str, descriptor: int) -> bool:
+    """Rename an open folder to the name of an empty one; False where that cannot be."""
     try:
         os.rename(hidden, target)
     except OSError as error:
-        # It may have succeeded, and its answer been lost: then nothing has its old name.
-        if not os.path.isdir(hidden):
+        # It may have been done, and its answer been lost.
+        if os.path.samestat(os.fstat(descriptor), os.stat(target)):
             return True
         if error.errno in _NOT_IN_ITS_PLACE:
             return False

@@ -240,13 +240,9 @@ class Submission(PersistedModel):
     def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
         """The task that computes a rank, and its job; None where the submission lacks the rank."""
         try:
-            return self.place_at(self.ranks.plain().index(rank))
+            task = self.ranks.plain().index(rank) // self.shards_per_job
         except ValueError:
             return None
-
-    def place_at(self, position: int) -> tuple[int, PlannedJob]:
-        """The task that computes the rank at a position of the submission, and its job."""
-        task = position // self.shards_per_job
         after = bisect_right(self.jobs, task, key=lambda job: job.first_task)
         return task, self.jobs[after - 1]
 

@@ -105,8 +105,10 @@ def look_at_receipts(store: Store, world_size: int, before: Receipts | None = No
         before: what an earlier look found; spares work where nothing has changed.
     """
     names = store.names(layout.RECEIPTS)
-    same = before is not None and names == before.names
-    newest = before.newest if before and same else layout.newest_receipts(names, world_size)
+    if before is not None and names == before.names:
+        newest = before.newest
+    else:
+        newest = layout.newest_receipts(names, world_size)
     # Looked at last, so that what was withdrawn meanwhile is not taken for done.
     ended = layout.newest_withdrawals(store.names(layout.WITHDRAWALS), world_size)
     withdrawn = {rank: n + 1 for rank, n in ended.items() if newest.get(rank, 0) <= n}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
 STATES: tuple[State, ...] = (
@@ -18,6 +18,7 @@ STATES: tuple[State, ...] = (
     "lost",
 )
 LIVE: frozenset[State] = frozenset({"queued", "running"})
+NOT_DONE: frozenset[State] = frozenset(STATES) - {"done"}
 
 
 class ShardStatus(NamedTuple):
@@ -41,8 +42,11 @@ class ShardStatus(NamedTuple):
 class Shards(Sequence[ShardStatus]):
     """What is known of all shards, by rank.
 
-    Only their states are held; why a shard is in its state is put into words when it is looked at,
-    since a run may have a million shards.
+    As a list of them, but only their states are held: why a shard is in its state is put into words
+    each time that it is looked at, since a run may have a million shards.
+
+    Attributes:
+        states: the shards' states, by rank.
 
     Example:
         >>> shards = Shards.of([ShardStatus(0, "done"), ShardStatus(1, "failed", "why")])
@@ -72,10 +76,24 @@ class Shards(Sequence[ShardStatus]):
     def __len__(self) -> int:
         return len(self.states)
 
+    def __iter__(self) -> Iterator[ShardStatus]:
+        return map(self._describe, range(len(self.states)))
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
+        return isinstance(other, Shards | list) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]  # as that of a list
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shards.of, (list(self),)
+
+    def ranks(self, states: Container[State]) -> list[int]:
+        """The shards that are in one of some states; none of them is put into words.
+
+        >>> Shards.of([ShardStatus(0, "done"), ShardStatus(1, "lost")]).ranks(NOT_DONE)
+        [1]
+        """
+        return [rank for rank, state in enumerate(self.states) if state in states]
 
     def __repr__(self) -> str:
         return f"Shards.of({list(self)!r})"
@@ -117,8 +135,7 @@ class RunStatus:
 
     def not_done(self) -> list[ShardStatus]:
         """The shards that have no receipt, by rank."""
-        states = enumerate(self.shards.states)
-        return [self.shards[rank] for rank, state in states if state != "done"]
+        return [self.shards[rank] for rank in self.shards.ranks(NOT_DONE)]
 
     def unfinished(self) -> dict[int, str]:
         """Rank -> state and cause, for every shard that is not done."""

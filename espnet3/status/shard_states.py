@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Collection, Container, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
@@ -66,8 +67,9 @@ def shard_states(evidence: Evidence) -> Shards:
     for rank in receipts:
         states[rank] = "done"
     holders = [_Holder(evidence, known) for known in reversed(evidence.submissions)]
-    waiting: dict[int, _Holder] = {}  # rank -> the submission in which it is queued
-    told: dict[int, ShardStatus] = {}
+    queued_in: dict[int, _Holder] = {}  # rank -> the submission in which it waits
+    queued_as: dict[int, int] = {}  # rank -> its task there
+    told: dict[int, ShardStatus] = {}  # the others that are not done
     overruled: dict[int, tuple[int, int]] = {}  # rank -> submission and task
     last = _last_records(evidence.records)
     for holder in holders:
@@ -80,7 +82,7 @@ def shard_states(evidence: Evidence) -> Shards:
                 # That is most of what is unfinished; it is put into words when it is looked at.
                 found = holder.tasks.get(task)
                 if found is not None and found.state == "queued":
-                    states[rank], waiting[rank] = "queued", holder
+                    states[rank], queued_in[rank], queued_as[rank] = "queued", holder, task
                     continue
             record = last[rank].get(number) if rank in last else None
             if record is not None and record.generation < evidence.withdrawn.get(rank, 1):
@@ -98,13 +100,14 @@ def shard_states(evidence: Evidence) -> Shards:
             states[rank] = told[rank].state
 
     def describe(rank: int) -> ShardStatus:
-        if rank in waiting:
-            return waiting[rank].waiting(rank)
-        if rank in told:
-            return told[rank]
-        places = ((holder, holder.place_of(rank)) for holder in holders)
-        held = ((holder.number, place[0]) for holder, place in places if place is not None)
-        return ShardStatus(rank, "done", "", *next(held, (None, None)))
+        if (holder := queued_in.get(rank)) is not None:
+            return holder.queued(rank, queued_as[rank])
+        if (found := told.get(rank)) is not None:
+            return found
+        for holder in holders:
+            if (task := holder.task_of(rank)) is not None:
+                return ShardStatus(rank, "done", "", holder.number, task)
+        return ShardStatus(rank, "done")
 
     return Shards(cast("list[State]", states), describe)
 
@@ -162,24 +165,27 @@ class _Holder:
         return self._scheduler.walltime_seconds(self.submission.options.get("walltime"))
 
     @cached_property
-    def _positions(self) -> Mapping[int, int]:
-        """Rank -> position in the submission's list of ranks; the first, if there were two."""
+    def _position_of(self) -> Callable[[int], int | None]:
+        """Rank -> position among the submission's ranks; the first, if there were two."""
         ranks: Any = self.submission.ranks.plain()
-        return dict(zip(reversed(ranks), reversed(range(len(ranks))), strict=True))
+        if isinstance(ranks, range):
+            return lambda rank: ranks.index(rank) if rank in ranks else None
+        positions = zip(reversed(ranks), reversed(range(len(ranks))), strict=True)
+        return dict(positions).get
 
-    def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
-        """The task that computes a rank, and its job; None where the submission lacks the rank."""
-        if isinstance(self.submission.ranks.plain(), range):  # which needs no search
-            return self.submission.place_of(rank)
-        position = self._positions.get(rank)
-        return None if position is None else self.submission.place_at(position)
+    def task_of(self, rank: int) -> int | None:
+        """The task that computes a rank; None where the submission lacks the rank."""
+        position = self._position_of(rank)
+        return None if position is None else position // self.submission.shards_per_job
 
-    def waiting(self, rank: int) -> ShardStatus:
-        """A shard that is queued, and of which nothing else is known."""
-        place = self.place_of(rank)
-        if place is None:
-            raise LookupError(rank)
-        return ShardStatus(rank, *self.unfinished(*place, None), self.number, place[0])
+    @cached_property
+    def _first_tasks(self) -> list[int]:
+        return [job.first_task for job in self.submission.jobs]
+
+    def queued(self, rank: int, task: int) -> ShardStatus:
+        """A shard that waits, and of which nothing else is known."""
+        job = self.submission.jobs[bisect_right(self._first_tasks, task) - 1]
+        return ShardStatus(rank, *self.unfinished(task, job, None), self.number, task)
 
     def unfinished(
         self, task: int, job: PlannedJob, last: AttemptRecord | None

@@ -225,13 +225,17 @@ def choose_ranks(
     left_alone = {}
     uncertain = False
     for rank in range(len(status.shards)) if wanted is None else wanted:
+        state = status.shards.states[rank]
+        if state == "done":
+            left_alone[rank] = "done"
+            continue
         shard = status.shards[rank]
-        if shard.state == "done" or (shard.state in LIVE and not force):
-            left_alone[rank] = f"{shard.state}: {shard.cause}" if shard.cause else shard.state
+        if state in LIVE and not force:
+            left_alone[rank] = f"{state}: {shard.cause}" if shard.cause else state
         else:
             chosen.append(rank)
         # What failed by its record may have been requeued since.
-        uncertain |= shard.state != "done" and shard.submission is not None
+        uncertain |= shard.submission is not None
     if uncertain and not force and status.scheduler_problem is not None:
         scheduler, _, words = status.scheduler_problem.partition(": ")
         raise SchedulerUnavailable(

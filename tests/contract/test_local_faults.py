@@ -141,9 +141,24 @@ def _surely_new(new: set[str], call: str) -> set[str]:
     """Without those that may be there or not."""
     if call == "open":  # the folder is synced after the file has its name
         return new - {NAME, "shards/000001.json"}
-    if call == "listdir":  # an unfinished folder can only be removed by one who sees what is in it
-        return {name for name in new if not name.startswith(".shards.")}
+    # An unfinished folder is only removed by one who sees what is in it, and who knows that it has
+    # no other name.
+    if call in ("listdir", "rename"):
+        return {name for name in new if not name.startswith(".")}
     return new
+
+
+@pytest.mark.parametrize("error", [*PASSING, *LASTING])
+def test_a_whole_file_system_is_never_synced_again(
+    store: LocalStore, pauses: list[float], monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.setattr(whole_sync, "can_sync_whole", lambda folder: True)
+    before = names(store)
+    install(Faults([Rule("syncfs", error=error, when="after")]))
+    with pytest.raises(StoreError):
+        store.create_many("receipts", [("000000.json", TEXT)])
+    uninstall()
+    assert (pauses, names(store)) == ([], before)
 
 
 @pytest.mark.parametrize("error", [*PASSING, *LASTING])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.task_states import TaskStates
 from tests.unit.status.test_shard_states import submission
 
@@ -27,13 +27,13 @@ def test_they_are_a_dict_of_pairs() -> None:
     assert list(states.of(2)) == []
 
 
-def test_of_a_span_of_an_array_only_wanted_tasks_are_told() -> None:
+def test_tasks_of_an_array() -> None:
     known = submission(1, ranks=list(range(20)), jobs=[(10, "12"), (10, "13")])
     keys = JobKeys([known], {1: [2, 3, 11, 15, 19]})
     _, second = keys.by_name["job-1-1"]
-    assert keys.tasks(second, positions("0-9", 10)) == [11, 15, 19]
-    assert keys.tasks(second, positions("2-8", 10)) == [15]
-    assert keys.tasks(second, [0, 4]) == [10, 14]
+    assert tasks_at(second, positions("0-9", 10)) == range(10, 20)
+    assert tasks_at(second, positions("2-8:3", 10)) == range(12, 19, 3)
+    assert tasks_at(second, [0, 4]) == [10, 14]
     states = TaskStates({(1, 2): QUEUED, (1, 11): QUEUED, (1, 15): QUEUED, (1, 19): QUEUED})
     assert keys.not_in(states) == keys.not_in(dict(states)) == ({(1, 3)}, ["12"])
 

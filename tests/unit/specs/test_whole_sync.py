@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,8 +36,8 @@ def test_only_on_file_systems_that_are_known(tmp_path: Path) -> None:
     ("system", "release", "known"),
     [
         ("Linux", "6.1.0-13-amd64", True),
-        ("Linux", "5.8.0", True),
-        ("Linux", "5.7.19", False),
+        ("Linux", "5.17.0", True),
+        ("Linux", "5.14.0-427.el9.x86_64", False),
         ("Linux", "4.18.0-553.el8_10.x86_64", False),
         ("Linux", "unknown", False),
         ("Darwin", "23.1.0", False),
@@ -47,6 +49,26 @@ def test_only_where_errors_are_told(
     monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(sysname=system, release=release))
     assert can_sync_whole("/") == known
+
+
+def test_only_where_it_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
+
+    def filtered(descriptor: int) -> int:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+    for syncfs, known in ((filtered, False), (whole_sync._syncfs(), True)):
+        whole_sync._can_be_called.cache_clear()
+        monkeypatch.setattr(whole_sync, "_syncfs", lambda syncfs=syncfs: syncfs)
+        assert can_sync_whole("/") == known
+
+
+def test_not_where_the_interpreter_lacks_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    whole_sync._can_be_called.cache_clear()
+    assert not can_sync_whole("/")
 
 
 def test_not_where_much_waits_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -299,6 +300,32 @@ def test_a_job_of_a_submission_that_was_refused_in_part() -> None:
         ("queued", "job 12, its task is starting, or busy with another shard"),
         ("pending", "refused by the scheduler, limit reached"),
     ]
+
+
+def test_a_rank_that_stands_twice_in_a_submission() -> None:
+    twice = submission(1, ranks=[3, 0, 3])
+    ended, waits = TaskState("ended", "FAILED"), TaskState("queued", reason="Priority")
+    for tasks in ({(1, 0): ended, (1, 2): waits}, {(1, 0): waits, (1, 2): ended}):
+        found = states(twice, tasks=tasks, world_size=4)
+        assert found.states[3] == "queued"
+        assert found[3] == (3, "queued", f"job 12_{found[3].task}, Priority", 1, found[3].task)
+    assert states(twice, receipts={3}, world_size=4)[3].task == 0
+
+
+def test_done_shards_are_told_by_the_newest_submission_that_holds_them() -> None:
+    first = submission(1, ranks=list(range(10)), shards_per_job=2)
+    whole = first.submission.model_copy(update={"ranks": ItemRange(start=0, stop=10)})
+    later = submission(2, ranks=[7, 2])
+    found = states(first._replace(submission=whole), later, receipts={*range(12)}, world_size=12)
+    assert [(s.submission, s.task) for s in found[:3]] == [(1, 0), (1, 0), (2, 1)]
+    assert [(s.submission, s.task) for s in found[7:11:3]] == [(2, 0), (None, None)]
+
+
+def test_a_status_can_be_kept() -> None:
+    found = states(submission(1, ranks=[0, 1]), tasks={(1, 1): TaskState("queued")}, world_size=2)
+    kept = pickle.loads(pickle.dumps(RunStatus("/r", found)))
+    assert kept == RunStatus("/r", found)
+    assert kept.shards.states == ["lost", "queued"]
 
 
 def test_a_huge_run_is_one_pass() -> None:
