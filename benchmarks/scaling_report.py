@@ -22,8 +22,9 @@ PRICES = {"PUT": 0.005 / 1000, "LIST": 0.005 / 1000, "GET": 0.0004 / 1000, "HEAD
 BY_ITEMS = ", by items"
 ARRAY = 1001  # tasks of an array with Slurm's default MaxArraySize
 # A further one that costs that many times what an earlier one did is worse than linear, if all of
-# them together cost at least that much: figures jitter.
-LIMITS = {"counts": (1.01, 10.0), "peak": (1.5, 5.0), "cpu": (2.5, 0.2)}
+# them together cost at least that much: figures jitter. The last is the share of a figure that may
+# be jitter.
+LIMITS = {"counts": (1.01, 10.0, 0.0), "peak": (1.5, 5.0, 0.0), "cpu": (2.5, 0.2, 0.1)}
 Data = dict[str, Any]
 
 
@@ -35,34 +36,38 @@ class Line(NamedTuple):
         each: for each further one, between the two largest sizes.
         before: the same between the two sizes before.
         measured: the largest size.
+        whole: what `before` would be if all of the last but one figure had come with the further
+            ones.
     """
 
     fixed: float
     each: float
     before: float
     measured: float
+    whole: float = 0.0
 
     @classmethod
     def through(cls, x: Sequence[float], y: Sequence[float]) -> Line:
         """The line through the last two of at least three points; it does not fall."""
         before = (y[-2] - y[-3]) / (x[-2] - x[-3])
         each = max(0.0, (y[-1] - y[-2]) / (x[-1] - x[-2]))
-        return cls(y[-1] - each * x[-1], each, before, x[-1])
+        return cls(y[-1] - each * x[-1], each, before, x[-1], y[-2] / (x[-2] - x[-3]))
 
     def at(self, n: float) -> float:
         """The value there, extrapolated where n is larger than what was measured."""
         return self.fixed + self.each * n
 
-    def is_worse_than_linear(self, ratio: float, least: float) -> bool:
+    def is_worse_than_linear(self, ratio: float, least: float, jitter: float) -> bool:
         """Whether a further one costs more than `ratio` times as much as one did before.
 
         Args:
             ratio: what is allowed.
             least: what all of them together cost at least, for it to matter.
+            jitter: share of a figure that may be jitter.
         """
         all_of_them = self.each * self.measured
         matters = all_of_them > max(least, 0.2 * self.at(self.measured))
-        return matters and self.each > ratio * max(self.before, 0)
+        return matters and self.each > ratio * max(self.before, jitter * self.whole)
 
 
 def read() -> Data:

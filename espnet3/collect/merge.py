@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
 from espnet3.collect.output import Target, open_output, require_outside
@@ -24,12 +22,11 @@ from espnet3.specs.errors import (
     IncompleteRun,
     InvalidFile,
 )
-from espnet3.specs.items import shard_bounds
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
 from espnet3.specs.references import load_script
 from espnet3.specs.store import Store, open_store
-from espnet3.specs.threads import submit
+from espnet3.specs.threads import gather, submit
 from espnet3.specs.trust import (
     Trust,
     chosen_policy,
@@ -269,20 +266,14 @@ def _read_receipts(
 ) -> list[Receipt]:
     """All receipts, in the order of their ranks."""
 
-    def read(ranks: Sequence[int]) -> list[Receipt]:
-        reads = (partial(read_receipt, store, run, rank, done[rank]) for rank in ranks)
-        return [patiently(read, patience, stop) for read in reads]
-
-    ranks = sorted(done)
-    n = min(READERS, len(ranks))
-    slices = [ranks[slice(*shard_bounds(i, n, len(ranks)))] for i in range(n)]
-    with ThreadPoolExecutor(READERS) as pool:  # most of the time a distant disk is waited for
-        reading = [submit(pool, read, some) for some in slices]
+    def read(rank: int) -> Receipt:
         try:
-            return [*chain.from_iterable(receipts.result() for receipts in reading)]
+            return patiently(lambda: read_receipt(store, run, rank, done[rank]), patience, stop)
         except BaseException:
             stop.set()  # one that is missing is reason enough
             raise
+
+    return gather(read, sorted(done), READERS)
 
 
 def _lines(vouched: _Vouched, receipt: Receipt) -> Iterator[bytes]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+AT_ONCE = 0.001  # seconds for an action that has nothing to wait for
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -41,6 +43,32 @@ def in_order(action: Callable[[A], T], arguments: Iterable[A], n_threads: int) -
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def gather(action: Callable[[A], T], arguments: Sequence[A], n_threads: int) -> list[T]:
+    """Do something for each argument, in threads once that is seen to take its time.
+
+    Threads that have nothing to wait for only wait for each other.
+
+    Args:
+        action: what to do.
+        arguments: for each of them.
+        n_threads: how many actions go on at the same time, at most.
+
+    Raises:
+        Exception: that of the first action, in the arguments' order, which failed.
+
+    Example:
+        >>> gather(abs, [-3, 2, -1], 2)
+        [3, 2, 1]
+    """
+    found: list[T] = []
+    began = time.perf_counter()
+    for argument in arguments:
+        found.append(action(argument))
+        if time.perf_counter() - began > AT_ONCE * (len(found) + 10):  # a hiccup is none
+            break
+    return [*found, *in_order(action, arguments[len(found) :], n_threads)]
 
 
 def submit(pool: Executor, function: Callable[..., T], *args: Any) -> Future[T]:

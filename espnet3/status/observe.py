@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Container, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from espnet3.schedulers import get_scheduler
@@ -31,6 +30,7 @@ from espnet3.specs.models import (
 )
 from espnet3.specs.processes import is_busy, this_process
 from espnet3.specs.store import Store
+from espnet3.specs.threads import gather
 from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import Evidence, shard_states
 
@@ -198,8 +198,8 @@ def _read_records(store: Store, done: Container[int]) -> dict[AttemptFile, Attem
                 return file, read_persisted(store, AttemptRecord, layout.attempt_record(*file))
         return None
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        return dict(found for found in pool.map(read, attempts.values()) if found is not None)
+    records = gather(read, [*attempts.values()], _READERS)
+    return dict(found for found in records if found is not None)
 
 
 def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: set[int]) -> set[int]:
