@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +43,7 @@ class EnvironmentProvider(RemembersArguments):
         depth = {name: _depth(cls, name) for name in _SETUP_NAMES}
         nearest, other = sorted(_SETUP_NAMES, key=lambda name: depth[name])
         if depth[nearest] < depth[other]:
-            setattr(cls, other, inspect.getattr_static(cls, nearest))
+            setattr(cls, other, vars(cls.__mro__[depth[nearest]])[nearest])
 
 
 _SETUP_NAMES = ("make_worker_setup_fn", "build_worker_setup_fn")

@@ -117,24 +117,25 @@ def submission_of(attempt: str) -> int:
     return int(attempt.partition("-")[0])
 
 
+# As text, since `re` keeps what it has compiled and a worker needs hardly any of it.
 _PADDED = "[0-9]{6}|[1-9][0-9]{6,}"  # one name per number: 0000042 is not 000042
-_RECEIPT = re.compile(rf"({_PADDED})(?:\.([2-9]|[1-9][0-9]{{1,8}}))?\.json")
-_FIRST_RECEIPTS = re.compile(rf"(?<=/)({_PADDED})\.json(?=/)")
-_WITHDRAWAL = re.compile(rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json")
-_SUBMISSION = re.compile(r"([0-9]{4}|[1-9][0-9]{4,})\.json")
-_ATTEMPT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json")
-_RESULT = re.compile(rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl")
+_RECEIPT = rf"({_PADDED})(?:\.([2-9]|[1-9][0-9]{{1,8}}))?\.json"
+_FIRST_RECEIPTS = rf"(?<=/)({_PADDED})\.json(?=/)"
+_WITHDRAWAL = rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json"
+_SUBMISSION = r"([0-9]{4}|[1-9][0-9]{4,})\.json"
+_ATTEMPT = rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json"
+_RESULT = rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl"
 
 
 def parse_receipt(name: str) -> Generation | None:
     """What the name of a receipt says, or None for a foreign file."""
-    found = _RECEIPT.fullmatch(name)
+    found = re.fullmatch(_RECEIPT, name)
     return Generation(int(found[1]), int(found[2] or 1)) if found else None
 
 
 def parse_withdrawal(name: str) -> Generation | None:
     """What the name of a withdrawal says, or None for a foreign file."""
-    found = _WITHDRAWAL.fullmatch(name)
+    found = re.fullmatch(_WITHDRAWAL, name)
     return Generation(int(found[1]), int(found[2])) if found else None
 
 
@@ -152,15 +153,15 @@ def newest_withdrawals(names: Iterable[str], world_size: int) -> dict[int, int]:
     return _newest(_WITHDRAWAL, names, world_size)
 
 
-def _newest(pattern: re.Pattern[str], names: Iterable[str], world_size: int) -> dict[int, int]:
+def _newest(pattern: str, names: Iterable[str], world_size: int) -> dict[int, int]:
     names = list(names)
     if pattern is _RECEIPT:
         # Nearly always all are first receipts: one search through all names, which hold no slash.
-        ranks = dict.fromkeys(map(int, _FIRST_RECEIPTS.findall(f"/{'/'.join(names)}/")), 1)
+        ranks = dict.fromkeys(map(int, re.findall(_FIRST_RECEIPTS, f"/{'/'.join(names)}/")), 1)
         if len(ranks) == len(names) and max(ranks, default=0) < world_size:
             return ranks
     newest: dict[int, int] = {}
-    for found in filter(None, map(pattern.fullmatch, names)):
+    for found in filter(None, map(re.compile(pattern).fullmatch, names)):
         rank, generation = int(found[1]), int(found[2] or 1)
         if rank < world_size and generation > newest.get(rank, 0):
             newest[rank] = generation
@@ -169,17 +170,17 @@ def _newest(pattern: re.Pattern[str], names: Iterable[str], world_size: int) -> 
 
 def submission_number(name: str) -> int | None:
     """The number in the name of a submission's intent, or None for any other file."""
-    found = _SUBMISSION.fullmatch(name)
+    found = re.fullmatch(_SUBMISSION, name)
     return int(found[1]) if found else None
 
 
 def parse_attempt_record(name: str) -> AttemptFile | None:
     """What the name of an attempt record says, or None for a foreign file."""
-    found = _ATTEMPT.fullmatch(name)
+    found = re.fullmatch(_ATTEMPT, name)
     return AttemptFile(int(found[1]), found[2], found[3]) if found else None
 
 
 def parse_result(name: str) -> ResultFile | None:
     """What the name of a result file says, or None for a foreign file."""
-    found = _RESULT.fullmatch(name)
+    found = re.fullmatch(_RESULT, name)
     return ResultFile(int(found[1]), found[2], int(found[3])) if found else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import os
 import sys
 from types import ModuleType
@@ -128,7 +127,9 @@ def require_static_forward(runner: type[Any]) -> None:
     Raises:
         ClassError: it does not, so a worker could not call it without an instance.
     """
-    if not isinstance(inspect.getattr_static(runner, "forward", None), staticmethod):
+    # As inspect.getattr_static, whose module takes a tenth of a worker's start.
+    found = (vars(base)["forward"] for base in runner.__mro__ if "forward" in vars(base))
+    if not isinstance(next(found, None), staticmethod):
         raise ClassError(
             runner.__qualname__, "forward must be a @staticmethod, so that a worker can call it"
         )

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from espnet3.specs import extension
+from espnet3.specs import extension, late
 
 
 def start() -> int:
@@ -12,6 +12,7 @@ def start() -> int:
     # cost a tenth of the start.
     gc.disable()
     extension.load()
+    late.import_dataclasses()
     from espnet3.specs import compiled
 
     compiled.load()

@@ -59,10 +59,12 @@ except SystemExit as end:
 """
 # What every worker once loaded, and none needs.
 SPARED = {
+    "ast",
     "difflib",
     "email",
     "espnet3.specs.config",
     "importlib.metadata",
+    "inspect",
     "pydantic",
     "pydantic_core",  # only its compiled module
     "random",

@@ -1,0 +1,60 @@
+"""`dataclasses` without `inspect`, for everybody else as ever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+LATE = """
+import sys
+from espnet3.specs.late import import_dataclasses
+before = set(sys.modules)
+import_dataclasses()
+import dataclasses
+assert "inspect" not in sys.modules
+import orjson
+assert "inspect" not in sys.modules and "ast" not in sys.modules
+"""
+USE = """
+@dataclasses.dataclass(order=True, slots=True)
+class Pair:
+    first: int
+    second: list[str] = dataclasses.field(default_factory=list)
+print(Pair.__doc__, Pair(1) < Pair(2), orjson.dumps(Pair(3, ["x"])).decode())
+import inspect
+assert inspect.__file__ and sys.modules["inspect"] is inspect
+assert type(inspect).__name__ == "module"
+assert inspect.signature is dataclasses.inspect.signature
+"""
+THREADS = """
+import threading
+together, names = threading.Barrier(8), []
+def use():
+    together.wait()
+    names.append(dataclasses.make_dataclass("Made", ["x"]).__doc__)
+threads = [threading.Thread(target=use) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(set(names))
+"""
+
+
+def run(code: str) -> str:
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_dataclasses_work_as_ever() -> None:
+    plain = "import sys, dataclasses, orjson\n"
+    assert run(LATE + USE) == run(plain + USE)
+
+
+def test_also_where_threads_are_the_first_to_make_some() -> None:
+    assert run(LATE + THREADS) == run("import dataclasses\n" + THREADS)
+
+
+def test_where_inspect_is_there_it_stays() -> None:
+    code = "import inspect\nfrom espnet3.specs.late import import_dataclasses\n"
+    run(code + "import_dataclasses()\nimport sys\nassert sys.modules['inspect'] is inspect\n")
