@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 
 from espnet3.specs import layout
 from espnet3.specs.errors import EspnetError, StoreError, UsageError, one_line
-from espnet3.specs.modes import opener
+from espnet3.specs.modes import opener, unfinished_name
 from espnet3.specs.threads import submit
 
 SYNC_EVERY = 32 << 20  # bytes
@@ -113,9 +112,8 @@ def _local(output: str) -> Iterator[Target]:
         with open(path, "wb") as stream:
             yield stream
         return
-    folder, name = os.path.split(os.path.realpath(path))
-    path = os.path.join(folder, name)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(6)}.tmp")
+    path = os.path.realpath(path)
+    temporary = unfinished_name(path)
     try:
         with open(temporary, "xb", opener=opener) as file, ThreadPoolExecutor(1) as thread:
             synced = _SyncedFile(file, thread)

@@ -23,7 +23,7 @@ from espnet3.schedulers.base import (
     Wanted,
 )
 from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.lsf_words import task_state
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
@@ -184,7 +184,7 @@ class LsfScheduler(Scheduler):
             if found is not None:
                 submission, job = found
                 where = positions(str(row.number), job.n_tasks, first=1) if row.number else [0]
-                states |= {(submission, job.first_task + i): row.told() for i in where}
+                states |= {(submission, task): row.told() for task in tasks_at(job, where)}
         return states | _unseen(submissions, keys, states)
 
     async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.moab_words import is_vacated, task_state
 from espnet3.schedulers.pbs import PbsScheduler
 from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
@@ -152,8 +152,8 @@ class MoabScheduler(Scheduler):
             if index is None and job.n_tasks > 1:
                 of_arrays.setdefault((submission, job.first_task), (job, state))
                 continue
-            for position in positions(index or "0", job.n_tasks):
-                key = submission, job.first_task + position
+            for task in tasks_at(job, positions(index or "0", job.n_tasks)):
+                key = submission, task
                 if key not in states or not is_vacated(row.fields):  # or it is in the queue again
                     states[key] = state
         # While an array's own row is listed, none of its tasks is taken for gone.

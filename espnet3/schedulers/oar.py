@@ -23,7 +23,7 @@ from espnet3.schedulers.base import (
     Wanted,
 )
 from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.oar_words import task_state
 from espnet3.schedulers.scripts import is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
@@ -133,8 +133,9 @@ class OarScheduler(Scheduler):
             found = keys.job(str(row["array_id"]), str(row["name"] or ""))
             if found is not None and row["owner"] in keys.users:
                 number, job = found
-                for position in positions(str(row["array_index"]), job.n_tasks, first=1):
-                    newest[number, job.first_task + position] = row
+                where = positions(str(row["array_index"]), job.n_tasks, first=1)
+                for task in tasks_at(job, where):
+                    newest[number, task] = row
         failed = [str(row["Job_Id"]) for row in newest.values() if row["state"] == "Terminated"]
         stopped = [str(row["Job_Id"]) for row in newest.values() if row["state"] == "Error"]
         statuses = await self._statuses(failed) if failed else {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask, require_done
-from espnet3.schedulers.job_keys import JobKeys, positions
+from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.pbs_words import queued_words, task_state
 from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
@@ -148,8 +148,8 @@ class PbsScheduler(Scheduler):
                 continue
             submission, job = found
             if index is not None:
-                where = positions(index, job.n_tasks)
-                states |= {(submission, job.first_task + i): state for i in where}
+                tasks = tasks_at(job, positions(index, job.n_tasks))
+                states |= {(submission, task): state for task in tasks}
             elif "[]" not in number:
                 states[submission, job.first_task] = state
             elif not self._torque and state.word != "B":

@@ -102,22 +102,21 @@ class SlurmScheduler(Scheduler):
         if not keys.by_name:
             return states
         for cluster, ids in {"": [], **_by_cluster(keys.by_id)}.items():
-            await self._squeue(keys, cluster, ids, states)
+            states.merge(await self._squeue(keys, cluster, ids))
         forgotten, jobs = keys.not_in(states)
         if forgotten:
             for cluster, ids in _by_cluster(jobs).items():
-                states.update(await self._sacct(keys, cluster, ids, forgotten))
+                states.merge(await self._sacct(keys, cluster, ids, forgotten))
         return states
 
-    async def _squeue(
-        self, keys: JobKeys, cluster: str, ids: Sequence[str], states: TaskStates
-    ) -> None:
-        """Add what the queue of one cluster ("" is this host's own) knows."""
+    async def _squeue(self, keys: JobKeys, cluster: str, ids: Sequence[str]) -> TaskStates:
+        """What the queue of one cluster ("" is this host's own) knows."""
+        states = TaskStates()
         # Without recorded ids only the unique names can tell, and squeue cannot search for names
         # that hold commas.
         by_user = keys.unrecorded and not cluster
         if not by_user and not ids:
-            return
+            return states
         chosen = f"--user={','.join(sorted(keys.users))}" if by_user else f"--jobs={','.join(ids)}"
         # Without --array, what waits of an array is one row.
         command = ("squeue", *_on(cluster), "--noheader", "--states=all", chosen)
@@ -125,7 +124,7 @@ class SlurmScheduler(Scheduler):
         if answer.code != 0:
             # Asked only for jobs that it has forgotten (MinJobAge after their end), it fails.
             if "Invalid job id specified" in answer.err:
-                return
+                return states
             raise SchedulerUnavailable(self.name, answer.err or answer.out)
         rows = [line.split("|", 4) for line in answer.out.splitlines()]
         rows = [row for row in rows if len(row) == 5]  # others are a site's banner
@@ -141,6 +140,7 @@ class SlurmScheduler(Scheduler):
             if found is not None:
                 state = task_state(word, reason, endings.get((array, index)))
                 states.fill(*found, state)
+        return states
 
     async def _endings(self, command: Sequence[str]) -> dict[tuple[str, str], Ending]:
         """Array id and index -> how the batch script ended; only this form of squeue tells it."""

@@ -145,6 +145,11 @@ def newest_receipts(names: Iterable[str], world_size: int) -> dict[int, int]:
     >>> newest_receipts(["000042.json", "000042.2.json", "000007.json", "notes.txt"], 100)
     {42: 2, 7: 1}
     """
+    # Nearly always all are first receipts: one search through all names, which hold no slash.
+    names = list(names)
+    ranks = dict.fromkeys(map(int, re.findall(_FIRST_RECEIPTS, f"/{'/'.join(names)}/")), 1)
+    if len(ranks) == len(names) and max(ranks, default=0) < world_size:
+        return ranks
     return _newest(_RECEIPT, names, world_size)
 
 
@@ -154,12 +159,6 @@ def newest_withdrawals(names: Iterable[str], world_size: int) -> dict[int, int]:
 
 
 def _newest(pattern: str, names: Iterable[str], world_size: int) -> dict[int, int]:
-    names = list(names)
-    if pattern is _RECEIPT:
-        # Nearly always all are first receipts: one search through all names, which hold no slash.
-        ranks = dict.fromkeys(map(int, re.findall(_FIRST_RECEIPTS, f"/{'/'.join(names)}/")), 1)
-        if len(ranks) == len(names) and max(ranks, default=0) < world_size:
-            return ranks
     newest: dict[int, int] = {}
     for found in filter(None, map(re.compile(pattern).fullmatch, names)):
         rank, generation = int(found[1]), int(found[2] or 1)

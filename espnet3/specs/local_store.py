@@ -58,8 +58,7 @@ class LocalStore(Store):
     def create_many(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
         # All are written to a hidden folder that then takes the place of the empty one: that spares
         # each of them a temporary name, a link and an unlink.
-        parent, name = os.path.split(folder)
-        hidden = os.path.join(parent, f".{name}.{os.urandom(6).hex()}.tmp")
+        hidden = modes.unfinished_name(folder)
         self._do(hidden, lambda: _make_folder(self.locate(hidden)))
         is_ours = True
         try:
@@ -73,7 +72,7 @@ class LocalStore(Store):
                 names = sorted(self._do(hidden, lambda: os.listdir(self.locate(hidden))))
                 super().create_many(folder, ((n, self.read(f"{hidden}/{n}")) for n in names))
                 self._sync_folder(folder)  # in which others may have made the same files just now
-            self._sync_folder(parent)
+            self._sync_folder(os.path.dirname(folder))
         finally:
             if is_ours:
                 self._remove_folder(hidden)
@@ -93,7 +92,7 @@ class LocalStore(Store):
         for _ in in_order(write, _groups(files), 1 if whole else IN_FLIGHT):
             pass
         with self._mapped(hidden):
-            (sync_whole if whole else _sync_folder)(descriptor)
+            (sync_whole if whole else modes.sync_folder)(descriptor)
 
     def _publish(self, path: str, data: bytes, durable: bool) -> None:
         # Linking a finished temporary file is atomic and exclusive on NFSv3 and later too; a rename
@@ -106,8 +105,7 @@ class LocalStore(Store):
             self._remove(temporary)
 
     def _write_temporary(self, target: str, data: bytes, durable: bool) -> str:
-        folder, name = os.path.split(target)
-        temporary = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
+        temporary = modes.unfinished_name(target)
         self._write_new(temporary, data, durable)
         return temporary
 
@@ -201,7 +199,7 @@ class LocalStore(Store):
 
     def refresh(self, folder: str) -> None:
         # A client that changes a folder itself looks at it anew. It may lack the right to.
-        name = os.path.join(self.locate(folder), f".refresh.{os.urandom(6).hex()}.tmp")
+        name = modes.unfinished_name(os.path.join(self.locate(folder), "refresh"))
         with contextlib.suppress(OSError):
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, modes.FILE))
             os.unlink(name)
@@ -231,7 +229,7 @@ class LocalStore(Store):
 
     def _sync_folder(self, folder: str) -> None:
         with self._opened_folder(folder) as descriptor, self._mapped(folder):
-            _sync_folder(descriptor)
+            modes.sync_folder(descriptor)
 
     @contextlib.contextmanager
     def _opened_folder(self, folder: str) -> Iterator[int]:
@@ -279,15 +277,6 @@ def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, byte
 def _make_folder(path: str) -> None:
     with contextlib.suppress(FileExistsError):  # an earlier try made it, and its answer was lost
         os.mkdir(path, modes.FOLDER)
-
-
-def _sync_folder(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder, and need not.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
 
 
 def _take_place(hidden: str, target: str, descriptor: int) -> bool:

@@ -243,8 +243,11 @@ class Submission(PersistedModel):
             task = self.ranks.plain().index(rank) // self.shards_per_job
         except ValueError:
             return None
-        after = bisect_right(self.jobs, task, key=lambda job: job.first_task)
-        return task, self.jobs[after - 1]
+        return task, self.job_of(task)
+
+    def job_of(self, task: int) -> PlannedJob:
+        """The job that a task belongs to."""
+        return self.jobs[bisect_right(self.jobs, task, key=lambda job: job.first_task) - 1]
 
 
 class AcceptedJob(Part):

@@ -58,10 +58,31 @@ def _sync(folder: str) -> None:
     except PermissionError:
         return  # a folder may be for writing only
     try:
+        sync_folder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(descriptor: int) -> None:
+    """Make the names in an open folder durable.
+
+    Raises:
+        OSError: they may not be.
+    """
+    try:
         os.fsync(descriptor)
     except OSError as error:
         # Some network file systems cannot sync a folder, and need not.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
-    finally:
-        os.close(descriptor)
+
+
+def unfinished_name(path: str) -> str:
+    """A name beside a path for what may take its place; nobody else has it or believes it.
+
+    Example:
+        >>> unfinished_name("/shared/run.json")  # doctest: +SKIP
+        '/shared/.run.json.1f0c9a2b7d3e.tmp'
+    """
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")

@@ -39,18 +39,17 @@ def sync_whole(descriptor: int) -> None:
     Raises:
         OSError: something could not be written.
     """
-    import ctypes
-
-    if _syncfs()(descriptor) != 0:
-        number = ctypes.get_errno()
+    number = _syncfs(descriptor)
+    if number:
         raise OSError(number, os.strerror(number))
 
 
-@functools.cache
-def _syncfs() -> functools.partial[int]:
+def _syncfs(descriptor: int) -> int:
+    """syncfs(2); the number of its error, or 0."""
     import ctypes
 
-    return functools.partial(ctypes.CDLL(None, use_errno=True).syncfs)
+    failed = ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0
+    return ctypes.get_errno() if failed else 0
 
 
 @functools.cache
@@ -63,9 +62,7 @@ def _tells_errors() -> bool:
 @functools.cache
 def _can_be_called() -> bool:
     """Whether a sandbox lets the call through, which would fail on what is no descriptor."""
-    import ctypes
-
-    return _syncfs()(-1) != 0 and ctypes.get_errno() == errno.EBADF
+    return _syncfs(-1) == errno.EBADF
 
 
 def _type_of(folder: str) -> str:

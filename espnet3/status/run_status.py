@@ -38,6 +38,11 @@ class ShardStatus(NamedTuple):
     submission: int | None = None
     task: int | None = None
 
+    @property
+    def words(self) -> str:
+        """State and cause, for a person."""
+        return f"{self.state}: {self.cause}" if self.cause else self.state
+
 
 class Shards(Sequence[ShardStatus]):
     """What is known of all shards, by rank.
@@ -81,8 +86,6 @@ class Shards(Sequence[ShardStatus]):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Shards | list) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]  # as that of a list
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shards.of, (list(self),)
@@ -139,4 +142,4 @@ class RunStatus:
 
     def unfinished(self) -> dict[int, str]:
         """Rank -> state and cause, for every shard that is not done."""
-        return {s.rank: f"{s.state}: {s.cause}" if s.cause else s.state for s in self.not_done()}
+        return {shard.rank: shard.words for shard in self.not_done()}

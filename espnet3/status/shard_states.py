@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -178,14 +177,10 @@ class _Holder:
         position = self._position_of(rank)
         return None if position is None else position // self.submission.shards_per_job
 
-    @cached_property
-    def _first_tasks(self) -> list[int]:
-        return [job.first_task for job in self.submission.jobs]
-
     def queued(self, rank: int, task: int) -> ShardStatus:
         """A shard that waits, and of which nothing else is known."""
-        job = self.submission.jobs[bisect_right(self._first_tasks, task) - 1]
-        return ShardStatus(rank, *self.unfinished(task, job, None), self.number, task)
+        state, cause = self.unfinished(task, self.submission.job_of(task), None)
+        return ShardStatus(rank, state, cause, self.number, task)
 
     def unfinished(
         self, task: int, job: PlannedJob, last: AttemptRecord | None

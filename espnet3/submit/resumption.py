@@ -231,7 +231,7 @@ def choose_ranks(
             continue
         shard = status.shards[rank]
         if state in LIVE and not force:
-            left_alone[rank] = f"{state}: {shard.cause}" if shard.cause else state
+            left_alone[rank] = shard.words
         else:
             chosen.append(rank)
         # What failed by its record may have been requeued since.

@@ -9,6 +9,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -299,6 +300,25 @@ class StoreContract(ABC):
         store.create("results/r.jsonl", b"one\n", durable=False)
         store.make_durable("results/r.jsonl")
         assert store.read("results/r.jsonl") == b"one\n"
+
+
+class FolderContract(StoreContract):
+    """The suite for stores on folders of this host."""
+
+    _roots = itertools.count()
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make_root(self, name: str) -> str:
+        return str(self.folder / str(next(self._roots)) / name)
+
+    def raw_names(self, root: str, folder: str) -> set[str]:
+        return {path.name for path in Path(root, folder).iterdir() if path.is_file()}
+
+    def written(self, store: Store, folder: str) -> int:
+        return sum(1 for _ in Path(store.root).rglob("*.json"))
 
 
 def _run_all(tasks: list[Callable[[], None]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,30 +21,15 @@ from espnet3.submit.resumption import choose_ranks
 from espnet3.worker import exit_codes
 from espnet3.worker.main import main
 from tests.contract.delaying_store import DelayingStore, Server
-from tests.contract.store_contract import StoreContract
+from tests.contract.store_contract import FolderContract
 from tests.unit.worker.runs import Setup, Work, submit_again, write_run
 
 DELAY = 20.0
 Host = Callable[[str], DelayingStore]
 
 
-class TestDelayingStore(StoreContract):
+class TestDelayingStore(FolderContract):
     """One host keeps all promises to itself."""
-
-    _roots = itertools.count()
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
-        self.folder = tmp_path
-
-    def make_root(self, name: str) -> str:
-        return str(self.folder / str(next(self._roots)) / name)
-
-    def raw_names(self, root: str, folder: str) -> set[str]:
-        return {path.name for path in Path(root, folder).iterdir() if path.is_file()}
-
-    def written(self, store: Store, folder: str) -> int:
-        return sum(1 for _ in Path(store.root).rglob("*.json"))
 
     @pytest.fixture
     def store(self) -> Store:

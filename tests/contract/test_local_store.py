@@ -23,25 +23,13 @@ from espnet3.specs.layout import FOLDERS
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
 from espnet3.specs.store import IN_FLIGHT, Store, open_store
-from tests.contract.store_contract import StoreContract
+from tests.contract.store_contract import FolderContract
 
 REPOSITORY = Path(__file__).parents[2]
 NOBODY = 65534
 
 
-class TestLocalStore(StoreContract):
-    _roots = itertools.count()
-
-    @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
-        self.folder = tmp_path
-
-    def make_root(self, name: str) -> str:
-        return str(self.folder / str(next(self._roots)) / name)
-
-    def raw_names(self, root: str, folder: str) -> set[str]:
-        return {path.name for path in Path(root, folder).iterdir() if path.is_file()}
-
+class TestLocalStore(FolderContract):
     # --- other processes -------------------------------------------------------------------------
 
     def test_of_racing_processes_exactly_one_wins(self, store: Store) -> None:
@@ -109,13 +97,7 @@ class TestLocalStore(StoreContract):
     def test_the_lost_answer_to_a_link_that_succeeded(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        link = os.link
-
-        def link_twice(source: str, target: str) -> None:
-            link(source, target)
-            link(source, target)
-
-        monkeypatch.setattr(os, "link", link_twice)
+        monkeypatch.setattr(os, "link", _twice(os.link))
         store.create("receipts/000000.json", b"mine")
         assert store.read("receipts/000000.json") == b"mine"
         assert self.raw_names(store.root, "receipts") == {"000000.json"}
@@ -232,9 +214,6 @@ class TestLocalStore(StoreContract):
         """What is in the run directory, but for empty folders that it should have."""
         there = {path.name: path for path in Path(store.root).iterdir()}
         return {n for n, path in there.items() if n not in FOLDERS or any(path.iterdir())}
-
-    def written(self, store: Store, folder: str) -> int:
-        return sum(1 for _ in Path(store.root).rglob("*.json"))
 
     def test_many_that_are_cut_short_leave_neither_debris_nor_threads(
         self, store: Store, monkeypatch: pytest.MonkeyPatch, whole: bool
@@ -392,13 +371,7 @@ class TestLocalStore(StoreContract):
     def test_the_lost_answer_to_a_rename_that_succeeded(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rename = os.rename
-
-        def rename_twice(source: str, target: str) -> None:
-            rename(source, target)
-            rename(source, target)
-
-        monkeypatch.setattr(os, "rename", rename_twice)
+        monkeypatch.setattr(os, "rename", _twice(os.rename))
         store.create_many("shards", [("000000.json", b"{}")])
         assert store.names("shards") == ["000000.json"]
 
@@ -491,6 +464,16 @@ class TestLocalStore(StoreContract):
                 if root:
                     os.seteuid(0)
                 os.chmod(folder, 0o755)
+
+
+def _twice(call: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """A call that is done and repeated, as by a client that lost the answer."""
+
+    def twice(source: str, target: str) -> None:
+        call(source, target)
+        call(source, target)
+
+    return twice
 
 
 def _line(process: subprocess.Popen[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import subprocess
@@ -55,12 +54,11 @@ def test_only_where_it_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
 
     def filtered(descriptor: int) -> int:
-        ctypes.set_errno(errno.ENOSYS)
-        return -1
+        return errno.ENOSYS
 
-    for syncfs, known in ((filtered, False), (whole_sync._syncfs(), True)):
+    for syncfs, known in ((filtered, False), (whole_sync._syncfs, True)):
         whole_sync._can_be_called.cache_clear()
-        monkeypatch.setattr(whole_sync, "_syncfs", lambda syncfs=syncfs: syncfs)
+        monkeypatch.setattr(whole_sync, "_syncfs", syncfs)
         assert can_sync_whole("/") == known
 
 
