@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import espnet3.submit
+import espnet3.submit.jobqueue  # noqa: F401  # what `submit` imports when it is needed
 from benchmarks.measuring import Bench, Line, interleaved
 from benchmarks.submit import OPTIONS
 from benchmarks.work import NoEnv, Second
 from espnet3.specs import layout
+from espnet3.submit import submit
 from tests.integration.slurm_cluster import SlurmCluster
 
 N_CPUS = 16
@@ -35,7 +36,7 @@ def compute_here(run_dir: str, n_shards: int) -> dict[str, float]:
     shape = {"n_workers": N_CPUS, "n_shards": n_shards}
     config = {"env": "slurm", **shape, "preflight": False, "options": OPTIONS}
     began = time.perf_counter()
-    asyncio.run(espnet3.submit.submit(runner, range(n_shards), run_dir=run_dir, parallel=config))
+    asyncio.run(submit(runner, range(n_shards), run_dir=run_dir, parallel=config))
     _wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
     return {"seconds": time.perf_counter() - began}
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
+import time
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
@@ -17,7 +17,6 @@ from espnet3.collect.output import Target, open_output, require_outside
 from espnet3.specs import layout
 from espnet3.specs.errors import (
     DamagedResult,
-    EspnetError,
     FailedItems,
     IncompleteRun,
     InvalidFile,
@@ -49,7 +48,8 @@ from espnet3.specs.verify import (
 from espnet3.status.observe import list_receipts, observe, read_run
 
 READERS = 8  # threads that read receipts
-AHEAD = 3  # parts that are read while another one is written or decoded
+FEW, MANY = 2, 6  # parts that are read at once, of which one is written or decoded
+SLOW = 0.2  # seconds for which threads may wait for the storage before there are many
 CHUNK = 4096  # records that are decoded between two looks at the event loop
 
 Errors = Literal["raise", "keep"]
@@ -96,9 +96,6 @@ class _Vouched(NamedTuple):
         """Stop here if nobody waits for it any more."""
         if self.stop.is_set():
             raise asyncio.CancelledError
-
-
-_Opened = tuple[Receipt, ResultPart, BinaryIO]
 
 
 @overload
@@ -306,34 +303,37 @@ def _list(vouched: _Vouched) -> list[Any]:
     """All verified results, decoded."""
     unpickle = vouched.run.results == "pickle"
     results: list[Any] = []
-    with _opened(vouched) as opened:
-        for receipt, part, source in opened:
-            where, before = f"results of shard {receipt.rank}", len(results)
-            with source:
-                for lines in line_blocks(source, part.bytes):
-                    vouched.require_wanted()
-                    results += decode_results(lines, where, unpickle=unpickle)
-            if (found := len(results) - before) != part.records:
-                raise InvalidFile(where, "", f"hold {found} records, not {part.records}")
+
+    def decode(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
+        where, before = f"results of shard {receipt.rank}", len(results)
+        for lines in line_blocks(source, part.bytes):
+            vouched.require_wanted()
+            results.extend(decode_results(lines, where, unpickle=unpickle))
+        if (found := len(results) - before) != part.records:
+            raise InvalidFile(where, "", f"hold {found} records, not {part.records}")
+
+    _in_turn(vouched, decode)
     return results
 
 
 def _write(vouched: _Vouched, output: str) -> Collected:
     """Merge all verified bytes into one file that exists only when it is complete."""
     require_outside(vouched.store.root, output)
-    with open_output(output) as target, _opened(vouched) as opened:
-        for receipt, part, source in opened:
-            with source:
-                written = _copied(vouched, source, part, target)
-                # A large part is read a second time, and may have changed since the first.
-                problem = None
-                if part.bytes > IN_MEMORY:
-                    problem = mismatch(written, part)
-                else:
-                    deque(written, maxlen=0)
+    with open_output(output) as target:
+
+        def copy(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
+            written = _copied(vouched, source, part, target)
+            # A large part is read a second time, and may have changed since the first.
+            problem = None
+            if part.bytes > IN_MEMORY:
+                problem = mismatch(written, part)
+            else:
+                deque(written, maxlen=0)
             if problem is not None:
                 file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
                 raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
+
+        _in_turn(vouched, copy)
     return Collected(
         output,
         sum(receipt.records for receipt in vouched.receipts),
@@ -352,31 +352,39 @@ def _copied(
         yield block
 
 
-@contextlib.contextmanager
-def _opened(vouched: _Vouched) -> Iterator[Iterator[_Opened]]:
-    """All parts in order, verified; threads read and verify the next few meanwhile."""
+def _in_turn(vouched: _Vouched, take: Callable[[Receipt, ResultPart, BinaryIO], None]) -> None:
+    """Call `take` with all parts in order, one at a time; the next few are verified meanwhile.
+
+    The thread that verified a part takes it, too: waking another one for each costs more. There are
+    many threads once they are seen to wait for the storage, and few while they compute, as they
+    would only be in each other's way.
+    """
     bytearray(BLOCK)  # teaches malloc to use the memory of parts again: fresh pages are slow
-    waiting: deque[tuple[Receipt, ResultPart, Future[BinaryIO]]] = deque()
 
-    def next_one() -> _Opened:
-        receipt, part, stream = waiting.popleft()
-        return receipt, part, stream.result()
+    def verify_and_take(receipt: Receipt, part: ResultPart, before: Future[float] | None) -> float:
+        """For how much longer it waited than it computed, in seconds."""
+        began, computed = time.perf_counter(), time.thread_time()
+        with vouched.open(receipt, part) as source:
+            took, computed = time.perf_counter() - began, time.thread_time() - computed
+            if before is not None:
+                before.result()  # now it is this part's turn, unless an earlier one failed
+            take(receipt, part, source)
+        return took - 2 * computed
 
-    def in_order() -> Iterator[_Opened]:
-        for receipt in vouched.receipts:
-            for part in receipt.parts:
-                waiting.append((receipt, part, submit(pool, vouched.open, receipt, part)))
-                if len(waiting) > AHEAD:
-                    yield next_one()
-        while waiting:
-            yield next_one()
-
-    with ThreadPoolExecutor(AHEAD) as pool:
+    lost, last = 0.0, None
+    waiting: deque[Future[float]] = deque()
+    with ThreadPoolExecutor(FEW) as few, ThreadPoolExecutor(MANY) as many:
         try:
-            yield in_order()
+            for receipt in vouched.receipts:
+                for part in receipt.parts:
+                    pool = few if lost < SLOW else many
+                    last = submit(pool, verify_and_take, receipt, part, last)
+                    waiting.append(last)
+                    if len(waiting) > MANY:
+                        lost = max(0.0, lost + waiting.popleft().result())
+            for future in waiting:
+                future.result()
         finally:
             vouched.stop.set()  # nobody waits for those that follow
-            for _, _, stream in waiting:
-                if not stream.cancel():
-                    with contextlib.suppress(EspnetError):
-                        stream.result().close()
+            for future in waiting:
+                future.cancel()

@@ -50,6 +50,16 @@ class LocalStore(Store):
             LocalReader(self.locate(path), lambda action: self._do(path, action)), _BLOCK
         )
 
+    def read_beginning(self, path: str, size: int) -> bytes:
+        def read() -> bytes:
+            with open(self.locate(path), "rb", buffering=0, opener=modes.regular) as file:
+                data = file.read(size)
+                while len(data) < size and (more := file.read(size - len(data))):
+                    data += more
+                return data
+
+        return self._do(path, read)
+
     def create(self, path: str, data: bytes, *, durable: bool = True) -> None:
         self._publish(path, data, durable)
         if durable:

@@ -110,6 +110,16 @@ class Store(ABC):
     def open(self, path: str) -> BinaryIO:
         """Open a file for reading from its beginning."""
 
+    def read_beginning(self, path: str, size: int) -> bytes:
+        """The first bytes of a file, or all where it has fewer.
+
+        Args:
+            path: the file.
+            size: how many bytes; they are held in memory.
+        """
+        with self.open(path) as stream:
+            return stream.read(size)
+
     @abstractmethod
     def create(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Publish a file, atomically and exclusively.

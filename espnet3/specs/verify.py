@@ -59,17 +59,17 @@ def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
     """
     path = f"{layout.RESULTS}/{part.file}"
     try:
-        stream = store.open(path)
+        if part.bytes <= IN_MEMORY:
+            data = store.read_beginning(path, part.bytes)
+            stream: BinaryIO = io.BytesIO(data)
+            beginning: Iterable[bytes] = (data,)
+        else:
+            stream = store.open(path)
+            beginning = blocks(stream, part.bytes)
     except FileMissing:
         raise DamagedResult(store.locate(path), rank, "is missing", store.root) from None
     try:
-        if part.bytes <= IN_MEMORY:
-            with stream:
-                data = stream.read(part.bytes)
-            problem = mismatch([data], part)
-            stream = io.BytesIO(data)
-        else:
-            problem = mismatch(blocks(stream, part.bytes), part)
+        problem = mismatch(beginning, part)
         if problem is not None:
             raise DamagedResult(store.locate(path), rank, problem, store.root)
         stream.seek(0)

@@ -55,6 +55,8 @@ class StoreContract(ABC):
         assert store.read("shards/000000.json") == data
         with store.open("shards/000000.json") as file:
             assert file.read() == data
+        for size in (0, 1, len(data), len(data) + 1):
+            assert store.read_beginning("shards/000000.json", size) == data[:size]
 
     def test_a_hint_is_read_back_too(self, store: Store) -> None:
         store.create("attempts/x.json", b"{}", durable=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import threading
+import time
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -29,12 +28,16 @@ SHARDS, PARTS = 60, 2
 
 
 class CountingStore(LocalStore):
-    """Counts what is read and opened of each folder, and the parts that are open at once."""
+    """Counts what is read and opened of each folder, and the parts that are read at once.
 
-    def __init__(self, root: str) -> None:
+    Reading the beginning of a part takes `delay` seconds.
+    """
+
+    def __init__(self, root: str, delay: float = 0.0) -> None:
         super().__init__(root)
         self.operations: Counter[tuple[str, str]] = Counter()
-        self.most_open = 0
+        self.most_at_once = 0
+        self._at_once, self._delay = 0, delay
         self._lock = threading.Lock()
 
     def read(self, path: str) -> bytes:
@@ -43,18 +46,21 @@ class CountingStore(LocalStore):
         return super().read(path)
 
     def open(self, path: str) -> BinaryIO:
-        stream = super().open(path)
         with self._lock:
             self.operations["open", path.partition("/")[0]] += 1
-            self.most_open = max(self.most_open, self._open_parts())
-        return stream
+        return super().open(path)
 
-    def _open_parts(self) -> int:
-        found = 0
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                found += f"/{layout.RESULTS}/" in os.readlink(f"/proc/self/fd/{name}")
-        return found
+    def read_beginning(self, path: str, size: int) -> bytes:
+        with self._lock:
+            self.operations["read", path.partition("/")[0]] += 1
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        time.sleep(self._delay)
+        try:
+            return super().read_beginning(path, size)
+        finally:
+            with self._lock:
+                self._at_once -= 1
 
 
 def finish(store: LocalStore, n_items: int, result: Any = None) -> bytes:
@@ -116,9 +122,20 @@ async def test_each_receipt_and_each_part_is_read_once(
     assert store.operations == {
         ("read", layout.RUN): 1,
         ("read", layout.RECEIPTS): SHARDS,
-        ("open", layout.RESULTS): SHARDS * PARTS,
+        ("read", layout.RESULTS): SHARDS * PARTS,
     }
-    assert store.most_open <= merge.AHEAD
+    assert store.most_at_once <= merge.MANY
+
+
+async def test_more_is_read_at_once_where_the_storage_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CountingStore(str(tmp_path / "run"), delay=0.02)
+    monkeypatch.setattr(merge, "open_store", lambda url: store)
+    merged = finish(store, 4 * SHARDS)
+    await collect(store.root, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == merged
+    assert merge.FEW < store.most_at_once <= merge.MANY
 
 
 async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_path: Path) -> None:
@@ -132,7 +149,7 @@ async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < IN_MEMORY + 2 * (merge.AHEAD + 1) * part + 4_000_000 < size / 3
+    assert peak < IN_MEMORY + 2 * merge.MANY * part + 4_000_000 < size / 3
 
 
 async def test_an_early_sync_that_fails_is_not_forgotten(
