@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.measuring import Bench, Line, interleaved, remove
+from benchmarks.measuring import Bench, Line, fill_memory, interleaved, remove
 from benchmarks.runs import finish_shards, write_run
 from espnet3.collect import collect  # here, as the package imports it when it is asked for it
 from espnet3.specs import layout
@@ -55,8 +55,9 @@ def collect_file(bench: Bench) -> list[Line]:
 
     Ours: `espnet3.collect.collect(RUN, FILE)` in process after imports, every byte verified. Bare:
     `cat` of the same result files to a file on the same disk. Both end with an fsync of the file
-    and read from the page cache; the output is a new file each time. Memory: the resident peak of
-    the collecting process (VmHWM), imports included.
+    and read from the page cache; the output is a new file each time, for which there is memory that
+    was in use just before. Memory: the resident peak of the collecting process (VmHWM), imports
+    included.
     """
     n_items, n_shards = bench.size(10_000_000), bench.size(1000)
     run_dir = finished_run(bench, n_items, n_shards)
@@ -64,6 +65,7 @@ def collect_file(bench: Bench) -> list[Line]:
     def side(function: Any) -> Any:
         def measure() -> dict[str, float]:
             output = bench.new_folder()
+            fill_memory(200 * n_items)
             figures = bench.child(function, str(run_dir), str(output / "all.jsonl"), n_items)
             remove(output)
             return figures
