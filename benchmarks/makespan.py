@@ -16,7 +16,8 @@ from benchmarks.submit import OPTIONS
 from benchmarks.work import NoEnv, Second
 from espnet3.specs import layout
 from espnet3.submit import submit
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.integration.debian import install
+from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster
 
 N_CPUS = 16
 PAUSE = 0.02  # seconds between two looks
@@ -64,6 +65,7 @@ def makespan_64(bench: Bench) -> list[Line]:
     """
     n_shards = 16 if bench.quick else 64
     # A cluster of its own: the other one's queue is full of what waits.
+    install(PROGRAMS)
     where = bench.new_folder()
     cluster = bench.keep(SlurmCluster(where / "slurm", cpus=N_CPUS))
     before = dict(bench.environ)
