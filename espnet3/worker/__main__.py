@@ -12,7 +12,7 @@ def start() -> int:
     # cost a tenth of the start.
     gc.disable()
     extension.load()
-    late.import_dataclasses()
+    late.import_for_worker()
     from espnet3.specs import compiled
 
     compiled.load()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import os
@@ -17,8 +16,9 @@ from espnet3.specs.errors import EspnetError, FileMissing, UsageError
 from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import Submission
 from espnet3.specs.store import open_store
-from espnet3.specs.trust import POLICIES, require_files, tightened
+from espnet3.specs.trust import require_files, tightened
 from espnet3.worker import exit_codes
+from espnet3.worker.options import parse
 from espnet3.worker.rebuild import read_trusted
 from espnet3.worker.shard import Place, limits_of, require_run
 from espnet3.worker.task import run_task
@@ -35,19 +35,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet3.worker",
-        # By itself it loads shutil and all compressors, to learn how wide the terminal is.
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=100),
-    )
-    parser.add_argument("run", help="the run directory, a path or URL")
-    parser.add_argument("number", type=int, help="the submission's number")
-    parser.add_argument("--first-task", type=int, default=0, help="task of array index 0")
-    parser.add_argument("--task", type=int, help="the task; default: from the scheduler's variable")
-    parser.add_argument("--run-id", help="the run that the job was submitted for")
-    parser.add_argument("--job", help="the job's unique name, to find this process by")
-    parser.add_argument("--trust", choices=POLICIES, help="whose run directories are believed")
-    options = parser.parse_args(argv)
+    options = parse(argv)
     log_to_stderr()
     try:
         store = open_store(options.run)

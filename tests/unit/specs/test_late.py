@@ -1,4 +1,4 @@
-"""`dataclasses` without `inspect`, for everybody else as ever."""
+"""`dataclasses` without `inspect` and `uuid` without `platform`, for everybody else as ever."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 
 LATE = """
 import sys
-from espnet3.specs.late import import_dataclasses
-before = set(sys.modules)
-import_dataclasses()
+from espnet3.specs.late import import_for_worker
+import_for_worker()
 import dataclasses
 assert "inspect" not in sys.modules
 import orjson
-assert "inspect" not in sys.modules and "ast" not in sys.modules
+assert not {"ast", "inspect", "platform"} & set(sys.modules)
 """
 USE = """
 @dataclasses.dataclass(order=True, slots=True)
@@ -25,6 +24,10 @@ import inspect
 assert inspect.__file__ and sys.modules["inspect"] is inspect
 assert type(inspect).__name__ == "module"
 assert inspect.signature is dataclasses.inspect.signature
+import platform, uuid
+assert uuid._LINUX is (platform.system() == "Linux") and uuid._AIX is (platform.system() == "AIX")
+assert type(platform).__name__ == "module" and uuid.platform.node is platform.node
+print(len(str(uuid.uuid1())), uuid.uuid5(uuid.NAMESPACE_DNS, "x"))
 """
 THREADS = """
 import threading
@@ -56,5 +59,5 @@ def test_also_where_threads_are_the_first_to_make_some() -> None:
 
 
 def test_where_inspect_is_there_it_stays() -> None:
-    code = "import inspect\nfrom espnet3.specs.late import import_dataclasses\n"
-    run(code + "import_dataclasses()\nimport sys\nassert sys.modules['inspect'] is inspect\n")
+    code = "import inspect\nfrom espnet3.specs.late import import_for_worker\n"
+    run(code + "import_for_worker()\nimport sys\nassert sys.modules['inspect'] is inspect\n")
