@@ -20,6 +20,7 @@ from tests.integration.debian import install
 from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster
 
 N_CPUS = 16
+PACKED = 4  # shards in a job
 PAUSE = 0.02  # seconds between two looks
 
 
@@ -31,10 +32,10 @@ def _wait_for_files(folder: Path, count: int, seconds: float = 300.0) -> None:
         time.sleep(PAUSE)
 
 
-def compute_here(run_dir: str, n_shards: int) -> dict[str, float]:
+def compute_here(run_dir: str, n_shards: int, shards_per_job: int) -> dict[str, float]:
     """Submit one item of one second per shard and wait for the last receipt."""
     runner = Second(NoEnv({}))
-    shape = {"n_workers": N_CPUS, "n_shards": n_shards}
+    shape = {"n_workers": N_CPUS, "n_shards": n_shards, "shards_per_job": shards_per_job}
     config = {"env": "slurm", **shape, "preflight": False, "options": OPTIONS}
     began = time.perf_counter()
     asyncio.run(submit(runner, range(n_shards), run_dir=run_dir, parallel=config))
@@ -59,9 +60,10 @@ def makespan_64(bench: Bench) -> list[Line]:
     """64 items of one second as 64 shards on a Slurm with 16 CPUs, at most 16 at a time.
 
     Ours: from the call of `espnet3.submit.submit` (after imports, preflight off) to the last
-    receipt. Bare: from `sbatch --array=0-63%16 --wrap 'sleep 1 && : > done/…'` to the last of those
-    files. The same with Python in place of sleep (`python -c 'time.sleep(1)'`, nothing imported)
-    tells what this host's cores let any Python program reach.
+    receipt, by default with a job for each shard, and with `shards_per_job: 4`, as is meant for
+    short shards. Bare: from `sbatch --array=0-63%16 --wrap 'sleep 1 && : > done/…'` to the last of
+    those files. The same with Python in place of sleep (`python -c 'time.sleep(1)'`, nothing
+    imported) tells what this host's cores let any Python program reach.
     """
     n_shards = 16 if bench.quick else 64
     # A cluster of its own: the other one's queue is full of what waits.
@@ -72,11 +74,14 @@ def makespan_64(bench: Bench) -> list[Line]:
     bench.environ |= cluster.env
     python = f"{sys.executable} -I -c 'import time; time.sleep(1)'"
 
-    def ours() -> dict[str, float]:
-        folder = bench.new_folder()
-        figures = bench.child(compute_here, str(folder / "run"), n_shards)
-        cluster.wait_until_idle()
-        return figures
+    def ours(shards_per_job: int) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
+            run_dir = str(bench.new_folder() / "run")
+            figures = bench.child(compute_here, run_dir, n_shards, shards_per_job)
+            cluster.wait_until_idle()
+            return figures
+
+        return measure
 
     def bare(command: str) -> Callable[[], dict[str, float]]:
         def measure() -> dict[str, float]:
@@ -88,14 +93,16 @@ def makespan_64(bench: Bench) -> list[Line]:
         return measure
 
     try:
-        sides = {"ours": ours, "peer": bare("sleep 1"), "python": bare(python)}
-        found = interleaved(bench.runs(5), **sides)
+        sides = {"ours": ours(1), "packed": ours(PACKED), "peer": bare("sleep 1")}
+        found = interleaved(bench.runs(7), **sides, python=bare(python))
     finally:
         bench.environ = before
     seconds = {side: figures["seconds"] for side, figures in found.items()}
     work = f"{n_shards} one-second items as {n_shards} shards, {N_CPUS} at a time: makespan"
+    packed = f"{work}, {PACKED} shards in a job"
     against = "a bare array of sleep 1"
     return [
         Line(work, seconds["ours"], "s", 1.25, against, seconds["peer"]),
         Line(work, seconds["ours"], "s", None, "a bare array of Python", seconds["python"]),
+        Line(packed, seconds["packed"], "s", 1.25, against, seconds["peer"]),
     ]

@@ -114,6 +114,10 @@ class DelayingStore(LocalStore):
             return io.BytesIO(data[: self._seen_size(path)])
         return io.BytesIO(self.read(path))
 
+    def read_beginning(self, path: str, size: int) -> bytes:
+        with self.open(path) as stream:
+            return stream.read(size)
+
     def exists(self, path: str) -> bool:
         hidden = self._is_late(path) and self._server.symptom == "late"
         return super().exists(path) and not hidden
