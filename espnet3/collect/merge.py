@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NamedTuple, overload
+from typing import Any, BinaryIO, Literal, overload
 
 from espnet3.collect.output import Target, open_output, require_outside
+from espnet3.collect.parts import Vouched, take_in_turn
 from espnet3.specs import layout
 from espnet3.specs.errors import (
     DamagedResult,
@@ -25,7 +24,7 @@ from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
 from espnet3.specs.references import load_script
 from espnet3.specs.store import Store, open_store
-from espnet3.specs.threads import gather, submit
+from espnet3.specs.threads import gather
 from espnet3.specs.trust import (
     Trust,
     chosen_policy,
@@ -34,13 +33,11 @@ from espnet3.specs.trust import (
     tightened,
 )
 from espnet3.specs.verify import (
-    BLOCK,
     IN_MEMORY,
     PATIENCE,
     blocks,
     line_blocks,
     mismatch,
-    open_verified,
     patiently,
     read_receipt,
     stopping,
@@ -48,8 +45,6 @@ from espnet3.specs.verify import (
 from espnet3.status.observe import list_receipts, observe, read_run
 
 READERS = 8  # threads that read receipts
-FEW, MANY = 2, 6  # parts that are read at once, of which one is written or decoded
-SLOW = 0.2  # seconds for which threads may wait for the storage before there are many
 CHUNK = 4096  # records that are decoded between two looks at the event loop
 
 Errors = Literal["raise", "keep"]
@@ -74,28 +69,6 @@ class Collected:
     records: int
     left_out: dict[int, str]
     errors: int
-
-
-class _Vouched(NamedTuple):
-    """What collect may merge; `stop` is set where nobody waits for it any more."""
-
-    store: Store
-    run: RunSpec
-    receipts: list[Receipt]
-    left_out: dict[int, str]
-    patience: float
-    stop: threading.Event
-
-    def open(self, receipt: Receipt, part: ResultPart) -> BinaryIO:
-        """A verified part of a shard's results."""
-        return patiently(
-            lambda: open_verified(self.store, receipt.rank, part), self.patience, self.stop
-        )
-
-    def require_wanted(self) -> None:
-        """Stop here if nobody waits for it any more."""
-        if self.stop.is_set():
-            raise asyncio.CancelledError
 
 
 @overload
@@ -217,7 +190,7 @@ async def _vouch(
     patience: float,
     trust: Trust | None,
     stop: threading.Event,
-) -> _Vouched:
+) -> Vouched:
     """Read all receipts and check that the run may be merged."""
     store = await asyncio.to_thread(open_store, run_dir)
     run = await asyncio.to_thread(read_run, store)
@@ -245,7 +218,7 @@ async def _vouch(
             PartialResults,
             stacklevel=3,
         )
-    return _Vouched(store, run, receipts, left_out, patience, stop)
+    return Vouched(store, run, receipts, left_out, patience, stop)
 
 
 def _require_trusted(
@@ -273,7 +246,7 @@ def _read_receipts(
     return gather(read, sorted(done), READERS)
 
 
-def _lines(vouched: _Vouched, receipt: Receipt) -> Iterator[bytes]:
+def _lines(vouched: Vouched, receipt: Receipt) -> Iterator[bytes]:
     """The verified lines of a shard."""
     for part in receipt.parts:
         with vouched.open(receipt, part) as file:
@@ -281,14 +254,14 @@ def _lines(vouched: _Vouched, receipt: Receipt) -> Iterator[bytes]:
                 yield file.readline()
 
 
-def _records(vouched: _Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
+def _records(vouched: Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
     unpickle = vouched.run.results == "pickle"
     where = f"results of shard {receipt.rank}"
     for line in _lines(vouched, receipt):
         yield decode_line(line, where, unpickle=unpickle)
 
 
-def _chunks(vouched: _Vouched) -> Iterator[list[ResultRecord]]:
+def _chunks(vouched: Vouched) -> Iterator[list[ResultRecord]]:
     chunk: list[ResultRecord] = []
     for receipt in vouched.receipts:
         for record in _records(vouched, receipt):
@@ -299,7 +272,7 @@ def _chunks(vouched: _Vouched) -> Iterator[list[ResultRecord]]:
     yield chunk
 
 
-def _list(vouched: _Vouched) -> list[Any]:
+def _list(vouched: Vouched) -> list[Any]:
     """All verified results, decoded."""
     unpickle = vouched.run.results == "pickle"
     results: list[Any] = []
@@ -312,11 +285,11 @@ def _list(vouched: _Vouched) -> list[Any]:
         if (found := len(results) - before) != part.records:
             raise InvalidFile(where, "", f"hold {found} records, not {part.records}")
 
-    _in_turn(vouched, decode)
+    take_in_turn(vouched, decode)
     return results
 
 
-def _write(vouched: _Vouched, output: str) -> Collected:
+def _write(vouched: Vouched, output: str) -> Collected:
     """Merge all verified bytes into one file that exists only when it is complete."""
     require_outside(vouched.store.root, output)
     with open_output(output) as target:
@@ -333,7 +306,7 @@ def _write(vouched: _Vouched, output: str) -> Collected:
                 file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
                 raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
 
-        _in_turn(vouched, copy)
+        take_in_turn(vouched, copy)
     return Collected(
         output,
         sum(receipt.records for receipt in vouched.receipts),
@@ -343,48 +316,10 @@ def _write(vouched: _Vouched, output: str) -> Collected:
 
 
 def _copied(
-    vouched: _Vouched, source: BinaryIO, part: ResultPart, target: Target
+    vouched: Vouched, source: BinaryIO, part: ResultPart, target: Target
 ) -> Iterator[bytes]:
     """The blocks of a part, each once it is written."""
     for block in blocks(source, part.bytes):
         vouched.require_wanted()  # or the unfinished file is removed
         target.write(block)
         yield block
-
-
-def _in_turn(vouched: _Vouched, take: Callable[[Receipt, ResultPart, BinaryIO], None]) -> None:
-    """Call `take` with all parts in order, one at a time; the next few are verified meanwhile.
-
-    The thread that verified a part takes it, too: waking another one for each costs more. There are
-    many threads once they are seen to wait for the storage, and few while they compute, as they
-    would only be in each other's way.
-    """
-    bytearray(BLOCK)  # teaches malloc to use the memory of parts again: fresh pages are slow
-
-    def verify_and_take(receipt: Receipt, part: ResultPart, before: Future[float] | None) -> float:
-        """For how much longer it waited than it computed, in seconds."""
-        began, computed = time.perf_counter(), time.thread_time()
-        with vouched.open(receipt, part) as source:
-            took, computed = time.perf_counter() - began, time.thread_time() - computed
-            if before is not None:
-                before.result()  # now it is this part's turn, unless an earlier one failed
-            take(receipt, part, source)
-        return took - 2 * computed
-
-    lost, last = 0.0, None
-    waiting: deque[Future[float]] = deque()
-    with ThreadPoolExecutor(FEW) as few, ThreadPoolExecutor(MANY) as many:
-        try:
-            for receipt in vouched.receipts:
-                for part in receipt.parts:
-                    pool = few if lost < SLOW else many
-                    last = submit(pool, verify_and_take, receipt, part, last)
-                    waiting.append(last)
-                    if len(waiting) > MANY:
-                        lost = max(0.0, lost + waiting.popleft().result())
-            for future in waiting:
-                future.result()
-        finally:
-            vouched.stop.set()  # nobody waits for those that follow
-            for future in waiting:
-                future.cancel()

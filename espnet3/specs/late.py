@@ -31,6 +31,8 @@ class Late(ModuleType):
         vars(self).update(known)
 
     def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]  # asked while the other module is imported
         return getattr(importlib.import_module(self.__name__), name)
 
 
@@ -61,4 +63,5 @@ def import_with(name: str, late: Late) -> None:
     try:
         importlib.import_module(name)
     finally:
-        del sys.modules[late.__name__]
+        if sys.modules.get(late.__name__) is late:
+            del sys.modules[late.__name__]

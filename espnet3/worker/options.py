@@ -63,7 +63,7 @@ def _parse_plain(argv: Sequence[str]) -> Options | None:
         if not name or name in found or not value or value.startswith("-"):
             return None
         if name in _NUMBERS:
-            if not (value.isascii() and value.isdecimal()):
+            if not (value.isascii() and value.isdecimal()) or len(value) > 18:
                 return None
             found[name] = int(value)
         else:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from espnet3.collect import collect, merge, output
+from espnet3.collect import collect, merge, output, parts
 from espnet3.specs import layout
 from espnet3.specs.errors import StoreError
 from espnet3.specs.items import shard_bounds
@@ -124,7 +124,7 @@ async def test_each_receipt_and_each_part_is_read_once(
         ("read", layout.RECEIPTS): SHARDS,
         ("read", layout.RESULTS): SHARDS * PARTS,
     }
-    assert store.most_at_once <= merge.MANY
+    assert store.most_at_once <= parts.MANY
 
 
 async def test_more_is_read_at_once_where_the_storage_takes_its_time(
@@ -135,7 +135,7 @@ async def test_more_is_read_at_once_where_the_storage_takes_its_time(
     merged = finish(store, 4 * SHARDS)
     await collect(store.root, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == merged
-    assert merge.FEW < store.most_at_once <= merge.MANY
+    assert parts.FEW < store.most_at_once <= parts.MANY
 
 
 async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < IN_MEMORY + 2 * merge.MANY * part + 4_000_000 < size / 3
+    assert peak < IN_MEMORY + 2 * parts.MANY * part + 4_000_000 < size / 3
 
 
 async def test_an_early_sync_that_fails_is_not_forgotten(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 LATE = """
 import sys
@@ -61,3 +62,17 @@ def test_also_where_threads_are_the_first_to_make_some() -> None:
 def test_where_inspect_is_there_it_stays() -> None:
     code = "import inspect\nfrom espnet3.specs.late import import_for_worker\n"
     run(code + "import_for_worker()\nimport sys\nassert sys.modules['inspect'] is inspect\n")
+
+
+def test_what_is_asked_during_the_import_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "asking.py").write_text("import string\ndigits = string.digits\n")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+sys.modules.pop("string", None)
+from espnet3.specs.late import Late, import_with
+import_with("asking", Late("string"))
+import asking, string
+print(asking.digits, type(string).__name__)
+"""
+    assert run(code) == "0123456789 module\n"

@@ -17,7 +17,9 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 VALUES = st.one_of(
     st.integers(-3, 30).map(str),
-    st.sampled_from(["0001", "owner", "group", "anyone", "/shared/decode", "", " 7", "1_0", "٣"]),
+    st.sampled_from(
+        ["9" * 5000, "0001", "owner", "group", "anyone", "/shared/decode", "", " 7", "1_0", "٣"]
+    ),
     st.text(max_size=4),
 )
 

@@ -1,0 +1,126 @@
+"""The result files of a run in order, each verified; threads read the next few ahead."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple
+
+from espnet3.specs.models import Receipt, ResultPart, RunSpec
+from espnet3.specs.store import Store
+from espnet3.specs.threads import submit
+from espnet3.specs.verify import BLOCK, open_verified, patiently
+
+FEW, MANY = 2, 6  # threads that read and verify parts, of which one writes or decodes
+SLOW = 0.2  # seconds for which they may wait for the storage before there are many
+GROUP = 64  # parts of less than a block together that one thread takes at once, at most
+
+Take = Callable[[Receipt, ResultPart, BinaryIO], None]
+_Group = list[tuple[Receipt, ResultPart]]
+
+
+class Vouched(NamedTuple):
+    """What collect may merge; `stop` is set where nobody waits for it any more."""
+
+    store: Store
+    run: RunSpec
+    receipts: list[Receipt]
+    left_out: dict[int, str]
+    patience: float
+    stop: threading.Event
+
+    def open(self, receipt: Receipt, part: ResultPart) -> BinaryIO:
+        """A verified part of a shard's results."""
+        return patiently(
+            lambda: open_verified(self.store, receipt.rank, part), self.patience, self.stop
+        )
+
+    def require_wanted(self) -> None:
+        """Stop here if nobody waits for it any more."""
+        if self.stop.is_set():
+            raise asyncio.CancelledError
+
+
+def take_in_turn(vouched: Vouched, take: Take) -> None:
+    """Call `take` with all parts in order, one at a time; the next few are verified meanwhile.
+
+    The thread that verified parts takes them, too: waking another one each time costs more. There
+    are many threads once they are seen to wait for the storage, and few while they compute, as they
+    would only be in each other's way. These few take several small parts at once.
+    """
+    bytearray(BLOCK)  # teaches malloc to use the memory of parts again: fresh pages are slow
+    waiting: deque[Future[None]] = deque()
+    last: Future[None] | None = None
+    pace = _Pace()
+    with ThreadPoolExecutor(FEW) as few, ThreadPoolExecutor(MANY) as many:
+        try:
+            for group in _grouped(vouched.receipts, pace):
+                pool = many if pace.is_slow else few
+                was_slow = pace.is_slow
+                last = submit(pool, _verify_and_take, vouched, take, group, last)
+                waiting.append(last)
+                while len(waiting) > MANY or (waiting and pace.is_slow is not was_slow):
+                    waiting.popleft().result()
+                    pace.note()
+            for future in waiting:
+                future.result()
+        finally:
+            vouched.stop.set()  # nobody waits for those that follow
+            for future in waiting:
+                future.cancel()
+
+
+def _verify_and_take(
+    vouched: Vouched,
+    take: Take,
+    group: _Group,
+    before: Future[None] | None,
+) -> None:
+    """Verify a group's parts, and take them when all before them are taken."""
+    with contextlib.ExitStack() as opened:
+        sources = [opened.enter_context(vouched.open(*found)) for found in group]
+        if before is not None and before.exception() is not None:
+            raise asyncio.CancelledError  # the caller meets the other error first
+        for found, source in zip(group, sources, strict=True):
+            take(*found, source)
+
+
+class _Pace:
+    """Whether the storage is waited for, and how many parts to take at once.
+
+    It is where less than two thirds of one core are in use, for a while; one part that is late does
+    not make the storage slow for long.
+    """
+
+    def __init__(self) -> None:
+        self.is_slow, self.most_parts = False, 1
+        self._lost, self._then, self._computed = 0.0, time.perf_counter(), time.process_time()
+
+    def note(self) -> None:
+        """Learn from the time since the last call."""
+        then, computed = self._then, self._computed
+        self._then, self._computed = time.perf_counter(), time.process_time()
+        waited = (self._then - then) - 1.5 * (self._computed - computed)
+        self._lost = min(max(0.0, self._lost + waited), 2 * SLOW)
+        self.is_slow = self._lost > SLOW
+        self.most_parts = 1 if waited > 0 else min(2 * self.most_parts, GROUP)
+
+
+def _grouped(receipts: Sequence[Receipt], pace: _Pace) -> Iterator[_Group]:
+    """All parts in order, in groups."""
+    group: _Group = []
+    size = 0
+    for receipt in receipts:
+        for part in receipt.parts:
+            if group and (len(group) >= pace.most_parts or size + part.bytes > BLOCK):
+                yield group
+                group, size = [], 0
+            group.append((receipt, part))
+            size += part.bytes
+    if group:
+        yield group
