@@ -134,7 +134,9 @@ def live(
 
 # --- operations on the store ----------------------------------------------------------------------
 
-_OPERATIONS = sorted(Store.__abstractmethods__ - {"append"} | {"refresh", "make_durable"})
+_OPERATIONS = sorted(
+    Store.__abstractmethods__ - {"append"} | {"refresh", "make_durable", "read_beginning"}
+)
 
 
 def store_operations(folder: Path, n_shards: int, **keys: Any) -> dict[str, Counter[str]]:

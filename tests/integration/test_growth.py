@@ -35,14 +35,14 @@ pytestmark = pytest.mark.skipif(
 STORE_OPERATIONS: dict[str, dict[str, float]] = {
     "submit": {"create": 1},
     "work": {"read": 10, "exists": 2, "create": 2, "append": 1, "write": 1, "sync": 1},
-    "collect to a file": {"read": 1, "open": 1},
-    "collect to a list": {"read": 1, "open": 1},
+    "collect to a file": {"read": 1, "read_beginning": 1},
+    "collect to a list": {"read": 1, "read_beginning": 1},
 }
 REQUESTS: dict[str, dict[str, float]] = {
     "submit": {"PUT": 1},
     "work": {"PUT": 3, "GET": 10, "HEAD": 2},
-    "collect to a file": {"GET": 2, "HEAD": 1},
-    "collect to a list": {"GET": 2, "HEAD": 1},
+    "collect to a file": {"GET": 2},
+    "collect to a list": {"GET": 2},
 }
 COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
 
