@@ -66,8 +66,8 @@ def makespan_64(bench: Bench) -> list[Line]:
     imported) tells what this host's cores let any Python program reach.
     """
     n_shards = 16 if bench.quick else 64
-    # A cluster of its own: the other one's queue is full of what waits.
     install(PROGRAMS)
+    # A cluster of its own: the other one's queue is full of what waits.
     where = bench.new_folder()
     cluster = bench.keep(SlurmCluster(where / "slurm", cpus=N_CPUS))
     before = dict(bench.environ)

@@ -296,13 +296,10 @@ def _write(vouched: Vouched, output: str) -> Collected:
 
         def copy(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
             written = _copied(vouched, source, part, target)
-            # A large part is read a second time, and may have changed since the first.
-            problem = None
-            if part.bytes > IN_MEMORY:
-                problem = mismatch(written, part)
-            else:
+            if part.bytes <= IN_MEMORY:
                 deque(written, maxlen=0)
-            if problem is not None:
+            # A large part is read a second time, and may have changed since the first.
+            elif (problem := mismatch(written, part)) is not None:
                 file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
                 raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
 
