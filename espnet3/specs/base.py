@@ -37,9 +37,13 @@ else:
 
 
 class PersistedModel(Part):
-    """A model with a file of its own."""
+    """A model with a file of its own.
+
+    A change of what is in the file gets a new `schema_version`; the older ones stay readable.
+    """
 
     title: ClassVar[str]
+    version: ClassVar[int] = 1  # which is written
     schema_version: Literal[1] = 1
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from espnet3.specs.base import PersistedModel
     from espnet3.specs.store import Store
 
-FORMAT = 1
 Model = TypeVar("Model", bound="PersistedModel")
 
 
@@ -54,8 +53,8 @@ def decode(model: type[Model], data: bytes, file: str) -> Model:
         found = model.model_validate_json(data)
     except ValidationError as error:
         version = _VERSION.search(data)
-        if version is not None and int(version[1]) > FORMAT:
-            raise NewerFormat(file, int(version[1]), FORMAT) from None
+        if version is not None and int(version[1]) > model.version:
+            raise NewerFormat(file, int(version[1]), model.version) from None
         first = error.errors(include_url=False, include_input=False)[0]
         raise InvalidFile(file, _field_name(first["loc"]), _explain(first)) from None
     _require_strict(data, file)

@@ -1,4 +1,4 @@
-"""The persisted models: everything that a run directory holds as JSON, format 1.
+"""The persisted models: everything that a run directory holds as JSON.
 
 Field by field they are documented in `docs/format.md`; their JSON Schema is in `schemas/`.
 `encode` and `decode`, of `espnet3.specs.codec`, are the only ways in and out.
@@ -64,25 +64,67 @@ class ClassReference(Part):
         return f"{self.file or self.module}:{self.qualname}"
 
 
+class RestoredValue(Part):
+    """A value of which JSON holds the contents only: where it stands, and what it was.
+
+    `at` are the keys and positions that lead to it. An `enum` stands there by its member's name,
+    `bytes` in base64, `pairs` (a mapping with keys that are no text) as a list of keys and values.
+    `flags` are those of an OmegaConf container that are set.
+    """
+
+    at: list[str | int]
+    kind: Literal["enum", "path", "bytes", "tuple", "pairs", "omegaconf"]
+    cls: ClassReference | None = None
+    flags: list[Literal["struct", "readonly"]] = []
+
+
 class Argument(Part):
-    """One argument of a constructor; `omegaconf` says that it was a DictConfig or ListConfig."""
+    """A value as JSON; `omegaconf` says that it was a DictConfig or ListConfig."""
 
     value: PlainJson
     omegaconf: bool = False
+    restored: list[RestoredValue] = []
 
 
 class ProviderSpec(Part):
-    """How to construct the provider again: its class and the arguments it was constructed with."""
+    """How to construct the provider again: its class and the arguments it was constructed with.
+
+    `attributes` are those that were changed since, as they were at the call.
+    """
 
     cls: ClassReference
     args: list[Argument] = []
     kwargs: dict[str, Argument] = {}
+    attributes: dict[str, Argument] = {}
+
+    def given(self) -> list[Argument]:
+        """All values that the provider is made of."""
+        return [*self.args, *self.kwargs.values(), *self.attributes.values()]
+
+
+class Assignment(Part):
+    """A variable of a class or module that the user's process had changed since the import.
+
+    `qualname` of `target` is empty where it is the module itself.
+    """
+
+    target: ClassReference
+    name: str
+    value: Argument
+
+
+class ProcessState(Part):
+    """What else of the submitter's process a worker takes over; see `docs/format.md`."""
+
+    argv: list[str]
 
 
 class RunSpec(PersistedModel):
     """What all shards of a run share (`run.json`). It exists if and only if the plan is whole."""
 
     title: ClassVar[str] = "run"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     created: AwareDatetime
@@ -106,6 +148,18 @@ class RunSpec(PersistedModel):
     git_commit: str | None
     parallel: dict[str, PlainJson]
 
+    process: ProcessState | None = None
+    assignments: list[Assignment] = []
+
+    @model_validator(mode="after")
+    def _version_has_the_fields(self) -> Self:
+        given = [argument for argument in self.provider.given() if argument.restored]
+        if self.schema_version == 1 and (
+            self.process or self.assignments or self.provider.attributes or given
+        ):
+            raise ValueError("schema_version: is 1, and there are fields of version 2")
+        return self
+
     @model_validator(mode="after")
     def _shards_have_items(self) -> Self:
         most = min(MAX_SHARDS, count_batches(self.n_inputs, self.batch_size))
@@ -122,6 +176,7 @@ class RunSpec(PersistedModel):
         "world_size",
         "results",
         "on_error",
+        "assignments",
     )
 
 
@@ -390,6 +445,7 @@ __all__ = [
     "AcceptedJob",
     "AcceptedJobs",
     "Argument",
+    "Assignment",
     "AttemptRecord",
     "Cancellation",
     "ClassReference",
@@ -399,8 +455,10 @@ __all__ = [
     "PersistedModel",
     "PlannedJob",
     "ProcessIdentity",
+    "ProcessState",
     "ProviderSpec",
     "Receipt",
+    "RestoredValue",
     "ResultPart",
     "RunSpec",
     "ShardSpec",

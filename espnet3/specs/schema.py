@@ -1,4 +1,7 @@
-"""`python -m espnet3.specs.schema`: write `schemas/*.json` from the models, or `--check` them."""
+"""`python -m espnet3.specs.schema`: write `schemas/*.json` from the models, or `--check` them.
+
+Those of older versions stay as they were.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,18 @@ def schema_text(model: type[PersistedModel]) -> str:
 
 def main(argv: list[str]) -> int:
     """Write the schemas, or with `--check` say which are not current (exit code 1)."""
-    wanted = {f"{model.title}.v1.json": schema_text(model) for model in PERSISTED}
+    wanted = {f"{model.title}.v{model.version}.json": schema_text(model) for model in PERSISTED}
+    older = {f"{model.title}.v{n}.json" for model in PERSISTED for n in range(1, model.version)}
     if argv == ["--check"]:
-        found = {p.name: p.read_text(encoding="utf-8") for p in FOLDER.glob("*.json")}
+        paths = (path for path in FOLDER.glob("*.json") if path.name not in older)
+        found = {path.name: path.read_text(encoding="utf-8") for path in paths}
         stale = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
         if stale:
             print(f"schemas/ is not current: {', '.join(stale)}; run `make schemas`")
         return 1 if stale else 0
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.glob("*.json"):
-        if old.name not in wanted:
+        if old.name not in wanted.keys() | older:
             old.unlink()
     for name, text in wanted.items():
         (FOLDER / name).write_text(text, encoding="utf-8")

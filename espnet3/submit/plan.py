@@ -14,7 +14,16 @@ from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch, one_line
 from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
 from espnet3.specs.masking import masked
-from espnet3.specs.models import MAX_SHARDS, Argument, ProviderSpec, RunSpec, ShardSpec, now
+from espnet3.specs.models import (
+    MAX_SHARDS,
+    Argument,
+    Assignment,
+    ClassReference,
+    ProviderSpec,
+    RunSpec,
+    ShardSpec,
+    now,
+)
 from espnet3.specs.plain import is_omegaconf, plain_json
 from espnet3.specs.references import refer_to, require_static_forward
 
@@ -97,6 +106,7 @@ def plan_run(
         "world_size": min(wanted, count_batches(len(items), runner.batch_size)),
         "results": parallel.results,
         "on_error": parallel.on_error,
+        "assignments": [],
     }
     run = RunSpec(
         **plan,
@@ -161,10 +171,7 @@ def _argument(value: Any, name: str) -> Argument:
 
 def fingerprint(plan: Mapping[str, Any]) -> str:
     """A checksum of what makes two plans the same: RunSpec.PLAN_FIELDS."""
-    plain = {
-        name: value.model_dump() if hasattr(value, "model_dump") else value
-        for name, value in plan.items()
-    }
+    plain = {name: _plain(value) for name, value in plan.items() if name != "assignments" or value}
     text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     return "sha256:" + hashlib.sha256(text).hexdigest()
 
@@ -186,7 +193,19 @@ def require_same_plan(run_dir: str, there: RunSpec, here: RunSpec) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump() if hasattr(value, "model_dump") else value
+    """A part of the plan as JSON; what version 1 lacked is left out where it says nothing."""
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if not isinstance(value, ClassReference | ProviderSpec | Assignment):
+        return value
+    plain = value.model_dump()
+    if isinstance(value, ProviderSpec):
+        if not value.attributes:
+            del plain["attributes"]
+        for argument in (*plain["args"], *plain["kwargs"].values()):
+            if not argument["restored"]:
+                del argument["restored"]
+    return plain
 
 
 def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | None:

@@ -73,8 +73,9 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
 
 
 def _run(fields: dict[str, Any]) -> RunSpec:
-    """A run whose every shard has an item."""
+    """A run whose every shard has an item; of version 2, whose fields it has."""
     n_items = count_batches(fields["n_inputs"], fields["batch_size"])
+    fields = {**fields, "schema_version": 2}
     return RunSpec(**{**fields, "world_size": min(fields["world_size"], n_items, MAX_SHARDS)})
 
 

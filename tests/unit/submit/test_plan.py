@@ -182,6 +182,7 @@ def test_all_plans_that_differ_have_fingerprints_of_their_own() -> None:
 def test_the_plan_covers_every_field_that_the_fingerprint_does() -> None:
     others = {
         "schema_version", "run_id", "created", "fingerprint", "checkpoint_every", "parallel",
+            "process",
         *Surroundings._fields,
     }  # fmt: skip
     assert set(RunSpec.PLAN_FIELDS) == set(RunSpec.model_fields) - others
