@@ -36,6 +36,16 @@ def iterate_blocking(iterator: AsyncIterator[T]) -> Iterator[T]:
         # A thread of its own: its event loop has to live from one step to the next.
         thread = stack.enter_context(ThreadPoolExecutor(1))
         runner = asyncio.Runner()
-        stack.callback(lambda: thread.submit(runner.close).result())
+        stack.callback(_close, runner, thread)
         while (found := thread.submit(runner.run, following()).result()) is not _END:
             yield found
+
+
+def _close(runner: asyncio.Runner, thread: ThreadPoolExecutor) -> None:
+    """Close an iterator's event loop where it lived, also one that the program's end finds open."""
+    try:
+        closing = thread.submit(runner.close)
+    except RuntimeError:  # the interpreter is ending, and has ended all threads
+        runner.get_loop().close()
+        return
+    closing.result()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider
+from espnet3.parallel.progress_bar import progress_bar
 from espnet3.specs.errors import ConfigError
 from espnet3.specs.references import require_static_forward
 
@@ -147,8 +148,9 @@ class BaseRunner:
         env = self.provider.build_env_local()
         if not show_progress:
             return [self.forward(item, **env) for item in calls]
-        from rich.console import Console
-        from rich.progress import track
-
-        shown = track(calls, type(self).__name__, console=Console(stderr=True))
-        return [self.forward(item, **env) for item in shown]
+        results = []
+        with progress_bar(type(self).__name__, len(calls), shown=True) as advance:
+            for item in calls:
+                results.append(self.forward(item, **env))
+                advance(1)
+        return results

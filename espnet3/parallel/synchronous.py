@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import Client, WorkerPlugin, get_worker
@@ -14,6 +15,7 @@ from distributed import Client, WorkerPlugin, get_worker
 from espnet3.parallel.batches import run_batches
 from espnet3.parallel.config import when_set
 from espnet3.parallel.parallel import close_client, make_client
+from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerError, UsageError
@@ -165,25 +167,14 @@ def run_synchronously(
             forward = CallWithEnvironment(runner.forward)
             batches = run_batches(shared.client, forward, items, {}, total=len(items))
             title = type(runner).__name__
-            for first, values in _progress(batches, title, len(items), show_progress):
-                results[first : first + len(values)] = values
+            with (
+                contextlib.closing(batches),  # a traceback would keep it, and what is under way
+                progress_bar(title, len(items), shown=show_progress) as advance,
+            ):
+                for first, values in batches:
+                    results[first : first + len(values)] = values
+                    advance(len(values))
         except (KeyboardInterrupt, SchedulerError):
             close_shared_client()  # no worker and no queued job stays behind
             raise
     return results
-
-
-def _progress(
-    batches: Iterable[tuple[int, list[Any]]], title: str, total: int, shown: bool
-) -> Iterable[tuple[int, list[Any]]]:
-    if not shown:
-        yield from batches
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
-        for first, values in batches:
-            progress.advance(task, len(values))
-            yield first, values
