@@ -1,20 +1,29 @@
 """PBS's dialect: PBS Pro (and OpenPBS) from 2020 on, and Torque from 2.5 on.
 
-Checked against the manual pages of OpenPBS 23.06 and Torque 6.1 and on stand-ins that keep to them;
-no server could be had.
+Checked on OpenPBS 23.06.06, with job history and without, and, for Torque, against the manual pages
+of 6.1. The tests have stand-ins, which say what the real server said.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask, require_done
 from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
-from espnet3.schedulers.pbs_words import queued_words, task_state
+from espnet3.schedulers.pbs_rows import Row, parsed, parts
+from espnet3.schedulers.pbs_words import (
+    array_state,
+    is_over,
+    never_starts,
+    queued_words,
+    short_id,
+    task_state,
+    waited_for,
+)
 from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import hours_minutes_seconds
@@ -27,22 +36,14 @@ if TYPE_CHECKING:
 # Where the server does not say; pbs_server_attributes(7B). Torque has no limit then.
 _MOST_TASKS = 10000
 _JOB_ID = re.compile(r"[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9._-]+)?")
-_FIELDS = (
-    "Job_Name", "job_state", "substate", "comment", "depend", "Hold_Types", "Exit_status",
-    "exit_status", "resources_used.walltime", "Resource_List.walltime",
-)  # fmt: skip
-_FIELD = re.compile(rf"^ +({'|'.join(map(re.escape, _FIELDS))}) = (.*)$", re.MULTILINE)
 # What they say of a job that has ended, or is about to.
 _GONE = re.compile(
-    r"unknown job ?id|job has finished|invalid state for job|nonexistent job id", re.I
+    r"unknown job ?id|job has finished|invalid state for job|nonexistent job id|"
+    r"invalid for finished array subjob",
+    re.I,
 )
-
-
-class _Row(NamedTuple):
-    """What `qstat -f` tells of a job, an array or an array's task."""
-
-    job_id: str
-    fields: dict[str, str]
+# With an exit code of 0 as well as with others.
+_NO_HISTORY = re.compile(r"(\w+: )?PBS is not configured to maintain job history", re.I)
 
 
 class PbsScheduler(Scheduler):
@@ -138,25 +139,58 @@ class PbsScheduler(Scheduler):
             unknown = keys.by_name.keys() - {job.name for _, job in keys.by_id.values()}
             for user in sorted(keys.users):
                 ids += (await self._ids(unknown, user)).values()
+        rows = await self._rows(dict.fromkeys(ids), tasks=True)
+        never = await self._never(rows)
         states: dict[TaskKey, TaskState] = {}
         of_arrays: dict[TaskKey, TaskState] = {}
-        for row in await self._rows(dict.fromkeys(ids), tasks=True):
-            state = task_state(row.job_id, row.fields, torque=bool(self._torque))
-            number, index = _parts(row.job_id)
-            found = keys.job(number, _job_name(row))
+        for row in rows:
+            whole, index = parts(row.job_id)
+            found = keys.job(whole, row.name)
             if found is None:
                 continue
             submission, job = found
+            is_array = index is None and "[]" in whole
+            if is_array:
+                state = array_state(row.job_id, row.fields)
+            else:
+                state = task_state(row.job_id, row.fields, torque=bool(self._torque))
+            if whole in never and state.state == "queued":
+                state = state._replace(reason=never[whole])
             if index is not None:
                 tasks = tasks_at(job, positions(index, job.n_tasks))
                 states |= {(submission, task): state for task in tasks}
-            elif "[]" not in number:
+            elif not is_array:
                 states[submission, job.first_task] = state
             elif not self._torque and state.word != "B":
                 # Of an array that has not begun, or is over, some servers list no tasks.
                 tasks = range(job.first_task, job.first_task + job.n_tasks)
                 of_arrays |= {(submission, task): state for task in tasks}
         return of_arrays | states
+
+    async def _never(self, rows: Sequence[Row]) -> dict[str, str]:
+        """Those of the jobs that wait for a job which is over, and so for ever; and the words.
+
+        PBS releases what waits for a job at that job's end, but not where a job that is no array
+        is deleted before it began.
+        """
+        waiting = {parts(row.job_id)[0]: ids for row in rows if (ids := waited_for(row.fields))}
+        live = {
+            short_id(job_id)
+            for row in rows
+            if not is_over(row.fields)
+            for job_id in (row.job_id, parts(row.job_id)[0])
+        }
+        unknown = {i for ids in waiting.values() for i in ids if short_id(i) not in live}
+        if not unknown:
+            return {}
+        others = await self._rows(sorted(unknown), tasks=False)
+        live |= {short_id(row.job_id) for row in others if not is_over(row.fields)}
+        over = {i for i in unknown if short_id(i) not in live}
+        suspects = [job_id for job_id, awaited in waiting.items() if over.intersection(awaited)]
+        # One that ended a moment ago may have released them since.
+        again = await self._rows(suspects, tasks=False)
+        held = {row.job_id: over.intersection(waited_for(row.fields)) for row in again}
+        return {job_id: never_starts(sorted(ids)) for job_id, ids in held.items() if ids}
 
     async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
         ids = await self._ids({job.name for job in planned}, user)
@@ -180,57 +214,32 @@ class PbsScheduler(Scheduler):
         only = ["-N", *wanted] if len(wanted) == 1 and not self._torque else []
         answer = await self._with_ended("qselect", "-u", user, *only)
         require_done(self.name, answer, _GONE)
-        jobs = dict.fromkeys(_parts(job_id)[0] for job_id in answer.out.split())
+        jobs = dict.fromkeys(parts(job_id)[0] for job_id in answer.out.split())
         rows = await self._rows(jobs, tasks=False)
-        return {_job_name(row): _parts(row.job_id)[0] for row in rows if _job_name(row) in wanted}
+        return {row.name: parts(row.job_id)[0] for row in rows if row.name in wanted}
 
-    async def _rows(self, job_ids: Iterable[str], *, tasks: bool) -> list[_Row]:
+    async def _rows(self, job_ids: Iterable[str], *, tasks: bool) -> list[Row]:
         """What is known of jobs, and of each task of arrays among them."""
         await self.prepare()
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for ids in handfuls(job_ids, _JOB_ID):
             # Both print this form, in all versions, and nothing in a job's variables makes it
             # unreadable, as it does the JSON of PBS Pro.
             answer = await self._with_ended("qstat", "-f", *(["-t"] if tasks else []), *ids)
             require_done(self.name, answer, _GONE)
-            rows += _parsed(answer.out)
+            rows += parsed(answer.out, ids)
         return rows
 
     async def _with_ended(self, command: str, *words: str) -> Answer:
         """Ask for jobs that have ended, too, where they have to be asked for."""
         if not self._torque:
             answer = await self._ask(command, "-x", *words)
-            if "maintain job history" not in answer.err:
+            if not (_NO_HISTORY.search(answer.err) or _NO_HISTORY.match(answer.out)):
                 return answer
         return await self._ask(command, *words)
 
     async def _ask(self, *command: str) -> Answer:
         return await ask(self.name, command, environ=self.scrubbed(os.environ))
-
-
-def _parsed(output: str) -> Iterator[_Row]:
-    """The jobs in what `qstat -f` printed, whose long lines go on behind a tab."""
-    for block in re.split(r"^Job Id: *", output.replace("\n\t", ""), flags=re.MULTILINE)[1:]:
-        job_id = block.partition("\n")[0].strip()
-        fields: dict[str, str] = {}
-        for name, value in _FIELD.findall(block):
-            fields.setdefault(name, value)  # variables of the job, which may look like one, follow
-        yield _Row(job_id, fields)
-
-
-def _parts(job_id: str) -> tuple[str, str | None]:
-    """The id of the job that a task belongs to, and the task's index in it.
-
-    >>> _parts("12[3].pbs"), _parts("12[].pbs"), _parts("12.pbs")
-    (('12[].pbs', '3'), ('12[].pbs', None), ('12.pbs', None))
-    """
-    found = re.fullmatch(r"(\d+)\[(\d+)\](.*)", job_id)
-    return (f"{found[1]}[]{found[3]}", found[2]) if found else (job_id, None)
-
-
-def _job_name(row: _Row) -> str:
-    """The name that the job was given; Torque appends the index to those of an array's tasks."""
-    return re.sub(r"(-\d+|\[\d+\])$", "", row.fields.get("Job_Name", ""))
 
 
 SCHEDULER = PbsScheduler

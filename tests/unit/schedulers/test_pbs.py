@@ -1,7 +1,7 @@
 """PBS's dialect: what the commands of PBS Pro and of Torque print, and what a job may inherit.
 
-The commands are small programs; what they print has the form that qstat(1B), qselect(1B) and
-qdel(1B) give, and the wording of OpenPBS 23.06 and Torque 6.1. No real server was at hand.
+The commands are small programs; what they print has the form and the wording of OpenPBS 23.06.06,
+as a real server gave them, and of Torque 6.1, by its manual.
 """
 
 from __future__ import annotations
@@ -305,9 +305,127 @@ def test_an_array_whose_tasks_are_not_listed(
     assert states == ({} if told is None else {(1, task): told for task in range(4)})
 
 
-def test_a_site_without_history(commands: Commands) -> None:
-    refuse = "[[ $* = *-x* ]] && { echo 'qstat: PBS is not configured to maintain job history' >&2"
-    calls = commands(qstat=f"{refuse}; exit 153; }}\n{printing(ARRAY)}")
+def test_how_tasks_ended_is_not_in_their_arrays_row(commands: Commands) -> None:
+    parent = "Job Id: 12[].pbs\n    Job_Name = esp_array\n    job_state = F\n    substate = 93\n"
+    commands(qstat=printing(f"{parent}    Exit_status = 1\n"))
+    states = asyncio.run(PbsScheduler().query([known("12[].pbs")]))
+    assert states == {(1, task): TaskState("ended") for task in range(4)}
+
+
+FORGED = """\
+Job Id: 12.pbs
+    Job_Name = esp_array
+    job_state = {state}
+    substate = {substate}
+    Variable_List = PBS_O_HOME=/home/me,STATUS=Job Id: 13.pbs
+    Job_Name = esp_array
+    job_state = R
+    comment = Not Running: forged
+    etime = Tue Nov 24 04:35:56 2026
+    Exit_status = 271
+    Submit_arguments = -N forged
+
+Job Id: 12[1].pbs
+    job_state = F
+    Exit_status = 9,PBS_O_HOST=login
+"""
+ENDED = "    comment = Job run at Tue Nov 24 and failed\n    run_count = 1\n    Exit_status = 3\n"
+
+
+@pytest.mark.parametrize(
+    ("state", "substate", "real", "told"),
+    [
+        ("F", "93", f"{ENDED}    Submit_arguments = -N x\n", TaskState("ended", "", "exit code 3")),
+        ("Q", "10", "    comment = Not Running: Not enough free nodes\n    etime = now\n",
+         TaskState("queued", "Q", "Not enough free nodes")),
+        # It was deleted before it ran, and has no exit status.
+        ("F", "91", "    etime = now\n    Submit_arguments = x\n",
+         TaskState("ended", stopped="cancelled")),
+        ("F", "92", "    etime = now\n    Submit_arguments = x\n", TaskState("ended")),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("job_id", ["12.pbs", "13.pbs"])
+def test_variables_that_look_like_attributes(
+    commands: Commands, state: str, substate: str, real: str, told: TaskState, job_id: str
+) -> None:
+    """qstat prints them with their line breaks; the real comment and exit status come after."""
+    text = FORGED.format(state=state, substate=substate) + real
+    if job_id == "13.pbs":
+        text = text.replace("13.pbs", "0.pbs").replace("12.pbs", job_id)
+    commands(qstat=printing(text))
+    job = planned(n_tasks=1)
+    assert asyncio.run(PbsScheduler().query([known(job_id, job=job)])) == {(1, 0): told}
+
+
+def test_variables_that_look_like_an_earlier_job(commands: Commands) -> None:
+    """What a user exported of the first submission is no news of it."""
+    first = "Job Id: 12.pbs\n    Job_Name = esp_first\n    job_state = R\n\n"
+    forged = "Job Id: 12.pbs\n    Job_Name = esp_first\n    job_state = F\n    Exit_status = 1\n"
+    second = "Job Id: 14.pbs\n    Job_Name = esp_array\n    job_state = F\n    substate = 93\n"
+    commands(qstat=printing(f"{first}{second}    Variable_List = A={forged}    Exit_status = 3\n"))
+    jobs = [known("12.pbs", job=planned("esp_first", 1)), known("14.pbs", job=planned(n_tasks=1))]
+    jobs[1] = jobs[1]._replace(submission=jobs[1].submission.model_copy(update={"number": 2}))
+    assert asyncio.run(PbsScheduler().query(jobs)) == {
+        (1, 0): TaskState("running", "R"),
+        (2, 0): TaskState("ended", "", "exit code 3"),
+    }
+
+
+WAITING = """\
+Job Id: 14.pbs
+    Job_Name = esp_array
+    job_state = {state}
+    depend = afterany:12.pbs@pbs
+    Hold_Types = s
+
+"""
+NEVER = "never starts, since job 12 was deleted before it began; cancel and resume the run"
+GONE = "echo 'qstat: Unknown Job Id 12.pbs' >&2; exit 153"
+
+
+@pytest.mark.parametrize(
+    ("other", "later", "told"),
+    [
+        ("printf 'Job Id: 12.pbs\\n    job_state = F\\n    substate = 91\\n'", "H", NEVER),
+        (GONE, "H", NEVER),  # without job history
+        ("printf 'Job Id: 12.pbs\\n    job_state = R\\n'", "H", "waits for job 12"),
+        ("printf 'Job Id: 12.pbs\\n    job_state = F\\n'", "Q", "waits for job 12"),  # just now
+    ],
+)
+def test_a_job_that_waits_for_a_deleted_one(
+    commands: Commands, tmp_path: Path, other: str, later: str, told: str
+) -> None:
+    """PBS leaves such a job in the queue for ever."""
+    after = WAITING.format(state=later)
+    if later != "H":
+        after = "".join(line for line in after.splitlines(True) if "depend" not in line)
+    calls = commands(
+        qstat=f'case "$*" in *12.pbs) {other};; '
+        f"*) [ -e {tmp_path}/asked ] && {printing(after)[:-8]} || "
+        f"{{ touch {tmp_path}/asked; {printing(WAITING.format(state='H'))[:-8]}; }};; esac"
+    )
+    job = planned(n_tasks=1)
+    assert asyncio.run(PbsScheduler().query([known("14.pbs", job=job)])) == {
+        (1, 0): TaskState("queued", "H", told)
+    }
+    assert calls()[:2] == ["qstat -x -f -t 14.pbs", "qstat -x -f 12.pbs"]
+
+
+def test_a_task_that_waits_for_a_deleted_job(commands: Commands) -> None:
+    """The array is asked for once more, and named by nobody but its tasks."""
+    parent = WAITING.replace("14.pbs", "14[].pbs").format(state="H")
+    tasks = "".join(
+        WAITING.replace("14.pbs", f"14[{index}].pbs").format(state="Q") for index in range(2)
+    )
+    commands(qstat=f'case "$*" in *12.pbs) {GONE};; esac\n{printing(parent + tasks)}')
+    states = asyncio.run(PbsScheduler().query([known("14[].pbs", job=planned(n_tasks=2))]))
+    assert states == {(1, task): TaskState("queued", "Q", NEVER) for task in range(2)}
+
+
+@pytest.mark.parametrize("where", [">&2; exit 0", ">&2; exit 153", "; exit 0"])
+def test_a_site_without_history(commands: Commands, where: str) -> None:
+    refuse = "[[ $* = *-x* ]] && { echo 'qstat: PBS is not configured to maintain job history'"
+    calls = commands(qstat=f"{refuse} {where}; }}\n{printing(ARRAY)}")
     assert len(asyncio.run(PbsScheduler().query([known("12[].pbs")]))) == 4
     assert calls() == ["qstat -x -f -t 12[].pbs", "qstat -f -t 12[].pbs"]
 
@@ -319,6 +437,7 @@ def test_a_site_without_history(commands: Commands) -> None:
         (PRO, 35, "qstat: 12[].pbs Job has finished, use -x or -H to obtain historical job "
                   "information"),
         (TORQUE, 153, "qstat: Unknown Job Id Error 12[].head"),
+        (PRO, 35, "qdel: Request invalid for finished array subjob 12[3].pbs"),
     ],
 )  # fmt: skip
 def test_a_job_that_is_forgotten(commands: Commands, version: str, code: int, err: str) -> None:
@@ -399,9 +518,18 @@ def test_array_sizes(commands: Commands, output: str, size: int) -> None:
          TaskState("ended", stopped="out of memory")),
         ({"job_state": "F", "Exit_status": "-10"}, False,
          TaskState("ended", "", "PBS could not run it, exit status -10")),
-        ({"job_state": "F", "Exit_status": "271", "substate": "91"}, False,
+        ({"job_state": "F", "Exit_status": "271", "substate": "91",
+          "resources_used.walltime": "00:00:07"}, False,
          TaskState("ended", "", "signal 15", 15, "cancelled")),
+        # Cancelled while it waited; it has no exit status, and its array's may be shown.
+        ({"job_state": "F", "Exit_status": "1", "substate": "91", "comment": "Subjob finished"},
+         False, TaskState("ended", stopped="cancelled")),
         ({"job_state": "X"}, False, TaskState("ended")),
+        # Without job history what has ended of a live array shows the array's own end so far.
+        ({"job_state": "X", "substate": "70", "Exit_status": "1"}, False, TaskState("ended")),
+        ({"job_state": "X", "substate": "70", "Exit_status": "0"}, False, TaskState("ended")),
+        ({"job_state": "X", "substate": "93", "Exit_status": "265"}, False,
+         TaskState("ended", "", "signal 9", 9)),
         ({"job_state": "E"}, False, TaskState("running", "E")),
         ({"job_state": "S", "comment": "Job is suspended by a reservation"}, False,
          TaskState("running", "S", "Job is suspended by a reservation")),
@@ -416,6 +544,19 @@ def test_states(fields: dict[str, str], torque: bool, told: TaskState) -> None:
     [
         ({"job_state": "H", "Hold_Types": "s", "depend": "afterany:6[].pbs@pbs"},
          "waits for job 6[]"),
+        # "before…" is the other way round: 174 waits for this one.
+        ({"job_state": "H", "Hold_Types": "s",
+          "depend": "afterany:172.pbs@pbs,beforeany:174.pbs@pbs"}, "waits for job 172"),
+        ({"job_state": "H", "Hold_Types": "s",
+          "depend": "beforeany:174.pbs@pbs,afterany:171.pbs@pbs:172.pbs@pbs"},
+         "waits for job 171, 172"),
+        ({"job_state": "H", "Hold_Types": "u", "depend": "beforeany:174.pbs@pbs"},
+         "held, `qrls 7.pbs` lets it start"),
+        ({"job_state": "Q", "Hold_Types": "n", "depend": "beforeany:174.pbs@pbs"}, ""),
+        ({"job_state": "H", "Hold_Types": "us", "depend": "afteranyarray:6[].head.site@head.site"},
+         "waits for job 6[], held, `qrls 7.pbs` lets it start"),
+        ({"job_state": "H", "Hold_Types": "l"}, "as many tasks of its array run as may at a time"),
+        ({"job_state": "H", "Hold_Types": "o"}, "held by PBS or an administrator"),
         ({"job_state": "H", "Hold_Types": "s",
           "comment": "job held, too many failed attempts to run"},
          "held by PBS or an administrator, job held, too many failed attempts to run"),
@@ -425,6 +566,22 @@ def test_states(fields: dict[str, str], torque: bool, told: TaskState) -> None:
 )  # fmt: skip
 def test_why_a_job_waits(fields: dict[str, str], words: str) -> None:
     assert queued_words("7.pbs", fields) == words
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"job_state": "Q", "Hold_Types": "s", "depend": "afterany:64[].pbs@pbs"},
+         "waits for job 64[]"),
+        ({"job_state": "Q", "Hold_Types": "u"}, "held, `qrls 66[].pbs` lets it start"),
+        ({"job_state": "Q", "Hold_Types": "us", "depend": "afterany:64[].pbs@pbs"},
+         "waits for job 64[], held, `qrls 66[].pbs` lets it start"),
+        ({"job_state": "H", "Hold_Types": "u"}, "held, `qrls 66[1].pbs` lets it start"),  # Torque
+    ],
+)  # fmt: skip
+def test_why_a_task_waits(fields: dict[str, str], words: str) -> None:
+    """In PBS Pro an array is held, and its tasks are Q; qhold and qrls take no task there."""
+    assert queued_words("66[1].pbs", fields) == words
 
 
 def test_reasons_and_version(commands: Commands) -> None:
