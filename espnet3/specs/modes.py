@@ -60,8 +60,9 @@ def _leave_group_of_all(path: str, parent: str) -> None:
     """
     above = os.stat(parent).st_mode
     if above & stat.S_ISGID and above & stat.S_IWOTH:
-        os.chown(path, -1, os.getegid())
-        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~stat.S_ISGID)
+        with contextlib.suppress(PermissionError):  # mounts that settle owners themselves
+            os.chown(path, -1, os.getegid())
+            os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~stat.S_ISGID)
 
 
 def _sync(folder: str) -> None:

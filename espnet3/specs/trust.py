@@ -85,6 +85,16 @@ def require_trusted(store: Store, policy: Trust | None, files: Iterable[str] = (
         require_files(store, policy, (*_FOLDERS, layout.RUN, *files))
 
 
+def require_submissions(store: Store, policy: Trust | None) -> None:
+    """Refuse a run directory before something is done because of what its submissions say.
+
+    Raises:
+        Untrusted: see `require_trusted`.
+    """
+    folder = layout.SUBMISSIONS
+    require_trusted(store, policy, [f"{folder}/{name}" for name in store.names(folder)])
+
+
 def require_files(store: Store, policy: Trust | None, files: Iterable[str]) -> None:
     """Refuse files of a trusted run directory that others control; one look at each.
 
@@ -242,7 +252,7 @@ def _is_mine(found: os.stat_result) -> bool:
 
 @functools.lru_cache(maxsize=64)  # a run may have a million files
 def _is_member(user: int, group: int) -> bool:
-    """Whether a user is in a group, as this host's name services say; who has no name is in none."""
+    """Whether a user is in a group, as this host's name services say; without a name, in none."""
     try:
         entry = pwd.getpwuid(user)
         return group in os.getgrouplist(entry.pw_name, entry.pw_gid)

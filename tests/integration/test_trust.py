@@ -376,6 +376,7 @@ ENTRIES: dict[str, Callable[[Path, list[str]], Answer]] = {
     "supervisor": _module(".supervisor", "{run}", "0001", "--run-id", "0" * 12, "--job", "x"),
     "run-shard": _module(".foreground", "{run}/shards/000000.json"),
     "resume": _cli("resume", "{run}"),
+    "cancel": _cli("cancel", "{run}"),
     "collect": _cli("collect", "{run}", "-o", "{run}.jsonl", "--patience", "0"),
 }
 
