@@ -29,8 +29,8 @@ class Run:
     Args:
         run_dir: the run directory, a path or fsspec URL.
         submitted: what the call that made this object submitted, if one did.
-        trust: whose run directories `resume` and `collect` believe, as in the parallel config;
-            what `set_parallel` set where unset.
+        trust: whose run directories `resume`, `cancel` and `collect` believe, as in the parallel
+            config; what `set_parallel` set where unset.
 
     Example:
         >>> run = Run("/shared/decode")
@@ -161,7 +161,7 @@ class Run:
 
     def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
-        return run_blocking(cancel(self.run_dir))
+        return run_blocking(cancel(self.run_dir, trust=self.trust))
 
     def logs(self, rank: int) -> list[str]:
         """The log files of a shard; see `espnet3.collect.logs`."""

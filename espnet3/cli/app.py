@@ -349,13 +349,14 @@ def resume(
 
 @app.command()
 @_run_dir
+@_trust
 @_json
-def cancel(run_dir: str, as_json: bool) -> int:
+def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
     """Stop all jobs of a run. What is finished is kept, and `resume` goes on from it."""
     from espnet3.cli import show
     from espnet3.run import Run
 
-    run = Run(run_dir)
+    run = Run(run_dir, trust=trust)
     stopped = run.cancel()
     if as_json:
         show.json_document({"run_dir": run.run_dir, "cancelled": stopped})

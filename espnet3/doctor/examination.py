@@ -30,6 +30,7 @@ from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, one_line
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.store import Store, open_store
+from espnet3.specs.trust import chosen_policy, require_trusted
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import submit
 
@@ -93,6 +94,7 @@ async def examine(
         SchedulerUnavailable: the scheduler does not answer here.
         SubmissionRefused: it refused the job.
         RunDirectoryError: no run directory can be made there.
+        Untrusted: others could put something in its place.
 
     Example:
         >>> from espnet3.specs.config import ParallelConfig
@@ -111,6 +113,7 @@ async def examine(
     name = f"espnet3-doctor-{secrets.token_hex(4)}"
     store = open_store(f"{os.fspath(folder).rstrip('/')}/{name}")
     run_dir = f"{store.root}/run"
+    await asyncio.to_thread(require_trusted, store, chosen_policy(parallel.trust))
     await asyncio.to_thread(_prepare, store)
     one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
     one["overrides"] = []
@@ -127,7 +130,7 @@ async def examine(
             found("job", problem, fine=False)
     finally:
         with contextlib.suppress(EspnetError):
-            await cancel(run_dir)
+            await cancel(run_dir, trust=parallel.trust)
     fine = all(finding.fine for finding in findings)
     gone = fine and isinstance(store, LocalStore)
     if gone:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import importlib.metadata
 import os
 import platform
@@ -17,6 +16,7 @@ from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.errors import EspnetError, FileTaken
 from espnet3.specs.models import PlannedJob
+from espnet3.specs.processes import this_user
 from espnet3.specs.store import Store, open_store
 
 # Files of the doctor's folder: written before the job; by the job, and by who submitted it.
@@ -92,7 +92,7 @@ def _scheduler_problem(env: str) -> str | None:
     """Why a job could not ask the scheduler, as it must to submit further jobs; None if it can."""
     nobodys = PlannedJob(name="espnet3-doctor", first_task=0, n_tasks=1, log="")
     try:
-        run_blocking(get_scheduler(env).find([nobodys], getpass.getuser()))
+        run_blocking(get_scheduler(env).find([nobodys], this_user()))
     except EspnetError as error:
         return str(error)
     return None

@@ -11,6 +11,7 @@ from espnet3.schedulers.commands import ask
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, Submission
+from espnet3.specs.processes import is_of, user_ids
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -261,8 +262,11 @@ class Scheduler(ABC):
         }
         if not names:
             return False
-        lines = (process.info["cmdline"] for process in psutil.process_iter(["cmdline"]))
-        return any(names.intersection(words or ()) for words in lines)
+        users = user_ids(submission.submitter.user)
+        return any(
+            names.intersection(process.info["cmdline"] or ()) and is_of(process, users)
+            for process in psutil.process_iter(["cmdline"])
+        )
 
     async def version(self) -> str:
         """The scheduler's name and version, for a person.

@@ -12,11 +12,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.specs.processes import is_of, user_ids
+
+if TYPE_CHECKING:
+    import psutil
 
 WORKER = "espnet3.worker"
 SUPERVISOR = "espnet3.worker.supervisor"
@@ -57,9 +61,9 @@ class LocalScheduler(Scheduler):
             time.sleep(0.02)
 
     async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
-        processes = await _in_thread(_processes)
+        processes = await _in_thread(_processes, user_ids(user))
         return [
-            AcceptedJob(name=job.name, job_id=str(processes[job.name, None]))
+            AcceptedJob(name=job.name, job_id=str(processes[job.name, None].pid))
             for job in planned
             if (job.name, None) in processes
         ]
@@ -69,16 +73,13 @@ class LocalScheduler(Scheduler):
 
     def _cancel(self, names: set[str]) -> None:
         # The supervisor first, so that it starts nothing more; then workers that lost theirs.
-        found = [(task, pid) for (name, task), pid in _processes().items() if name in names]
-        for _, pid in sorted(found, key=lambda entry: entry[0] is not None):
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-            except PermissionError:
-                raise SchedulerUnavailable(
-                    self.name, f"process {pid} belongs to somebody else"
-                ) from None
+        import psutil
+
+        own = _processes(frozenset({os.geteuid()}))
+        found = [(task, process) for (name, task), process in own.items() if name in names]
+        for _, process in sorted(found, key=lambda entry: entry[0] is not None):
+            with contextlib.suppress(psutil.NoSuchProcess):  # its pid may be another one's by now
+                process.send_signal(signal.SIGTERM)
 
 
 def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskState], bool]:
@@ -90,7 +91,8 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
         _require_this_host(recorded.recorded_by.host if recorded else submission.submitter.host)
     # Logs first: a process that is there later, but not its log, would seem to have ended.
     begun = {s.submission.number: _begun(s.submission) for s in submissions}
-    processes = _processes()
+    users = {user for known in submissions for user in user_ids(known.submission.submitter.user)}
+    processes = _processes(frozenset(users))
     states: dict[TaskKey, TaskState] = {}
     starting = False
     for submission, _ in submissions:
@@ -100,7 +102,7 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
         last = max(own, default=None)
         for task in range(submission.n_tasks):
             if (name, task) in processes:
-                state = TaskState("running", f"pid {processes[name, task]}")
+                state = TaskState("running", f"pid {processes[name, task].pid}")
             elif task in own:
                 state = TaskState("ended")
                 starting |= supervised and task == last
@@ -122,25 +124,25 @@ def _begun(submission: Submission) -> set[int]:
     return {task for task in range(submission.n_tasks) if f"{before}{task}{after}" in names}
 
 
-def _processes() -> dict[tuple[str, int | None], int]:
-    """Job name and task (None: the supervisor) -> pid, of all that live on this host."""
+def _processes(users: frozenset[int]) -> dict[tuple[str, int | None], psutil.Process]:
+    """Job name and task (None: the supervisor) -> process, of all of some users on this host."""
     import psutil
 
-    found: dict[tuple[str, int | None], int] = {}
+    found: dict[tuple[str, int | None], psutil.Process] = {}
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []
         if process.info["status"] == psutil.STATUS_ZOMBIE or not {SUPERVISOR, WORKER} & set(words):
             continue
         name, task = _option(words, "--job"), _option(words, "--task")
-        if name is None:
+        if name is None or not is_of(process, users):
             continue
         if SUPERVISOR in words:
             # What is starting it, and what it is starting, look the same until they exec.
             with contextlib.suppress(ProcessLookupError):
                 if os.getsid(process.pid) == process.pid:
-                    found[name, None] = process.pid
+                    found[name, None] = process
         elif task is not None and task.isdecimal() and not _is_forked(process.pid):
-            found[name, int(task)] = process.pid
+            found[name, int(task)] = process
     return found
 
 

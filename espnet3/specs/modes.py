@@ -46,10 +46,23 @@ def make_folders(path: str) -> None:
         make_folders(parent)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, FOLDER)
+        _leave_group_of_all(path, parent or os.curdir)
         _sync(parent or os.curdir)
         return
     if not os.path.isdir(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def _leave_group_of_all(path: str, parent: str) -> None:
+    """Give a new folder one's own group, where it got that of a setgid folder for everyone.
+
+    What the umask lets the group write was meant for one's own, not for all who share a scratch.
+    """
+    above = os.stat(parent).st_mode
+    if above & stat.S_ISGID and above & stat.S_IWOTH:
+        with contextlib.suppress(PermissionError):  # mounts that settle owners themselves
+            os.chown(path, -1, os.getegid())
+            os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~stat.S_ISGID)
 
 
 def _sync(folder: str) -> None:

@@ -1,13 +1,21 @@
-"""Who a process is, and whether it still lives; on one host only."""
+"""Who a process is, whose it is, and whether it still lives; on one host only.
+
+What stands on a command line tells nothing by itself: any user of the host can start a process with
+any words. So whoever looks for a process asks whose it is, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
+import pwd
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from espnet3.specs.models import ProcessIdentity
+
+if TYPE_CHECKING:
+    import psutil
 
 
 def this_process() -> ProcessIdentity:
@@ -16,7 +24,7 @@ def this_process() -> ProcessIdentity:
         host=os.uname().nodename,
         pid=os.getpid(),
         started=_started(os.getpid()) or 0.0,
-        user=_user(),
+        user=this_user(),
     )
 
 
@@ -47,26 +55,68 @@ def is_alive(process: ProcessIdentity) -> bool | None:
     """Whether a process lives; None where it belongs to another host."""
     if process.host != os.uname().nodename:
         return None
-    return _started(process.pid) == process.started
+    return _started(process.pid, user_ids(process.user)) == process.started
 
 
-def _started(pid: int) -> float | None:
-    """When a process started, so that a pid that was used again is not taken for it."""
+def this_user() -> str:
+    """The name of this process's user, as schedulers know it; variables such as LOGNAME may lie.
+
+    Example:
+        >>> this_user()  # doctest: +SKIP
+        'ana'
+    """
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container, say
+        pass
+    import getpass  # workers, which import this, never come here
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.geteuid())
+
+
+def user_ids(user: str) -> frozenset[int]:
+    """Ids of a user, where this host knows the name, and of this process's own.
+
+    Example:
+        >>> os.geteuid() in user_ids("nobody")
+        True
+    """
+    ids = {os.geteuid()}
+    with contextlib.suppress(KeyError, ValueError):
+        ids.add(pwd.getpwnam(user).pw_uid)
+    return frozenset(ids)
+
+
+def is_of(process: psutil.Process, users: frozenset[int]) -> bool:
+    """Whether a process belongs to one of some users, wholly.
+
+    A program that changes its user (setuid) has the words of whoever has started it.
+    """
+    import psutil
+
+    try:
+        found = process.uids()
+    except psutil.Error:
+        return False
+    return found.real == found.effective and found.real in users
+
+
+def _started(pid: int, users: frozenset[int] | None = None) -> float | None:
+    """When a process of these users started, so that a pid that was used again is not taken for it.
+
+    None where there is no such process.
+    """
     import psutil
 
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if process.status() == psutil.STATUS_ZOMBIE or not (users is None or is_of(process, users)):
             return None
         return float(process.create_time())
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied:
         return 0.0
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return str(os.getuid())

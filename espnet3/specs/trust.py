@@ -8,6 +8,7 @@ at: an object store has neither owners nor modes.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import pwd
 import shlex
@@ -82,6 +83,16 @@ def require_trusted(store: Store, policy: Trust | None, files: Iterable[str] = (
     if isinstance(store, LocalStore):
         require_own(store.root, policy)
         require_files(store, policy, (*_FOLDERS, layout.RUN, *files))
+
+
+def require_submissions(store: Store, policy: Trust | None) -> None:
+    """Refuse a run directory before something is done because of what its submissions say.
+
+    Raises:
+        Untrusted: see `require_trusted`.
+    """
+    folder = layout.SUBMISSIONS
+    require_trusted(store, policy, [f"{folder}/{name}" for name in store.names(folder)])
 
 
 def require_files(store: Store, policy: Trust | None, files: Iterable[str]) -> None:
@@ -221,9 +232,15 @@ def _require_mine(path: str, found: os.stat_result, policy: Trust | None) -> Non
     if _is_mine(found):
         return
     if policy == "group":
-        if found.st_gid in {os.getegid(), *os.getgroups()}:
+        if found.st_gid not in {os.getegid(), *os.getgroups()}:
+            raise Untrusted(path, f"belongs to {_owner(found)} and to none of your groups; copy it")
+        # In a setgid folder everybody's files get the folder's group, a stranger's too.
+        if _is_member(found.st_uid, found.st_gid):
             return
-        raise Untrusted(path, f"belongs to {_owner(found)} and to none of your groups; copy it")
+        raise Untrusted(
+            path, f"belongs to {_owner(found)}, who is not in the group that it has, one of yours; "
+            "copy it"
+        )  # fmt: skip
     way_out = "copy it" if policy == "owner" else "copy it, or say `trust: group` (--trust group)"
     raise Untrusted(path, f"belongs to {_owner(found)}, who could run code as you; {way_out}")
 
@@ -231,6 +248,16 @@ def _require_mine(path: str, found: os.stat_result, policy: Trust | None) -> Non
 def _is_mine(found: os.stat_result) -> bool:
     """Whether it is this user's, or root's, who can do everything anyway."""
     return found.st_uid in (os.geteuid(), 0)
+
+
+@functools.lru_cache(maxsize=64)  # a run may have a million files
+def _is_member(user: int, group: int) -> bool:
+    """Whether a user is in a group, as this host's name services say; without a name, in none."""
+    try:
+        entry = pwd.getpwuid(user)
+        return group in os.getgrouplist(entry.pw_name, entry.pw_gid)
+    except (KeyError, OSError):
+        return False
 
 
 def _take_away(path: str, who: str = "o") -> str:

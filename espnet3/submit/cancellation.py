@@ -9,6 +9,7 @@ import os
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission
 from espnet3.schedulers.local import WORKER
+from espnet3.schedulers.ownership import is_named_after
 from espnet3.specs import layout
 from espnet3.specs.errors import (
     EspnetError,
@@ -18,50 +19,91 @@ from espnet3.specs.errors import (
     UsageError,
 )
 from espnet3.specs.local_store import LocalStore
-from espnet3.specs.models import Cancellation, RunSpec, encode, now
-from espnet3.specs.processes import this_process
+from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, encode, now
+from espnet3.specs.processes import this_process, this_user
 from espnet3.specs.store import Store, open_store
+from espnet3.specs.trust import Trust, chosen_policy, require_submissions, tightened
 from espnet3.status.observe import Observation, observe, read_run
 
 
-async def cancel(run_dir: str | os.PathLike[str]) -> list[str]:
+async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None) -> list[str]:
     """Stop all jobs of a run. What they have finished is kept; `resume` goes on from there.
+
+    Only jobs of this user end that are named after the run: what the directory says of them is
+    compared with what the scheduler says.
 
     Args:
         run_dir: the run directory.
+        trust: whose run directories are believed, as in the parallel config; what `set_parallel`
+            set where unset.
 
     Returns:
         Ids of the jobs that were asked to stop.
 
     Raises:
         RunDirectoryError: it is no run directory, or a copy of one.
+        Untrusted: others could have written which jobs are its own.
         SchedulerUnavailable: the scheduler does not answer.
+        UsageError: it holds jobs that are not its own, or live ones that are somebody else's.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     store = await asyncio.to_thread(open_store, run_dir)
+    policy = chosen_policy(trust)
+    await asyncio.to_thread(require_submissions, store, policy)
     seen = await observe(store)
+    for parallel in (seen.run.parallel, *(s.submission.parallel for s in seen.submissions[-1:])):
+        policy = tightened(policy, parallel)
+    await asyncio.to_thread(require_submissions, store, policy)
     own = await asyncio.to_thread(_own, store, seen)
     stopped, problem = [], None
     for known in own:
-        submission, recorded = known
-        scheduler = get_scheduler(submission.scheduler)
-        jobs = list(recorded.jobs) if recorded else []
-        names = {job.name for job in jobs}
-        unrecorded = [planned for planned in submission.jobs if planned.name not in names]
-        if unrecorded:
-            jobs += await scheduler.find(unrecorded, submission.submitter.user)
         # Also where its shards are done: another submission may have finished them.
-        tasks = await scheduler.query([known])
-        if recorded is None or any(task.state != "ended" for task in tasks.values()):
-            try:
-                await asyncio.to_thread(_note, store, submission.number)
-            except StoreError as error:  # jobs on a full disk are to end, too
-                problem = problem or error
-            await scheduler.cancel(jobs)
-            stopped += [job.job_id for job in jobs]
+        tasks = await get_scheduler(known.submission.scheduler).query([known])
+        live = {task for (_, task), state in tasks.items() if state.state != "ended"}
+        if known.recorded is not None and not live:
+            continue
+        jobs = await _jobs_of_mine(known, live)
+        try:
+            await asyncio.to_thread(_note, store, known.submission.number)
+        except StoreError as error:  # jobs on a full disk are to end, too
+            problem = problem or error
+        await get_scheduler(known.submission.scheduler).cancel(jobs)
+        stopped += [job.job_id for job in jobs]
     if problem is not None:
         raise problem
     return stopped
+
+
+async def _jobs_of_mine(known: KnownSubmission, live: set[int]) -> list[AcceptedJob]:
+    """The jobs of a submission that the scheduler says are live, or may be, and this user's.
+
+    Args:
+        known: the submission.
+        live: its tasks that have not ended.
+
+    Raises:
+        UsageError: jobs are live, and none is this user's.
+    """
+    submission, ids = known.submission, known.job_ids()
+    me = this_user()
+    found = await get_scheduler(submission.scheduler).find(submission.jobs, me)
+    by_name = {job.name: job for job in found}
+    jobs: list[AcceptedJob] = []
+    for job in submission.jobs:
+        recorded, same = ids.get(job.name), by_name.get(job.name)
+        is_live = not live.isdisjoint(range(job.first_task, job.first_task + job.n_tasks))
+        # A job that was renamed is not found by its name; the query knows it by its id.
+        is_mine = same is not None or submission.submitter.user == me
+        if recorded is not None and is_live and is_mine:
+            jobs.append(AcceptedJob(name=job.name, job_id=recorded))
+        elif same is not None and same.job_id != recorded:
+            jobs.append(same)
+    if live and not jobs:
+        raise UsageError(
+            f"submission {submission.number:04d}: its jobs are those of "
+            f"{submission.submitter.user}, who has to cancel them"
+        )
+    return jobs
 
 
 def _own(store: Store, seen: Observation) -> list[KnownSubmission]:
@@ -69,9 +111,11 @@ def _own(store: Store, seen: Observation) -> list[KnownSubmission]:
 
     Raises:
         RunDirectoryError: it is a copy of a run, and all jobs work in the original.
+        UsageError: jobs are not named after the run.
     """
     own, root = [], ""
     for known in seen.submissions:
+        _require_own_names(known, seen.run.run_id)
         there = _root(known)
         if isinstance(store, LocalStore) and _is_another(store, there, seen.run):
             root = there
@@ -82,6 +126,16 @@ def _own(store: Store, seen: Observation) -> list[KnownSubmission]:
             store.root, f"is a copy of {root}, where its jobs work; cancel them there"
         )
     return own
+
+
+def _require_own_names(known: KnownSubmission, run_id: str) -> None:
+    submission, planned = known.submission, {job.name for job in known.submission.jobs}
+    for name in [*planned, *known.job_ids()]:
+        if name not in planned or not is_named_after(run_id, name, submission.scheduler):
+            raise UsageError(
+                f"submission {submission.number:04d}: {name!r} is no job of run {run_id}, so "
+                "nothing is cancelled; was the file edited by hand?"
+            )
 
 
 def _root(known: KnownSubmission) -> str:

@@ -18,7 +18,7 @@ from espnet3.specs.items import plan_items
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import RunSpec, decode, encode, now
 from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import require_scripts, require_trusted, tightened
+from espnet3.specs.trust import require_scripts, require_submissions, tightened
 from espnet3.status.observe import observe
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.launchers import make_launcher
@@ -151,7 +151,7 @@ async def _prepare(
         require_same_plan(store.root, existing, plan.run)
         strict = tightened(config.trust, existing.parallel)
         config = config.model_copy(update={"trust": strict})
-    await asyncio.to_thread(require_trusted, store, config.trust)
+    await asyncio.to_thread(require_submissions, store, config.trust)
     await asyncio.to_thread(require_scripts, plan.run, config.trust)
     groups = await asyncio.to_thread(Groups, config, plan.run.world_size, launcher, make)
     return _Ready(store, plan, groups, existing)

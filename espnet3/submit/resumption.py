@@ -23,6 +23,7 @@ from espnet3.specs.trust import (
     Trust,
     chosen_policy,
     require_scripts,
+    require_submissions,
     require_trusted,
     tightened,
 )
@@ -95,6 +96,7 @@ async def resume(
     refuse_in_worker()
     policy = chosen_policy(trust)
     store = await asyncio.to_thread(open_store, run_dir)
+    await asyncio.to_thread(require_submissions, store, policy)
     for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):
         await asyncio.to_thread(store.refresh, folder)
     seen = await observe(store)

@@ -44,7 +44,8 @@ def main(argv: list[str]) -> int:
     log_to_stderr()
     try:
         spec, store = find_run(path)
-        run = read_trusted(store, policy)
+        newest = _newest_submission(store)
+        run = read_trusted(store, policy, [newest] if newest else [])
         if "://" not in path:  # it says which run, and may lie elsewhere
             require_own(os.path.abspath(os.path.expanduser(path)), tightened(policy, run.parallel))
         if spec.fingerprint != run.fingerprint:
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
             SUBMISSION,
             Place(None, None),
             may_have_predecessors=True,
-            limits=_newest_limits(store),
+            limits=_limits(store, newest),
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)
@@ -66,14 +67,20 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _newest_limits(store: Store) -> Limits:
-    """What the newest submission says of recorded errors."""
+def _newest_submission(store: Store) -> str | None:
+    """Path of the newest submission."""
     names = map(layout.submission_number, store.names(layout.SUBMISSIONS))
     newest = max((number for number in names if number is not None), default=None)
-    if newest is None:
-        return NO_LIMITS
-    path = layout.submission(newest)
-    return limits_of(read_persisted(store, Submission, path))
+    return None if newest is None else layout.submission(newest)
+
+
+def _limits(store: Store, submission: str | None) -> Limits:
+    """What a submission says of recorded errors."""
+    return (
+        NO_LIMITS
+        if submission is None
+        else limits_of(read_persisted(store, Submission, submission))
+    )
 
 
 def find_run(path: str) -> tuple[ShardSpec, Store]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -33,6 +36,8 @@ from tests.integration.helpers import submission
 
 STRANGER, GROUP = 54321, 54322  # nobody on this host, and a group of nobody
 FOLDERS = [folder for folder in layout.FOLDERS if folder != layout.LOGS]
+# Users that every Debian has; each has a group of its own, of the same number.
+MATE, LISTED, GUEST = 7, 2, 8  # lp, bin, mail
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
@@ -131,7 +136,8 @@ def test_what_somebody_else_owns_is_refused(run_dir: Path, path: str) -> None:
     os.chown(run_dir / path, STRANGER, -1)
     assert refused_by(run_dir) == path
     assert refused_by(run_dir, "owner") == path
-    assert refused_by(run_dir, "group") is None  # its group is root's own
+    # Its group is root's own, as a stranger's files in a setgid folder of root's group have it.
+    assert refused_by(run_dir, "group") == path
     os.chown(run_dir / path, STRANGER, GROUP)
     assert refused_by(run_dir, "group") == path
 
@@ -207,39 +213,70 @@ for policy in (None, "owner", "group"):
 
 @as_root
 def test_as_another_user(tmp_path: Path) -> None:
-    """Own directories, root's, and those of others: in no group, in one's own group."""
-    stranger = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", f"--groups={GROUP}"]
-    above = [path for path in (tmp_path, *tmp_path.parents) if path.stat().st_mode & 1 == 0]
-    modes = [path.stat().st_mode for path in above]
-    owners = {"own": (STRANGER, STRANGER), "root": (0, 0), "other": (7, 7), "mate": (7, GROUP)}
-    for name, (user, gid) in owners.items():
-        (tmp_path / name).mkdir()
-        os.chown(tmp_path / name, user, gid)
-    code = AS_ANOTHER
-    try:
-        for path in above:
-            path.chmod(path.stat().st_mode | 0o11)
+    """Own directories, root's, and those of others: of no group of mine, and of one of mine.
+
+    In a setgid folder for everyone all that is made gets the folder's group, a stranger's files
+    too: their owner is in that group or is not, and that counts.
+    """
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.chown(shared, 0, MATE)
+    shared.chmod(0o3777)
+    here = {"own": STRANGER, "root": 0, "mate": MATE, "listed": LISTED, "guest": GUEST}
+    with reachable(shared):
+        for name, user in here.items():
+            made = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
+                    "mkdir", str(shared / name)]  # fmt: skip
+            subprocess.run(made, check=True, timeout=60)
+            assert (shared / name).stat().st_gid == MATE
+        (tmp_path / "other").mkdir()
+        os.chown(tmp_path / "other", MATE, GUEST)
+        folders = [*(shared / name for name in here), tmp_path / "other"]
         done = subprocess.run(
-            [*stranger, sys.executable, "-B", "-c", code, str(Path(__file__).parents[2]),
-             *(str(tmp_path / name) for name in owners)],
+            [*with_group_file(tmp_path), "setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}",
+             f"--groups={MATE}", sys.executable, "-B", "-c", AS_ANOTHER,
+             str(Path(__file__).parents[2]), *map(str, folders)],
             cwd="/", capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
-    finally:
-        for path, mode in zip(above, modes, strict=True):
-            path.chmod(mode)
     if "Permission denied" in done.stderr or "No module named" in done.stderr:
         pytest.skip(f"another user cannot read this interpreter or checkout: {done.stderr[-200:]}")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    usual, strict, group = lines[:4], lines[4:8], lines[8:]
+    usual, strict, group = lines[:6], lines[6:12], lines[12:]
     foreign = "is not to be trusted: belongs to"
     for answers in (usual, strict):
         assert answers[:2] == ["accepted", "accepted"]
-        assert answers[2].startswith(f"{tmp_path}/other {foreign}")
-        assert answers[3].startswith(f"{tmp_path}/mate {foreign}")
-    assert "--trust group" in usual[3]
-    assert group[:2] + group[3:] == ["accepted"] * 3
-    assert "none of your groups" in group[2]
+        for folder, answer in zip(folders[2:], answers[2:], strict=True):
+            assert answer.startswith(f"{folder} {foreign}")
+    assert "--trust group" in usual[2]
+    assert group[:4] == ["accepted"] * 4
+    assert group[4].startswith(f"{shared}/guest {foreign} ")
+    assert "who is not in the group that it has, one of yours; copy it" in group[4]
+    assert "none of your groups" in group[5]
+
+
+@contextlib.contextmanager
+def reachable(folder: Path) -> Iterator[None]:
+    """A folder that other users can enter, below pytest's own that they cannot."""
+    above = [path for path in folder.parents if path.stat().st_mode & 1 == 0]
+    modes = [path.stat().st_mode for path in above]
+    try:
+        for path in above:
+            path.chmod(path.stat().st_mode | 0o11)
+        yield
+    finally:
+        for path, mode in zip(above, modes, strict=True):
+            path.chmod(mode)
+
+
+def with_group_file(folder: Path) -> list[str]:
+    """Words before a command that let it see LISTED in the group MATE, and nobody else see that."""
+    name, group = pwd.getpwuid(LISTED).pw_name, grp.getgrgid(MATE).gr_name
+    lines = Path("/etc/group").read_text().splitlines()
+    changed = [f"{line},{name}" if line.startswith(f"{group}:") else line for line in lines]
+    (folder / "group").write_text("\n".join(changed).replace(":,", ":") + "\n")
+    script = 'mount --bind "$0" /etc/group && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(folder / "group")]
 
 
 def test_a_policy_that_is_none_is_refused() -> None:
@@ -339,6 +376,7 @@ ENTRIES: dict[str, Callable[[Path, list[str]], Answer]] = {
     "supervisor": _module(".supervisor", "{run}", "0001", "--run-id", "0" * 12, "--job", "x"),
     "run-shard": _module(".foreground", "{run}/shards/000000.json"),
     "resume": _cli("resume", "{run}"),
+    "cancel": _cli("cancel", "{run}"),
     "collect": _cli("collect", "{run}", "-o", "{run}.jsonl", "--patience", "0"),
 }
 
@@ -388,8 +426,17 @@ def test_the_directory_cannot_make_itself_believed(run_dir: Path, entry: str) ->
     else:
         assert found.code == 2
         assert f"{run_dir} is not to be trusted: belongs to user {STRANGER}" in found.line
+        found = ENTRIES[entry](run_dir, ["--trust", "group"])  # its group is root's, and he is not
+        assert found.code == 2
+        assert "who is not in the group that it has" in found.line
     if entry in ("worker", "run-shard"):
-        assert ENTRIES[entry](run_dir, ["--trust", "group"]).code == 0
+        os.chown(run_dir, MATE, MATE)
+        before = os.getgroups()
+        os.setgroups([*before, MATE])
+        try:
+            assert ENTRIES[entry](run_dir, ["--trust", "group"]).code == 0
+        finally:
+            os.setgroups(before)
 
 
 def test_a_pickled_result_that_others_may_write_is_not_opened(run_dir: Path) -> None:
@@ -471,6 +518,27 @@ def test_what_is_made_follows_the_umask_and_is_never_for_everyone_to_write(
         assert stat.S_IMODE(path.stat().st_mode) == allowed & ~umask, path
     require_own(str(run_dir), None)
     assert refused_by(run_dir) is None
+
+
+@as_root
+def test_a_setgid_folder_for_everyone_does_not_hand_a_run_to_its_group(tmp_path: Path) -> None:
+    """With a umask of 002 all members of the scratch folder's group could write the specs."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    os.chown(scratch, 0, GROUP)
+    before = os.umask(0o002)
+    try:
+        for mode, group in ((0o3777, os.getegid()), (0o2775, GROUP)):
+            scratch.chmod(mode)
+            run_dir = scratch / f"{mode:o}" / "run"
+            run = submit_run(Runner(Provider({})), range(4), run_dir=run_dir,
+                             parallel={"preflight": False})  # fmt: skip
+            assert run.wait(60, 0.1).done
+            made = [run_dir.parent, *run_dir.parent.rglob("*")]
+            assert {path.stat().st_gid for path in made} == {group}
+            assert run_dir.stat().st_mode & stat.S_IWGRP
+    finally:
+        os.umask(before)
 
 
 # --- pickles --------------------------------------------------------------------------------------
