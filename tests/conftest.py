@@ -28,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     # A shell's background job ignores SIGINT, and what it starts would, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # so would what nohup starts
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     config.stash[_home] = tempfile.TemporaryDirectory(prefix="espnet3-home-")
     home = Path(config.stash[_home].name)
     (home / "dask").mkdir()

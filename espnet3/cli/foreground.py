@@ -30,8 +30,11 @@ def run_in_foreground(words: Sequence[str]) -> tuple[int, int | None]:
         process.terminate()
 
     # Ctrl-C reaches the worker too, which makes what it has durable; it is waited for.
+    # So does the end of the terminal, unless nohup(1) has it ignored.
+    hung_up = signal.SIG_IGN if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else stop
     before = [(s, signal.signal(s, h)) for s, h in
-              ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, stop))]  # fmt: skip
+              ((signal.SIGINT, signal.SIG_IGN), (signal.SIGTERM, stop),
+               (signal.SIGHUP, hung_up))]  # fmt: skip
     try:
         code = process.wait()
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 from distributed import Client, WorkerPlugin, get_worker
 
+from espnet3._streams import print_by_line
 from espnet3.parallel.batches import run_batches
 from espnet3.parallel.config import when_set
 from espnet3.parallel.parallel import close_client, make_client
@@ -22,15 +23,21 @@ from espnet3.specs.errors import SchedulerError, UsageError
 
 
 class ImportPathPlugin(WorkerPlugin):
-    """Gives workers the driver's import path, so that they find the user's modules."""
+    """Gives workers the driver's import path, so that they find the user's modules.
+
+    And makes them print by the line, so that the log of one that is killed has what it said.
+    """
 
     name = "espnet3-import-path"
 
     def __init__(self, entries: list[str]) -> None:
         self.entries = entries
+        self.driver = os.uname().nodename, os.getpid()
 
     def setup(self, worker: Any) -> None:
         """Add what this worker lacks."""
+        if self.driver != (os.uname().nodename, os.getpid()):  # whose output is the user's own
+            print_by_line()
         sys.path.extend(entry for entry in self.entries if entry not in sys.path)
 
 

@@ -20,7 +20,7 @@ from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
 # or the scheduler; the others come from native code in the process itself.
 _FROM_OUTSIDE = {
     int(signal.SIGKILL): "SIGKILL, often for want of memory",
-    **{int(number): number.name for number in (signal.SIGTERM, signal.SIGINT)},
+    **{int(number): number.name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)},
     **{int(number): number.name for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)},
 }
 _CRASHES = {

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 
+from espnet3._streams import print_by_line
 from espnet3.specs import layout
 from espnet3.specs.codec import decode, read_persisted
 from espnet3.specs.errors import EspnetError, FileMissing, RunDirectoryError, UsageError
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     path, policy = options.spec, options.trust
     log_to_stderr()
+    print_by_line()
     try:
         spec, store = find_run(path)
         newest = _newest_submission(store)

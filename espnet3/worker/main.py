@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from espnet3._streams import print_by_line
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.codec import read_persisted
@@ -37,6 +38,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
     """
     options = parse(argv)
     log_to_stderr()
+    print_by_line()
     try:
         store = open_store(options.run)
         path = layout.submission(options.number)

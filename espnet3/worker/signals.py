@@ -8,10 +8,27 @@ import os
 import signal
 import sys
 import traceback
+from _thread import interrupt_main
+from threading import get_ident, main_thread
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGINT)
+HANDLED = (
+    signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP, signal.SIGINT,
+)  # fmt: skip
+
+
+def to_handle() -> list[signal.Signals]:
+    """The signals that end the work of this process.
+
+    A process that nohup(1) started, or one whose parent it started, goes on ignoring SIGHUP.
+
+    Example:
+        >>> signal.SIGTERM in to_handle()
+        True
+    """
+    spared = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in HANDLED if number != signal.SIGHUP or not spared]
 
 
 class Interrupted(BaseException):
@@ -37,7 +54,7 @@ class Signals:
     def __enter__(self) -> Self:
         _watch_forks()
         _entered.add(self)
-        for number in HANDLED:
+        for number in to_handle():
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -49,16 +66,21 @@ class Signals:
     ) -> None:
         self.armed = False
         _entered.discard(self)
-        self._put_back()
-
-    def _put_back(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _become_child(self) -> None:
+        """Put the handlers of before back, unless the user's code has set its own."""
+        for number, handler in self._previous.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, handler)  # also for a thread: it is the child's main one
+        self.received = None  # it was not for the child
+        self.__class__ = _InChild
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number).name
-        if self.armed:
+        if self.armed and not _is_forking(frame):
             self.armed = False
             raise Interrupted(self.received)
 
@@ -82,18 +104,58 @@ class _InChild(Signals):
 
 
 _entered: set[Signals] = set()
+_masks: dict[int, set[Any]] = {}  # of the threads that are forking: what they had blocked before
 
 
 @functools.cache
 def _watch_forks() -> None:
-    os.register_at_fork(after_in_child=_become_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
 
 
-def _become_child() -> None:
+def _before_fork() -> None:
+    """Block the signals: one that reached the child while it has our handlers would be lost."""
+    if _entered:
+        _masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def _after_in_parent() -> None:
+    me = get_ident()
+    mask = _masks.get(me)
+    if mask is None:
+        return
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    noted = [s.received for s in _entered if s.armed and s.received is not None]
+    mine = noted if me == main_thread().ident else []
+    again = map(interrupt_main, [signal.Signals[name] for name in mine])
+    del _masks[me]
+    [*_] = again  # unlike behind a call, the handler runs where the fork was asked for
+
+
+def _after_in_child() -> None:
     for signals in _entered:
-        with contextlib.suppress(ValueError):  # forked by a thread
-            signals._put_back()
-        signals.__class__ = _InChild
+        with contextlib.suppress(TypeError, ValueError):  # a handler that Python did not set
+            signals._become_child()
+    _entered.clear()
+    mask = _masks.get(get_ident())
+    _masks.clear()
+    if mask is None:
+        return
+    # Whoever has sent the child a signal means it. What a handler of Python raised here would be
+    # swallowed, so that such signals (SIGINT is one) are taken, and come again as in the parent.
+    late = [number for number in signal.sigpending() - mask if callable(signal.getsignal(number))]
+    for number in late:
+        signal.sigwait([number])
+    again = map(interrupt_main, late)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    [*_] = again
+
+
+def _is_forking(frame: FrameType | None) -> bool:
+    """Whether this thread is in what is called around a fork, where exceptions are swallowed."""
+    return get_ident() in _masks or (frame is not None and frame.f_code is _before_fork.__code__)
 
 
 def _end_child() -> NoReturn:

@@ -151,11 +151,11 @@ def test_cancel_and_interrupts(espnet3: Project) -> None:
     assert espnet3.watch(code=1)[-4].startswith("0\tinterrupted\t1\t0\t")
     assert espnet3.json("status", espnet3.run_dir, code=1)["live"] is False
 
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)):
         shard = espnet3.start("run-shard", f"{espnet3.run_dir}/shards/000000.json")
         assert shard.stdout is not None
         assert [shard.stdout.readline(), shard.stdout.readline()] == ["imported\n", "item 0\n"]
-        if number == signal.SIGINT:  # as the terminal does it: to all that run in it
+        if number != signal.SIGTERM:  # as the terminal does it: to all that run in it
             os.killpg(shard.pid, number)
         else:
             shard.send_signal(number)

@@ -187,6 +187,8 @@ ROWS = [
         ("FAILED", "JobLaunchFailure", Ending(0, 9)), [STARTED]),
     Row("killed before it began", "interrupted", f"killed by SIGTERM, {LOG}, job 12",
         ("FAILED", "JobLaunchFailure", Ending(0, 15))),
+    Row("hung up before it began", "interrupted", f"killed by SIGHUP, {LOG}, job 12",
+        ("FAILED", "JobLaunchFailure", Ending(0, 1))),
     Row("crashed", "lost", f"crashed by SIGSEGV, {SILENT}, job 12",
         ("FAILED", "JobLaunchFailure", Ending(0, 11)), [STARTED]),
     Row("killed, but it is not known by what", "lost",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -118,6 +119,11 @@ def _kill_and_loop(idx: Any, config: dict[str, Any]) -> Any:
         pass
 
 
+def _kill_and_go_on(idx: Any, config: dict[str, Any]) -> Any:
+    os.kill(os.getpid(), _signal(config))
+    return 2 * idx
+
+
 def _kill_while_cleaning_up(idx: Any, config: dict[str, Any]) -> Any:
     try:
         os.kill(os.getpid(), _signal(config))
@@ -157,6 +163,18 @@ def _fork(idx: Any, config: dict[str, Any]) -> Any:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def _terminate(idx: Any, config: dict[str, Any]) -> Any:
+    """Start a child and end it at once, as a pool does."""
+    codes = []
+    for _ in range(50):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+        child.terminate()
+        child.join()
+        codes.append(str(child.exitcode))
+    return codes
+
+
 def _kill_later(idx: Any, config: dict[str, Any]) -> Any:
     return Kill(_signal(config))
 
@@ -176,11 +194,13 @@ DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "close descriptors": _close_descriptors,
     "loop": _loop,
     "kill": _kill_and_loop,
+    "kill and go on": _kill_and_go_on,
     "kill twice": _kill_while_cleaning_up,
     "swallow": _kill_and_swallow,
     "kill and raise": _kill_and_raise,
     "kill later": _kill_later,
     "fork": _fork,
+    "terminate": _terminate,
     "overtake": _overtake,
     "opaque": lambda idx, config: object(),
 }

@@ -27,7 +27,7 @@ from tests.unit.worker.runs import (
     write_run,
 )
 
-SIGNALS = ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU"]
+SIGNALS = ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGHUP"]
 
 
 def items_done(store: Store, rank: int = 0) -> list[Any]:
@@ -189,6 +189,16 @@ def test_a_signal_while_a_line_is_written_does_not_tear_it(store: Store, name: s
     assert done.returncode == exit_codes.INTERRUPTED, done.stderr
     check_interrupted(store, name, [0, 1, 2])
     resume_and_check(store, run, 3)
+
+
+def test_a_worker_that_nohup_started_does_not_mind_the_end_of_its_terminal(store: Store) -> None:
+    write_run(store, {"at": 3, "do": "kill and go on", "signal": "SIGHUP"})
+    done = subprocess.run(
+        ["nohup", *worker_command(store.root)],
+        cwd="/", capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == exit_codes.DONE, done.stderr
+    assert receipt_of(store).records == 6
 
 
 def test_a_killed_worker_leaves_what_it_handed_over(store: Store) -> None:
