@@ -12,6 +12,7 @@ from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.specs.errors import ConfigError
 from espnet3.specs.references import require_static_forward
+from espnet3.specs.visible import visible
 
 if TYPE_CHECKING:
     from espnet3.run import Run
@@ -150,5 +151,6 @@ class BaseRunner:
         from rich.console import Console
         from rich.progress import track
 
-        shown = track(calls, type(self).__name__, console=Console(stderr=True))
+        title = visible(type(self).__name__)
+        shown = track(calls, title, console=Console(stderr=True))
         return [self.forward(item, **env) for item in shown]

@@ -17,6 +17,7 @@ from espnet3.parallel.parallel import close_client, make_client
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerError, UsageError
+from espnet3.specs.visible import visible
 
 
 class ImportPathPlugin(WorkerPlugin):
@@ -183,7 +184,7 @@ def _progress(
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total)
+        task = progress.add_task(visible(title), total=total)
         for first, values in batches:
             progress.advance(task, len(values))
             yield first, values

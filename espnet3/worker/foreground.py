@@ -18,6 +18,7 @@ from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec, Submission
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import POLICIES, require_own, tightened
+from espnet3.specs.visible import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.rebuild import read_trusted
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
             SUBMISSION,
             Place(None, None),
             may_have_predecessors=True,
-            limits=_newest_limits(store),
+            limits=_newest_limits(store, run),
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)
@@ -66,14 +67,14 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _newest_limits(store: Store) -> Limits:
-    """What the newest submission says of recorded errors."""
+def _newest_limits(store: Store, run: RunSpec) -> Limits:
+    """What the newest submission says of failing items."""
     names = map(layout.submission_number, store.names(layout.SUBMISSIONS))
     newest = max((number for number in names if number is not None), default=None)
     if newest is None:
         return NO_LIMITS
     path = layout.submission(newest)
-    return limits_of(read_persisted(store, Submission, path))
+    return limits_of(read_persisted(store, Submission, path), run)
 
 
 def find_run(path: str) -> tuple[ShardSpec, Store]:
@@ -108,7 +109,7 @@ def _print_traceback(store: Store, run: RunSpec, rank: int) -> None:
         record = read_persisted(store, AttemptRecord, path)
         mine = (record.host, record.pid) == (os.uname().nodename, os.getpid())
         if mine and record.error is not None and record.error.traceback:
-            print(record.error.traceback, end="", file=sys.stderr)
+            print(visible(record.error.traceback), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":
