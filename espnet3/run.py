@@ -16,6 +16,7 @@ from espnet3.specs.records import ResultRecord
 from espnet3.specs.retry import PATIENCE
 from espnet3.specs.store import absolute_root
 from espnet3.specs.trust import Trust
+from espnet3.specs.visible import visible_line
 from espnet3.status.run_status import RunStatus
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import submit
@@ -60,10 +61,11 @@ class Run:
             return repr(self)
         if done.number is None:
             return f"{self!r}: nothing had to be submitted"
-        return f"{self!r}: submitted {len(done.ranks)} shards, job ids {', '.join(done.job_ids)}"
+        ids = visible_line(", ".join(done.job_ids))
+        return f"{self!r}: submitted {len(done.ranks)} shards, job ids {ids}"
 
     def status(self) -> RunStatus:
-        """The state of every shard; see `espnet3.collect.status`."""
+        """The state of every shard, and failed items; see `espnet3.collect.status`."""
         return run_blocking(status(self.run_dir))
 
     def wait(self, timeout: float | None = None, interval: float = 5.0) -> RunStatus:
@@ -74,7 +76,8 @@ class Run:
             interval: seconds between two looks.
 
         Returns:
-            The state then; `done` says whether every shard has a receipt.
+            The state then; `done` says whether every shard has a receipt, `sound` whether no item
+            failed either.
 
         Raises:
             TimeoutError: the timeout has passed.

@@ -6,6 +6,7 @@ Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 import espnet3
+from espnet3.cli.streams import give_up, open_streams, require_stdout
 from espnet3.cli.words import Seconds
 from espnet3.specs.errors import EspnetError, UsageError
 
@@ -36,9 +38,7 @@ class _App(click.Group):
             code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Or Python complains when it flushes what is left at its end.
-            with open(os.devnull, "wb") as nothing, contextlib.suppress(OSError, ValueError):
-                os.dup2(nothing.fileno(), sys.stdout.fileno())
+            give_up(sys.stdout)
             return NOT_COMPLETE
         return code
 
@@ -87,17 +87,16 @@ def run(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Every error that espnet3 raises on purpose is one line on standard error.
     """
-    from espnet3.cli.show import problem
+    from espnet3.cli.show import problem, say
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name that is no text must not be an error
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
     try:
         code = app.main(args, prog_name="espnet3", standalone_mode=False)
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        error.show(words := io.StringIO())
+        say(words.getvalue().rstrip("\n"), err=True)
         return error.exit_code
     except EspnetError as error:
         problem(str(error))
@@ -105,6 +104,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
         problem(f"{place}{error.strerror or error}")
+        give_up(sys.stdout)
         return NOT_COMPLETE
     return code if isinstance(code, int) else DONE
 
@@ -177,6 +177,9 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
 def status(run_dir: str, as_json: bool) -> int:
     """Show which shards are not done, and why.
 
+    Also how many items failed and were recorded (on_error: record). The exit code is 0 where every
+    shard is done and no item failed, so that `collect` does not refuse it.
+
     In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
     state, submission, task and cause separated by tabs.
     """
@@ -188,7 +191,7 @@ def status(run_dir: str, as_json: bool) -> int:
         show.json_document(show.status_document(seen))
     else:
         show.status(seen)
-    return DONE if seen.done else NOT_COMPLETE
+    return DONE if seen.sound else NOT_COMPLETE
 
 
 @app.command()
@@ -204,13 +207,13 @@ def status(run_dir: str, as_json: bool) -> int:
 def watch(run_dir: str, interval: float, as_json: bool) -> int:
     """Follow a run until nothing of it is queued or running.
 
-    Nothing depends on it: interrupt it, and the run goes on. With --json each change is a line, a
-    document as of `status --json`.
+    The exit code is that of `status`. Nothing depends on it: interrupt it, and the run goes on.
+    With --json each change is a line, a document as of `status --json`.
     """
     from espnet3._blocking import run_blocking
 
     seen = run_blocking(_watch(run_dir, interval, as_json))
-    return DONE if seen.done else NOT_COMPLETE
+    return DONE if seen.sound else NOT_COMPLETE
 
 
 async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
@@ -263,6 +266,8 @@ def collect(
         raise click.UsageError(
             "--json describes the file of -o; the records themselves are JSON lines already"
         )
+    if output is None:
+        require_stdout("name a file with -o FILE")
     with warnings.catch_warnings():
         warnings.simplefilter("always", PartialResults)
         warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
@@ -369,23 +374,30 @@ def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
     return DONE
 
 
+_shard = click.argument("words", nargs=-1, required=True, metavar="RUN_DIR RANK | SPEC.json")
+
+
 @app.command()
-@_run_dir
-@click.argument("rank", type=click.IntRange(min=0))
+@_shard
 @click.option("--path", is_flag=True, help="Print the names of all its logs, oldest first.")
+@click.option("--raw", is_flag=True, help="Print its bytes as they are, escape sequences too.")
 @_json
-def logs(run_dir: str, rank: int, path: bool, as_json: bool) -> int:
+def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
     """Print the newest log of a shard.
 
-    With --json, the names of all its logs, oldest first.
+    RUN_DIR RANK or a file of the run's folder shards says which. What a terminal would obey is made
+    visible. With --json, the names of all its logs, oldest first.
     """
-    import shutil
-
     from espnet3.cli import show
+    from espnet3.cli.printing import print_log
+    from espnet3.cli.words import shard_of
     from espnet3.run import Run
 
     if path and as_json:
         raise click.UsageError("--json prints the names of the logs already; leave out --path")
+    if raw and (path or as_json):
+        raise click.UsageError("--raw is of the log itself; leave out --path and --json")
+    run_dir, rank = shard_of(words)
     run = Run(run_dir)
     files = run.logs(rank)
     if not files:
@@ -396,29 +408,28 @@ def logs(run_dir: str, rank: int, path: bool, as_json: bool) -> int:
         return DONE
     if path:
         for file in files:
-            click.echo(file)
+            show.say(file)
         return DONE
-    out = sys.stdout.buffer
-    with open(files[-1], "rb") as log:
-        shutil.copyfileobj(log, out)
-    out.flush()
+    require_stdout("--path names the file")
+    print_log(files[-1], raw=raw)
     return DONE
 
 
 @app.command("run-shard")
-@click.argument("spec", metavar="SPEC.json")
+@_shard
 @_trust
-def run_shard(spec: str, trust: Trust | None) -> int:
+def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
     """Compute one shard here, for debugging.
 
-    SPEC.json is a file of the run's folder shards. It goes on from what is finished, breakpoint()
-    works, and results count as any others.
+    RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
+    breakpoint() works, and results count as any others.
     """
     from espnet3.cli.foreground import run_in_foreground
+    from espnet3.cli.words import spec_of
     from espnet3.worker import exit_codes
 
-    words = [] if trust is None else ["--trust", trust]
-    code, signal_number = run_in_foreground([*words, "--", spec])
+    options = [] if trust is None else ["--trust", trust]
+    code, signal_number = run_in_foreground([*options, "--", spec_of(words)])
     if code == exit_codes.INTERRUPTED:
         return INTERRUPTED if signal_number is None else 128 + signal_number
     return code if code in (exit_codes.DONE, exit_codes.USAGE) else NOT_COMPLETE
@@ -444,16 +455,16 @@ def doctor(words: tuple[str, ...], timeout: float, as_json: bool) -> int:
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
     from espnet3.cli.config_file import load_parallel
-    from espnet3.doctor.examination import examine
+    from espnet3.doctor.examination import examine, left_there
 
     file = words[0] if words and "=" not in words[0] else None
     parallel, run_dir = load_parallel(file, words if file is None else words[1:])
     folder = "espnet3_runs" if run_dir is None else os.path.dirname(run_dir.rstrip("/")) or "."
+    # Where it is cut short, the folder is all that is left to say.
+    tell = show.left_behind if as_json else show.finding
+    seen = run_blocking(examine(parallel, folder, timeout=timeout, tell=tell))
     if as_json:
-        seen = run_blocking(examine(parallel, folder, timeout=timeout))
         show.json_document(show.examination_document(seen))
-    else:
-        seen = run_blocking(examine(parallel, folder, timeout=timeout, tell=show.finding))
-        if seen.left is not None:
-            show.lines([("folder", f"{seen.left} was left there")])
+    elif seen.left is not None:
+        show.finding(left_there(seen.left))
     return DONE if seen.fine else NOT_COMPLETE

@@ -1,7 +1,9 @@
-"""The records of a run on standard output."""
+"""The records and logs of a run on standard output."""
 
 from __future__ import annotations
 
+import codecs
+import shutil
 import sys
 from typing import TYPE_CHECKING, Literal
 
@@ -9,10 +11,13 @@ from espnet3.run import Run
 from espnet3.specs.errors import UsageError
 from espnet3.specs.records import encode_error, encode_json
 from espnet3.specs.store import open_store
+from espnet3.specs.visible import visible, visible_json
 from espnet3.status.observe import read_run
 
 if TYPE_CHECKING:
     from espnet3.specs.trust import Trust
+
+_BLOCK = 1 << 16  # bytes of a log
 
 
 def print_records(
@@ -38,10 +43,38 @@ def print_records(
     if read_run(open_store(run_dir)).results == "pickle":
         raise UsageError(f"{run_dir}: holds pickled results; collect them into a file with -o FILE")
     out = sys.stdout.buffer
+    obeyed = sys.stdout.isatty()  # a program gets the bytes of the file
     run = Run(run_dir, trust=trust)
     for record in run.stream(partial=partial, errors=errors, patience=patience):
         if record.error is None:
-            out.write(encode_json(record.item, record.result))
+            line = encode_json(record.item, record.result)
         else:
-            out.write(encode_error(record.item, record.error))
+            line = encode_error(record.item, record.error)
+        out.write(visible_json(line.decode()).encode() if obeyed else line)
+    out.flush()
+
+
+def print_log(file: str, *, raw: bool = False) -> None:
+    """Print a log; what a terminal would obey is made visible, and so are bytes that are no UTF-8.
+
+    Args:
+        file: the log.
+        raw: print its bytes as they are.
+    """
+    out, encoding = sys.stdout.buffer, sys.stdout.encoding
+
+    def show(text: str) -> None:
+        out.write(visible(text).encode(encoding, "backslashreplace"))
+
+    with open(file, "rb") as log:
+        if raw:
+            shutil.copyfileobj(log, out)
+        else:
+            decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+            held = ""  # a carriage return, of which the next block tells whether it ends a line
+            while block := log.read(_BLOCK):
+                text = held + decoder.decode(block)
+                held = "\r" if text.endswith("\r") else ""
+                show(text.removesuffix(held))
+            show(held + decoder.decode(b"", final=True))
     out.flush()

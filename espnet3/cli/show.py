@@ -13,6 +13,7 @@ import click
 
 from espnet3.specs.errors import one_line
 from espnet3.specs.masking import masked_text, scrubbed
+from espnet3.specs.visible import visible, visible_json, visible_line
 
 if TYPE_CHECKING:
     from espnet3.doctor.examination import Examination, Finding
@@ -29,14 +30,28 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def json_document(document: Mapping[str, Any]) -> None:
-    """Print one JSON document."""
+def say(text: str, *, err: bool = False) -> None:
+    """Print a text for a person; what a terminal would obey is made visible."""
+    click.echo(visible(text), err=err)
+
+
+def json_text(document: Mapping[str, Any], *, indented: bool = False) -> str:
+    """A JSON document, in which nothing is left that a terminal obeys either."""
     import orjson
 
-    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS
-    if on_terminal():
-        options |= orjson.OPT_INDENT_2
-    click.echo(orjson.dumps(document, option=options), nl=False)
+    options = orjson.OPT_NON_STR_KEYS | (orjson.OPT_INDENT_2 if indented else 0)
+    try:
+        text = orjson.dumps(document, option=options).decode()
+    except orjson.JSONEncodeError:  # a file name with bytes that are no UTF-8
+        import json
+
+        text = json.dumps(document, indent=2 if indented else None)
+    return visible_json(text)
+
+
+def json_document(document: Mapping[str, Any]) -> None:
+    """Print one JSON document."""
+    click.echo(json_text(document, indented=on_terminal()))
 
 
 def lines(pairs: Iterable[tuple[str, str | Sequence[str]]]) -> None:
@@ -47,9 +62,10 @@ def lines(pairs: Iterable[tuple[str, str | Sequence[str]]]) -> None:
     for name, value in pairs:
         for i, line in enumerate([value] if isinstance(value, str) else value):
             if on_terminal():
-                click.echo(click.style(f"{'' if i else name:<15} ", dim=True) + line)
+                name_there = click.style(f"{'' if i else name:<15} ", dim=True)
+                click.echo(name_there + visible_line(line))
             else:
-                click.echo(f"{name}\t{line}")
+                say(f"{name}\t{visible_line(line)}")
 
 
 @contextlib.contextmanager
@@ -124,17 +140,17 @@ def submitted_document(result: Submitted) -> dict[str, Any]:
 def rendered(jobs: Sequence[Rendered]) -> None:
     """Print jobs that were not submitted."""
     if not jobs:
-        click.echo("# nothing to submit: every shard is done, queued or running")
+        say("# nothing to submit: every shard is done, queued or running")
     shown = jobs if len(jobs) <= JOBS else jobs[:1]
     for number, job in enumerate(shown, 1):
         script = " SCRIPT" if job.script else ""
-        click.echo(f"# job {number} of {len(jobs)}: the command")
-        click.echo(f"{masked_text(shlex.join(job.command))}{script}")
+        say(f"# job {number} of {len(jobs)}: the command")
+        say(f"{masked_text(shlex.join(job.command))}{script}")
         if job.script:
-            click.echo(f"# job {number} of {len(jobs)}: its SCRIPT")
-            click.echo(masked_text(job.script.rstrip("\n")))
+            say(f"# job {number} of {len(jobs)}: its SCRIPT")
+            say(masked_text(job.script.rstrip("\n")))
     if len(jobs) > len(shown):
-        click.echo(f"# and {len(jobs) - len(shown)} more jobs like it (--json shows all)")
+        say(f"# and {len(jobs) - len(shown)} more jobs like it (--json shows all)")
 
 
 def rendered_document(jobs: Sequence[Rendered]) -> dict[str, Any]:
@@ -168,16 +184,37 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "counts": seen.counts(),
         "done": seen.done,
         "live": seen.live,
+        "sound": seen.sound,
+        "items": seen.n_items,
+        "failed_items": seen.failed_items,
+        "unreadable_receipts": seen.unreadable,
         "scheduler_problem": seen.scheduler_problem,
-        "shards": [shard._asdict() for shard in seen.shards],
+        "shards": [
+            {**shard._asdict(), "failed_items": seen.failed.get(shard.rank, 0)}
+            for shard in seen.shards
+        ],
     }
 
 
 def counts_line(seen: RunStatus) -> str:
-    """The counts in one line, as in `38 of 40 shards done, 1 running, 1 failed`."""
+    """The counts in one line, as in `38 of 40 shards done, 1 running, 3 of 400 items failed`."""
     counts = seen.counts()
-    others = (f", {n} {state}" for state, n in counts.items() if state != "done")
-    return f"{counts.get('done', 0)} of {len(seen.shards)} shards done{''.join(others)}"
+    words = [f"{counts.get('done', 0)} of {len(seen.shards)} shards done"]
+    words += [f"{n} {state}" for state, n in counts.items() if state != "done"]
+    return ", ".join([*words, *seen.items_in_words()])
+
+
+def next_steps(seen: RunStatus) -> list[str]:
+    """The commands to type when nothing of a run is queued or running."""
+    collect = ("collect", seen.run_dir, "-o", "results.jsonl")
+    if not seen.done:
+        return [command("resume", seen.run_dir)]
+    if seen.unreadable:
+        return [command("resume", seen.run_dir, "--repair")]
+    if seen.failed_items:
+        again = command("resume", seen.run_dir, "--items", "failed")
+        return [again, command(*collect, "--errors", "keep")]
+    return [command(*collect)]
 
 
 def shard_line(shard: ShardStatus) -> str:
@@ -195,9 +232,9 @@ def status(seen: RunStatus) -> None:
         return
     if seen.scheduler_problem:
         problem(seen.scheduler_problem)
-    click.echo(counts_line(seen))
+    say(counts_line(seen))
     for shard in seen.not_done():
-        click.echo(shard_line(shard))
+        say(shard_line(shard))
 
 
 def style_of(state: str) -> str:
@@ -225,23 +262,21 @@ class Follower:
         self._problem = seen.scheduler_problem
         line = counts_line(seen)
         if line != self._last:
-            click.echo(line)
+            say(line)
             sys.stdout.flush()
         self._last = line
 
     def end(self, seen: RunStatus) -> None:
         """Show what the run came to."""
         for shard in seen.not_done():
-            click.echo(shard_line(shard))
+            say(shard_line(shard))
 
 
 class JsonFollower(Follower):
     """Prints one JSON document in a line whenever something has changed."""
 
     def update(self, seen: RunStatus) -> None:
-        import orjson
-
-        line = orjson.dumps(status_document(seen), option=orjson.OPT_NON_STR_KEYS).decode()
+        line = json_text(status_document(seen))
         if line != self._last:
             click.echo(line)
             sys.stdout.flush()
@@ -264,10 +299,16 @@ def follower(*, as_json: bool = False) -> Follower:
 
 def problem(message: str) -> None:
     """Print one line on standard error."""
-    click.echo(f"espnet3: {' '.join(scrubbed(message).split())}", err=True)
+    say(f"espnet3: {visible_line(scrubbed(message))}", err=True)
 
 
 # --- doctor ---------------------------------------------------------------------------------------
+
+
+def left_behind(found: Finding) -> None:
+    """Print what the doctor leaves behind where it is cut short; with --json, nothing else is."""
+    if found.name == "folder":
+        problem(found.value)
 
 
 def finding(found: Finding) -> None:

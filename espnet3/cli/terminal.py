@@ -14,6 +14,7 @@ from rich.text import Text
 
 from espnet3.cli import show
 from espnet3.specs.errors import one_line
+from espnet3.specs.visible import visible
 from espnet3.status.run_status import LIVE, NOT_DONE, RunStatus, ShardStatus, State
 
 _BAR = 40  # cells
@@ -23,7 +24,7 @@ _WRONG = 5  # rows below the bar of a run that goes on
 def status(seen: RunStatus, console: Console | None = None) -> None:
     """Print the state of a run: a bar, the counts, and the shards that are not done."""
     console = console or Console(highlight=False)
-    console.print(Text(seen.run_dir, "bold"), soft_wrap=True)
+    console.print(Text(visible(seen.run_dir), "bold"), soft_wrap=True)
     console.print(Text.assemble(bar(seen, console.encoding), "  ", counts(seen)))
     for part in _rest(seen, NOT_DONE, show.ROWS):
         console.print(part)
@@ -58,7 +59,8 @@ def counts(seen: RunStatus) -> Text:
     done = (f"{found.get('done', 0)} of {len(seen.shards)} done", show.style_of("done"))
     others = ((f"{n} {state}", show.style_of(state)) for state, n in found.items()
               if state != "done")  # fmt: skip
-    return Text(", ").join(Text(*part) for part in (done, *others))
+    wrong = ((words, show.style_of("failed")) for words in seen.items_in_words())
+    return Text(", ").join(Text(*part) for part in (done, *others, *wrong))
 
 
 def table(shards: Sequence[ShardStatus]) -> Table:
@@ -124,7 +126,5 @@ class LiveFollower(show.Follower):
         parts = _rest(seen, NOT_DONE, show.ROWS)
         if parts:
             self._console.print(Group(*parts))
-        words = ["collect", seen.run_dir, "-o", "results.jsonl"]
-        if not seen.done:
-            words = ["resume", seen.run_dir]
-        self._console.print(Text.assemble(("next  ", "dim"), show.command(*words)), soft_wrap=True)
+        for step in show.next_steps(seen):
+            self._console.print(Text.assemble(("next  ", "dim"), visible(step)), soft_wrap=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -77,6 +78,56 @@ def ranks_and_files(words: Iterable[str]) -> Iterator[int | str]:
             raise UsageError(
                 f"{word}: is no rank, no range of ranks such as 20-25 and no spec file"
             )
+
+
+def shard_of(words: Sequence[str]) -> tuple[str, int]:
+    """Run directory and rank of a shard, from `RUN_DIR RANK` or the path of its spec.
+
+    Raises:
+        UsageError: there is no such spec; click's own where the words are neither.
+    """
+    run_dir, rank = _run_and_rank(words)
+    if rank is not None:
+        return run_dir, rank
+    from espnet3.worker.foreground import find_run
+
+    spec, store = find_run(run_dir)
+    return store.root, spec.rank
+
+
+def spec_of(words: Sequence[str]) -> str:
+    """The path of a shard's spec, from `RUN_DIR RANK` or from that path.
+
+    Raises:
+        UsageError: the run has no such shard; click's own where the words are neither.
+    """
+    run_dir, rank = _run_and_rank(words)
+    if rank is None:
+        return run_dir
+    from espnet3.specs import layout
+    from espnet3.specs.store import open_store
+    from espnet3.status.observe import read_run
+
+    store = open_store(run_dir)
+    read_run(store).require_rank(rank, store.root)
+    return store.locate(layout.shard(rank))
+
+
+def _run_and_rank(words: Sequence[str]) -> tuple[str, int | None]:
+    """Run directory and rank; one word alone, a spec's path, has no rank."""
+    if len(words) == 2 and words[1].isascii() and words[1].isdecimal() and len(words[1]) < 10:
+        return words[0], int(words[1])
+    if len(words) == 1:
+        word = words[0]
+        if "://" in word or not os.path.isdir(word):
+            return word, None
+        raise click.UsageError(
+            f"{word}: which shard? add its rank, as in `{shlex.join([word, '0'])}`"
+        )
+    raise click.UsageError(
+        f"{shlex.join(words)}: give RUN_DIR RANK, or the path of a spec such as "
+        "RUN_DIR/shards/000000.json"
+    )
 
 
 def as_options(settings: Iterable[str]) -> dict[str, Any]:

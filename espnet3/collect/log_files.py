@@ -6,7 +6,6 @@ import asyncio
 import os
 
 from espnet3.schedulers import get_scheduler
-from espnet3.specs.errors import UsageError
 from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run, read_submissions
 
@@ -30,8 +29,7 @@ async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
 def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
     store = open_store(run_dir)
     run = read_run(store)
-    if not 0 <= rank < run.world_size:
-        raise UsageError(f"rank {rank}: {store.root} has shards 0 to {run.world_size - 1}")
+    run.require_rank(rank, store.root)
     found = []
     for submission, _ in read_submissions(store)[0]:
         place = submission.place_of(rank)

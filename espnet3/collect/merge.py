@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, overload
 
-from espnet3.collect.output import Target, open_output, require_outside
+from espnet3.collect.output import Target, open_output, require_json_lines, require_outside
 from espnet3.collect.parts import Vouched, take_in_turn
 from espnet3.specs import layout
 from espnet3.specs.errors import (
@@ -23,7 +23,7 @@ from espnet3.specs.errors import (
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
 from espnet3.specs.references import load_script
-from espnet3.specs.store import Store, open_store
+from espnet3.specs.store import Store, absolute_root, open_store
 from espnet3.specs.threads import gather
 from espnet3.specs.trust import (
     Trust,
@@ -42,6 +42,7 @@ from espnet3.specs.verify import (
     read_receipt,
     stopping,
 )
+from espnet3.specs.visible import visible
 from espnet3.status.observe import list_receipts, observe, read_run
 
 READERS = 8  # threads that read receipts
@@ -128,12 +129,16 @@ async def collect(
         FailedItems: items failed and were recorded.
         RunDirectoryError: it is no run directory.
         Untrusted: results are pickled, and others could have written them.
-        UsageError: `output` is a name that belongs to the run itself.
+        UsageError: `output` is a name that belongs to the run itself, or that promises another
+            format, as `x.csv` does.
 
     Example:
         >>> results = await collect("/shared/decode")                    # doctest: +SKIP
         >>> await collect("/shared/decode", "s3://bucket/hyp.jsonl")      # doctest: +SKIP
     """
+    if output is not None:
+        require_outside(absolute_root(run_dir), os.fspath(output))
+        require_json_lines(os.fspath(output))
     with stopping() as stop:
         vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
         if output is not None:
@@ -214,7 +219,9 @@ async def _vouch(
     if left_out:
         shown = ", ".join(map(str, sorted(left_out)[:20])) + (" …" if len(left_out) > 20 else "")
         warnings.warn(
-            f"{store.root}: {len(left_out)} of {run.world_size} shards are left out: {shown}",
+            visible(
+                f"{store.root}: {len(left_out)} of {run.world_size} shards are left out: {shown}"
+            ),
             PartialResults,
             stacklevel=3,
         )
@@ -291,7 +298,6 @@ def _list(vouched: Vouched) -> list[Any]:
 
 def _write(vouched: Vouched, output: str) -> Collected:
     """Merge all verified bytes into one file that exists only when it is complete."""
-    require_outside(vouched.store.root, output)
     with open_output(output) as target:
 
         def copy(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:

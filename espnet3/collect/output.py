@@ -17,6 +17,15 @@ from espnet3.specs.threads import submit
 
 SYNC_EVERY = 32 << 20  # bytes
 _LOCAL = frozenset({"file", "local"})  # protocols of fsspec
+# Endings that programs go by. `.json` is of one document; of one record it would even look so.
+_OTHER_FORMATS = frozenset({
+    ".csv", ".tsv", ".json", ".yaml", ".yml", ".toml", ".xml", ".html", ".md", ".parquet",
+    ".pq", ".feather", ".arrow", ".ipc", ".orc", ".avro", ".xls", ".xlsx", ".ods", ".npy",
+    ".npz", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".mat", ".db",
+    ".sqlite", ".duckdb", ".tfrecord", ".ark", ".scp", ".trn", ".ctm", ".srt", ".vtt", ".wav",
+    ".flac", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".br", ".zip", ".tar", ".tgz",
+    ".7z",
+})  # fmt: skip
 _TAKEN = frozenset({layout.RUN, layout.WITHDRAWALS, *layout.FOLDERS} - {layout.LOGS})
 
 
@@ -66,6 +75,31 @@ def require_outside(root: str, output: str) -> None:
     name = path.removeprefix(f"{folder}/").partition("/")[0]
     if storage == own and path.startswith(f"{folder}/") and name in _TAKEN:
         raise UsageError(f"{output}: lies among the run's own files; choose another output")
+
+
+def require_json_lines(output: str) -> None:
+    """Refuse a name that promises another format than the JSON lines that would be written.
+
+    Any other name will do: `.jsonl`, `.txt`, one without an ending, a device or pipe.
+
+    Args:
+        output: a path or an fsspec URL.
+
+    Raises:
+        UsageError: it names another format, or is `-`.
+    """
+    if output == "-":
+        raise UsageError(
+            "output: is -; leave it out for standard output, or write ./- for a file of that name"
+        )
+    ending = os.path.splitext(output.rpartition("/")[2])[1].lower()
+    path = _local_path(output)
+    if ending not in _OTHER_FORMATS or (path is not None and _is_special(_absolute(path))):
+        return
+    raise UsageError(
+        f"{output}: {ending} names another format than JSON lines, which is what is written; "
+        "choose a name such as results.jsonl"
+    )
 
 
 def _identify(output: str) -> tuple[object, str]:

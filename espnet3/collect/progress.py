@@ -7,12 +7,13 @@ import os
 from collections.abc import AsyncIterator
 
 from espnet3.specs.store import open_store
+from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observe import observe
 from espnet3.status.run_status import RunStatus
 
 
 async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
-    """The state of every shard of a run.
+    """The state of every shard of a run, and how many items failed and were recorded.
 
     Args:
         run_dir: the run directory.
@@ -25,8 +26,12 @@ async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
         >>> (await status("/shared/decode")).counts()  # doctest: +SKIP
         {'done': 38, 'failed': 2}
     """
+    return await _look(run_dir, FailedItemCounts())
+
+
+async def _look(run_dir: str | os.PathLike[str], failed_items: FailedItemCounts) -> RunStatus:
     store = await asyncio.to_thread(open_store, run_dir)
-    return (await observe(store)).status
+    return (await observe(store, failed_items=failed_items)).status
 
 
 async def watch(run_dir: str | os.PathLike[str], interval: float = 5.0) -> AsyncIterator[RunStatus]:
@@ -39,8 +44,9 @@ async def watch(run_dir: str | os.PathLike[str], interval: float = 5.0) -> Async
     Yields:
         The state; the last one has `live` False.
     """
+    failed_items = FailedItemCounts()  # so that no receipt is read twice
     while True:
-        seen = await status(run_dir)
+        seen = await _look(run_dir, failed_items)
         yield seen
         if not seen.live:
             return

@@ -27,7 +27,7 @@ from espnet3.doctor.visit import (
 )
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, one_line
+from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError, one_line
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import chosen_policy, require_trusted
@@ -128,14 +128,31 @@ async def examine(
             _judge(report, found)
         else:
             found("job", problem, fine=False)
+    except UsageError:  # nothing was submitted
+        await asyncio.to_thread(_remove, store)
+        raise
+    except BaseException:  # also Ctrl-C
+        left = left_there(store.root)
+        found(*left._replace(fine=False))
+        raise
     finally:
         with contextlib.suppress(EspnetError):
             await cancel(run_dir, trust=parallel.trust)
     fine = all(finding.fine for finding in findings)
-    gone = fine and isinstance(store, LocalStore)
-    if gone:
-        await asyncio.to_thread(shutil.rmtree, store.root, ignore_errors=True)
+    gone = fine and await asyncio.to_thread(_remove, store)
     return Examination(parallel.env, findings, None if gone else store.root)
+
+
+def _remove(store: Store) -> bool:
+    """Remove the doctor's folder, if it is no URL."""
+    if isinstance(store, LocalStore):
+        shutil.rmtree(store.root, ignore_errors=True)
+    return isinstance(store, LocalStore)
+
+
+def left_there(folder: str) -> Finding:
+    """What is said of a folder that was not removed."""
+    return Finding("folder", f"{folder} was left there")
 
 
 def _prepare(store: Store) -> None:

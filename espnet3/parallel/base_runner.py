@@ -13,6 +13,7 @@ from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.specs.errors import ConfigError
 from espnet3.specs.references import require_static_forward
+from espnet3.specs.visible import visible
 
 if TYPE_CHECKING:
     from espnet3.run import Run
@@ -149,7 +150,7 @@ class BaseRunner:
         if not show_progress:
             return [self.forward(item, **env) for item in calls]
         results = []
-        with progress_bar(type(self).__name__, len(calls), shown=True) as advance:
+        with progress_bar(visible(type(self).__name__), len(calls), shown=True) as advance:
             for item in calls:
                 results.append(self.forward(item, **env))
                 advance(1)

@@ -20,6 +20,7 @@ from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerError, UsageError
+from espnet3.specs.visible import visible
 
 
 class ImportPathPlugin(WorkerPlugin):
@@ -173,7 +174,7 @@ def run_synchronously(
             results: list[Any] = [None] * len(items)
             forward = CallWithEnvironment(runner.forward)
             batches = run_batches(shared.client, forward, items, {}, total=len(items))
-            title = type(runner).__name__
+            title = visible(type(runner).__name__)
             with (
                 contextlib.closing(batches),  # a traceback would keep it, and what is under way
                 progress_bar(title, len(items), shown=show_progress) as advance,

@@ -40,15 +40,26 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from espnet3.specs.visible import visible, visible_line
+
 
 def one_line(text: str, limit: int = 500) -> str:
-    """Fold white space and cut a text so that it fits on one line of a table or a log."""
-    folded = " ".join(text.split())
+    """Fold white space and cut a text so that it fits on one line of a table or a log.
+
+    What a terminal would obey is made visible.
+    """
+    folded = visible_line(text)
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
 
 
 class EspnetError(Exception):
-    """Base of all errors that espnet3 raises on purpose."""
+    """Base of all errors that espnet3 raises on purpose.
+
+    Their message holds nothing that a terminal would obey, whatever was quoted in it.
+    """
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # An exception is pickled as a call with its message, which is not what ours are made from;
@@ -116,10 +127,28 @@ class PlanMismatch(UsageError):
 
     def __init__(self, run_dir: str, field: str, there: str, here: str) -> None:
         self.run_dir, self.field, self.there, self.here = run_dir, field, there, here
+        first, dot, rest = field.partition(".")
+        what = f"{_OF_THE_PLAN.get(first, first)}{dot}{rest}"
+        advice = ""
+        if field == "on_error":
+            words = shlex.join(
+                ["espnet3", "resume", run_dir, "--set", f"on_error={here.strip(_Q)}"]
+            )
+            advice = f", or go on with it by `{words}`"
         super().__init__(
-            f"{run_dir} holds another run: {field} is {one_line(there, 120)} there and "
-            f"{one_line(here, 120)} here; choose another run_dir"
+            f"{run_dir} holds another run: {what} is {one_line(there, 120)} there and "
+            f"{one_line(here, 120)} here; choose another run_dir{advice}"
         )
+
+
+_Q = "'"
+# What a user calls the fields of a plan that have another name in run.json.
+_OF_THE_PLAN = {
+    "n_inputs": "the number of items",
+    "items_digest": "the checksum of the items",
+    "world_size": "the number of shards (n_shards)",
+    "fingerprint": "the checksum of the plan",
+}
 
 
 class RunDirectoryError(UsageError):

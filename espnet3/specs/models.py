@@ -21,6 +21,7 @@ from espnet3.specs.base import (
     model_validator,
 )
 from espnet3.specs.codec import decode, encode
+from espnet3.specs.errors import UsageError
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches
 from espnet3.specs.plain import finite
 
@@ -160,6 +161,16 @@ class RunSpec(PersistedModel):
             raise ValueError("schema_version: is 1, and there are fields of version 2")
         return self
 
+    @property
+    def n_items(self) -> int:
+        """How many items the run has; with `batch_size`, lists of inputs are the items."""
+        return count_batches(self.n_inputs, self.batch_size)
+
+    def require_rank(self, rank: int, run_dir: str) -> None:
+        """Raise UsageError where the run, which lies in `run_dir`, has no such shard."""
+        if not 0 <= rank < self.world_size:
+            raise UsageError(f"rank {rank}: {run_dir} has shards 0 to {self.world_size - 1}")
+
     @model_validator(mode="after")
     def _shards_have_items(self) -> Self:
         most = min(MAX_SHARDS, count_batches(self.n_inputs, self.batch_size))
@@ -265,6 +276,13 @@ class Submission(PersistedModel):
         if first != self.n_tasks:
             raise ValueError(f"jobs: hold {first} tasks, not {self.n_tasks}")
         return self
+
+    def on_error(self, run: RunSpec) -> Literal["stop", "record"]:
+        """What a failing item of this submission does: as a resume set it, else as in the plan."""
+        said = self.parallel.get("on_error")
+        if said == "record":
+            return "record"
+        return "stop" if said == "stop" else run.on_error
 
     @property
     def n_tasks(self) -> int:

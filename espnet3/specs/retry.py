@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from espnet3.specs.visible import visible
+
 log = logging.getLogger("espnet3.store")
 T = TypeVar("T")
 
@@ -74,7 +76,7 @@ class RetryPolicy(NamedTuple):
         import random  # here, since workers hardly ever come here
 
         seconds = min(self.first * 2 ** (failed - 1), self.longest)
-        log.info("try %d of %d: %s", failed, self.tries, error)
+        log.info("try %d of %d: %s", failed, self.tries, visible(str(error)))
         self.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
 
     def call(

@@ -31,6 +31,7 @@ from espnet3.specs.models import (
 from espnet3.specs.processes import is_busy, this_process
 from espnet3.specs.store import Store
 from espnet3.specs.threads import gather
+from espnet3.status.failed_items import FailedItemCounts, records_errors
 from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import Evidence, shard_states
 
@@ -133,12 +134,16 @@ def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:
     return found, cancelled
 
 
-async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
+async def observe(
+    store: Store, *, ask_scheduler: bool = True, failed_items: FailedItemCounts | None = None
+) -> Observation:
     """Find out the state of every shard.
 
     Args:
         store: the run directory.
         ask_scheduler: False to use what the run directory alone can tell.
+        failed_items: counts the items that failed and were recorded, which reads the receipts
+            where there may be any; they are not counted where unset.
 
     Raises:
         RunDirectoryError: it is no run directory.
@@ -173,7 +178,11 @@ async def observe(store: Store, *, ask_scheduler: bool = True) -> Observation:
             run.world_size, last.done, records, submissions, being_submitted, cancelled, tasks,
             last.withdrawn,
         )  # fmt: skip
-        return RunStatus(store.root, shard_states(evidence), problem), last.done
+        failed: dict[int, int | None] = {}
+        if failed_items is not None and records_errors(run, submissions):
+            failed = failed_items.count(store, run, last.done)
+        states = shard_states(evidence)
+        return RunStatus(store.root, states, problem, run.n_items, failed), last.done
 
     status, receipts_now = await asyncio.to_thread(conclude)
     return Observation(run, status, submissions, found, receipts_now)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, overload
 
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
@@ -111,15 +111,46 @@ class RunStatus:
         shards: one entry for each rank, in order.
         scheduler_problem: why the scheduler could not be asked, or None. The states are then what
             the run directory alone can tell.
+        n_items: how many items the run has.
+        failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
+            the done shards where any did; None where the shard's receipt cannot be read.
     """
 
     run_dir: str
     shards: Shards
     scheduler_problem: str | None = None
+    n_items: int = 0
+    failed: Mapping[int, int | None] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
-        return f"RunStatus({self.run_dir!r}, {self.counts()!r})"
+        more = "".join(f", {words}" for words in self.items_in_words())
+        return f"RunStatus({self.run_dir!r}, {self.counts()!r}{more})"
+
+    @property
+    def failed_items(self) -> int:
+        """How many items of the shards that are done failed and were recorded."""
+        return sum(filter(None, self.failed.values()))
+
+    @property
+    def unreadable(self) -> list[int]:
+        """The shards whose receipt cannot be read; seen where receipts are read for errors."""
+        return [rank for rank, errors in self.failed.items() if errors is None]
+
+    @property
+    def sound(self) -> bool:
+        """Whether every shard is done and no item failed: `collect` does not refuse it."""
+        return self.done and not self.failed
+
+    def items_in_words(self) -> list[str]:
+        """What is wrong with shards that are done, as in `10 of 30 items failed`."""
+        found = []
+        if self.failed_items:
+            found.append(f"{self.failed_items} of {self.n_items} items failed")
+        if bad := self.unreadable:
+            shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
+            found.append(f"the receipts of shards {shown} cannot be read")
+        return found
 
     def counts(self) -> dict[State, int]:
         """How many shards are in each state that occurs."""
@@ -128,7 +159,7 @@ class RunStatus:
 
     @property
     def done(self) -> bool:
-        """Whether every shard has a receipt."""
+        """Whether every shard has a receipt; items may have failed all the same, see `sound`."""
         return self.counts().keys() <= {"done"}
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from espnet3.specs.config import Override, ParallelConfig, parse_parallel
@@ -17,6 +17,8 @@ from espnet3.submit.submission import Portion, Submitted, array_size, submit_ran
 _BESIDE = frozenset(
     {"n_workers", "shards_per_job", "job_array", "max_array_size", "max_errors", "submit_timeout"}
 )
+# By a resume alone, since a submission has it for all of its shards (decision 0015).
+_BY_A_RESUME = _BESIDE | {"on_error"}
 
 MakeLauncher = Callable[[ParallelConfig], Launcher]
 
@@ -153,21 +155,31 @@ async def submit_portions(
         submitted.append(await submit_ranks(store, run, portion, n, errors_from, groups.config))
 
 
-def overridden(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelConfig:
+def overridden(
+    config: ParallelConfig, changes: Mapping[str, Any], can: Container[str] = _BESIDE
+) -> ParallelConfig:
     """The config with other options, or with other values of the keys beside them.
+
+    Args:
+        config: the config.
+        changes: what is different.
+        can: the keys beside the options that can be changed.
 
     Raises:
         UsageError: a key cannot be changed so.
     """
     for name in changes:
         # No scheduler has such an option, and `env: local` would pass it over in silence.
-        if name not in _BESIDE and name in ParallelConfig.model_fields:
+        if name not in can and name in ParallelConfig.model_fields:
             raise UsageError(
-                f"{name}: cannot be changed by a resume or for some shards; beside the scheduler's "
-                f"options these can: {', '.join(sorted(_BESIDE))}"
+                f"{name}: cannot be changed "
+                + ("for some shards" if name in _BY_A_RESUME else "by a resume or for some shards")
+                + f"; beside the scheduler's options these can: {', '.join(sorted(_BESIDE))}"
             )
-    beside = {name: value for name, value in changes.items() if name in _BESIDE}
-    options = {name: value for name, value in changes.items() if name not in _BESIDE}
+    beside = {name: value for name, value in changes.items() if name in can}
+    options = {name: value for name, value in changes.items() if name not in can}
+    if beside.get("on_error") == "stop":
+        beside.setdefault("max_errors", None)  # which is of recorded errors alone
     return parse_parallel(
         {**config.model_dump(), **beside, "options": {**config.options, **options}}
     )
@@ -180,4 +192,4 @@ def set_for_all(config: ParallelConfig, changes: Mapping[str, Any]) -> ParallelC
         options = {name: v for name, v in override.options.items() if name not in changes}
         if options:
             left.append(Override(ranks=override.ranks, options=options))
-    return overridden(config.model_copy(update={"overrides": left}), changes)
+    return overridden(config.model_copy(update={"overrides": left}), changes, _BY_A_RESUME)

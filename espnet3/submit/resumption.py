@@ -27,6 +27,7 @@ from espnet3.specs.trust import (
     require_trusted,
     tightened,
 )
+from espnet3.status.failed_items import records_errors
 from espnet3.status.observe import Observation, observe
 from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.submit.launch import Launcher
@@ -61,7 +62,8 @@ async def resume(
         run_dir: the run directory.
         ranks: only these shards, as ranks or paths of their spec files; all where unset.
         options: options to override, such as `{"memory": "64GB"}`, or one of `n_workers`,
-            `shards_per_job`, `job_array`, `max_array_size`, `max_errors` and `submit_timeout`.
+            `shards_per_job`, `job_array`, `max_array_size`, `max_errors`, `on_error` and
+            `submit_timeout`.
             They hold for all that is submitted, whatever `overrides` says; the others, and the
             rest of the parallel config, are those of the last submission.
         force: also shards that seem to be queued or running; the first finisher wins.
@@ -172,7 +174,9 @@ async def submit_missing(
                 await preflight(seen.run)
                 checked = True
             number = _next_number(seen)
-            errors_from = number if failed else _errors_from(seen, chosen)
+            # What stops at an error vouches for none.
+            strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
+            errors_from = number if failed or strict else _errors_from(seen, chosen)
             try:
                 await submit_portions(
                     store, seen.run, groups, portions, number, errors_from, submitted
@@ -261,8 +265,7 @@ def _ranks(store: Store, run: RunSpec, wanted: Iterable[int | str | os.PathLike[
             rank = int(one)  # type: ignore[arg-type]
         else:
             rank = _rank_of_spec(run, os.fspath(one))
-        if not 0 <= rank < run.world_size:
-            raise UsageError(f"rank {rank}: {store.root} has shards 0 to {run.world_size - 1}")
+        run.require_rank(rank, store.root)
         found.add(rank)
     return sorted(found)
 

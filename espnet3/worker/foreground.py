@@ -19,6 +19,7 @@ from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec, Submission
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import POLICIES, require_own, tightened
+from espnet3.specs.visible import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.rebuild import read_trusted
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
             SUBMISSION,
             Place(None, None),
             may_have_predecessors=True,
-            limits=_limits(store, newest),
+            limits=_limits(store, run, newest),
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)
@@ -76,12 +77,12 @@ def _newest_submission(store: Store) -> str | None:
     return None if newest is None else layout.submission(newest)
 
 
-def _limits(store: Store, submission: str | None) -> Limits:
-    """What a submission says of recorded errors."""
+def _limits(store: Store, run: RunSpec, submission: str | None) -> Limits:
+    """What a submission says of failing items."""
     return (
         NO_LIMITS
         if submission is None
-        else limits_of(read_persisted(store, Submission, submission))
+        else limits_of(read_persisted(store, Submission, submission), run)
     )
 
 
@@ -117,7 +118,7 @@ def _print_traceback(store: Store, run: RunSpec, rank: int) -> None:
         record = read_persisted(store, AttemptRecord, path)
         mine = (record.host, record.pid) == (os.uname().nodename, os.getpid())
         if mine and record.error is not None and record.error.traceback:
-            print(record.error.traceback, end="", file=sys.stderr)
+            print(visible(record.error.traceback), end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

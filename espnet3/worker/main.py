@@ -18,6 +18,7 @@ from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import Submission
 from espnet3.specs.store import open_store
 from espnet3.specs.trust import require_files, tightened
+from espnet3.specs.visible import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.options import parse
 from espnet3.worker.rebuild import read_trusted
@@ -67,7 +68,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             submission.number,
             Place(task, scheduler.job_id(environ)),
             may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
-            limits=limits_of(submission),
+            limits=limits_of(submission, run),
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
@@ -97,10 +98,13 @@ def log_to_stderr() -> None:
 
 
 class _JobLog(logging.StreamHandler[TextIO]):
-    """Shows no secrets; lines that cannot be written (`forward` closed stderr) cost nothing."""
+    """Shows no secrets, and nothing that a terminal obeys.
+
+    Lines that cannot be written (`forward` closed stderr) cost nothing.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        return scrubbed(super().format(record))
+        return visible(scrubbed(super().format(record)))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         return

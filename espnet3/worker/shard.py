@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -59,18 +59,24 @@ class Place(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What a submission says of recorded errors; see `Submission`."""
+    """What a submission says of failing items; see `Submission`.
+
+    `on_error` is None where there is no submission: what the plan says counts then.
+    """
 
     max_errors: int | None = None
     errors_from_submission: int = 0
+    on_error: Literal["stop", "record"] | None = None
 
 
 NO_LIMITS = Limits()
 
 
-def limits_of(submission: Submission) -> Limits:
-    """What a submission says of recorded errors."""
-    return Limits(submission.max_errors, submission.errors_from_submission)
+def limits_of(submission: Submission, run: RunSpec) -> Limits:
+    """What a submission says of failing items."""
+    return Limits(
+        submission.max_errors, submission.errors_from_submission, submission.on_error(run)
+    )
 
 
 class Work(NamedTuple):
@@ -321,6 +327,7 @@ def _compute_items(
 ) -> None:
     """Call `forward` for each item of which no predecessor left a good line."""
     forward, env, signals, add = work.forward, work.env, work.signals, writer.add
+    on_error = work.limits.on_error or work.run.on_error
     encode_result = records.encode_json if work.run.results == "json" else records.encode_pickle
     for item, kept in left:
         if signals.received is not None:  # looked at here: a call would cost a tenth of the loop
@@ -343,7 +350,7 @@ def _compute_items(
             except BaseException as error:  # the user's code, which may call sys.exit
                 # A signal for the whole job ends what the item runs too, perhaps a moment before
                 # it comes here: that is no failure. Recorded errors are looked at by salvage.
-                if work.run.on_error == "stop":
+                if on_error == "stop":
                     time.sleep(SIGNAL_GRACE)
                 signals.check()
                 raise ForwardFailed(item, describe(error)) from error
@@ -351,7 +358,7 @@ def _compute_items(
                 signals.armed = False
             line = encode_result(item, result)
         except WorkError as error:
-            if work.run.on_error == "stop":
+            if on_error == "stop":
                 raise
             details = error_record(error.__cause__ or error)
             log.error("%s", error)

@@ -62,7 +62,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     show.json_document(show.status_document(SEEN))
     found = json.loads(capsys.readouterr().out)
     assert [*found] == [
-        "run_dir", "world_size", "counts", "done", "live", "scheduler_problem", "shards",
+        "run_dir", "world_size", "counts", "done", "live", "sound", "items", "failed_items",
+        "unreadable_receipts", "scheduler_problem", "shards",
     ]  # fmt: skip
     assert found["world_size"] == 4
     assert found["counts"] == {"done": 1, "running": 1, "pending": 1, "failed": 1}
@@ -73,6 +74,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "cause": "since 2026-01-02 on node1",
         "submission": 1,
         "task": 2,
+        "failed_items": 0,
     }
 
 

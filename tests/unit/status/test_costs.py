@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 
 from espnet3.specs import layout
 from espnet3.specs.local_store import LocalStore
-from espnet3.specs.models import AttemptRecord, encode, now
-from espnet3.status.observe import observe
+from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
+from espnet3.status.failed_items import FailedItemCounts
+from espnet3.status.observe import observe, read_run
 from espnet3.submit import resume, resumption, submit
 from tests.chaos import stand_in_cluster
 from tests.chaos.stand_in_cluster import StandInScheduler
@@ -134,3 +136,46 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
         operations.append(store.operations)
     assert operations[0] == operations[1]
     assert sum(operations[0].values()) < 20
+
+
+async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    """And none where the run records no errors, as above."""
+    shape = {"n_shards": 3, "n_workers": 3, "on_error": "record"}
+    parallel = {"env": stand_in_cluster.NAME, "preflight": False, **shape}
+    await submit(Work(Setup({})), range(9), run_dir=tmp_path / "run", parallel=parallel)
+    store = CountingStore(tmp_path / "run")
+    fingerprint = read_run(store).fingerprint
+
+    def done(rank: int, errors: int) -> None:
+        attempt = layout.new_attempt(1)
+        part = ResultPart(
+            file=f"{rank:06d}.{attempt}.0.jsonl", first=0, records=3, bytes=9,
+            checksum=f"sha256:{'0' * 64}",
+        )  # fmt: skip
+        receipt = Receipt(
+            rank=rank, attempt=attempt, fingerprint=fingerprint, records=3, errors=errors,
+            salvaged=0, parts=[part], host="here", created=now(),
+        )  # fmt: skip
+        store.create(layout.receipt(rank), encode(receipt))
+
+    done(0, 2)
+    store.create(layout.receipt(1), b"")  # not seen as a whole yet
+    counted = FailedItemCounts()
+    store.operations.clear()
+    seen = (await observe(store, failed_items=counted)).status
+    assert (seen.failed, seen.failed_items, seen.n_items) == ({0: 2, 1: None}, 2, 9)
+    assert store.operations["read", layout.RECEIPTS] == 2
+    os.unlink(store.locate(layout.receipt(1)))
+    done(1, 0)
+    done(2, 3)
+    store.operations.clear()
+    seen = (await observe(store, failed_items=counted)).status
+    assert (seen.done, seen.sound, seen.failed) == (True, False, {0: 2, 2: 3})
+    assert store.operations["read", layout.RECEIPTS] == 2
+    store.operations.clear()
+    assert (await observe(store, failed_items=counted)).status == seen
+    assert store.operations["read", layout.RECEIPTS] == 0
+    assert (await observe(store)).status.failed == {}  # who does not ask does not pay
+    assert store.operations["read", layout.RECEIPTS] == 0
