@@ -23,6 +23,12 @@ from espnet3.specs.processes import this_process
 from espnet3.specs.store import Store, open_store
 from espnet3.status.observe import Observation, observe, read_run
 
+_GONE = (
+    "is not there, so nobody knows its jobs; if it was removed while they lived, those that run "
+    "end by themselves after their next checkpoint and queued ones at their start, or stop them "
+    "by the scheduler's own commands"
+)
+
 
 async def cancel(run_dir: str | os.PathLike[str]) -> list[str]:
     """Stop all jobs of a run. What they have finished is kept; `resume` goes on from there.
@@ -34,12 +40,19 @@ async def cancel(run_dir: str | os.PathLike[str]) -> list[str]:
         Ids of the jobs that were asked to stop.
 
     Raises:
-        RunDirectoryError: it is no run directory, or a copy of one.
+        RunDirectoryError: it is no run directory, or a copy of one, or is gone.
         SchedulerUnavailable: the scheduler does not answer.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     store = await asyncio.to_thread(open_store, run_dir)
-    seen = await observe(store)
+    try:
+        seen = await observe(store)
+    except RunDirectoryError:
+        if isinstance(store, LocalStore) and not await asyncio.to_thread(
+            os.path.lexists, store.root
+        ):
+            raise RunDirectoryError(store.root, _GONE) from None
+        raise
     own = await asyncio.to_thread(_own, store, seen)
     stopped, problem = [], None
     for known in own:
