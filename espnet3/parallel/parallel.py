@@ -56,6 +56,7 @@ def make_client(config: Any = None) -> EspnetClient:
     Raises:
         ConfigError: there is no config, or it is wrong.
         SubmissionRefused: the scheduler refused the workers' jobs.
+        SchedulerUnavailable: it gave no answer to them.
         NoWorkers: the cluster got no worker within `start_timeout` seconds.
     """
     parallel = get_parallel_config() if config is None else as_parallel_config(config)

@@ -9,8 +9,9 @@ from typing import Any
 from distributed import Client
 
 from espnet3.parallel.clusters import job_ids, reasons, refusal
+from espnet3.schedulers import get_scheduler
 from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import NoWorkers, SubmissionRefused
+from espnet3.specs.errors import NoWorkers, SchedulerUnavailable, SubmissionRefused
 
 LOOK_EVERY = 1.0  # seconds
 
@@ -20,6 +21,7 @@ def wait_for_a_worker(client: Client, config: ParallelConfig) -> None:
 
     Raises:
         SubmissionRefused: the scheduler refused the workers' jobs.
+        SchedulerUnavailable: it gave no answer to them.
         NoWorkers: none came within `start_timeout` seconds.
     """
     deadline = time.monotonic() + config.start_timeout
@@ -53,6 +55,7 @@ class WorkerWatch:
 
         Raises:
             SubmissionRefused: all workers are gone, and the scheduler refused to replace them.
+            SchedulerUnavailable: they are, and it gave no answer.
             NoWorkers: all workers are gone, and none came for `start_timeout` seconds.
         """
         now = time.monotonic()
@@ -69,8 +72,10 @@ class WorkerWatch:
 
 
 def _require_no_refusal(client: Client, config: ParallelConfig) -> None:
-    if refused := refusal(client.cluster):
-        raise SubmissionRefused(config.env, refused, "try again")
+    if said := refusal(client.cluster):
+        if get_scheduler(config.env).no_answer.search(said):
+            raise SchedulerUnavailable(config.env, said)
+        raise SubmissionRefused(config.env, said, "try again")
 
 
 def _no_workers(client: Client, config: ParallelConfig) -> NoWorkers:

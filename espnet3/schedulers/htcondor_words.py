@@ -16,6 +16,8 @@ _QUEUED = {1: "Idle", _HELD: "Held"}
 _RUNNING = {2: "Running", 6: "Transferring Output", 7: "Suspended"}
 # Hold codes of jobs that have used up what they asked for; they would end in the same way again.
 _USED_UP = {34: "out of memory", 46: "time limit", 47: "time limit"}
+# What HTCondor itself gives as the reason for a removal.
+_BY_EXPRESSION = re.compile(r"The (job attribute|system macro) \w+ expression ")
 # Why a factory, which makes a throttled cluster's jobs one by one, makes none; 1 is by condor_hold.
 _PAUSED_BY_HOLD = 1
 
@@ -83,12 +85,18 @@ def _completed(ad: Mapping[str, Any]) -> TaskState:
 
 
 def _why_removed(reason: str) -> str:
-    """What stopped a job, in the words that all schedulers share."""
-    if "expression" in reason and re.search(r"Memory|ResidentSetSize|ImageSize", reason):
-        return "out of memory"
-    if "expression" in reason and re.search(r"StartDate|CurrentStatus|WallClock", reason):
-        return "time limit"
-    return "cancelled"
+    """What stopped a job, in the words that all schedulers share.
+
+    >>> _why_removed("via condor_rm (by user me), for want of Memory in its expression")
+    'cancelled'
+    """
+    if not _BY_EXPRESSION.match(reason):
+        return "cancelled"  # by somebody, whose own words may be anything
+    memory = re.search(r"Memory|ResidentSetSize|ImageSize", reason)
+    time = re.search(r"StartDate|CurrentStatus|WallClock", reason)
+    if memory and time:  # the user's own `periodic_remove` and ours are one expression
+        return "a limit of memory or time"
+    return "out of memory" if memory else "time limit" if time else "cancelled"
 
 
 def _number(ad: Mapping[str, Any], name: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
-from espnet3.schedulers.moab_words import is_vacated, task_state
+from espnet3.schedulers.moab_words import array_state, is_vacated, task_state
 from espnet3.schedulers.pbs import PbsScheduler
 from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
@@ -148,10 +148,11 @@ class MoabScheduler(Scheduler):
             if found is None:
                 continue
             submission, job = found
-            state = task_state(row.queue, row.fields)
             if index is None and job.n_tasks > 1:
-                of_arrays.setdefault((submission, job.first_task), (job, state))
+                of_array = job, array_state(row.queue, row.fields)
+                of_arrays.setdefault((submission, job.first_task), of_array)
                 continue
+            state = task_state(row.queue, row.fields)
             for task in tasks_at(job, positions(index or "0", job.n_tasks)):
                 key = submission, task
                 if key not in states or not is_vacated(row.fields):  # or it is in the queue again

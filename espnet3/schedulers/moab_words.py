@@ -43,6 +43,21 @@ def task_state(queue: str, row: Mapping[str, str]) -> TaskState:
     return TaskState("queued", word, said.format(job_id=row.get("JobID", "")))
 
 
+def array_state(queue: str, row: Mapping[str, str]) -> TaskState:
+    """What an array's own row tells of those of its tasks that are not listed.
+
+    How they ended is not in it: its completion code is no task's.
+
+    Example:
+        >>> array_state("completed", {"State": "Completed", "CompletionCode": "1"})
+        TaskState(state='ended', word='', reason='', signal=0, stopped='')
+    """
+    state = task_state(queue, row)
+    if state.state != "ended":
+        return state
+    return TaskState("ended", stopped="cancelled" if state.stopped == "cancelled" else "")
+
+
 def is_vacated(row: Mapping[str, str]) -> bool:
     """Whether a job that has ended was preempted and given back to the queue."""
     return row.get("State") == _VACATED

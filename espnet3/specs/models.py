@@ -330,6 +330,10 @@ class AcceptedJob(Part):
     job_id: str
 
 
+# What `refused` says of a submission that somebody ended, as by Ctrl-C.
+CUT_SHORT = "it was cut short"
+
+
 class AcceptedJobs(PersistedModel):
     """What the scheduler made of a submission, written after it (`submissions/0001.jobs.json`).
 

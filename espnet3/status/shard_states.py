@@ -13,7 +13,7 @@ from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile, submission_of
-from espnet3.specs.models import AttemptRecord, PlannedJob
+from espnet3.specs.models import CUT_SHORT, AttemptRecord, PlannedJob
 from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
 
 # Signals that end a process without a word. The first ones are sent by the kernel, an administrator
@@ -212,10 +212,7 @@ class _Holder:
             if self._cancelled:
                 return "interrupted", "cancelled"
             if job.name not in self._job_ids:
-                refused = self._recorded.refused if self._recorded is not None else None
-                if refused:
-                    return "pending", _clauses("refused by the scheduler", refused)
-                return "pending", f"submission {self.number:04d} did not reach the scheduler"
+                return "pending", self._why_not_accepted()
         if told is not None and told.stopped:
             return "interrupted", _clauses(told.stopped, where, told.reason)
         if self._cancelled:
@@ -230,6 +227,17 @@ class _Holder:
         if told is not None and told.signal in _CRASHES:
             return "lost", _clauses(f"crashed by {_CRASHES[told.signal]}", ended, where)
         return "lost", _clauses(ended, where, said)
+
+    def _why_not_accepted(self) -> str:
+        """Why a job of the submission has no id."""
+        if self._recorded is None or not self._recorded.refused:
+            return f"submission {self.number:04d} did not reach the scheduler"
+        words = self._recorded.refused
+        if words == CUT_SHORT:
+            return f"submission {self.number:04d} was cut short"
+        # Our own words begin with the scheduler's name: it gave no answer, or was not to be had.
+        unavailable = words.startswith(f"{self.submission.scheduler}: ")
+        return words if unavailable else _clauses("refused by the scheduler", words)
 
     def _where(self, task: int, job: PlannedJob) -> str:
         """The task as the scheduler's commands name it."""

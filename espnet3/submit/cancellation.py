@@ -25,6 +25,12 @@ from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import Trust, chosen_policy, require_submissions, tightened
 from espnet3.status.observe import Observation, observe, read_run
 
+_GONE = (
+    "is not there, so nobody knows its jobs; if it was removed while they lived, those that run "
+    "end by themselves after their next checkpoint and queued ones at their start, or stop them "
+    "by the scheduler's own commands"
+)
+
 
 async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None) -> list[str]:
     """Stop all jobs of a run. What they have finished is kept; `resume` goes on from there.
@@ -41,13 +47,14 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         Ids of the jobs that were asked to stop.
 
     Raises:
-        RunDirectoryError: it is no run directory, or a copy of one.
+        RunDirectoryError: it is no run directory, or a copy of one, or is gone.
         Untrusted: others could have written which jobs are its own.
         SchedulerUnavailable: the scheduler does not answer.
         UsageError: it holds jobs that are not its own, or live ones that are somebody else's.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     store = await asyncio.to_thread(open_store, run_dir)
+    await asyncio.to_thread(_require_there, store)
     policy = chosen_policy(trust)
     await asyncio.to_thread(require_submissions, store, policy)
     seen = await observe(store)
@@ -72,6 +79,11 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
     if problem is not None:
         raise problem
     return stopped
+
+
+def _require_there(store: Store) -> None:
+    if isinstance(store, LocalStore) and not os.path.lexists(store.root):
+        raise RunDirectoryError(store.root, _GONE)
 
 
 async def _jobs_of_mine(known: KnownSubmission, live: set[int]) -> list[AcceptedJob]:

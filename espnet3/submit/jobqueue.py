@@ -214,8 +214,12 @@ class JobQueueLauncher(Launcher):
         with job.job_file() as script:
             try:
                 output = await job._submit_job(script)
-            except (OSError, RuntimeError, SchedulerUnavailable) as error:
-                words, silent = str(error), isinstance(error, NoAnswer)
+            except NoAnswer as error:
+                words, silent = str(error), True
+            except SchedulerUnavailable:
+                raise  # the command could not be run, so nobody has refused anything
+            except (OSError, RuntimeError) as error:
+                words = str(error)
             else:
                 job_id = self._scheduler.parse_job_id(output)
                 if job_id is not None:

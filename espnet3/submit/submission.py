@@ -16,6 +16,7 @@ from espnet3.specs.errors import FileTaken, SchedulerUnavailable, StoreError, Su
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import (
+    CUT_SHORT,
     AcceptedJob,
     AcceptedJobs,
     PlannedJob,
@@ -223,7 +224,7 @@ async def submit_ranks(
         except BaseException as error:
             # Also where the user presses Ctrl-C: what was accepted by then must be known. This
             # process is about to give up, so it may block the event loop.
-            words = "it was cut short"
+            words = CUT_SHORT
             if isinstance(error, SubmissionRefused | SchedulerUnavailable):
                 words = error.words if isinstance(error, SubmissionRefused) else str(error)
             if claim is not None and await _ended_well(claim):

@@ -169,6 +169,15 @@ def require_run(store: Store, run_id: str) -> None:
         raise UsageError(f"{store.root}: holds run {there}, this job belongs to run {run_id}")
 
 
+def _require_wanted(store: Store, run_id: str) -> None:
+    """`require_run` at a checkpoint: an open file would take results for ever, and lose them."""
+    try:
+        require_run(store, run_id)
+    except EspnetError as error:  # whether results can be written shows when they are
+        if isinstance(error, FileMissing | UsageError):
+            raise
+
+
 def error_record(error: BaseException) -> ErrorRecord:
     """An exception as it is persisted."""
     text = "".join(traceback.format_exception(error))
@@ -260,6 +269,7 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
             salvaged.records,
             run.checkpoint_every,
             before_file=lambda: require_run(store, run.run_id),
+            before_checkpoint=lambda: _require_wanted(store, run.run_id),
         ) as writer:
             tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
             todo = items[salvaged.records :] if salvaged.records else items

@@ -387,6 +387,21 @@ class SchedulerContract:
         assert set(states(run).values()) == {"pending"}
         assert re.search(words, causes(run)[0])
 
+    def test_a_submission_without_an_answer(
+        self, site: Site, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing was refused, so nobody says that."""
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", wrap(tmp_path, site.submit, "exec sleep 60"))
+            with pytest.raises(SchedulerUnavailable, match=r"gave no answer within 0\.5 s"):
+                submit_noting(tmp_path, 2, config(n_shards=2, submit_timeout=0.5))
+        run = Run(tmp_path / "run")
+        assert set(states(run).values()) == {"pending"}
+        start = f"{site.env}: {site.submit} gave no answer within 0.5 s, "
+        assert all(cause.startswith(start) for cause in causes(run).values()), causes(run)
+        run.resume(options={"submit_timeout": 60})
+        assert ended(run).collect() == locally(tmp_path, 2)
+
     # What reaches the job
 
     def test_logs_of_a_rank(self, config: Any, tmp_path: Path) -> None:

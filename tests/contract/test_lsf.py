@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from espnet3.run import Run
+from espnet3.specs.errors import SchedulerUnavailable
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.contract.sites.lsf import COMMANDS, LsfSite
 from tests.contract.sites.site import Site
@@ -43,6 +45,24 @@ class TestLsf(SchedulerContract):
         wait_for(lambda: [*states(run).values()].count("running") == 2, "two do not run")
         (tmp_path / GATE).touch()
         assert ended(run).collect() == locally(tmp_path, 4)
+
+    def test_a_submit_command_that_cannot_be_run(
+        self, cluster: StandIn, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody has refused anything then."""
+        own = tmp_path / "own"
+        own.mkdir()
+        for command in COMMANDS:
+            (own / command).symlink_to(cluster.bin / command)
+        (own / "bsub").unlink()
+        (own / "bsub").write_text("#!/no/such/interpreter\n")
+        (own / "bsub").chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{own}:/usr/bin:/bin")
+            with pytest.raises(SchedulerUnavailable, match="bsub is not on this host's PATH"):
+                submit_noting(tmp_path, 2, config(n_shards=2))
+            cause = causes(Run(tmp_path / "run"))[0]
+        assert cause.startswith("lsf: bsub is not on this host's PATH"), cause
 
     def test_cores_memory_and_a_gpu(self, seen: Any) -> None:
         more = ['-gpu "num=1"', '-R "rusage[mem=4096]"']

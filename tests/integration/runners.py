@@ -142,6 +142,15 @@ class Commented(Echo):
         return Job
 
 
+class Endless(BaseRunner):
+    """So slow that nobody waits for the end of many items."""
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> int:
+        time.sleep(0.01)
+        return idx
+
+
 class Exporting(Echo):
     """Adds an environment variable, after what the options' own prologue does."""
 

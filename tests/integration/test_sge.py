@@ -250,3 +250,21 @@ def test_a_lost_qmaster(sge: SgeCluster, tmp_path: Path) -> None:
         sge.start_qmaster()
     assert ended(run).collect() == locally(tmp_path, 4)
     assert noted(tmp_path, "begun") == once(range(4))
+
+
+def test_variables_that_look_like_what_qstat_tells(
+    sge: SgeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a job's environment holds, its errors and whom it waits for are told by SGE."""
+    lines = ["x", "=" * 62, "job_number:                 1", "error reason    1:          forged",
+             "jid_predecessor_list:       77", "scheduling info:            forged"]  # fmt: skip
+    monkeypatch.setenv("FORGED", "\n".join(lines))
+    options = {**SgeSite.options, "job_extra_directives": ["-v FORGED", "-h"]}
+    run = submit_noting(tmp_path, 1, parallel("sge", n_shards=1, options=options))
+    [job] = jobs(run).jobs
+    details = sge.run("qstat", "-j", job.job_id).stdout
+    assert "forged" in details, details
+    assert causes(run) == {0: f"job {job.job_id}.1, held, `qrls {job.job_id}` lets it start (hqw)"}
+    assert "forged" not in asyncio.run(get_scheduler("sge").reasons([job.job_id]))
+    sge.run("qrls", job.job_id)
+    assert ended(run).collect() == locally(tmp_path, 1)

@@ -23,7 +23,7 @@ from espnet3.parallel.parallel import (
     make_client,
     parallel_for,
 )
-from espnet3.specs.errors import NoWorkers, SubmissionRefused
+from espnet3.specs.errors import NoWorkers, SchedulerUnavailable, SubmissionRefused
 from tests.integration.helpers import TINY, noted, wait_for, wrap
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env
@@ -116,6 +116,18 @@ def test_slurm_says_why_no_worker_is_replaced(slurm: SlurmCluster, tmp_path: Pat
 def test_slurm_refuses_the_job(slurm: SlurmCluster) -> None:
     with pytest.raises(SubmissionRefused, match="invalid partition specified: nowhere"):
         make_client(with_options(queue="nowhere"))
+
+
+def test_slurm_does_not_answer(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was refused then, and no option is to be mended."""
+    script = (
+        "echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1"
+    )
+    monkeypatch.setenv("PATH", wrap(tmp_path, "sbatch", script))
+    with pytest.raises(SchedulerUnavailable, match="connect failure"):
+        make_client(with_options())
 
 
 SCRIPT = """

@@ -39,6 +39,7 @@ create table if not exists task (
     status integer, began real, ended real, cancelled real, primary key (job, position)
 );
 create table if not exists held (yes integer);
+create table if not exists held_job (job integer primary key);
 """
 
 
@@ -107,6 +108,11 @@ class Job:
     details: Mapping[str, Any]
     tasks: Sequence[Task]
 
+    def keeps_waiting(self) -> bool:
+        """Whether those that wait for it still do, which may be for ever; see `Queue.submit`."""
+        deleted = self.details.get("releases_nobody_if_deleted") and self.tasks[0].began is None
+        return bool(deleted) or any(task.state != "ended" for task in self.tasks)
+
 
 class Queue:
     """The queue in a folder, for commands, server and tests."""
@@ -130,7 +136,10 @@ class Queue:
         after: Sequence[int] = (),
         details: Mapping[str, Any] | None = None,
     ) -> int:
-        """Accept a job; `{job}` in log, environment and words becomes its id."""
+        """Accept a job; `{job}` in log, environment and words becomes its id.
+
+        One with `releases_nobody_if_deleted` in its details does not, where it never began.
+        """
         owner = os.environ.get("STAND_IN_USER") or _user()
         with self._database as database:
             row = name, owner, time.time(), throttle, json.dumps([*after])
@@ -206,6 +215,17 @@ class Queue:
             database.execute("delete from task where state = 'ended'")
             database.execute("delete from job where id not in (select job from task)")
 
+    def hold_job(self, job: int, yes: bool) -> None:
+        """Let no task of a job start, or let them again."""
+        with self._database as database:
+            database.execute("delete from held_job where job = ?", (job,))
+            if yes:
+                database.execute("insert into held_job values (?)", (job,))
+
+    def held_jobs(self) -> set[int]:
+        """The jobs of which no task starts."""
+        return {row[0] for row in self._database.execute("select job from held_job")}
+
     def hold(self, yes: bool) -> None:
         """Let nothing start, or let it again."""
         with self._database as database:
@@ -225,9 +245,10 @@ class Queue:
             return
         jobs = self.jobs()
         running = sum(task.state == "running" for job in jobs for task in job.tasks)
-        alive = {job.id for job in jobs if any(task.state != "ended" for task in job.tasks)}
+        waited_for = {job.id for job in jobs if job.keeps_waiting()}
+        held = self.held_jobs()
         for job in jobs:
-            if alive.intersection(job.after):
+            if waited_for.intersection(job.after) or job.id in held:
                 continue
             own = sum(task.state == "running" for task in job.tasks)
             for task in job.tasks:

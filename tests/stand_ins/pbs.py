@@ -1,7 +1,7 @@
-"""What the stand-ins for PBS Pro and for Torque share: qsub, qstat, qselect and qdel.
+"""What the stand-ins for PBS Pro and for Torque share: qsub, qstat, qselect, qdel, qhold and qrls.
 
-What the two manuals have in common is here; each refuses what its manual does not allow, also
-where a site's real commands are more lenient.
+What the two manuals have in common is here, and what a real OpenPBS 23.06.06 said; each refuses
+what its manual does not allow, also where a site's real commands are more lenient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ Options = dict[str, list[str]]
 """Option without its dash -> its values, the last one counts most often."""
 
 # Codes of pbs_error.h, as exit codes: modulo 256.
-UNKNOWN_JOB, UNKNOWN_QUEUE, FINISHED = 153, 170, 35
+UNKNOWN_JOB, UNKNOWN_QUEUE, FINISHED, INVALID_REQUEST = 153, 170, 35, 156
+LINE, TAB = 78, 8  # columns
 FLAGS = frozenset("fhIVXz")
 QUEUES = ("workq", "batch")
 
@@ -178,11 +179,24 @@ class PbsCommands(ABC):
             ],
             throttle=shape.throttle if shape else None,
             after=after,
-            details={"array": shape is not None, "options": options},
+            details={
+                "array": shape is not None,
+                "options": options,
+                "variables": self._variables(options),
+                "releases_nobody_if_deleted": self.strands and shape is None,
+            },
         )
         if "z" not in options:
             print(self.job_id(job, array=shape is not None))
         return 0
+
+    strands: ClassVar[bool] = False
+    """Whether what waits for a job, no array, waits for ever where that is deleted in the queue."""
+
+    def _variables(self, options: Options) -> str:
+        """`Variable_List`, in which line breaks stay what they are."""
+        told = {"PBS_O_QUEUE": QUEUES[0], **handed_on(options)}
+        return ",".join(f"{name}={value}".replace(",", "\\,") for name, value in told.items())
 
     def _check(self, options: Options) -> None:
         patterns = {
@@ -226,10 +240,14 @@ class PbsCommands(ABC):
             if kind not in self.dependencies or not ids:
                 raise Refused("illegal -W value", 2)
             for job_id in ids:
-                job, index = self.find(job_id)
+                job, index = self.find_dependency(job_id)
                 self.check_dependency(kind, job, index)
                 found.append(job.id)
         return found
+
+    def find_dependency(self, job_id: str) -> tuple[Job, int | None]:
+        """The job that a dependency names, and the task's index."""
+        return self.find(job_id)
 
     def check_dependency(self, kind: str, job: Job, index: int | None) -> None:
         """Refuse a dependency that does not fit the other job."""
@@ -311,10 +329,30 @@ class PbsCommands(ABC):
             Refused: it is not listed.
         """
 
-    def waits_for(self, job: Job) -> bool:
-        """Whether a job it depends on is not over."""
-        others = Queue.here().jobs(list(job.after))
-        return any(task.state != "ended" for other in others for task in other.tasks)
+    def waits(self, job: Job) -> bool:
+        """Whether a job it depends on has not released it."""
+        return any(other.keeps_waiting() for other in Queue.here().jobs(list(job.after)))
+
+    def holds(self, job: Job) -> str:
+        """The letters of a job's holds: of its user's, and of the system's."""
+        return "u" * (job.id in Queue.here().held_jobs()) + "s" * self.waits(job)
+
+    def depend(self, job: Job) -> str:
+        """Whom a job waits for, and who waits for it."""
+        after: list[str] = []
+        before: list[str] = []
+        for other in Queue.here().jobs():
+            name = f"{self._id(other)}@{self.server}"
+            if other.id in job.after and other.keeps_waiting():
+                after.append(name)
+            if job.id in other.after and job.keeps_waiting():
+                before.append(name)
+        kind = {True: "array", False: ""}[self.names_arrays and "[]" in "".join(after)]
+        found = [f"afterany{kind}:{':'.join(after)}"] if after else []
+        return ",".join([*found, *([f"beforeany:{':'.join(before)}"] if before else [])])
+
+    names_arrays: ClassVar[bool] = False
+    """Whether a dependency says that it is on an array."""
 
     def attributes_of(self, job: Job, task: Task | None, state: str) -> dict[str, str]:
         """What both tell of a job or a task, up to its state."""
@@ -326,37 +364,27 @@ class PbsCommands(ABC):
             shown["resources_used.walltime"] = used
         return {**shown, "job_state": state, "queue": QUEUES[0], "server": self.server}
 
-    def attributes_after(self, job: Job, state: str) -> dict[str, str]:
-        """What both tell behind that."""
+    def attributes_after(self, job: Job, holds: str) -> dict[str, str]:
+        """What both tell behind that, up to the variables."""
         options = job.details["options"]
-        shown = {"Hold_Types": "s" if state == "H" else "n", "Join_Path": "oe"}
-        if job.after and state == "H":
-            others = Queue.here().jobs(list(job.after))
-            ids = ":".join(f"{self._id(other)}@{self.server}" for other in others)
-            shown["depend"] = f"afterany:{ids}"
+        shown = {"Account_Name": options["A"][-1]} if "A" in options else {}
+        if depend := self.depend(job):
+            shown["depend"] = depend
+        shown |= {"Hold_Types": holds or "n", "Join_Path": "oe"}
         for value in options.get("l", []):
             for part in value.split(","):
                 resource, _, amount = part.partition("=")
                 shown[f"Resource_List.{resource}"] = amount
-        shown["Variable_List"] = (
-            "PBS_O_HOME=/home/me,PBS_O_LANG=C,PBS_O_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:"
-            "/usr/bin:/sbin:/bin,PBS_O_HOST=login,PBS_O_WORKDIR=/home/me/a = b"
-        )
-        if "A" in options:
-            shown["Account_Name"] = options["A"][-1]
         return shown
 
     @staticmethod
     def _print(head: str, attributes: Mapping[str, str]) -> None:
         print(head)
         for name, value in attributes.items():
-            line = f"    {name} = {value}"
-            first, rest = line[:78], line[78:]
-            # Long lines go on behind a tab.
-            print("\n\t".join([first, *(rest[i : i + 70] for i in range(0, len(rest), 70))]))
+            print(_folded(f"    {name} = ", value))
         print()
 
-    # qselect and qdel
+    # qselect, qdel, qhold and qrls
 
     def qselect(self, words: list[str]) -> int:
         """List the ids of jobs."""
@@ -388,7 +416,8 @@ class PbsCommands(ABC):
                 job, index = self.find(job_id)
                 tasks = job.tasks if index is None else [job.tasks[index]]
                 if all(task.state == "ended" for task in tasks):
-                    raise Refused(f"{self.over} {job_id}", FINISHED)
+                    whole = all(task.state == "ended" for task in job.tasks)
+                    raise Refused(f"{self.over if whole else self.task_over} {job_id}", FINISHED)
                 Queue.here().cancel(job.id, index)
             except Refused as refusal:
                 print(f"qdel: {refusal}", file=sys.stderr)
@@ -396,6 +425,43 @@ class PbsCommands(ABC):
         return code
 
     over: ClassVar[str]
+    task_over: ClassVar[str]
+
+    def qhold(self, words: list[str]) -> int:
+        """Hold jobs."""
+        return self._hold(words, True)
+
+    def qrls(self, words: list[str]) -> int:
+        """Release jobs."""
+        return self._hold(words, False)
+
+    def _hold(self, words: list[str], yes: bool) -> int:
+        _, operands = parsed(words, "")
+        if not operands:
+            raise Refused("usage: [-h hold_list] job_identifier...", 2)
+        for job_id in operands:
+            job, index = self.find(job_id)
+            if index is not None:
+                raise Refused(f"{self.no_hold_of_a_task} {job_id}", INVALID_REQUEST)
+            Queue.here().hold_job(job.id, yes)
+        return 0
+
+    no_hold_of_a_task: ClassVar[str] = "that of a task is not modelled"
+
+
+def _folded(name: str, value: str) -> str:
+    """An attribute as it is printed: in long lines that go on behind a tab, broken at commas."""
+    shown, width = name, len(name)
+    for position, part in enumerate(value.split(",")):
+        comma = "," if position else ""
+        shown, width = shown + comma, width + len(comma)
+        if position and width + len(part) >= LINE:
+            shown, width = f"{shown}\n\t", TAB
+        while width + len(part) >= LINE:
+            shown, part = f"{shown}{part[: LINE - width]}\n\t", part[LINE - width :]
+            width = TAB
+        shown, width = shown + part, width + len(part)
+    return shown
 
 
 def exit_status(status: int) -> int:

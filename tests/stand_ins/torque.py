@@ -31,6 +31,8 @@ class Torque(PbsCommands):
     unknown_queue = "submit error (Unknown queue MSG=cannot locate queue)"
     unknown_job = "Unknown Job Id Error"
     over = "Request invalid for state of job MSG=invalid state for job - COMPLETE"
+    task_over = over
+    names_arrays = True
 
     def print_version(self) -> None:
         print(self.version, file=sys.stderr)
@@ -47,7 +49,7 @@ class Torque(PbsCommands):
         if "t" not in options:
             return None
         found = re.fullmatch(r"(\d+)(?:-(\d+))?(?:%(\d+))?", options["t"][-1])
-        if found is None or int(found[1]) or found[2] == found[1]:
+        if found is None or int(found[1]):
             raise Refused("submit error (Bad Job Array Request)", 1)
         n_tasks = int(found[2] or 0) + 1
         if n_tasks > _MOST_TASKS:
@@ -80,22 +82,32 @@ class Torque(PbsCommands):
                 yield task_id, self._shown(job, task)
 
     def _shown(self, job: Job, task: Task | None) -> Mapping[str, str]:
-        state = self._state(job, task)
+        state, holds = self._state(job, task), self._holds(job, task)
         shown = self.attributes_of(job, task, state)
         if job.details["array"] and task:
             shown["Job_Name"] = f"{job.name}-{task.position}"
-        shown |= self.attributes_after(job, state)
+        shown |= self.attributes_after(job, holds)
+        shown["Variable_List"] = job.details["variables"]
         if task and task.state == "ended":
             # Also of a job that was deleted while it waited.
             shown["exit_status"] = "271" if task.status is None else str(exit_status(task.status))
-        return shown
+        return {**shown, "submit_args": "-N x", "submit_host": "login"}
 
     def _state(self, job: Job, task: Task | None) -> str:
         if task is None:  # a summary, which says "Q" until all are over
             return "C" if all(other.state == "ended" for other in job.tasks) else "Q"
         if task.state != "queued":
             return {"running": "R", "ended": "C"}[task.state]
-        return "H" if self.waits_for(job) else "Q"
+        return "H" if self._holds(job, task) else "Q"
+
+    def _holds(self, job: Job, task: Task | None) -> str:
+        """A task beyond what may run at a time has a hold of its own, "l"."""
+        if task is None or task.state != "queued":
+            return ""
+        running = sum(other.state == "running" for other in job.tasks)
+        first = sum(other.state == "queued" for other in job.tasks[: task.position])
+        beyond = job.throttle is not None and running + first >= job.throttle
+        return self.holds(job) + "l" * beyond
 
     def selected(self, job: Job, options: Options) -> list[str]:
         if not job.details["array"]:

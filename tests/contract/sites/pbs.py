@@ -10,11 +10,11 @@ from pathlib import Path
 from tests.contract.sites.site import Site
 from tests.stand_ins.batch import StandIn
 
-COMMANDS = ("qsub", "qstat", "qselect", "qdel")
+COMMANDS = ("qsub", "qstat", "qselect", "qdel", "qhold", "qrls")
 
 
 class PbsProSite(Site):
-    """OpenPBS 23.06, by its manual pages."""
+    """OpenPBS 23.06, by its manual pages and what a real one said."""
 
     env = "pbs"
     submit = "qsub"

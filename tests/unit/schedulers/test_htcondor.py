@@ -364,6 +364,8 @@ def test_array_sizes(commands: Commands, script: str, size: int) -> None:
 OVER_TIME = ("The job attribute PeriodicRemove expression 'JobStatus == 2 && time() - "
              "JobCurrentStartDate > 60' evaluated to TRUE")  # fmt: skip
 
+BOTH = OVER_TIME.replace("'JobStatus", "'(MemoryUsage > 2000) || (JobStatus").replace("60'", "60)'")
+
 
 @pytest.mark.parametrize(
     ("ad", "in_queue", "told"),
@@ -391,6 +393,12 @@ OVER_TIME = ("The job attribute PeriodicRemove expression 'JobStatus == 2 && tim
           "'ResidentSetSize > 9' evaluated to TRUE"}, False,
          TaskState("ended", "", "The system macro SYSTEM_PERIODIC_REMOVE expression "
                    "'ResidentSetSize > 9' evaluated to TRUE", 0, "out of memory")),
+        # The user's own expression, and that of the walltime, are one; which was true is not said.
+        ({"JobStatus": 3, "RemoveReason": BOTH}, False,
+         TaskState("ended", "", BOTH, 0, "a limit of memory or time")),
+        # The words of a person who removed it.
+        ({"JobStatus": 3, "RemoveReason": "via condor_rm: its expression needs Memory"}, False,
+         TaskState("ended", "", "via condor_rm: its expression needs Memory", 0, "cancelled")),
         ({"JobStatus": 3}, False, TaskState("ended", stopped="cancelled")),
         ({"JobStatus": 4, "ExitBySignal": True, "ExitSignal": 9}, False,
          TaskState("ended", "", "signal 9", 9)),

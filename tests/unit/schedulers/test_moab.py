@@ -245,12 +245,15 @@ def test_tasks_in_one_row(commands: Commands) -> None:
         ("eligible", "Idle", TaskState("queued", "Idle")),
         ("active", "Running", TaskState("running", "Running")),
         ("completed", "Removed", TaskState("ended", stopped="cancelled")),
+        # The array's completion code is no task's.
+        ("completed", "Completed", TaskState("ended")),
     ],
 )
 def test_an_array_whose_tasks_are_not_listed(
     commands: Commands, listed: str, state: str, told: TaskState
 ) -> None:
-    showq(commands, **{listed: [row("Moab.12", state)]})
+    code = {"CompletionCode": "1"} if state == "Completed" else {}
+    showq(commands, **{listed: [row("Moab.12", state, **code)]})
     assert query((NAME, 4, "Moab.12")) == {(1, task): told for task in range(4)}
 
 
