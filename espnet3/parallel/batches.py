@@ -6,22 +6,20 @@ import asyncio
 import contextlib
 import inspect
 import itertools
-import pickle
 import time
 import traceback
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import wait
 from typing import Any, NamedTuple
 
-import cloudpickle
 from dask._task_spec import Task
 from dask.sizeof import sizeof
 from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker
-from distributed.protocol.pickle import loads
 
 from espnet3.parallel.batch_sizer import TASK_SECONDS, BatchSizer
+from espnet3.parallel.pickles import dumps, loads
 from espnet3.parallel.worker_env import bound_to_env
 from espnet3.parallel.worker_watch import LOOK_EVERY, WorkerWatch
 from espnet3.specs.errors import UnserializableResult, WorkersKilled, one_line
@@ -88,30 +86,17 @@ def _compute_batch(call: bytes | str, pickled: bytes) -> _Done | _Failed:
         return _Failed(len(results), _portable(error), text, get_worker().address)
     # Pickled here: Dask would ask for what cannot be pickled again and again.
     try:
-        done = _pickled(results)
+        done = dumps(results)
     except Exception:  # noqa: BLE001 (pickling runs the user's code)
         return _unpicklable(batch, results)
     return _Done(done, time.perf_counter() - began)
-
-
-def _pickled(value: Any) -> bytes:
-    """As Dask pickles; its own function logs a traceback where it cannot, and here nobody reads it.
-
-    What the script that is run has defined is pickled with its code: a worker runs another script.
-    """
-    pickled = b"__main__"
-    with contextlib.suppress(Exception):  # pickling runs the user's code
-        pickled = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    if b"__main__" in pickled:
-        pickled = cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    return pickled
 
 
 def _portable(error: BaseException) -> BaseException:
     """The exception, or one that says the same if it does not survive the way to the caller."""
     error.__traceback__ = None
     with contextlib.suppress(Exception):  # pickling runs the user's code
-        loads(_pickled(error))
+        loads(dumps(error))
         if not isinstance(error, StopIteration):  # that would end a generator on its way
             return error
     return RuntimeError(f"{type(error).__name__}: {one_line(str(error))}")
@@ -120,7 +105,7 @@ def _portable(error: BaseException) -> BaseException:
 def _unpicklable(batch: list[Any], results: list[Any]) -> _Failed:
     for position, result in enumerate(results):
         try:
-            _pickled(result)
+            dumps(result)
         except Exception as problem:  # noqa: BLE001 (pickling runs the user's code)
             name = type(result).__name__
             error = UnserializableResult(batch[position], name, str(problem), "pickle")
@@ -143,7 +128,7 @@ def run_batches(
     kwargs: Mapping[str, Any],
     *,
     total: int | None = None,
-) -> Iterator[tuple[int, list[Any]]]:
+) -> Generator[tuple[int, list[Any]], None, None]:
     """Call a function for every element, many elements to a Dask task.
 
     Args:
@@ -229,7 +214,7 @@ class _BatchesUnderWay:
     def __init__(self, client: Client, func: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
         self._client = client
         self._plugin: str | None = None
-        self._call: bytes | str = _pickled((func, kwargs))
+        self._call: bytes | str = dumps((func, kwargs))
         if len(self._call) > LARGE_CALL:
             self._plugin = f"espnet3-call-{uuid.uuid4()}"
             client.register_plugin(_LargeCall(self._plugin, self._call))
@@ -251,7 +236,7 @@ class _BatchesUnderWay:
     def send(self, batch: _Batch) -> None:
         """Hand a batch to the cluster."""
         try:
-            pickled = _pickled(batch.elements)
+            pickled = dumps(batch.elements)
         except Exception as error:
             error.add_note(f"while sending the items {_span(batch)}")
             raise

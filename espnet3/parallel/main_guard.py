@@ -25,21 +25,29 @@ def require_main_guard() -> None:
     """
     if dask.config.get("distributed.worker.multiprocessing-method", "spawn") == "fork":
         return
-    calling = _calling_line()
-    if calling is None:
-        return
-    script, line = calling
-    try:
-        statements = ast.parse(script.read_bytes()).body
-    except (OSError, SyntaxError, ValueError):  # it was replaced since
-        return
-    before = [statement for statement in statements if statement.lineno <= line]
-    names = (node for statement in before for node in ast.walk(statement))
-    if not any(isinstance(node, ast.Name) and node.id == "__name__" for node in names):
+    found = unguarded_call()
+    if found is not None:
+        script, line = found
         raise UsageError(
             f'{script}:{line}: put this call below `if __name__ == "__main__":`, since each worker '
             "process imports the script and would call it again"
         )
+
+
+def unguarded_call() -> tuple[Path, int] | None:
+    """The script and its line where this call stands at the top level, without a guard; or None."""
+    calling = _calling_line()
+    if calling is None:
+        return None
+    script, line = calling
+    try:
+        statements = ast.parse(script.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):  # it was replaced since
+        return None
+    before = [statement for statement in statements if statement.lineno <= line]
+    names = (node for statement in before for node in ast.walk(statement))
+    guarded = any(isinstance(node, ast.Name) and node.id == "__name__" for node in names)
+    return None if guarded else calling
 
 
 def _calling_line() -> tuple[Path, int] | None:

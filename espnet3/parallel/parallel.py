@@ -25,6 +25,7 @@ from espnet3.parallel.worker_env import (
     require_no_conflict,
 )
 from espnet3.parallel.worker_env import wrap_func_with_worker_env as wrap_func_with_worker_env
+from espnet3.parallel.worker_process import WorkerProcess
 from espnet3.parallel.worker_watch import wait_for_a_worker
 from espnet3.specs.config import ParallelConfig, as_parallel_config
 from espnet3.specs.errors import ConfigError
@@ -68,6 +69,7 @@ def make_client(config: Any = None) -> EspnetClient:
         client = EspnetClient(cluster, set_as_default=False)
         client.parallel_config = parallel
         undo.callback(close_client, client)
+        client.register_plugin(WorkerProcess())
         wait_for_a_worker(client, parallel)
         undo.pop_all()
     return client

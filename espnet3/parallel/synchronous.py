@@ -4,52 +4,25 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
-import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from distributed import Client, WorkerPlugin, get_worker
+from distributed import Client, get_worker
 
-from espnet3._streams import print_by_line
 from espnet3.parallel.batches import run_batches
+from espnet3.parallel.class_state import CallWithEnvironment, ClassStates, Setup, class_states
 from espnet3.parallel.config import when_set
+from espnet3.parallel.driver_state import StateFollower
 from espnet3.parallel.parallel import close_client, make_client
+from espnet3.parallel.pickles import dumps
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerError, UsageError
 from espnet3.specs.visible import visible
-
-
-class ImportPathPlugin(WorkerPlugin):
-    """Gives workers the driver's import path, so that they find the user's modules.
-
-    And makes them print by the line, so that the log of one that is killed has what it said.
-    """
-
-    name = "espnet3-import-path"
-
-    def __init__(self, entries: list[str]) -> None:
-        self.entries = entries
-        self.driver = os.uname().nodename, os.getpid()
-
-    def setup(self, worker: Any) -> None:
-        """Add what this worker lacks."""
-        if self.driver != (os.uname().nodename, os.getpid()):  # whose output is the user's own
-            print_by_line()
-        sys.path.extend(entry for entry in self.entries if entry not in sys.path)
-
-
-class CallWithEnvironment:
-    """Calls `forward` with all of the environment, as local mode does."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        self.forward = forward
-
-    def __call__(self, item: Any, /, **env: Any) -> Any:  # whatever names the environment has
-        return self.forward(item, **env)
 
 
 class SharedClient:
@@ -58,23 +31,29 @@ class SharedClient:
     def __init__(self, config: ParallelConfig) -> None:
         self.config = config
         self.client: Client = make_client(config)
+        self._state = StateFollower()
         self._provider: Any = None
-        self._import_path: list[str] = []
+        self._built = b""
 
-    def share_import_path(self) -> None:
-        """Give the workers what `sys.path` has, also what it got since the last call."""
-        entries = [entry or os.getcwd() for entry in sys.path]
-        if entries != self._import_path:
-            self.client.register_plugin(ImportPathPlugin(entries))
-            self._import_path = entries
+    def share_state(self) -> None:
+        """Give the workers what has changed of this process's state since the last call."""
+        news = self._state.news()
+        if news is not None:
+            self.client.register_plugin(news)
 
-    def use_environment(self, provider: Any) -> None:
-        """Build a provider's environment on every worker, unless it is the last one's."""
-        if provider is not self._provider:
+    def use_environment(self, provider: Any, runner_states: ClassStates) -> None:
+        """Build a provider's environment on every worker, unless nothing of it has changed.
+
+        Nothing has where it is the last call's provider, and what would be sent is the same: its
+        config, its attributes, those of its classes, the code and globals of a script.
+        """
+        states, setup_fn = class_states(type(provider)), provider.make_worker_setup_fn()
+        built = hashlib.sha256(dumps((setup_fn, states))).digest()
+        if provider is not self._provider or built != self._built:
             self._provider = None  # until it is built, nothing is
-            plugin = DictReturnWorkerPlugin(provider.make_worker_setup_fn())
+            plugin = DictReturnWorkerPlugin(Setup(setup_fn, (*states, *runner_states)))
             self.client.register_plugin(plugin, name=ENV)
-            self._provider = provider
+            self._provider, self._built = provider, built
 
     def close(self) -> None:
         """Close the client and its cluster."""
@@ -169,10 +148,11 @@ def run_synchronously(
     with _one_call:
         try:
             shared = shared_client(config)
-            shared.share_import_path()
-            shared.use_environment(runner.provider)
+            shared.share_state()
+            states = class_states(type(runner))
+            shared.use_environment(runner.provider, states)
             results: list[Any] = [None] * len(items)
-            forward = CallWithEnvironment(runner.forward)
+            forward = CallWithEnvironment(runner.forward, states)
             batches = run_batches(shared.client, forward, items, {}, total=len(items))
             title = visible(type(runner).__name__)
             with (

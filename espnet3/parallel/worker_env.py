@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from distributed import WorkerPlugin, get_worker
 
+from espnet3.parallel.pickles import dumps, loads
 from espnet3.specs.errors import EnvironmentFailed, one_line
 
 ENV = "env"
@@ -29,13 +30,26 @@ class DictReturnWorkerPlugin(WorkerPlugin):
     name = ENV
 
     def __init__(self, setup_fn: Callable[[], dict[str, Any]]) -> None:
-        self.setup_fn = setup_fn
+        self._setup_fn: Callable[[], dict[str, Any]] | None = setup_fn
+        self._pickled: bytes | None = None
         self.problem = "it was not called yet"
+
+    @property
+    def setup_fn(self) -> Callable[[], dict[str, Any]]:
+        """What builds the environment; unpickled when it is needed, which imports the modules."""
+        if self._setup_fn is None and self._pickled is not None:
+            self._setup_fn = loads(self._pickled)
+        return cast("Callable[[], dict[str, Any]]", self._setup_fn)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._pickled is None:
+            self._pickled = dumps(self._setup_fn)
+        return {**vars(self), "_setup_fn": None}
 
     async def setup(self, worker: Any) -> None:
         """Build the environment in a thread, so that the worker stays in touch meanwhile."""
         try:
-            env = await asyncio.to_thread(self.setup_fn)
+            env = await asyncio.to_thread(lambda: self.setup_fn())
             if not isinstance(env, dict):
                 raise ValueError(f"setup_fn must return a dict, got {type(env).__name__}")
         except BaseException as error:

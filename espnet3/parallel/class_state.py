@@ -1,0 +1,106 @@
+"""Class attributes of providers and runners, as they are at the call.
+
+Classes of modules are imported on a worker, and have there what their source says. What the caller
+has changed since then is sent along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from espnet3.parallel.pickles import dumps, loads
+
+Attributes = Mapping[str, bytes]
+ClassStates = tuple[tuple[type[Any], Attributes], ...]
+_MISSING = object()  # its pickle is that of no attribute
+_applied: dict[type[Any], Attributes] = {}
+
+
+def class_states(cls: type[Any]) -> ClassStates:
+    """The data of a class and of its bases, each attribute pickled.
+
+    Classes of the script travel with all they have anyway. Methods, and what cannot be pickled, are
+    what a worker imports.
+
+    Example:
+        >>> from tests.integration.sync_runners import Counted
+        >>> [sorted(attributes) for _, attributes in class_states(Counted)]
+        [['pickled']]
+    """
+    bases = (base for base in cls.__mro__ if not _is_ours(base.__module__))
+    found = ((base, _attributes(base)) for base in bases)
+    return tuple((base, attributes) for base, attributes in found if attributes)
+
+
+def _is_ours(module: str) -> bool:
+    return module in ("__main__", "builtins", "abc") or module.partition(".")[0] == "espnet3"
+
+
+def _attributes(cls: type[Any]) -> dict[str, bytes]:
+    found = {}
+    for name, value in vars(cls).items():
+        special = name.startswith("__") and name.endswith("__")
+        if not special and not hasattr(type(value), "__get__"):
+            pickled = _pickled(value)
+            if pickled is not None:
+                found[name] = pickled
+    return found
+
+
+def _pickled(value: Any) -> bytes | None:
+    try:
+        return dumps(value)
+    except Exception:  # noqa: BLE001 (pickling runs the user's code)
+        return None
+
+
+def apply(states: ClassStates) -> None:
+    """On a worker: give classes the attributes that they have in the caller's process.
+
+    Each is set once: what `forward` makes of it stays, until the caller changes it again.
+    """
+    for cls, attributes in states:
+        before = _applied.get(cls, {})
+        if before == attributes:
+            continue
+        for name, value in attributes.items():
+            if value != before.get(name) and value != _pickled(vars(cls).get(name, _MISSING)):
+                setattr(cls, name, loads(value))
+        for name in (before.keys() - attributes.keys()) & vars(cls).keys():
+            delattr(cls, name)
+        _applied[cls] = attributes
+
+
+class Setup:
+    """Builds a provider's environment after classes got the attributes that the caller's have."""
+
+    def __init__(self, setup_fn: Callable[[], dict[str, Any]], states: ClassStates) -> None:
+        self._setup_fn, self._states = setup_fn, states
+
+    def __call__(self) -> dict[str, Any]:
+        apply(self._states)
+        return self._setup_fn()
+
+
+class CallWithEnvironment:
+    """Calls `forward` with all of the environment, as local mode does.
+
+    Args:
+        forward: the runner's.
+        states: those of the runner's classes; a worker applies them when it unpickles this.
+    """
+
+    def __init__(self, forward: Callable[..., Any], states: ClassStates) -> None:
+        self.forward, self._states = forward, states
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _applied_call, (self.forward, self._states)
+
+    def __call__(self, item: Any, /, **env: Any) -> Any:  # whatever names the environment has
+        return self.forward(item, **env)
+
+
+def _applied_call(forward: Callable[..., Any], states: ClassStates) -> CallWithEnvironment:
+    apply(states)
+    return CallWithEnvironment(forward, states)
