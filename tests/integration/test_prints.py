@@ -47,8 +47,9 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> Path:
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A script whose `forward` prints, and is killed."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     script = tmp_path / "greedy.py"
     script.write_text(SCRIPT)
     return script
