@@ -207,8 +207,8 @@ def status(run_dir: str, as_json: bool) -> int:
 def watch(run_dir: str, interval: float, as_json: bool) -> int:
     """Follow a run until nothing of it is queued or running.
 
-    The exit code is that of `status`. Nothing depends on it: interrupt it, and the run goes on. With
-    --json each change is a line, a document as of `status --json`.
+    The exit code is that of `status`. Nothing depends on it: interrupt it, and the run goes on.
+    With --json each change is a line, a document as of `status --json`.
     """
     from espnet3._blocking import run_blocking
 
