@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask, require_done
 from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.pbs_words import queued_words, task_state
-from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
+from espnet3.schedulers.qsub_style import id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.errors import SchedulerUnavailable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _MOST_TASKS = 10000
 _JOB_ID = re.compile(r"[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9._-]+)?")
 _FIELDS = (
-    "Job_Name", "job_state", "substate", "comment", "depend", "Hold_Types", "Exit_status",
+    "Job_Name", "Job_Owner", "ctime", "job_state", "substate", "comment", "depend", "Hold_Types", "Exit_status",
     "exit_status", "resources_used.walltime", "Resource_List.walltime",
 )  # fmt: skip
 _FIELD = re.compile(rf"^ +({'|'.join(map(re.escape, _FIELDS))}) = (.*)$", re.MULTILINE)
@@ -49,7 +50,9 @@ class PbsScheduler(Scheduler):
     """PBS Pro or Torque through qsub, qstat, qselect and qdel; `prepare` finds out which."""
 
     name = "pbs"
+    within = ("PBS_JOBID", "PBS_ENVIRONMENT")
     inherited = ("PBS_",)
+    unfit = frozenset({"PBS_DPREFIX"})  # our directives would be comments
     # Which server; the rest is left by a job, or changes how directives are read.
     kept = frozenset({
         "PBS_CONF_FILE", "PBS_EXEC", "PBS_HOME", "PBS_DEFAULT", "PBS_SERVER", "PBS_PRIMARY",
@@ -115,8 +118,8 @@ class PbsScheduler(Scheduler):
         kind = "afteranyarray" if self._torque and "[" in job_id else "afterany"
         return ["-W", f"depend={kind}:{job_id}"]
 
-    def parse_job_id(self, output: str) -> str | None:
-        return id_line(output, _JOB_ID)
+    def job_ids(self, output: str) -> list[str]:
+        return id_lines(output, _JOB_ID)
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else job_id.replace("[]", f"[{index}]")
@@ -143,7 +146,8 @@ class PbsScheduler(Scheduler):
         for row in await self._rows(dict.fromkeys(ids), tasks=True):
             state = task_state(row.job_id, row.fields, torque=bool(self._torque))
             number, index = _parts(row.job_id)
-            found = keys.job(number, _job_name(row))
+            user = row.fields.get("Job_Owner", "").partition("@")[0]
+            found = keys.job(number, _job_name(row), user, _created(row))
             if found is None:
                 continue
             submission, job = found
@@ -231,6 +235,14 @@ def _parts(job_id: str) -> tuple[str, str | None]:
 def _job_name(row: _Row) -> str:
     """The name that the job was given; Torque appends the index to those of an array's tasks."""
     return re.sub(r"(-\d+|\[\d+\])$", "", row.fields.get("Job_Name", ""))
+
+
+def _created(row: _Row) -> float | None:
+    """When a job was submitted, in seconds since 1970."""
+    try:
+        return datetime.strptime(row.fields.get("ctime", ""), "%a %b %d %H:%M:%S %Y").timestamp()
+    except ValueError:
+        return None
 
 
 SCHEDULER = PbsScheduler
