@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from espnet3.schedulers.commands import ask
@@ -69,9 +69,12 @@ class Scheduler(ABC):
 
     Attributes:
         name: the `env` of the parallel config.
+        within: variables of which a job has at least one, and nobody else.
         inherited: prefixes of the variables that a job leaves in its environment and that must not
             leak into a job submitted from inside it.
-        kept: variables with such a prefix that every client needs.
+        kept: variables with such a prefix that every client needs, or that are a user's own.
+        unfit: variables of a user's own with which the submit command would do something else than
+            submit what it is given.
         first_index: what the scheduler calls the first task of an array.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
         can_wait: whether a job may wait for the end of another.
@@ -81,7 +84,9 @@ class Scheduler(ABC):
     """
 
     name: ClassVar[str]
+    within: ClassVar[tuple[str, ...]] = ()
     inherited: ClassVar[tuple[str, ...]] = ()
+    unfit: ClassVar[frozenset[str]] = frozenset()
     kept: ClassVar[frozenset[str]] = frozenset()
     first_index: ClassVar[int] = 0
     can_throttle: ClassVar[bool] = True
@@ -192,8 +197,19 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
+    def job_ids(self, output: str) -> list[str]:
+        """What may be the job's id in what the submit command printed, in order.
+
+        Sites print banners around it, with numbers of their own.
+        """
+
     def parse_job_id(self, output: str) -> str | None:
-        """The job id in what the submit command printed."""
+        """The job id in what the submit command printed; None for none, and for several.
+
+        Of several only the queue can tell the right one: a wrong one may be another job's.
+        """
+        found = set(self.job_ids(output))
+        return found.pop() if len(found) == 1 else None
 
     @abstractmethod
     async def max_array_size(self) -> int:
@@ -287,9 +303,25 @@ class Scheduler(ABC):
         return ""
 
     def scrubbed(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment for a submit command: without what an enclosing job left in it."""
+        """The environment for commands: without what an enclosing job left in it."""
         return {
             name: value
             for name, value in environ.items()
             if name in self.kept or not name.startswith(self.inherited or ("\0",))
         }
+
+    def submit_environ(
+        self, environ: Mapping[str, str], stated: Container[str] = ()
+    ) -> dict[str, str]:
+        """The environment for the submit command.
+
+        Outside a job it is the user's, whose own variables the command obeys; within one it has
+        nothing of what that job left.
+
+        Args:
+            environ: this process's environment.
+            stated: names of the options that somebody has set, which count more than variables.
+        """
+        within = any(name in environ for name in self.within)
+        given = self.scrubbed(environ) if within else environ
+        return {name: value for name, value in given.items() if name not in self.unfit}

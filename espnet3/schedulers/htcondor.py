@@ -51,6 +51,7 @@ class HtcondorScheduler(Scheduler):
     """HTCondor through condor_submit, condor_q, condor_history and condor_rm."""
 
     name = "htcondor"
+    within = ("_CONDOR_JOB_AD", "_CONDOR_SCRATCH_DIR", _VARIABLE)
     # What a job leaves; other variables with the prefix _CONDOR_ are a user's own configuration.
     inherited = (
         "_CONDOR_ANCESTOR_", "_CONDOR_BIN", "_CONDOR_CHIRP_CONFIG", "_CONDOR_CREDS",
@@ -142,11 +143,10 @@ class HtcondorScheduler(Scheduler):
             description.set("max_materialize", str(job.throttle))
         return description.text(job.n_tasks)
 
-    def parse_job_id(self, output: str) -> str | None:
+    def job_ids(self, output: str) -> list[str]:
         terse = re.findall(r"^\s*(\d+)\.\d+ - \1\.\d+\s*$", output, re.MULTILINE)
         long = re.findall(r"\d+ job\(s\) submitted to cluster (\d+)", output)
-        found = [*terse, *long]
-        return found[-1] if found else None
+        return [*terse, *long]
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return f"{job_id}.{index or 0}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Container, Sequence
+from datetime import timedelta
 from itertools import chain, repeat
 
 from espnet3.schedulers.base import KnownSubmission, TaskKey, Wanted
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.models import PlannedJob
+
+# Between the clocks of two hosts, or a local time that is told twice in autumn.
+_CLOCKS = timedelta(hours=2).total_seconds()
 
 
 class JobKeys:
@@ -34,8 +38,11 @@ class JobKeys:
         self.users = {entry.submission.submitter.user for entry in submissions}
         self.created = min((entry.submission.created for entry in submissions), default=None)
         self._wanted: dict[str, Sequence[int]] = {}  # by the job's name
+        self._last: dict[int, float] = {}  # when a submission's jobs had all been accepted
         for entry in submissions:
             number, ids = entry.submission.number, entry.job_ids()
+            if entry.recorded is not None:
+                self._last[number] = entry.recorded.created.timestamp()
             tasks = range(entry.submission.n_tasks) if wanted is None else wanted.get(number, ())
             for job in entry.submission.jobs:
                 first = bisect_left(tasks, job.first_task)
@@ -50,11 +57,24 @@ class JobKeys:
                 else:
                     self.by_id[job_id] = (number, job)
 
-    def job(self, job_id: str, name: str = "") -> tuple[int, PlannedJob] | None:
-        """Submission number and job of an id, or else of a name ("": not told); None: not ours."""
+    def job(
+        self, job_id: str, name: str = "", user: str = "", submitted: float | None = None
+    ) -> tuple[int, PlannedJob] | None:
+        """Submission number and job of what a row tells; None where it is not ours.
+
+        Args:
+            job_id: the id.
+            name: the job's name, or "" where it is not told.
+            user: whose job it is, or "" where it is not told.
+            submitted: when it was submitted, in seconds since 1970; None where it is not told.
+        """
         found = self.by_id.get(job_id) or self.by_name.get(name)
-        # An id may have been used again, for a job of another name.
-        return None if found is None or (name and name != found[1].name) else found
+        if found is None or not name or name == found[1].name:
+            return found
+        # Renamed by its user it is still ours; otherwise its id has been used again.
+        last = self._last.get(found[0])
+        again = None not in (submitted, last) and submitted > last + _CLOCKS
+        return found if user in self.users and not again else None
 
     def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:
         """Wanted tasks of recorded jobs that have no state, and the ids of these jobs."""

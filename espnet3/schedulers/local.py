@@ -41,8 +41,8 @@ class LocalScheduler(Scheduler):
 
     # The supervisor names the task on the command line, and starts none again.
 
-    def parse_job_id(self, output: str) -> str | None:
-        return None
+    def job_ids(self, output: str) -> list[str]:
+        return []
 
     async def max_array_size(self) -> int:
         return 2**31

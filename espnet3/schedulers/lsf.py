@@ -39,8 +39,8 @@ _JOB_ID = re.compile(r"[1-9][0-9]*")  # bkill takes 0 for all of a user's jobs
 # bjobs may be answered from a copy of the queue that is MBD_REFRESH_TIME old; lsb.params(5).
 _UNSEEN = timedelta(seconds=30)
 # Free text last, since it may have the delimiter in it.
-_FORMAT = "jobid jobindex stat exit_code job_name exit_reason pend_reason delimiter='^'"
-_ROW = re.compile(r"(\d+)(?:\[\d+\])?\^(\d+)\^([A-Z_]+)\^([^^]*)\^([^^]*)\^([^^]*)\^(.*)")
+_FORMAT = "jobid jobindex stat user exit_code job_name exit_reason pend_reason delimiter='^'"
+_ROW = re.compile(r"(\d+)(?:\[\d+\])?\^(\d+)\^([A-Z_]+)\^" + r"([^^]*)\^" * 4 + "(.*)")
 # What they say of a job that has ended, or that they have forgotten.
 _GONE = re.compile(
     r"is not found|no (unfinished |matching )?job found|job has already finished", re.IGNORECASE
@@ -54,6 +54,7 @@ class _Row(NamedTuple):
     job_id: str
     number: int
     state: str
+    user: str
     exit_code: str
     name: str
     exit_reason: str
@@ -69,6 +70,9 @@ class LsfScheduler(Scheduler):
     """LSF through bsub, bjobs, bkill and bparams."""
 
     name = "lsf"
+    within = ("LSB_JOBID",)
+    # They keep the job's id from us, wait for its end, or only check what is asked for.
+    unfit = frozenset({"BSUB_QUIET", "BSUB_QUIET2", "BSUB_BLOCK", "BSUB_CHK_RESREQ"})
     # The rest of LS_* may be anybody's, as LS_COLORS; BSUB_QUIET would keep the job's id from us.
     inherited = (
         "LSB_", "LSF_", "BSUB_", "LS_JOBPID", "LS_SUBCWD", "LS_EXEC", "LS_LICENSE_SERVER",
@@ -154,10 +158,9 @@ class LsfScheduler(Scheduler):
             return SubmitCall([*command, file])
         return SubmitCall([*command], Path(file).read_text())
 
-    def parse_job_id(self, output: str) -> str | None:
-        # "to queue <q>", "to default queue <q>"; sites print banners around it.
-        ids = re.findall(r"^\s*Job <([0-9]+)> is submitted\b", output, re.MULTILINE)
-        return ids[-1] if ids else None
+    def job_ids(self, output: str) -> list[str]:
+        # "to queue <q>", "to default queue <q>".
+        return re.findall(r"^\s*Job <([0-9]+)> is submitted\b", output, re.MULTILINE)
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id}[{index + self.first_index}]"
@@ -180,7 +183,7 @@ class LsfScheduler(Scheduler):
                 rows += await self._bjobs(user)
         states: dict[TaskKey, TaskState] = {}
         for row in rows:
-            found = keys.job(row.job_id, row.name)
+            found = keys.job(row.job_id, row.name, row.user)
             if found is not None:
                 submission, job = found
                 where = positions(str(row.number), job.n_tasks, first=1) if row.number else [0]
@@ -247,9 +250,9 @@ def _parsed(output: str) -> list[_Row]:
         found = _ROW.fullmatch(line.strip())
         if found is not None:
             fields = ("" if text.strip() == "-" else text.strip() for text in found.groups()[2:])
-            state, code, name, ended, pending = fields
+            state, user, code, name, ended, pending = fields
             plain = re.sub(r"\[\d+\]$", "", name)
-            rows.append(_Row(found[1], int(found[2]), state, code, plain, ended, pending))
+            rows.append(_Row(found[1], int(found[2]), state, user, code, plain, ended, pending))
         elif rows and line.strip() and not re.match(r"\d+(\[\d+\])?\^", line):
             rows[-1] = rows[-1]._replace(pend_reason=f"{rows[-1].pend_reason} {line.strip()}")
     return rows

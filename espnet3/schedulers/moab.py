@@ -16,7 +16,7 @@ from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
 from espnet3.schedulers.moab_words import array_state, is_vacated, task_state
 from espnet3.schedulers.pbs import PbsScheduler
-from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
+from espnet3.schedulers.qsub_style import id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.slurm import SlurmScheduler
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
@@ -53,6 +53,11 @@ class _Row(NamedTuple):
         index = next((index for _, index in ids if index is not None), None)
         return [job_id for job_id, _ in ids if job_id], index
 
+    def submission(self) -> tuple[str, float | None]:
+        """Who submitted it, and when, in seconds since 1970."""
+        when = self.fields.get("SubmissionTime", "")
+        return self.fields.get("User", ""), float(when) if when.isdecimal() else None
+
     @property
     def name(self) -> str:
         """The name that the job was given, without what may stand behind it for a task."""
@@ -64,8 +69,10 @@ class MoabScheduler(Scheduler):
 
     name = "moab"
     # The resource manager below leaves its own variables, too.
+    within = ("MOAB_JOBID", *PbsScheduler.within, *SlurmScheduler.within)
     inherited = ("MOAB_", *PbsScheduler.inherited, *SlurmScheduler.inherited)
     kept = PbsScheduler.kept | SlurmScheduler.kept
+    unfit = PbsScheduler.unfit | SlurmScheduler.unfit
     no_answer = re.compile(
         r"timed? ?out|cannot connect|communication (error|failure)|end of file|"
         r"connection (reset|refused)|server is (not available|busy)",
@@ -124,9 +131,8 @@ class MoabScheduler(Scheduler):
     def after_argument(self, job_id: str) -> list[str]:
         return ["-l", f"depend=afterany:{job_id}"]
 
-    def parse_job_id(self, output: str) -> str | None:
-        job_id = id_line(output, _JOB_ID)
-        return None if job_id is None else _parts(job_id)[0]
+    def job_ids(self, output: str) -> list[str]:
+        return [_parts(job_id)[0] for job_id in id_lines(output, _JOB_ID)]
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id}[{index}]"
@@ -144,7 +150,8 @@ class MoabScheduler(Scheduler):
         of_arrays: dict[TaskKey, tuple[PlannedJob, TaskState]] = {}
         for row in await self._rows(keys.users):
             job_ids, index = row.ids()
-            found = next(filter(None, (keys.job(job_id, row.name) for job_id in job_ids)), None)
+            jobs = (keys.job(job_id, row.name, *row.submission()) for job_id in job_ids)
+            found = next(filter(None, jobs), None)
             if found is None:
                 continue
             submission, job = found

@@ -46,6 +46,7 @@ class OarScheduler(Scheduler):
     """OAR through oarsub, oarstat and oardel."""
 
     name = "oar"
+    within = ("OAR_JOB_ID",)
     inherited = ("OAR_", "OARDO_")
     kept = frozenset({"OAR_JOB_KEY_FILE"})  # a user's setting for oarsub and oarsh
     first_index = 1
@@ -103,11 +104,10 @@ class OarScheduler(Scheduler):
         script = "".join(line for line in lines if not line.startswith(("#!", _DIRECTIVE)))
         return SubmitCall([command[0], *shlex.split(directives), *command[1:], script])
 
-    def parse_job_id(self, output: str) -> str | None:
+    def job_ids(self, output: str) -> list[str]:
         # An array has one OAR_JOB_ID line per task; a refusal has -5 or nothing in that place.
         ids = re.findall(r"^OAR_ARRAY_ID=(\d+)\s*$", output, re.MULTILINE)
-        ids = ids or re.findall(r"^OAR_JOB_ID=(\d+)\s*$", output, re.MULTILINE)
-        return ids[-1] if ids else None
+        return ids or re.findall(r"^OAR_JOB_ID=(\d+)\s*$", output, re.MULTILINE)
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id} (index {index + self.first_index})"
@@ -130,7 +130,11 @@ class OarScheduler(Scheduler):
         rows = await self._rows(f"({place}) and not ({well})")
         newest: dict[TaskKey, Row] = {}
         for row in sorted(rows, key=lambda row: int(row["Job_Id"])):  # see was_requeued
-            found = keys.job(str(row["array_id"]), str(row["name"] or ""))
+            when = row.get("submissionTime")
+            found = keys.job(
+                str(row["array_id"]), str(row["name"] or ""), str(row["owner"]),
+                float(when) if isinstance(when, int) else None,
+            )  # fmt: skip
             if found is not None and row["owner"] in keys.users:
                 number, job = found
                 where = positions(str(row["array_index"]), job.n_tasks, first=1)

@@ -24,7 +24,7 @@ from espnet3.schedulers.pbs_words import (
     task_state,
     waited_for,
 )
-from espnet3.schedulers.qsub_style import id_line, plain_arguments, short_name, without_name
+from espnet3.schedulers.qsub_style import id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.errors import SchedulerUnavailable
@@ -50,7 +50,9 @@ class PbsScheduler(Scheduler):
     """PBS Pro or Torque through qsub, qstat, qselect and qdel; `prepare` finds out which."""
 
     name = "pbs"
+    within = ("PBS_JOBID", "PBS_ENVIRONMENT")
     inherited = ("PBS_",)
+    unfit = frozenset({"PBS_DPREFIX"})  # our directives would be comments
     # Which server; the rest is left by a job, or changes how directives are read.
     kept = frozenset({
         "PBS_CONF_FILE", "PBS_EXEC", "PBS_HOME", "PBS_DEFAULT", "PBS_SERVER", "PBS_PRIMARY",
@@ -116,8 +118,8 @@ class PbsScheduler(Scheduler):
         kind = "afteranyarray" if self._torque and "[" in job_id else "afterany"
         return ["-W", f"depend={kind}:{job_id}"]
 
-    def parse_job_id(self, output: str) -> str | None:
-        return id_line(output, _JOB_ID)
+    def job_ids(self, output: str) -> list[str]:
+        return id_lines(output, _JOB_ID)
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else job_id.replace("[]", f"[{index}]")
@@ -145,7 +147,7 @@ class PbsScheduler(Scheduler):
         of_arrays: dict[TaskKey, TaskState] = {}
         for row in rows:
             whole, index = parts(row.job_id)
-            found = keys.job(whole, row.name)
+            found = keys.job(whole, row.name, row.user, row.created)
             if found is None:
                 continue
             submission, job = found

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import NamedTuple
 
 # An attribute whose value is the user's own text, with its line breaks: whatever stands in it looks
 # like more attributes, or more jobs, to those who read line by line.
 _VARIABLES = re.compile(r"^ {4}Variable_List = ", re.MULTILINE)
 _BEFORE = frozenset({
-    "Job_Name", "job_state", "substate", "depend", "Hold_Types", "resources_used.walltime",
-    "Resource_List.walltime",
+    "Job_Name", "Job_Owner", "ctime", "job_state", "substate", "depend", "Hold_Types",
+    "resources_used.walltime", "Resource_List.walltime",
 })  # fmt: skip
 # What both print behind it, each at most once and in this order.
 _BEHIND = (
@@ -37,6 +38,20 @@ class Row(NamedTuple):
     def name(self) -> str:
         """The name that the job was given; Torque appends the index to those of tasks."""
         return re.sub(r"(-\d+|\[\d+\])$", "", self.fields.get("Job_Name", ""))
+
+    @property
+    def user(self) -> str:
+        """Whose job it is."""
+        return self.fields.get("Job_Owner", "").partition("@")[0]
+
+    @property
+    def created(self) -> float | None:
+        """When it was submitted, in seconds since 1970; None where that is not told."""
+        try:
+            told = datetime.strptime(self.fields.get("ctime", ""), "%a %b %d %H:%M:%S %Y")
+        except ValueError:
+            return None
+        return told.timestamp()
 
 
 def parsed(output: str, asked: Iterable[str]) -> Iterator[Row]:

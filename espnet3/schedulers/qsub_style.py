@@ -28,19 +28,14 @@ def short_name(prefix: str, whole: str) -> str:
 
     bits = int.from_bytes(hashlib.blake2b(whole.encode(), digest_size=8).digest(), "big")
     letters = "abcdefghijklmnopqrstuvwxyz234567"
-    digest = "".join(letters[bits >> 5 * i & 31] for i in range(11))
+    digest = "".join(letters[bits >> 5 * i & 31] for i in range(9))
     plain = re.sub(r"[^A-Za-z0-9]", "", prefix)
     plain = plain if plain[:1].isalpha() else f"e{plain}"
     # No "-": Torque appends "-7" to the names of an array's tasks.
     return f"{plain[: _LONGEST_NAME - len(digest) - 1]}_{digest}"
 
 
-def id_line(output: str, pattern: re.Pattern[str]) -> str | None:
-    """The job id in what a submit command printed.
-
-    It stands in a line of its own; sites print banners around it, with plain numbers maybe.
-    """
+def id_lines(output: str, pattern: re.Pattern[str]) -> list[str]:
+    """What may be the job's id in what a submit command printed: it stands in a line of its own."""
     lines = [line.strip() for line in output.splitlines()]
-    ids = [line for line in lines if pattern.fullmatch(line)]
-    named = [job_id for job_id in ids if "." in job_id]
-    return [*ids, *named][-1] if ids else None
+    return [line for line in lines if pattern.fullmatch(line)]

@@ -35,7 +35,7 @@ _GONE = re.compile(r"does not exist|is already in deletion|has (registered|delet
 # -q undoes what a user's .sge_qstat may leave out, but hides jobs that no queue could run now, such
 # as those that wait for free memory; so what it does not list is asked for without it.
 _OF_QUEUES, _WAITING = ("-q", "*"), ()
-_FIELDS = ("JB_job_number", "JB_name", "state", "tasks")
+_FIELDS = ("JB_job_number", "JB_name", "state", "tasks", "JB_owner")
 
 
 class _Row(NamedTuple):
@@ -45,6 +45,7 @@ class _Row(NamedTuple):
     name: str
     state: str
     tasks: str
+    user: str
 
 
 class _Details(NamedTuple):
@@ -59,6 +60,7 @@ class SgeScheduler(Scheduler):
     """SGE through qsub, qstat, qdel, qconf and, where its file can be read, qacct."""
 
     name = "sge"
+    within = ("SGE_TASK_ID",)  # JOB_ID may be anybody's
     inherited = ("SGE_",)
     # Which cluster; the rest of SGE_* is left by a job, or only shapes what the clients print.
     kept = frozenset({
@@ -119,10 +121,11 @@ class SgeScheduler(Scheduler):
     def after_argument(self, job_id: str) -> list[str]:
         return ["-hold_jid", job_id]  # any end but exit code 100, which workers do not have
 
-    def parse_job_id(self, output: str) -> str | None:
-        # -terse prints "12" or "12.1-5:1" on a line of its own; sites print banners around it.
-        ids = re.findall(r"^\s*(\d+)(?:\.\d+-\d+:\d+)?\s*$", output, re.MULTILINE)
-        return ids[-1] if ids else None
+    def job_ids(self, output: str) -> list[str]:
+        # The synchronous mode goes without -terse, which prints "12" or "12.1-5:1".
+        told = re.findall(r'^Your job(?:-array)? (\d+)\S* \(".*', output, re.MULTILINE)
+        lone = r"^\s*(\d+)(?:\.\d+-\d+:\d+)?\s*$"
+        return told or re.findall(lone, output, re.MULTILINE)
 
     async def max_array_size(self) -> int:
         answer = await self._ask("qconf", "-sconf")
@@ -212,7 +215,7 @@ class SgeScheduler(Scheduler):
             for record in _records(answer.out):
                 # Of a task that was requeued, the last record is the last.
                 index = record.get("taskid", "").replace("undefined", "")
-                row = _Row(record.get("jobnumber", ""), record.get("jobname", ""), "", index)
+                row = _Row(record.get("jobnumber", ""), record.get("jobname", ""), "", index, user)
                 for task, _ in _tasks(keys, row):
                     if task in tasks:
                         states[task] = ended_state(record)
@@ -266,7 +269,7 @@ def _field(job: str, name: str) -> str:
 
 def _tasks(keys: JobKeys, row: _Row) -> list[tuple[TaskKey, int]]:
     """The tasks of a row, with SGE's index of each; 1 outside an array."""
-    found = keys.job(row.job_id, row.name)
+    found = keys.job(row.job_id, row.name, row.user)
     if found is None:
         return []
     submission, job = found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import datetime
 from itertools import repeat
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
@@ -18,21 +19,40 @@ from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
 
-# Array id, indices in it ("N/A" outside one), state, reason, name; the name may hold anything.
-_FORMAT = "%F|%K|%T|%r|%j"
+# Array id, indices in it ("N/A" outside one), state, reason, user, time of submission, name; the
+# name may hold anything.
+_FORMAT = "%F|%K|%T|%r|%u|%V|%j"
 _ALL = "0-4294967295"  # every index
 # What a user may set for these commands, and would hide or keep jobs (SQUEUE_PARTITION, say).
 _DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
+# Variables of sbatch that say what an option says.
+_MEMORY = ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU")
+_SAID_BY = {
+    "queue": ("SBATCH_PARTITION",),
+    "account": ("SBATCH_ACCOUNT",),
+    "project": ("SBATCH_ACCOUNT",),
+    "walltime": ("SBATCH_TIMELIMIT",),
+    "memory": _MEMORY,
+    "job_mem": _MEMORY,
+}
 
 
 class SlurmScheduler(Scheduler):
     """Slurm through sbatch, squeue, scancel, scontrol and, where the site has it, sacct."""
 
     name = "slurm"
-    inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
-    version_command = ("sbatch", "--version")
+    within = ("SLURM_JOB_ID", "SLURM_JOBID")
+    # Of SBATCH_* a job gets these two; the others are a user's own, sbatch(1).
+    inherited = ("SLURM_", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND", "SRUN_", "PMI_", "PMIX_")
     # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
-    kept = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT"})
+    kept = frozenset({
+        "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT",
+    })  # fmt: skip
+    # Arrays and logs that are not ours, and waiting for the job's end.
+    unfit = frozenset({
+        "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_OUTPUT", "SBATCH_OPEN_MODE", "SBATCH_WAIT",
+    })  # fmt: skip
+    version_command = ("sbatch", "--version")
     no_answer = re.compile(
         r"timed out|No response|Zero Bytes|connect failure|not responding", re.IGNORECASE
     )
@@ -58,12 +78,24 @@ class SlurmScheduler(Scheduler):
         # afterok on a job that failed would wait for ever.
         return [f"--dependency=afterany:{_split(job_id)[0]}"]
 
-    def parse_job_id(self, output: str) -> str | None:
-        # --parsable prints "id" or, where the options name clusters, "id;cluster" on its own line;
-        # sites print banners around it.
+    def job_ids(self, output: str) -> list[str]:
+        # --parsable prints "id" or, where somebody names clusters, "id;cluster" on its own line;
+        # the synchronous mode goes without.
+        told = re.findall(
+            r"^Submitted batch job (\d+)(?: on cluster (\S+))?\s*$", output, re.MULTILINE
+        )
+        if told:
+            return [f"{number};{cluster}" if cluster else number for number, cluster in told]
         lines = [re.fullmatch(r"\d+(;\S+)?", line.strip()) for line in output.splitlines()]
-        ids = [found[0] for found in lines if found]
-        return ids[-1] if ids else None
+        return [found[0] for found in lines if found]
+
+    def submit_environ(
+        self, environ: Mapping[str, str], stated: Container[str] = ()
+    ) -> dict[str, str]:
+        # To sbatch a variable counts more than a line of the script, where options stand.
+        given = super().submit_environ(environ, stated)
+        overruled = {name for option in stated for name in _SAID_BY.get(option, ())}
+        return {name: value for name, value in given.items() if name not in overruled}
 
     def task_name(self, job_id: str, index: int | None) -> str:
         number, _, cluster = job_id.partition(";")
@@ -88,7 +120,10 @@ class SlurmScheduler(Scheduler):
         return [log_line(job, log_directory, '"${SLURM_ARRAY_TASK_ID:-0}"')]
 
     async def max_array_size(self) -> int:
-        answer = await self._ask("scontrol", "show", "config")
+        # That of the cluster that sbatch would submit to.
+        names = (os.environ.get(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"))
+        cluster = next(filter(None, names), "")
+        answer = await self._ask("scontrol", *_on(cluster), "show", "config")
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.out, re.MULTILINE)
         if answer.code != 0 or found is None:
             raise SchedulerUnavailable(self.name, answer.err or "no MaxArraySize in its config")
@@ -126,17 +161,18 @@ class SlurmScheduler(Scheduler):
             if "Invalid job id specified" in answer.err:
                 return states
             raise SchedulerUnavailable(self.name, answer.err or answer.out)
-        rows = [line.split("|", 4) for line in answer.out.splitlines()]
-        rows = [row for row in rows if len(row) == 5]  # others are a site's banner
+        rows = [line.split("|", 6) for line in answer.out.splitlines()]
+        rows = [row for row in rows if len(row) == 7]  # others are a site's banner
         endings: dict[tuple[str, str], Ending] = {}
         if any(row[2] == "FAILED" for row in rows):
             endings = await self._endings(command)
         # Where a site's wrapper keeps SLURM_BITSTR_LEN from squeue, a list of what waits may be
         # cut. Any task may be meant then, unless another row speaks of it.
         rows.sort(key=lambda row: "..." not in row[1])
-        for array, index, word, reason, job_name in rows:
+        for array, index, word, reason, user, submitted, job_name in rows:
             indices = _ALL if "..." in index else index
-            found = _tasks(keys, array, indices, job_name, cluster)
+            job = keys.job(_whole(array, cluster), job_name, user, _seconds(submitted))
+            found = _tasks(job, indices)
             if found is not None:
                 state = task_state(word, reason, endings.get((array, index)))
                 states.fill(*found, state)
@@ -176,7 +212,7 @@ class SlurmScheduler(Scheduler):
             # Out of memory shows on the batch step's row only, which follows the job's own.
             if found is None or (found[3] and not word.startswith("OUT_OF_ME")):
                 continue
-            own = _tasks(keys, found[1], found[2] or "", "", cluster)
+            own = _tasks(keys.job(_whole(found[1], cluster)), found[2] or "")
             if own is None:
                 continue
             state = task_state(word, "", Ending.of_sacct(code))
@@ -215,7 +251,9 @@ class SlurmScheduler(Scheduler):
 
     async def _ask(self, *command: str) -> Answer:
         environ = self.scrubbed(os.environ)
-        kept = {name: value for name, value in environ.items() if not name.startswith(_DEFAULTS)}
+        # Without the cluster that the user would choose now: ids hold that of their jobs.
+        ours = (*_DEFAULTS, "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+        kept = {name: value for name, value in environ.items() if not name.startswith(ours)}
         kept["SLURM_BITSTR_LEN"] = "0"  # or sacct cuts the list of an array's tasks
         return await ask(self.name, command, environ=kept)
 
@@ -239,11 +277,21 @@ def _on(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
 
 
-def _tasks(
-    keys: JobKeys, number: str, indices: str, name: str, cluster: str
-) -> tuple[int, Sequence[int]] | None:
-    """Submission and tasks of a row; `indices` is `7` or `[1,4-9:2%3]`, or "" and "N/A" alone."""
-    found = keys.job(f"{number};{cluster}" if cluster else number, name)
+def _whole(number: str, cluster: str) -> str:
+    """An id as sbatch told it."""
+    return f"{number};{cluster}" if cluster else number
+
+
+def _seconds(told: str) -> float | None:
+    """A local time as squeue tells it, in seconds since 1970."""
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except ValueError:
+        return None
+
+
+def _tasks(found: tuple[int, PlannedJob] | None, indices: str) -> tuple[int, Sequence[int]] | None:
+    """Submission and tasks of a job's row; `indices` is `7`, `[1,4-9:2%3]`, or "" and "N/A"."""
     if found is None:
         return None
     submission, job = found
@@ -261,7 +309,7 @@ def _ids_by_name(output: str) -> dict[str, str]:
         if line.startswith("CLUSTER: "):
             cluster = line.removeprefix("CLUSTER: ").strip()
         elif number.isdigit():
-            found[name] = f"{number};{cluster}" if cluster else number
+            found[name] = _whole(number, cluster)
     return found
 
 

@@ -51,6 +51,7 @@ class JobQueueLauncher(Launcher):
         self._scheduler = get_scheduler(parallel.env)
         self._n_workers, self._job_array = parallel.n_workers, parallel.job_array
         self._submit_timeout = parallel.submit_timeout
+        self._runner_name = runner.__name__
         cluster = CLUSTERS[parallel.env]
         self._base: type[Job] = cluster.job_cls
         self._section = str(
@@ -153,7 +154,7 @@ class JobQueueLauncher(Launcher):
         name = str(self.options.get("job_name") or "")
         if re.search(r"[\x00-\x1f\x7f]", name):
             raise ConfigError("parallel.options.job_name", "has a control character")
-        return "espnet3" if name in ("", "dask-worker") else name
+        return self._runner_name if name in ("", "dask-worker") else name
 
     def _new_job(self, prologue: Sequence[str] = ()) -> Any:
         own = self._scheduler.own_options
@@ -225,6 +226,10 @@ class JobQueueLauncher(Launcher):
                 if job_id is not None:
                     return job_id
                 words = output or "the submit command printed nothing"
+                ids = dict.fromkeys(self._scheduler.job_ids(output))
+                if ids:  # a wrong one would be another job's, which a cancel would end
+                    words = f"the submit command printed several ids ({', '.join(ids)})"
+                    silent = True
         words = masked_text(words)  # a site's command may repeat the options that it was given
         # The command may have failed although the job was accepted ("Socket timed out").
         silent = silent or self._scheduler.no_answer.search(words) is not None

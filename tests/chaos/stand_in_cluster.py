@@ -95,8 +95,8 @@ class StandInScheduler(Scheduler):
     def was_requeued(self, environ: Mapping[str, str]) -> bool:
         return environ[RESTARTS] != "0"
 
-    def parse_job_id(self, output: str) -> str | None:
-        return output
+    def job_ids(self, output: str) -> list[str]:
+        return [output]
 
     async def max_array_size(self) -> int:
         return 1000

@@ -82,7 +82,7 @@ def test_a_submit_command_that_hangs(
             submit_noting(tmp_path, 4, parallel(n_shards=2, submit_timeout=0.5))
     words = str(told.value)
     run = Run(tmp_path / "run")
-    assert words.startswith("slurm: sbatch gave no answer within 0.5 s, and no job espnet3-")
+    assert words.startswith("slurm: sbatch gave no answer within 0.5 s, and no job Noting-")
     assert words.endswith("or raise parallel.submit_timeout")
     assert "\n" not in words
     assert states(run) == {0: "pending", 1: "pending"}

@@ -189,6 +189,7 @@ def test_walltimes(given: Any, seconds: float | None) -> None:
     [
         ("123.0 - 123.99\n", "123"),
         ("Welcome!\n2026.0 - 7.3\n  7.0 - 7.0  \n", "7"),
+        ("8.0 - 8.0\n7.0 - 7.0\n", None),
         ("Submitting job(s).....\n5 job(s) submitted to cluster 45.\n", "45"),
         ("7\n", None),
         ("7.0 - 8.3\n", None),

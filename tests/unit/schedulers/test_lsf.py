@@ -23,13 +23,13 @@ from espnet3.specs.models import AcceptedJob, PlannedJob
 from tests.unit.schedulers.asking import Commands, entry
 
 LSF = LsfScheduler()
-FORMAT = "jobid jobindex stat exit_code job_name exit_reason pend_reason delimiter='^'"
+FORMAT = "jobid jobindex stat user exit_code job_name exit_reason pend_reason delimiter='^'"
 ARRAY = """\
 Welcome to the cluster
-12^1^DONE^-^esp^-^-
-12^2^EXIT^140^esp[2]^TERM_RUNLIMIT: job killed after reaching LSF run time limit.^-
-12[3]^3^RUN^-^esp[3]^-^-
-12^4^PEND^-^esp[4]^-^Job's resource requirements not satisfied: 4 hosts;Not enough slots: 2^9;
+12^1^DONE^me^-^esp^-^-
+12^2^EXIT^me^140^esp[2]^TERM_RUNLIMIT: job killed after reaching LSF run time limit.^-
+12[3]^3^RUN^me^-^esp[3]^-^-
+12^4^PEND^me^-^esp[4]^-^Job's resource requirements not satisfied: 4 hosts;Not enough slots: 2^9;
  Candidate host pending reasons (0 of 4 hosts)
 12^5^PE
 """
@@ -102,6 +102,7 @@ def test_how_the_script_is_handed_over(tmp_path: Path, use_stdin: bool | None) -
         ("Job <7> is submitted to default queue <normal>.\nBalance: 20 of 2026\n", "7"),
         ("Job <1> is a fine job\n  Job <7> is submitted to project <x>.\nJob <2>\n", "7"),
         ("Cannot connect to LSF. Please wait ...\nJob <7> is submitted to queue <q>.\n", "7"),
+        ("Job <8> is submitted to queue <q>.\nJob <7> is submitted to queue <q>.\n", None),
         ("Job <fuzz> is submitted to queue <q>.\n", None),
         ("Job <-1> is submitted to queue <q>.\n", None),
         ("", None),
@@ -196,14 +197,20 @@ def test_an_array(commands: Commands) -> None:
 
 
 def test_a_job_that_is_no_array(commands: Commands) -> None:
-    commands.say("bjobs", "12^0^EXIT^3^esp^-^-\n")
+    commands.say("bjobs", "12^0^EXIT^me^3^esp^-^-\n")
     states = asyncio.run(LSF.query([known(n_tasks=1)]))
     assert states == {(1, 0): TaskState("ended", "", "exit code 3")}
 
 
 def test_an_id_that_is_used_again(commands: Commands) -> None:
-    commands.say("bjobs", "12^0^RUN^-^of-another^-^-\n")
+    commands.say("bjobs", "12^0^RUN^you^-^of-another^-^-\n")
     assert asyncio.run(LSF.query([known(n_tasks=1)])) == {}
+
+
+def test_a_job_that_its_user_has_renamed(commands: Commands) -> None:
+    commands.say("bjobs", "12^0^RUN^me^-^mine^-^-\n")
+    [state] = asyncio.run(LSF.query([known(n_tasks=1)])).values()
+    assert state.state == "running"
 
 
 def test_nothing_is_asked_where_nothing_is_wanted(commands: Commands) -> None:
@@ -231,7 +238,7 @@ def test_a_job_that_is_forgotten(commands: Commands, code: int, out: str, err: s
 
 def test_a_job_that_is_not_shown_yet(commands: Commands) -> None:
     """A server with several threads answers from a copy of the queue that is some seconds old."""
-    commands.say("bjobs", "13^0^RUN^-^old^-^-\n", "Job <12> is not found\n", 255)
+    commands.say("bjobs", "13^0^RUN^me^-^old^-^-\n", "Job <12> is not found\n", 255)
     new = known(n_tasks=2)
     assert new.recorded is not None
     recorded = new.recorded.model_copy(update={"created": datetime.now(UTC)})
@@ -248,7 +255,11 @@ def test_a_job_that_is_not_shown_yet(commands: Commands) -> None:
     ("out", "err", "words"),
     [
         ("", "LSF is down. Please wait ...\n", "LSF is down"),
-        ("12^1^RUN^-^esp[1]^-^-\n", "Failed in an LSF library call: LIM is down\n", "LIM is down"),
+        (
+            "12^1^RUN^me^-^esp[1]^-^-\n",
+            "Failed in an LSF library call: LIM is down\n",
+            "LIM is down",
+        ),
         ("", "", "exit code 1"),
         ("Sorry\n", "", "Sorry"),
     ],
@@ -279,7 +290,7 @@ def test_commands_do_not_try_for_ever(commands: Commands, monkeypatch: pytest.Mo
 
 
 def test_a_job_without_a_recorded_id(commands: Commands) -> None:
-    rows = "11^0^RUN^-^other^-^-\n12^1^RUN^-^esp[1]^-^-\n12^2^PEND^-^esp[2]^-^-\n"
+    rows = "11^0^RUN^me^-^other^-^-\n12^1^RUN^me^-^esp[1]^-^-\n12^2^PEND^me^-^esp[2]^-^-\n"
     commands.say("bjobs", rows)
     assert asyncio.run(LSF.find([planned()], "me")) == [AcceptedJob(name="esp", job_id="12")]
     assert commands.asked("bjobs") == ["-a", "-u", "me", "-noheader", "-o", FORMAT]

@@ -19,7 +19,7 @@ from espnet3.schedulers.moab import MoabScheduler
 from espnet3.schedulers.moab_words import task_state
 from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.unit.schedulers.asking import Commands, entry
+from tests.unit.schedulers.asking import NOW, Commands, entry
 
 NAME = "esp_array"
 LIVE, ENDED = ("active", "eligible", "blocked"), ("completed",)
@@ -133,7 +133,9 @@ def test_unique_names(prefix: str) -> None:
     [
         ("\nMoab.123\n", "Moab.123"),
         ("\n123\n\n", "123"),
-        ("Welcome!\n2026\n\nMoab.7\nquota: 12 of 20\n2026\n", "Moab.7"),
+        ("Welcome 2026!\n\nMoab.7\nquota: 12 of 20\n", "Moab.7"),
+        ("Welcome!\n2026\n\nMoab.7\n", None),
+        ("Moab.7\n1200\n", None),
         ("\nMoab.7[]\n", "Moab.7"),
         ("my-cluster.7\n", "my-cluster.7"),
         ("123.head.site.edu\n", "123.head.site.edu"),
@@ -228,8 +230,16 @@ def test_either_id_of_a_job(commands: Commands, job_id: str | None, fields: dict
 
 
 def test_an_id_that_was_used_again(commands: Commands) -> None:
-    showq(commands, active=[row("Moab.12[0]", "Running", JobName="another_job")])
-    assert query((NAME, 4, "Moab.12")) == {}
+    later = str(int(NOW.timestamp()) + 86400)
+    for fields in ({"User": "you"}, {"User": "me", "SubmissionTime": later}):
+        showq(commands, active=[row("Moab.12[0]", "Running", JobName="another_job", **fields)])
+        assert query((NAME, 4, "Moab.12")) == {}
+
+
+def test_a_job_that_its_user_has_renamed(commands: Commands) -> None:
+    mine = {"User": "me", "SubmissionTime": str(int(NOW.timestamp()))}
+    showq(commands, active=[row("Moab.12[0]", "Running", JobName="mine", **mine)])
+    assert query((NAME, 4, "Moab.12")) == {(1, 0): TaskState("running", "Running")}
 
 
 def test_tasks_in_one_row(commands: Commands) -> None:

@@ -111,6 +111,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
         ("[ADMISSION RULE] Modify resource description\nOAR_JOB_ID=12\n", "12"),
         ("OAR_JOB_ID=2\nOAR_JOB_ID=3\nOAR_JOB_ID=4\nOAR_ARRAY_ID=2\n", "2"),
         ("Welcome, OAR_JOB_ID=9 is taken\nOAR_JOB_ID=12 \nYour quota: 99\n", "12"),
+        ("OAR_JOB_ID=9\nOAR_JOB_ID=12\n", None),
         ("OAR_JOB_ID=-5\n", None),
         ("OAR_JOB_ID=\n", None),
         ("", None),
@@ -228,10 +229,18 @@ async def test_a_job_that_oar_has_submitted_again(commands: Commands) -> None:
 
 
 async def test_jobs_of_others_are_not_ours(commands: Commands) -> None:
-    commands.show(row(3, "Running", name="other"), row(4, "Running", owner="you"))
+    later = int(NOW.timestamp()) + 86400
+    used_again = row(3, "Running", name="other", submissionTime=later)
+    commands.show(used_again, row(4, "Running", owner="you"))
     assert await OAR.query([entry(("arr", 1, "3"))]) == {}
     assert await OAR.query([entry(("arr", 1, None))]) == {}
     assert await OAR.find([entry(("arr", 1, None)).submission.jobs[0]], "me") == []
+
+
+async def test_a_job_of_another_name_and_of_that_time_is_ours(commands: Commands) -> None:
+    commands.show(row(3, "Running", name="other", submissionTime=int(NOW.timestamp())))
+    [state] = (await OAR.query([entry(("arr", 1, "3"))])).values()
+    assert state.state == "running"
 
 
 async def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:

@@ -205,8 +205,11 @@ def test_the_name_of_the_script_is_left_out() -> None:
     [
         ("123.pbs\n", "123.pbs"),
         ("123[].head.site.edu\n", "123[].head.site.edu"),
-        ("Welcome!\n2026\n  7[].pbs-1  \n", "7[].pbs-1"),
-        ("7.pbs\nquota: 12 of 20\n2026\n", "7.pbs"),
+        ("Welcome 2026!\n  7[].pbs-1  \n", "7[].pbs-1"),
+        ("7.pbs\nquota: 12 of 20\n7.pbs\n", "7.pbs"),
+        ("Welcome!\n2026\n  7[].pbs-1  \n", None),
+        ("7.pbs\nnode hours left:\n1200.00\n", None),
+        ("7\n1200\n", None),
         ("7\n", "7"),
         ("qsub: waiting for job 7.pbs to start\n", None),
         ("7.pbs; rm -rf x\n", None),

@@ -96,9 +96,11 @@ def test_what_an_enclosing_job_left_is_taken_out() -> None:
         ("28\n", "28"),
         ("2.1-3:1\n", "2"),
         ("Welcome to node17\n  2.1-3:1  \nYour project has 300 hours left\n", "2"),
-        ("Quota:\n99\n2.1-3:1\n", "2"),
+        ("Quota:\n99\n2.1-3:1\n", None),
+        ("28\nhours left:\n  1200\n", None),
         ("", None),
-        ('Your job 28 ("decode") has been submitted\n', None),
+        ('Your job 28 ("decode") has been submitted\n1200\n', "28"),
+        ('Welcome\nYour job-array 28.1-3:1 ("decode") has been submitted\n', "28"),
         ("Unable to run job: 12 reasons\nExiting.\n", None),
     ],
 )
@@ -279,9 +281,15 @@ def test_accounting_may_be_out_of_reach(commands: Commands) -> None:
 
 
 def test_an_id_that_was_used_again_is_another_jobs(commands: Commands) -> None:
-    commands.say("qstat", answer(row(12, "somebody-elses", "r", "1"), row(13, "a&amp;b%lt;c", "r")))
+    rows = answer(row(12, "somebody-elses", "r", "1"), row(13, "a&amp;b%lt;c", "r"))
+    commands.say("qstat", rows.replace("<JB_owner>me<", "<JB_owner>you<"))
     commands.say("qacct", code=1)
     assert asked(entry(("a", 2, "12"))) == {}
+
+
+def test_a_job_that_its_user_has_renamed(commands: Commands) -> None:
+    commands.say("qstat", answer(row(12, "mine", "r", "1")))
+    assert {told.state for told in asked(entry(("a", 1, "12"))).values()} == {"running"}
 
 
 def test_a_job_without_a_recorded_id_is_known_by_its_name(commands: Commands) -> None:

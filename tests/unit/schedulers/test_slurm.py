@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -47,11 +48,15 @@ def ended(word: str, reason: str = "", signal: int = 0) -> TaskState:
         ("Welcome to node17\n4567\n", "4567"),
         ("Welcome to node17\n\n   4567;big \nYour project has 300 hours left\n", "4567;big"),
         ("17 users are here\n4567\n", "4567"),
-        ("Quota:\n99\n4567\n", "4567"),
+        ("Quota:\n99\n4567\n", None),
+        ("4567\nRemaining node hours of your project:\n    1200\n", None),
+        ("4567;big\n1200\n", None),
+        ("4567\n4567\n", "4567"),
+        ("Submitted batch job 4567 on cluster big\n1200\n", "4567;big"),
         ("", None),
         ("Welcome to node17\n", None),
         ("sbatch: error: Batch job submission failed: 12 reasons\n", None),
-        ("Submitted batch job 4567 \n", None),
+        ("Welcome to node17\nSubmitted batch job 4567 \n1200\n", "4567"),
     ],
 )
 def test_the_job_id_is_found_between_banners(output: str, job_id: str | None) -> None:
@@ -122,15 +127,27 @@ def test_no_walltime_is_an_error(walltime: Any) -> None:
 def test_what_an_enclosing_job_left_is_scrubbed_and_the_rest_kept() -> None:
     environ = {
         "PATH": "/bin", "SLURM_CONF": "/etc/slurm.conf", "SLURM_TIME_FORMAT": "standard",
-        "SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "100", "SBATCH_PARTITION": "x",
+        "SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "100", "SBATCH_MEM_BIND_TYPE": "none",
+        "SBATCH_PARTITION": "x", "SBATCH_ACCOUNT": "y", "SLURM_CLUSTERS": "z",
+        "SBATCH_WAIT": "1", "SBATCH_ARRAY_INX": "0-9",
         "SRUN_CPUS_PER_TASK": "2", "PMI_RANK": "0", "PMIX_RANK": "0", "MY_SLURM_X": "1",
         "SLURMX": "1", "CUDA_VISIBLE_DEVICES": "0",
     }  # fmt: skip
-    assert SLURM.scrubbed(environ) == {
+    left = {
         name: environ[name]
         for name in ("PATH", "SLURM_CONF", "SLURM_TIME_FORMAT", "MY_SLURM_X", "SLURMX",
-                     "CUDA_VISIBLE_DEVICES")
+                     "CUDA_VISIBLE_DEVICES", "SBATCH_PARTITION", "SBATCH_ACCOUNT", "SLURM_CLUSTERS")
     }  # fmt: skip
+    assert SLURM.submit_environ(environ) == left
+    own = {
+        **left,
+        "SLURM_HINT": "compute_bound",
+        "SRUN_DEBUG": "1",
+    }  # outside a job nobody's but his
+    assert SLURM.submit_environ({**own, "SBATCH_WAIT": "1", "SBATCH_ARRAY_INX": "0"}) == own
+    # What the options say counts more, as it does for a line of sbatch's own arguments.
+    stated = SLURM.submit_environ(own, {"queue"})
+    assert stated == {name: own[name] for name in own if name != "SBATCH_PARTITION"}
     assert get_scheduler("local").scrubbed(environ) == environ
 
 
@@ -155,12 +172,12 @@ def query(*entries: KnownSubmission) -> dict[Any, TaskState]:
 def test_rows_of_squeue_find_their_tasks_whatever_the_name_holds(commands: Commands) -> None:
     commands.say(
         "squeue",
-        "12|0|RUNNING|None|a|b|c\n"
-        "12|1|PENDING|JobArrayTaskLimit|a|b|c\n"
-        "13|N/A|PENDING|(null)|x y\n"
-        "99|0|RUNNING|None|a|b|c-of-somebody-else\n"
-        "12|2|COMPLETED|None|a|b|c\n"
-        "12|3|CANCELLED|None|a|b|c\n",
+        "12|0|RUNNING|None|me|N|a|b|c\n"
+        "12|1|PENDING|JobArrayTaskLimit|me|N|a|b|c\n"
+        "13|N/A|PENDING|(null)|me|N|x y\n"
+        "99|0|RUNNING|None|me|N|a|b|c-of-somebody-else\n"
+        "12|2|COMPLETED|None|me|N|a|b|c\n"
+        "12|3|CANCELLED|None|me|N|a|b|c\n",
     )
     assert query(entry(("a|b|c", 4, "12"), ("x y", 1, "13"))) == {
         (1, 0): TaskState("running", "RUNNING", ""),
@@ -177,9 +194,22 @@ def test_rows_of_squeue_find_their_tasks_whatever_the_name_holds(commands: Comma
     assert commands.asked("sacct") == []  # squeue knew them all
 
 
+@pytest.mark.parametrize(
+    ("user", "days", "ours"), [("me", 0, True), ("me", 2, False), ("you", 0, False)]
+)
+def test_a_recorded_job_of_another_name(
+    commands: Commands, user: str, days: int, ours: bool
+) -> None:
+    """Renamed by its user it is ours; its id may also have been used again."""
+    when = (NOW + timedelta(days=days)).astimezone().replace(tzinfo=None).isoformat()
+    commands.say("squeue", f"12|0|RUNNING|None|{user}|{when}|another\n")
+    assert (query(entry(("a", 1, "12"))) != {}) is ours
+
+
 def test_what_waits_of_an_array_is_one_row_of_squeue(commands: Commands) -> None:
     commands.say(
-        "squeue", "12|1,3-4,6-19:2%7|PENDING|Priority|a\n12|0|RUNNING|None|a\n12|x|RUNNING||a\n"
+        "squeue",
+        "12|1,3-4,6-19:2%7|PENDING|Priority|me|N|a\n12|0|RUNNING|None|me|N|a\n12|x|RUNNING||me|N|a\n",
     )
     states = query(entry(("b", 2, "11"), ("a", 9, "12")))
     assert states.pop((1, 2)) == TaskState("running", "RUNNING")
@@ -192,7 +222,7 @@ def test_what_waits_of_an_array_is_one_row_of_squeue(commands: Commands) -> None
 @pytest.mark.parametrize("n_arrays", [1, 50])
 def test_as_many_commands_for_many_arrays_as_for_one(commands: Commands, n_arrays: int) -> None:
     jobs = [(f"job-{i}", 100, str(i)) for i in range(n_arrays)]
-    rows = "{0}|0-97|PENDING|Priority|job-{0}\n{0}|98|FAILED|NonZeroExitCode|job-{0}\n"
+    rows = "{0}|0-97|PENDING|Priority|me|N|job-{0}\n{0}|98|FAILED|NonZeroExitCode|me|N|job-{0}\n"
     commands.say("squeue", "".join(rows.format(i) for i in range(n_arrays)))
     commands.say("sacct", "".join(f"{i}_99|TIMEOUT|0:0\n" for i in range(n_arrays)))
     assert len(query(entry(*jobs))) == 100 * n_arrays
@@ -202,8 +232,8 @@ def test_as_many_commands_for_many_arrays_as_for_one(commands: Commands, n_array
 
 
 def test_tasks_that_a_cut_row_of_squeue_may_mean_are_not_gone(commands: Commands) -> None:
-    running = "12|7|RUNNING|None|a\n13|0|RUNNING|None|b\n"
-    commands.say("squeue", f"{running}12|[1,3,5...%2]|PENDING|Priority|a\n")
+    running = "12|7|RUNNING|None|me|N|a\n13|0|RUNNING|None|me|N|b\n"
+    commands.say("squeue", f"{running}12|[1,3,5...%2]|PENDING|Priority|me|N|a\n")
     states = query(entry(("a", 9, "12"), ("b", 2, "13")))
     assert [states[1, task].state for task in range(7)] == ["queued"] * 7
     assert states[1, 7].state == states[1, 9].state == "running"
@@ -212,7 +242,7 @@ def test_tasks_that_a_cut_row_of_squeue_may_mean_are_not_gone(commands: Commands
 
 def test_only_jobs_with_a_wanted_task_are_asked_for(commands: Commands) -> None:
     jobs = entry(("a", 4, "12"), ("b", 4, "13;big"), ("c", 4, "14"), ("d", 4, None))
-    commands.say("squeue", "12|1|RUNNING|None|a\n14|0|RUNNING|None|c\n")
+    commands.say("squeue", "12|1|RUNNING|None|me|N|a\n14|0|RUNNING|None|me|N|c\n")
     assert asyncio.run(SLURM.query([jobs], {1: [1, 8]})) == {
         (1, 1): TaskState("running", "RUNNING"),
         (1, 8): TaskState("running", "RUNNING"),
@@ -228,7 +258,7 @@ def test_only_jobs_with_a_wanted_task_are_asked_for(commands: Commands) -> None:
 
 
 def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:
-    commands.say("squeue", "77|1|RUNNING|None|my|job\n78|0|RUNNING|None|other\n")
+    commands.say("squeue", "77|1|RUNNING|None|me|N|my|job\n78|0|RUNNING|None|me|N|other\n")
     assert query(entry(("my|job", 2, None))) == {(1, 1): TaskState("running", "RUNNING", "")}
     assert "--user=me" in commands.asked("squeue")
 
@@ -236,7 +266,7 @@ def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:
 def test_jobs_of_which_no_id_was_recorded_are_never_asked_for_by_an_empty_list(
     commands: Commands,
 ) -> None:
-    commands.say("squeue", "12|1|RUNNING|None|a\n")
+    commands.say("squeue", "12|1|RUNNING|None|me|N|a\n")
     assert query() == {}
     assert commands.asked("squeue") == []
     record = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=[], refused="no")
@@ -247,7 +277,7 @@ def test_jobs_of_which_no_id_was_recorded_are_never_asked_for_by_an_empty_list(
 
 
 def test_a_banner_in_the_answer_is_passed_over(commands: Commands) -> None:
-    commands.say("squeue", "Welcome to node17\n12|0|RUNNING|None|a\n\n")
+    commands.say("squeue", "Welcome to node17\n12|0|RUNNING|None|me|N|a\n\n")
     commands.say("sacct", "Welcome\n12_1|TIMEOUT|0:0\n")
     assert query(entry(("a", 2, "12"))) == {
         (1, 0): TaskState("running", "RUNNING", ""),
@@ -300,7 +330,7 @@ def test_tasks_that_never_began_share_a_row_of_accounting(commands: Commands) ->
 
 
 def test_jobs_of_other_clusters_are_asked_for_there(commands: Commands) -> None:
-    commands.say("squeue", "\n12|0|RUNNING|None|a\n")
+    commands.say("squeue", "\n12|0|RUNNING|None|me|N|a\n")
     commands.say("sacct", "12_1|TIMEOUT|0:0\n")
     assert query(entry(("a", 2, "12;big"))) == {
         (1, 0): TaskState("running", "RUNNING"),
@@ -324,7 +354,7 @@ def test_jobs_of_other_clusters_are_asked_for_there(commands: Commands) -> None:
 
 def test_how_a_batch_script_ended(commands: Commands) -> None:
     commands.say("sacct", "", "Slurm accounting storage is disabled\n", 1)
-    states = "".join(f"12|{i}|FAILED|JobLaunchFailure|a\n" for i in range(4))
+    states = "".join(f"12|{i}|FAILED|JobLaunchFailure|me|N|a\n" for i in range(4))
     program = commands.folder / "squeue"
     endings = "12 0 9\n12 1 139\n12 2 32512\n12 3 1\n"
     program.write_text(
@@ -340,7 +370,7 @@ def test_how_a_batch_script_ended(commands: Commands) -> None:
 
 
 def test_a_site_without_accounting(commands: Commands) -> None:
-    commands.say("squeue", "12|0|RUNNING|None|a\n")
+    commands.say("squeue", "12|0|RUNNING|None|me|N|a\n")
     commands.say("sacct", "", "Slurm accounting storage is disabled\n", 1)
     assert query(entry(("a", 2, "12"))) == {(1, 0): TaskState("running", "RUNNING", "")}
 
