@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask, require_done
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _MOST_TASKS = 10000
 _JOB_ID = re.compile(r"[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9._-]+)?")
 _FIELDS = (
-    "Job_Name", "Job_Owner", "ctime", "job_state", "substate", "comment", "depend", "Hold_Types", "Exit_status",
-    "exit_status", "resources_used.walltime", "Resource_List.walltime",
+    "Job_Name", "Job_Owner", "ctime", "job_state", "substate", "comment", "depend", "Hold_Types",
+    "Exit_status", "exit_status", "resources_used.walltime", "Resource_List.walltime",
 )  # fmt: skip
 _FIELD = re.compile(rf"^ +({'|'.join(map(re.escape, _FIELDS))}) = (.*)$", re.MULTILINE)
 # What they say of a job that has ended, or is about to.
@@ -63,6 +63,13 @@ class PbsScheduler(Scheduler):
         re.IGNORECASE,
     )
     version_command = ("qstat", "--version")
+    directive = "#PBS"
+    settled: ClassVar[Mapping[str, str]] = {
+        "job_name": "-N",
+        "log_directory": "-[oejk]",
+        "array": "-[Jt]",
+        "stay": r"-I|(-W)?(.*,)?block=true",
+    }
 
     def __init__(self) -> None:
         self._torque: bool | None = None
