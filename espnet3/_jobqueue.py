@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import dask
+from pydantic import JsonValue
+
+from espnet3.schedulers.base import Scheduler
+from espnet3.specs.job_options import WRITTEN
+from espnet3.specs.yaml_values import written
 
 
 @contextlib.contextmanager
@@ -40,28 +48,117 @@ CLUSTERS: dict[str, Any] = {env: getattr(dask_jobqueue, name) for env, name in _
 """`env` of the parallel config -> cluster class."""
 
 
-def noting_refusals(cluster: type[Any]) -> type[Any]:
+class UsedOptions(NamedTuple):
+    """The options of a job that are really used.
+
+    Attributes:
+        values: as given, else from the user's jobqueue.yaml; None is not among them.
+        corrected: those whose value in jobqueue.yaml YAML had read as another one.
+        stated: the names of those that somebody has set; the others are dask-jobqueue's defaults.
+        section: that of jobqueue.yaml.
+    """
+
+    values: dict[str, JsonValue]
+    corrected: dict[str, JsonValue]
+    stated: frozenset[str]
+    section: str
+
+    def place(self, given: Iterable[str], name: str) -> str:
+        """Where an option comes from, for errors."""
+        here = f"parallel.options.{name}"
+        return here if name in given else f"jobqueue.yaml: jobqueue.{self.section}.{_key(name)}"
+
+
+def used_options(
+    job: type[Any], given: Mapping[str, JsonValue], names: Iterable[str]
+) -> UsedOptions:
+    """Every option's value: as given, else from the user's jobqueue.yaml.
+
+    Args:
+        job: dask-jobqueue's job class.
+        given: the options of the parallel config.
+        names: the options that there are.
+    """
+    section = str(given.get("config_name") or job.default_config_name())
+    values = {name: value for name, value in given.items() if value is not None}
+    corrected: dict[str, JsonValue] = {}
+    stated = set(values)
+    defaults: dict[str, Any] = {}
+    for known in dask.config.defaults:
+        defaults |= known.get("jobqueue", {}).get(section, {})
+    for name in set(names) - values.keys() - {"config_name"}:
+        key = _key(name)
+        value = dask.config.get(f"jobqueue.{section}.{key}", None)
+        if value is None:
+            continue
+        if value != defaults.get(key):
+            stated.add(name)
+        if name in WRITTEN and isinstance(value, int | float):
+            text = _written(section, key, value)
+            if text is not None and text != str(value):
+                corrected[name] = value = text
+        values[name] = list(value) if isinstance(value, tuple) else value
+    return UsedOptions(dict(sorted(values.items())), corrected, frozenset(stated), section)
+
+
+def _key(name: str) -> str:
+    return "name" if name == "job_name" else name.replace("_", "-")
+
+
+def _written(section: str, key: str, value: float) -> str | None:
+    """What stands in the user's files for a value that YAML has made a number or a truth value."""
+    text = None
+    for path in dask.config.paths:  # a later one counts more
+        files = [path]
+        if os.path.isdir(path):
+            files = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+        for file in files:
+            if file.endswith((".yaml", ".yml")):
+                text = written(file, ("jobqueue", section, key), value) or text
+    return text
+
+
+def noting_refusals(
+    cluster: type[Any], scheduler: Scheduler, stated: Iterable[str] = ()
+) -> type[Any]:
     """A cluster class whose instances keep what the submit command said when it failed.
 
-    By themselves they log it and try again for ever.
+    By themselves they log it and try again for ever, take the first number for the job's id, and
+    hand on the variables of an enclosing job.
+
+    Args:
+        cluster: the class.
+        scheduler: the dialect of its scheduler.
+        stated: names of the options that somebody has set.
     """
     said: list[str] = []
     job: type[Any] = cluster.job_cls
+    options = frozenset(stated)
 
     class NotingJob(job):  # type: ignore[misc]
         async def _submit_job(self, script_filename: str) -> Any:
             try:
-                return await super()._submit_job(script_filename)
+                output = await super()._submit_job(script_filename)
+                if scheduler.parse_job_id(output) is None:
+                    raise RuntimeError(f"told no job id, or several: {output.strip()}")
+                return output
             except (RuntimeError, OSError) as error:
                 message = str(error)
                 said.append(message.partition("stderr:\n")[2].strip() or message)
                 self.status = Status.failed  # or the cluster cannot be closed
                 raise
 
+        def _job_id_from_submit_output(self, out: str) -> str:
+            number, _, where = str(scheduler.parse_job_id(out)).partition(";")
+            if where:  # Slurm's, in another cluster
+                self.cancel_command = f"{job.cancel_command} --clusters={where}"
+            return scheduler.task_name(number, None)
+
         @staticmethod
-        async def _call(cmd: list[str], *, shell: bool = False, **options: Any) -> Any:
+        async def _call(cmd: list[str], *, shell: bool = False, **more: Any) -> Any:
+            more.setdefault("env", scheduler.submit_environ(os.environ, options))
             # Ctrl-C would end a submission that is accepted already, and nobody knew its job.
-            return await job._call(cmd, shell=shell, start_new_session=True, **options)
+            return await job._call(cmd, shell=shell, start_new_session=True, **more)
 
     class NotingCluster(cluster):  # type: ignore[misc]
         job_cls = NotingJob
@@ -76,4 +173,11 @@ def noting_refusals(cluster: type[Any]) -> type[Any]:
     return NotingCluster
 
 
-__all__ = ["CLUSTERS", "Job", "JobQueueCluster", "noting_refusals"]
+__all__ = [
+    "CLUSTERS",
+    "Job",
+    "JobQueueCluster",
+    "UsedOptions",
+    "noting_refusals",
+    "used_options",
+]

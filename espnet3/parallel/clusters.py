@@ -181,11 +181,18 @@ def _ssh(config: ParallelConfig) -> Any:
 
 
 def _jobqueue(config: ParallelConfig) -> Any:
-    from espnet3._jobqueue import CLUSTERS, noting_refusals
+    from espnet3._jobqueue import CLUSTERS, noting_refusals, used_options
+    from espnet3.schedulers import get_scheduler
+    from espnet3.schedulers.job_options import check_options
 
-    cluster_class = noting_refusals(CLUSTERS[config.env])
-    options: dict[str, Any] = dict(config.options)
-    section = options.get("config_name") or cluster_class.job_cls.default_config_name()
+    job, scheduler = CLUSTERS[config.env].job_cls, get_scheduler(config.env)
+    used = used_options(job, config.options, _parameters(job))
+    check_options(
+        scheduler, used.values, lambda name: used.place(config.options, name), detached=False
+    )
+    cluster_class = noting_refusals(CLUSTERS[config.env], scheduler, used.stated)
+    options: dict[str, Any] = {**used.corrected, **config.options}
+    section = used.section
     if not dask.config.get(f"jobqueue.{section}.scheduler-options", None):
         # Any free port: on a login node, others have the usual one.
         options.setdefault("scheduler_options", {"dashboard_address": ":0"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from espnet3.schedulers.commands import ask
@@ -79,6 +79,11 @@ class Scheduler(ABC):
         can_throttle: whether an array may be told how many of its tasks run at the same time.
         can_wait: whether a job may wait for the end of another.
         own_options: options that it takes beside those of dask-jobqueue's job class.
+        directive: what its directives begin with; "" where they are a mapping.
+        directives: the names of those that dask-jobqueue writes, where they are a mapping.
+        settled: words of directives that espnet3 decides, or that would break a submission: their
+            kind (`job_name`, `log_directory`, `array`, or `stay` for a submit command that does
+            not end) -> a pattern for the beginning of a word.
         prologue_in_command: whether dask-jobqueue makes prologue and worker one command.
         version_command: prints the scheduler's version, or that of its commands.
     """
@@ -92,6 +97,9 @@ class Scheduler(ABC):
     can_throttle: ClassVar[bool] = True
     can_wait: ClassVar[bool] = True
     own_options: ClassVar[frozenset[str]] = frozenset()
+    directive: ClassVar[str] = ""
+    directives: ClassVar[frozenset[str]] = frozenset()
+    settled: ClassVar[Mapping[str, str]] = {}
     prologue_in_command: ClassVar[bool] = False
     no_answer: ClassVar[re.Pattern[str]] = re.compile(r"timed? ?out", re.I)
     version_command: ClassVar[tuple[str, ...]] = ()
@@ -311,7 +319,7 @@ class Scheduler(ABC):
         }
 
     def submit_environ(
-        self, environ: Mapping[str, str], stated: Container[str] = ()
+        self, environ: Mapping[str, str], stated: Iterable[str] = ()
     ) -> dict[str, str]:
         """The environment for the submit command.
 

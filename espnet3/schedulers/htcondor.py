@@ -61,6 +61,11 @@ class HtcondorScheduler(Scheduler):
     )  # fmt: skip
     can_wait = False  # jobs that wait for others are DAGMan's, which is a program of its own
     own_options = frozenset({"walltime"})
+    # htcondor.py of dask-jobqueue 0.9.0, job_header_dict
+    directives = frozenset({
+        "MY.DaskWorkerName", "batch_name", "RequestCpus", "RequestMemory", "RequestDisk",
+        "MY.JobId", "MY.DaskWorkerCores", "MY.DaskWorkerMemory", "MY.DaskWorkerDisk",
+    })  # fmt: skip
     prologue_in_command = True
     no_answer = re.compile(
         r"timed? ?out|failed to connect|can't find address|failed to commit|communication error",
@@ -90,12 +95,6 @@ class HtcondorScheduler(Scheduler):
             raise ConfigError(
                 "parallel.options.disk",
                 "is missing; dask-jobqueue needs it for HTCondor, for example `disk: 1GB`",
-            )
-        if not isinstance(options.get("job_extra_directives") or {}, Mapping):
-            raise ConfigError(
-                "parallel.options.job_extra_directives",
-                "is a mapping of submit commands to values for HTCondor, for example "
-                "`{request_gpus: 1}`",
             )
         extra = options.get("submit_command_extra")
         for word in extra if isinstance(extra, list) else []:

@@ -73,7 +73,7 @@ class JobKeys:
             return found
         # Renamed by its user it is still ours; otherwise its id has been used again.
         last = self._last.get(found[0])
-        again = None not in (submitted, last) and submitted > last + _CLOCKS
+        again = submitted is not None and last is not None and submitted > last + _CLOCKS
         return found if user in self.users and not again else None
 
     def not_in(self, states: Container[TaskKey]) -> tuple[set[TaskKey], list[str]]:

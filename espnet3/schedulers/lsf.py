@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.schedulers.base import (
     KnownSubmission,
@@ -91,6 +91,12 @@ class LsfScheduler(Scheduler):
         re.IGNORECASE,
     )
     version_command = ("lsid",)
+    directive = "#BSUB"
+    settled: ClassVar[Mapping[str, str]] = {
+        "job_name": "-J$",  # an array, too
+        "log_directory": "-(oo?|eo?)$",
+        "stay": "-(I[a-z]*|K)$",
+    }
 
     # In a job.
 

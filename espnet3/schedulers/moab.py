@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
@@ -79,6 +79,8 @@ class MoabScheduler(Scheduler):
         re.IGNORECASE,
     )
     version_command = ("showq", "--version")
+    directive = PbsScheduler.directive
+    settled: ClassVar[Mapping[str, str]] = {**PbsScheduler.settled, "stay": "-[IK]"}
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:
         index = environ.get("MOAB_JOBARRAYINDEX", "")

@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from espnet3.schedulers.base import (
     KnownSubmission,
@@ -52,6 +52,13 @@ class OarScheduler(Scheduler):
     first_index = 1
     can_throttle = False
     version_command = ("oarsub", "--version")
+    directive = "#OAR"
+    settled: ClassVar[Mapping[str, str]] = {
+        "job_name": r"-n|--name\b",
+        "log_directory": r"-[OE]|--std(out|err)\b",
+        "array": r"--array\b",
+        "stay": r"-[ICS]|--(interactive|connect|scanscript)\b",
+    }
     # Without OAR's server the job is in its database all the same, although oarsub says "killed".
     no_answer = re.compile(r"Cannot connect to executor|DB connection error|timed? ?out", re.I)
 

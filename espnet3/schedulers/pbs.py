@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask, require_done
@@ -63,6 +63,13 @@ class PbsScheduler(Scheduler):
         re.IGNORECASE,
     )
     version_command = ("qstat", "--version")
+    directive = "#PBS"
+    settled: ClassVar[Mapping[str, str]] = {
+        "job_name": "-N",
+        "log_directory": "-[oejk]",
+        "array": "-[Jt]",
+        "stay": r"-I|(-W)?(.*,)?block=true",
+    }
 
     def __init__(self) -> None:
         self._torque: bool | None = None

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
@@ -69,6 +69,13 @@ class SgeScheduler(Scheduler):
     })  # fmt: skip
     first_index = 1
     version_command = ("qstat", "-help")  # prints "SGE 8.1.9" first
+    directive = "#$"
+    settled: ClassVar[Mapping[str, str]] = {
+        "job_name": "-N$",
+        "log_directory": "-[oej]$",
+        "array": "-tc?$",
+        "stay": "-(sync|verify)$",
+    }
     no_answer = re.compile(r"timed? ?out|unable to (send|contact)|commlib error|gdi request", re.I)
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
+from typing import ClassVar
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
@@ -42,17 +43,25 @@ class SlurmScheduler(Scheduler):
 
     name = "slurm"
     within = ("SLURM_JOB_ID", "SLURM_JOBID")
-    # Of SBATCH_* a job gets these two; the others are a user's own, sbatch(1).
-    inherited = ("SLURM_", "SBATCH_CPU_BIND", "SBATCH_MEM_BIND", "SRUN_", "PMI_", "PMIX_")
-    # SLURM_CONF says which cluster; the rest only shapes what the clients print or trust.
+    inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
+    # Which cluster, and who pays: a person's, in a job, too. Other SBATCH_* may be what the job
+    # itself was submitted with, and would send all of the run's jobs where that one went.
     kept = frozenset({
         "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_TIME_FORMAT", "SLURM_CLUSTERS", "SLURM_JWT",
+        "SBATCH_ACCOUNT", "SBATCH_CLUSTERS", "SBATCH_WCKEY",
     })  # fmt: skip
     # Arrays and logs that are not ours, and waiting for the job's end.
     unfit = frozenset({
         "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_OUTPUT", "SBATCH_OPEN_MODE", "SBATCH_WAIT",
     })  # fmt: skip
     version_command = ("sbatch", "--version")
+    directive = "#SBATCH"
+    settled: ClassVar[Mapping[str, str]] = {
+        "job_name": r"-J|--job-name\b",
+        "log_directory": r"-[oe]|--(output|error|open-mode)\b",
+        "array": r"-a|--array\b|hetjob\b|packjob\b",
+        "stay": r"-W|--(wait|test-only|wrap)(=|$)",
+    }
     no_answer = re.compile(
         r"timed out|No response|Zero Bytes|connect failure|not responding", re.IGNORECASE
     )
@@ -90,7 +99,7 @@ class SlurmScheduler(Scheduler):
         return [found[0] for found in lines if found]
 
     def submit_environ(
-        self, environ: Mapping[str, str], stated: Container[str] = ()
+        self, environ: Mapping[str, str], stated: Iterable[str] = ()
     ) -> dict[str, str]:
         # To sbatch a variable counts more than a line of the script, where options stand.
         given = super().submit_environ(environ, stated)

@@ -18,10 +18,11 @@ from typing import Any, cast
 import dask
 from pydantic import JsonValue
 
-from espnet3._jobqueue import CLUSTERS, Job, JobQueueCluster
+from espnet3._jobqueue import CLUSTERS, Job, JobQueueCluster, used_options
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import Scheduler
 from espnet3.schedulers.commands import NoAnswer
+from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.config import ParallelConfig, did_you_mean
 from espnet3.specs.errors import (
@@ -31,6 +32,7 @@ from espnet3.specs.errors import (
     SubmissionRefused,
     one_line,
 )
+from espnet3.specs.job_options import RENAMED
 from espnet3.specs.masking import masked_text
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.specs.processes import this_process
@@ -54,9 +56,6 @@ class JobQueueLauncher(Launcher):
         self._runner_name = runner.__name__
         cluster = CLUSTERS[parallel.env]
         self._base: type[Job] = cluster.job_cls
-        self._section = str(
-            parallel.options.get("config_name") or cast(Any, self._base).default_config_name()
-        )
         job_options = _parameters(self._base) | self._scheduler.own_options
         known = job_options | _parameters(cluster)
         for name in parallel.options:
@@ -70,8 +69,17 @@ class JobQueueLauncher(Launcher):
                 )
         # Options of the cluster object alone concern a Dask scheduler; there is none here.
         given = {k: v for k, v in parallel.options.items() if k in job_options}
-        self._given = self._scheduler.adapted(given)
-        self.options = self._used_options(job_options)
+        used = used_options(self._base, given, job_options)
+        check_options(
+            self._scheduler, used.values, lambda name: used.place(given, name), detached=True
+        )
+        values = with_new_names(used.values)
+        # The others dask-jobqueue finds by itself, but not what we have corrected or renamed.
+        found = {n: v for n, v in used.values.items() if n not in {*given, *used.corrected}}
+        ours = {n: v for n, v in values.items() if n not in found or found[n] != v}
+        self._given = self._scheduler.adapted(ours)
+        self._section, self._stated = used.section, used.stated
+        self.options = dict(sorted({**values, **self._given}.items()))
         for name in ("cores", "memory"):
             if self.options.get(name) is None:
                 raise ConfigError(
@@ -89,19 +97,11 @@ class JobQueueLauncher(Launcher):
         self._new_job()  # so that a wrong option is found before anything is written
         self._require_command()
 
-    def _used_options(self, names: set[str]) -> dict[str, JsonValue]:
-        """Every option's value: as given, else from the user's jobqueue.yaml."""
-        used = dict(self._given)
-        for name in names - used.keys() - {"config_name"}:
-            key = "name" if name == "job_name" else name.replace("_", "-")
-            value = dask.config.get(f"jobqueue.{self._section}.{key}", None)
-            if value is not None:
-                used[name] = list(value) if isinstance(value, tuple) else value
-        return dict(sorted(used.items()))
-
     def _make_job_cls(self, runner: type[Any]) -> type[Job]:
         """One subclass for the whole submission, changed by the runner's hook."""
-        mine = worker_job_cls(self._base, self._scheduler, self.options, self._submit_timeout)
+        mine = worker_job_cls(
+            self._base, self._scheduler, self.options, self._submit_timeout, self._stated
+        )
         self._hook = f"{runner.__qualname__}.customize_job_cls"
         try:
             chosen = runner.customize_job_cls(mine)
@@ -165,7 +165,9 @@ class JobQueueLauncher(Launcher):
         # Name and logs are given on the command line, where nothing has to be quoted.
         options["job_name"] = re.sub(r"[^A-Za-z0-9._-]", "_", self.job_name_prefix())
         options.pop("log_directory", None)
-        with dask.config.set({f"jobqueue.{self._section}.log-directory": None}):
+        # What has old names stands under the new ones already.
+        unset = ("log-directory", *(name.replace("_", "-") for name in RENAMED))
+        with dask.config.set({f"jobqueue.{self._section}.{key}": None for key in unset}):
             try:
                 return self._job_cls(scheduler=None, name="espnet3", **options)
             except (TypeError, ValueError) as error:
@@ -178,7 +180,9 @@ class JobQueueLauncher(Launcher):
         first = ["--first-task", str(job.first_task)] if job.first_task else []
         worker = f"{self.python} {shlex.join([*words, *first])}"
         place = job, submission.log_directory
-        rendered = self._new_job(self._scheduler.log_redirection(*place, array=self._job_array))
+        own = self._scheduler.log_redirection(*place, array=self._job_array)
+        rendered = self._new_job(own)
+        rendered.own_lines = tuple(own)
         rendered.worker_command = worker
         rendered.submit_arguments = [
             *self._scheduler.submit_arguments(*place, array=self._job_array),
@@ -292,7 +296,7 @@ def _check_sizes(options: Mapping[str, JsonValue]) -> None:
 def _check_lines(options: Mapping[str, JsonValue]) -> None:
     """Options stand in one line of the script each; what follows a line break would be run."""
     for name, value in options.items():
-        if isinstance(value, list) and name not in ("job_extra_directives", "job_extra"):
+        if isinstance(value, list) and name != "job_extra_directives":
             continue  # a prologue, whose lines are meant to be run
         parts = value if isinstance(value, list) else [value]
         if name != "job_name" and any(re.search(r"[\n\r\0]", str(part)) for part in parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import JsonValue
@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from espnet3._jobqueue import Job
 from espnet3.schedulers.base import Scheduler
 from espnet3.schedulers.commands import ask
+from espnet3.submit.traps import in_place_of_the_shell
 
 
 def worker_job_cls(
@@ -19,6 +20,7 @@ def worker_job_cls(
     scheduler: Scheduler,
     options: Mapping[str, JsonValue],
     submit_timeout: float,
+    stated: Collection[str] = (),
 ) -> type[Job]:
     """A subclass that runs espnet3's worker where the base class runs Dask's.
 
@@ -27,6 +29,7 @@ def worker_job_cls(
         scheduler: the dialect of its scheduler.
         options: those that are really used.
         submit_timeout: seconds that the submit command is given.
+        stated: names of the options that somebody has set.
 
     Attributes that a hook may use: `submit_command` (class), `worker_command` and
     `submit_arguments` (instance, set when the job is rendered), and all of the base class.
@@ -41,14 +44,18 @@ def worker_job_cls(
         # The base class builds Dask's command in its constructor, and HTCondor's folds the prologue
         # into it there; a marker stands for the worker until the script is rendered.
         _MARKER = "<espnet3 worker>"
+        own_lines: tuple[str, ...] = ()  # of the prologue, that are not the user's
 
         @property
         def _command_template(self) -> str:
             if not self.worker_command:
                 return self._template
             # Replacing the shell lets signals meant for the batch script reach the worker.
-            alone = self._template == self._MARKER
-            worker = f"exec {self.worker_command}" if alone else self.worker_command
+            worker = self.worker_command
+            if self._template == self._MARKER:
+                lines = [one for one in self._job_script_prologue or () if one.strip()]
+                users = [one for one in lines if one not in self.own_lines]
+                worker = in_place_of_the_shell(worker, users, self.shebang or "")
             command = self._template.replace(self._MARKER, worker)
             if not scheduler.prologue_in_command:
                 return command
@@ -83,7 +90,7 @@ def worker_job_cls(
         ) -> str:
             # Instead of the base class's, which waits for ever and hands on the variables of an
             # enclosing job.
-            environ = kwargs.get("env") or scheduler.scrubbed(os.environ)
+            environ = kwargs.get("env") or scheduler.submit_environ(os.environ, stated)
             answer = await ask(
                 scheduler.name,
                 cmd,

@@ -261,6 +261,18 @@ def test_a_parallel_config_that_is_no_mapping_is_refused(here: Path, parallel: A
         ({"cores": 1, "memory": "-1GB"}, ["parallel.options.memory", "such as 4GB, got '-1GB'"]),
         ({"cores": 1, "memory": 0}, ["parallel.options.memory", "such as 4GB, got 0"]),
         ({"cores": 1, "memory": [4]}, ["parallel.options.memory", "such as 4GB, got [4]"]),
+        (
+            {"cores": 1, "memory": "1GB", "job_script_prologue": "export FOO=1"},
+            ["parallel.options.job_script_prologue", 'write ["export FOO=1"]'],
+        ),
+        (
+            {"cores": 1, "memory": "1GB", "job_extra_directives": ["#SBATCH --partition=x"]},
+            ["parallel.options.job_extra_directives", 'write "--partition=x"'],
+        ),
+        (
+            {"cores": 1, "memory": "1GB", "job_extra_directives": ["-J mine"]},
+            ["parallel.options.job_extra_directives", '"-J mine"', "job_name"],
+        ),
     ],
     ids=str,
 )

@@ -16,6 +16,7 @@ import pytest
 
 from espnet3.run import Run, submit_run
 from espnet3.specs.errors import SubmissionRefused
+from espnet3.worker import exit_codes
 from tests.integration.helpers import (
     attempts,
     causes,
@@ -58,7 +59,10 @@ def limited(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in cluster.env.items():
             patch.setenv(name, value)
-        config = parallel(n_shards=2, options={"walltime": "00:01:00"})
+        # Its script has a trap, so the worker is not the batch script's own process.
+        trap = f"trap 'echo $? >>{folder}/trapped' EXIT"
+        options = {"walltime": "00:01:00", "job_script_prologue": [trap]}
+        config = parallel(n_shards=2, options=options)
         return submit_noting(folder, 10, config, gated=[3]), folder
 
 
@@ -198,6 +202,7 @@ def test_the_time_limit_interrupts_and_resume_finishes(
     assert shown.id == f"{job.job_id}_0"
     [interrupted] = attempts(run, 0, "interrupted")
     assert 55 < interrupted.elapsed < 110
+    assert (folder / "trapped").read_text().split() == ["0", str(exit_codes.INTERRUPTED)]
     assert noted(folder, "finished") == once({*range(10)} - {3, 4})
 
     (folder / GATE).touch()

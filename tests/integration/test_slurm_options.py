@@ -12,8 +12,10 @@ import pytest
 
 import espnet3._jobqueue  # noqa: F401 (before we set one of its defaults)
 from espnet3.parallel import BaseRunner
+from espnet3.parallel.parallel import make_client
 from espnet3.run import Run, submit_run
-from espnet3.specs.errors import ClassError
+from espnet3.specs.config import as_parallel_config
+from espnet3.specs.errors import ClassError, ConfigError
 from espnet3.submit import dry_run
 from tests.integration import runners
 from tests.integration.helpers import (
@@ -168,7 +170,77 @@ def test_the_variables_of_an_enclosing_job_do_not_leak(
     assert _shown(slurm, run, "%P") == "main"
 
 
+def test_a_users_own_variables_are_obeyed(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As plain sbatch does it, but what the config says counts more."""
+    own = {"SBATCH_PARTITION": "short", "SBATCH_TIMELIMIT": "00:04:00", "SBATCH_ARRAY_INX": "0-9"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    run, _ = _see(tmp_path, ["PATH"], job_array=False)
+    assert _shown(slurm, run, "%P|%l") == "short|4:00"
+    said, _ = _see(tmp_path / "said", ["PATH"], options={"queue": "main", "walltime": "00:02:00"})
+    assert _shown(slurm, said, "%P|%l") == "main|2:00"
+    with dask.config.set({"jobqueue.slurm.queue": "main"}):
+        by_yaml, _ = _see(tmp_path / "yaml", ["PATH"])
+    assert _shown(slurm, by_yaml, "%P|%l") == "main|4:00"
+
+
 # --- options --------------------------------------------------------------------------------------
+
+
+def test_values_that_yaml_reads_as_numbers(slurm: SlurmCluster, tmp_path: Path) -> None:
+    file = tmp_path / "parallel.yaml"
+    file.write_text(
+        "env: slurm\noptions: {cores: 1, memory: 1e8, account: 0123, queue: 1e3}\n"
+        "overrides: [{ranks: 1, options: {account: 0x1F}}]\n"
+    )
+    runner, config = Echo(Shell({})), as_parallel_config(file)
+    [first, second] = asyncio.run(
+        dry_run(runner, ["a", "b"], run_dir=tmp_path / "run", n_shards=2, parallel=config)
+    )
+    assert "#SBATCH -A 0123\n" in first.script
+    assert "#SBATCH -A 0x1F\n" in second.script
+    assert "#SBATCH -p 1e3\n" in first.script
+    assert "#SBATCH --mem=96M\n" in first.script
+
+
+def test_numbers_in_the_users_jobqueue_yaml(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "dask-config"
+    folder.mkdir()
+    (folder / "jobqueue.yaml").write_text("jobqueue: {slurm: {account: 0123, queue: on}}\n")
+    monkeypatch.setattr(dask.config, "paths", [*dask.config.paths, str(folder)])
+    [read] = dask.config.collect_yaml([str(folder)])  # as dask reads it
+    with dask.config.set(read):
+        [job] = asyncio.run(
+            dry_run(Echo(Shell({})), ["a"], run_dir=tmp_path / "run", parallel=parallel())
+        )
+    assert "#SBATCH -A 0123\n" in job.script
+    assert "#SBATCH -p on\n" in job.script
+
+
+def test_wrong_shapes_in_the_users_jobqueue_yaml(slurm: SlurmCluster, tmp_path: Path) -> None:
+    said = r"^jobqueue.yaml: jobqueue.slurm.job-script-prologue: is a list of .* \[\"export A=1\"\]"
+    with dask.config.set({"jobqueue.slurm.job-script-prologue": "export A=1"}):
+        with pytest.raises(ConfigError, match=said):
+            _see(tmp_path, ["A"])
+        with pytest.raises(ConfigError, match=said):
+            make_client(parallel())
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_the_old_name_of_the_prologue(slurm: SlurmCluster, tmp_path: Path) -> None:
+    logs = str(tmp_path / "back\\slash")  # so that espnet3 has a line of its own
+    options = {"env_extra": ["export OLD=1"], "job_extra": ["--nice=7"], "log_directory": logs}
+    run, seen = _see(tmp_path, ["OLD"], options=options)
+    assert seen == {"OLD": "1"}
+    assert _shown(slurm, run, "%y") == "7"
+    assert submission(run).options["job_script_prologue"] == ["export OLD=1"]
+    with dask.config.set({"jobqueue.slurm.env-extra": ["export OLD=2"]}):
+        _, seen = _see(tmp_path / "yaml", ["OLD"], options={"log_directory": logs})
+    assert seen == {"OLD": "2"}
 
 
 @pytest.mark.parametrize("job_array", [True, False])

@@ -23,7 +23,7 @@ from espnet3.parallel.parallel import (
     make_client,
     parallel_for,
 )
-from espnet3.specs.errors import NoWorkers, SchedulerUnavailable, SubmissionRefused
+from espnet3.specs.errors import ConfigError, NoWorkers, SchedulerUnavailable, SubmissionRefused
 from tests.integration.helpers import TINY, noted, wait_for, wrap
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env
@@ -111,6 +111,50 @@ def test_slurm_says_why_no_worker_is_replaced(slurm: SlurmCluster, tmp_path: Pat
             call.result()
     assert slurm.jobs("--states=PENDING,RUNNING") == []
     slurm.run("scontrol", "update", "PartitionName=short", "State=UP")
+
+
+def test_the_users_variables_and_those_of_an_enclosing_job(
+    slurm: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = with_options(job_extra_directives=["--hold"])
+
+    def shown() -> str:
+        with pytest.raises(NoWorkers):
+            make_client({**held, "start_timeout": 1})
+        newest_first = ("--noheader", "--states=all", "--sort=-i", "--format=%P %m")
+        return slurm.run("squeue", *newest_first).stdout.splitlines()[0]
+
+    monkeypatch.setenv("SBATCH_PARTITION", "short")
+    assert shown() == "short 287M"
+    monkeypatch.setenv("SLURM_JOB_ID", "991")  # and now they are those of a job
+    monkeypatch.setenv("SBATCH_MEM_PER_NODE", "7")
+    assert shown() == "main 287M"
+
+
+def test_a_number_in_front_of_the_id_is_no_id(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing the client would end the job that has it."""
+    another = slurm.run("sbatch", "--parsable", "--hold", "--wrap=true").stdout.strip()
+    said = f'echo "Welcome to node{another}"; "$real" "$@"; code=$?; echo " 1200"; exit $code'
+    monkeypatch.setenv("PATH", wrap(tmp_path, "sbatch", said))
+    with get_client(JOBS) as client:
+        assert client.submit(add_offset, 1, offset=1).result() == 2
+    wait_for(lambda: len(slurm.jobs("--states=PENDING,RUNNING")) == 1, "jobs are left")
+    [left] = slurm.jobs("--states=PENDING,RUNNING")
+    assert (left.id, left.state) == (another, "PENDING")
+
+
+def test_wrong_shapes_are_refused_before_anything_starts(slurm: SlurmCluster) -> None:
+    for options, words in (
+        ({"job_script_prologue": "export A=1"}, r'write \["export A=1"\]'),
+        ({"job_extra_directives": ["#SBATCH --hold"]}, 'write "--hold"'),
+        ({"job_extra_directives": ["--array=0-3"]}, "n_shards and n_workers"),
+        ({"queue": 1000.0}, "is text, got 1000.0"),
+    ):
+        with pytest.raises(ConfigError, match=rf"^parallel.options.\w+: .*{words}"):
+            make_client(with_options(**options))
+    assert slurm.jobs() == []
 
 
 def test_slurm_refuses_the_job(slurm: SlurmCluster) -> None:

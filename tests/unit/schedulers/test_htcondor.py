@@ -163,7 +163,6 @@ def test_names_and_logs() -> None:
     ("options", "field", "words"),
     [
         ({"disk": None}, "disk", "is missing"),
-        ({"job_extra_directives": ["request_gpus = 1"]}, "job_extra_directives", "is a mapping"),
         ({"submit_command_extra": ["-name", "other"]}, "submit_command_extra", "has -name"),
         ({"submit_command_extra": ["-remote", "other"]}, "submit_command_extra", "SCHEDD_HOST"),
         ({"walltime": "soon"}, "walltime", "is 'soon'"),

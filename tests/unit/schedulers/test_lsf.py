@@ -255,11 +255,7 @@ def test_a_job_that_is_not_shown_yet(commands: Commands) -> None:
     ("out", "err", "words"),
     [
         ("", "LSF is down. Please wait ...\n", "LSF is down"),
-        (
-            "12^1^RUN^me^-^esp[1]^-^-\n",
-            "Failed in an LSF library call: LIM is down\n",
-            "LIM is down",
-        ),
+        ("12^1^RUN^me^-^esp[1]^-^-\n", "Failed in an LSF library call: LIM\n", "library call"),
         ("", "", "exit code 1"),
         ("Sorry\n", "", "Sorry"),
     ],

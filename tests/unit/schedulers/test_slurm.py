@@ -136,14 +136,11 @@ def test_what_an_enclosing_job_left_is_scrubbed_and_the_rest_kept() -> None:
     left = {
         name: environ[name]
         for name in ("PATH", "SLURM_CONF", "SLURM_TIME_FORMAT", "MY_SLURM_X", "SLURMX",
-                     "CUDA_VISIBLE_DEVICES", "SBATCH_PARTITION", "SBATCH_ACCOUNT", "SLURM_CLUSTERS")
+                     "CUDA_VISIBLE_DEVICES", "SBATCH_ACCOUNT", "SLURM_CLUSTERS")
     }  # fmt: skip
     assert SLURM.submit_environ(environ) == left
-    own = {
-        **left,
-        "SLURM_HINT": "compute_bound",
-        "SRUN_DEBUG": "1",
-    }  # outside a job nobody's but his
+    # Outside a job they are the user's own.
+    own = {**left, "SBATCH_PARTITION": "x", "SLURM_HINT": "compute_bound", "SRUN_DEBUG": "1"}
     assert SLURM.submit_environ({**own, "SBATCH_WAIT": "1", "SBATCH_ARRAY_INX": "0"}) == own
     # What the options say counts more, as it does for a line of sbatch's own arguments.
     stated = SLURM.submit_environ(own, {"queue"})
@@ -160,6 +157,20 @@ def test_queries_are_asked_without_an_enclosing_job(
     program.write_text('#!/bin/sh\necho "MaxArraySize = 10${SLURM_JOB_ID}$SLURM_CONF"\n')
     program.chmod(0o755)
     assert asyncio.run(SLURM.max_array_size()) == 10
+
+
+def test_the_clusters_that_a_user_has_chosen(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays are cut for the cluster that sbatch submits to; ids tell that of their jobs."""
+    monkeypatch.setenv("SLURM_CLUSTERS", "FAILED")
+    commands.say("scontrol", "MaxArraySize = 10\n")
+    assert asyncio.run(SLURM.max_array_size()) == 10
+    assert "--clusters=FAILED" in commands.asked("scontrol")
+    program = commands.folder / "squeue"
+    program.write_text('#!/bin/sh\necho "12|0|${SLURM_CLUSTERS:-RUNNING}|None|me|N|a"\n')
+    program.chmod(0o755)
+    assert query(entry(("a", 1, "12"))) == {(1, 0): TaskState("running", "RUNNING")}
 
 
 # --- queries ------------------------------------------------------------------------------------
@@ -209,7 +220,8 @@ def test_a_recorded_job_of_another_name(
 def test_what_waits_of_an_array_is_one_row_of_squeue(commands: Commands) -> None:
     commands.say(
         "squeue",
-        "12|1,3-4,6-19:2%7|PENDING|Priority|me|N|a\n12|0|RUNNING|None|me|N|a\n12|x|RUNNING||me|N|a\n",
+        "12|1,3-4,6-19:2%7|PENDING|Priority|me|N|a\n12|0|RUNNING|None|me|N|a\n"
+        "12|x|RUNNING||me|N|a\n",
     )
     states = query(entry(("b", 2, "11"), ("a", 9, "12")))
     assert states.pop((1, 2)) == TaskState("running", "RUNNING")
