@@ -64,6 +64,18 @@ class _LargeCall(WorkerPlugin):
         return self._call
 
 
+_last_call: tuple[bytes, Any] = (b"", None)
+
+
+def _loaded(call: bytes) -> Any:
+    """Function and keyword arguments; once for all batches, so that what they cache stays."""
+    global _last_call
+    last = _last_call
+    if last[0] != call:
+        _last_call = last = (call, loads(call))
+    return last[1]
+
+
 def _compute_batch(call: bytes | str, pickled: bytes) -> _Done | _Failed:
     """On a worker: call the function for each element of a batch.
 
@@ -76,7 +88,7 @@ def _compute_batch(call: bytes | str, pickled: bytes) -> _Done | _Failed:
     try:
         batch = loads(pickled)
         plugins: Any = get_worker().plugins
-        func, kwargs = plugins[call].call() if isinstance(call, str) else loads(call)
+        func, kwargs = plugins[call].call() if isinstance(call, str) else _loaded(call)
         bound = bound_to_env(func, kwargs)
         began = time.perf_counter()
         for element in batch:

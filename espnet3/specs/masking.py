@@ -33,6 +33,19 @@ _ANYWHERE = (
 )
 _WHOLE = {"auth", "bearer", "oauth"}
 _LAST = "token"  # token_list and token_type are what speech models are made of
+# The tokens of language models and tokenizers, by what stands before `_token`.
+_SPECIAL = frozenset(
+    (
+        "additional", "begin", "blank", "bos", "boundary", "cls", "decoder", "delimiter", "end",
+        "eos", "eot", "forced", "lang", "language", "mask", "newline", "noise", "oov", "pad",
+        "padding", "sep", "separator", "sil", "silence", "sos", "space", "special", "start",
+        "timestamp", "unk", "unknown",
+    )
+)  # fmt: skip
+_SHAPED = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|\W*")  # <unk>, </s>, [CLS], punctuation
+# Of one case and without digits, as the names of things are and keys made at random are not.
+_PLAIN = re.compile(r"(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,15})(?:[_-](?:[a-z]{1,15}|[A-Z]{1,15})){0,3}")
+_SHORT_NUMBER = re.compile(r"-?[0-9]{1,6}")
 _known: set[str] = set()
 
 
@@ -44,14 +57,32 @@ def is_secret(key: str) -> bool:
         [True, True, True, True]
         >>> [is_secret(key) for key in ("token_list", "max_tokens", "tokenizer", "author", "key")]
         [False, False, False, False, False]
+        >>> [is_secret(key) for key in ("unk_token", "forcedBosToken", "hub_token")]
+        [False, False, True]
     """
     words = [word.lower() for word in _WORDS.findall(key)]
     together = "".join(words)
     return (
-        words[-1:] == [_LAST]
+        (words[-1:] == [_LAST] and _SPECIAL.isdisjoint(words))
         or not _WHOLE.isdisjoint(words)
         or any(part in together for part in _ANYWHERE)
     )
+
+
+def _hides(key: str, value: Any) -> bool:
+    """Whether a value is secret where it stands under that key.
+
+    A key that ends in `token` may name a kind of token or one of a tokenizer's instead: then its
+    value is an ordinary word, a short number or has the shape of a special token.
+    """
+    if not is_secret(key):
+        return False
+    words = [word.lower() for word in _WORDS.findall(key)]
+    if words[-1:] != [_LAST] or not isinstance(value, str | int | float):
+        return True
+    text = str(value)
+    plain = _PLAIN.fullmatch(text) or _SHORT_NUMBER.fullmatch(text)
+    return not (_SHAPED.fullmatch(text) or (key == _LAST and plain))
 
 
 def masked(value: Any, name: str = "", depth: int = 0) -> Any:
@@ -65,10 +96,12 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
     Example:
         >>> masked({"user": "me", "login": {"api_key": "abc"}})
         {'user': 'me', 'login': {'api_key': '***'}}
-        >>> masked("abc", "config.hub.token")
+        >>> masked("hf_8ZqX", "config.hub.token")
         '***'
+        >>> masked({"token": "char", "unk_token": "<unk>"})
+        {'token': 'char', 'unk_token': '<unk>'}
     """
-    if value is not None and any(map(is_secret, name.split("."))):
+    if value is not None and any(_hides(part, value) for part in name.split(".")):
         return MASK
     if depth > _DEPTH:  # also what holds itself
         return "…"
@@ -94,7 +127,8 @@ def masked_text(text: str) -> str:
     """
 
     def replace(found: re.Match[str]) -> str:
-        return found[1] + found[2] + MASK if is_secret(found[1]) else found[0]
+        hidden = _hides(found[1].lstrip("-"), found[3].strip("'\""))
+        return found[1] + found[2] + MASK if hidden else found[0]
 
     return scrubbed(_OPTION.sub(replace, _ASSIGNED.sub(replace, text)))
 
@@ -113,7 +147,11 @@ def scrubbed(text: str) -> str:
         "ValueError: cannot log in with ('me', '***')"
     """
     for secret in sorted(_known, key=len, reverse=True):
-        text = text.replace(secret, MASK)
+        if _PLAIN.fullmatch(secret) or _SHORT_NUMBER.fullmatch(secret):
+            # In the middle of other words it says nothing, and they would say nothing any more.
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+        else:
+            text = text.replace(secret, MASK)
     return text
 
 
@@ -128,8 +166,18 @@ def _secrets(value: Any, name: str, depth: int) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _secrets(part, below, depth + 1)
-    elif below and isinstance(value, str | int | float) and not isinstance(value, bool):
+    elif (
+        isinstance(value, str | int | float)
+        and not isinstance(value, bool)
+        and _hides(below, value)
+        and not _is_common(str(value))
+    ):
         yield str(value)
+
+
+def _is_common(text: str) -> bool:
+    """Whether a value stands in many texts: what YAML and Python call nothing, true and false."""
+    return text.strip().lower() in ("", "none", "null", "true", "false", "auto", "default")
 
 
 def remember_run(run: RunSpec) -> None:

@@ -314,7 +314,9 @@ def _passing_errors(backend: _Backend) -> tuple[type[Exception], ...]:
     import s3fs.core
 
     known: tuple[type[Exception], ...] = s3fs.core.S3_RETRYABLE_ERRORS
-    return (ConnectionError, TimeoutError, botocore.exceptions.ConnectionError, *known)
+    # A body that ends early and says that it is whole: what was asked for twice is damaged itself.
+    cut = botocore.exceptions.FlexibleChecksumError
+    return (ConnectionError, TimeoutError, botocore.exceptions.ConnectionError, cut, *known)
 
 
 def _answer(error: Exception) -> dict[str, Any] | None:

@@ -25,7 +25,13 @@ KINDS = (
     "lost",  # it was done, and the connection is reset before the answer
     "lost 500",  # it was done, and the answer says that it was not
     "late",  # it was done, and no answer comes until the client gives up
-    "cut",  # the answer's body ends early
+    "cut",  # the answer's body ends early: the connection is reset
+)
+SHORT = (
+    "closed",  # it ends early: the connection is closed as if that were all
+    "chunk",  # it comes in chunks, and the last one does not come
+    "chunks",  # it comes in chunks, and is said to be complete
+    "short",  # it says that it is as short as it is
 )
 
 
@@ -145,6 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.getheaders():
             if name.lower() not in HIDDEN:
                 self.send_header(name, value)
+        if fault in SHORT:
+            return self._end_early(fault, data)
         length = answer.getheader("Content-Length") if self.command == "HEAD" else len(data)
         self.send_header("Content-Length", str(length or 0))
         self.end_headers()
@@ -166,6 +174,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return data
+
+    def _end_early(self, fault: str, data: bytes) -> None:
+        """Send half of a body."""
+        half = data[: len(data) // 2]
+        if fault in ("closed", "short"):
+            self.send_header("Content-Length", str(len(data if fault == "closed" else half)))
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        if fault in ("closed", "short"):
+            self.wfile.write(half)
+        else:
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(half), half))
+            self.wfile.write(b"0\r\n\r\n" if fault == "chunks" else b"")
+        self.close_connection = fault in ("closed", "chunk")
 
     def _refuse(self, status: int, code: str) -> None:
         body = f"<Error><Code>{code}</Code><Message>the store says {code}</Message></Error>"

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from espnet3.specs.store import Store, open_store
 from tests.chaos.mortal import Died, Process, reach
 from tests.integration.faulty_proxy import (
     KINDS,
+    SHORT,
     FaultyProxy,
     Request,
     Schedule,
@@ -249,11 +250,72 @@ def test_every_put_succeeds_and_none_hears_of_it(proxy: FaultyProxy, tmp_path: P
     assert sum(proxy.injected.values()) == len(files) + len([layout.RUN, "probe"])
 
 
-def test_bodies_that_are_cut_are_asked_for_again(proxy: FaultyProxy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["cut", *SHORT])
+def test_bodies_that_end_early_are_asked_for_again(
+    proxy: FaultyProxy, tmp_path: Path, kind: str
+) -> None:
     run = _done(_submit(tmp_path, 6, [], n_workers=1, n_shards=1))
-    proxy.schedule = _each_first(("cut",), "GET", False)
+    proxy.schedule = _each_first((kind,), "GET", False)
     assert run.collect(patience=0) == locally(tmp_path, 6)
-    assert proxy.injected["cut"] >= 3  # run.json, a receipt, results
+    assert proxy.injected[kind] >= 3  # run.json, a receipt, results
+    proxy.schedule = _each_first((kind,), "GET", False)
+    assert [record.item for record in run.stream(patience=0)] == [*range(6)]
+
+
+@pytest.mark.parametrize("kind", ["cut", *SHORT])
+def test_every_way_to_read_asks_again(proxy: FaultyProxy, kind: str) -> None:
+    store, data = open_store("s3://runs/read"), bytes(range(256)) * 40_000
+    store.create("data", data)
+    store.create("empty", b"")
+
+    def through_the_fault(action: Callable[[], Any]) -> Any:
+        proxy.injected.clear()
+        proxy.schedule = _each_first((kind,), "GET", False)
+        result = action()
+        assert proxy.injected[kind] >= 1
+        return result
+
+    assert through_the_fault(lambda: store.read("data")) == data
+    assert through_the_fault(lambda: store.read("empty")) == b""
+    assert through_the_fault(lambda: store.read_beginning("data", 1000)) == data[:1000]
+    assert through_the_fault(lambda: store.open("data").read()) == data
+
+    def by_range() -> bytes:
+        with store.open("data") as file:
+            file.seek(100)
+            return file.read(5_000_000) + file.read()
+
+    assert through_the_fault(by_range) == data[100:]
+    assert sorted(through_the_fault(lambda: store.names(""))) == ["data", "empty"]
+
+
+@pytest.mark.parametrize("kind", ["closed", "short"])
+def test_a_resume_salvages_through_bodies_that_end_early(
+    proxy: FaultyProxy, tmp_path: Path, kind: str
+) -> None:
+    run = _submit(tmp_path, 6, [4], n_workers=1, n_shards=1)
+    store = open_store(run.run_dir)
+    wait_for(lambda: _durable(store) == 4, "all before the gate is durable")
+    for pid in processes_of(run):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not processes_of(run), "the killed are gone")
+    (tmp_path / GATE).touch()
+    proxy.schedule = _each_first((kind,), "GET", False)
+    assert run.resume().ranks == [0]
+    assert _done(run).collect(patience=0) == locally(tmp_path, 6)
+    assert noted(tmp_path, "finished") == once(range(6))
+
+
+def test_a_body_that_always_ends_early_is_an_error_at_last(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "retry", RetryPolicy(tries=3, first=0.01))
+    store = open_store("s3://runs/read")
+    store.create("data", b"x" * 1000)
+    proxy.schedule = lambda request: "short" if request.method == "GET" else None
+    with pytest.raises(StoreError, match=r"checksum.*\(tried 3 times\)$"):
+        store.read("data")
+    assert proxy.injected == {"short": 3}
 
 
 def test_a_store_that_stays_down_is_an_error_of_one_line(

@@ -34,6 +34,8 @@ NAMES = [
 PLAIN = [
     "token_list", "token_type", "max_tokens", "tokens", "tokenizer", "author", "keys", "key",
     "n_workers", "options", "memory", "model", "beam", "passes", "compass", "authors", "",
+    "unk_token", "bos_token", "eosToken", "PAD_TOKEN", "sep_token", "cls_token", "mask_token",
+    "blank_token", "sos_token", "decoder_start_token", "word_delimiter_token",
 ]  # fmt: skip
 
 
@@ -89,6 +91,59 @@ def test_what_looks_secret(name: str) -> None:
 def test_what_does_not(name: str) -> None:
     assert not is_secret(name)
     assert masked({name: 5}) == {name: 5}
+
+
+@pytest.mark.parametrize(
+    "value", ["char", "word", "bpe", "phn", "whisper_multilingual", "BPE", "<unk>", "</s>", "[CLS]",
+              "<|startoftext|>", "|", "▁", "true", "None", 5, 250001]
+)  # fmt: skip
+def test_kinds_of_tokens_are_no_secrets(value: Any) -> None:
+    assert masked({"token": value}) == {"token": value}
+    masking.remember({"token": value})
+    assert masking._known == set()
+
+
+@pytest.mark.parametrize(
+    "value", ["hf_AbCdEfGhIjKlMnOp", "hf_" + "abcdefghij" * 3, "ghp_16C7e42F292c", "a1b2c3d4",
+              SECRET, "0123456789abcdef", "glpat-xY12", "eyJhbGciOi.J9", "two words", 12345678,
+              "ABCdefGHI",
+              "abcdefghijklmnopqrstuvwxyz"]
+)  # fmt: skip
+def test_what_may_be_a_key_is_one(value: Any) -> None:
+    for key in ("token", "HF_TOKEN", "hubToken"):
+        assert masked({key: value}) == {key: "***"}
+    masking.remember({"token": value})
+    assert masking.scrubbed(
+        f"cannot use {value!r}: x{value}y"
+    ) == "cannot use '***': x***y".replace("'***'", repr(value).replace(str(value), "***"))
+
+
+def test_a_word_is_a_secret_where_the_key_says_more_than_token() -> None:
+    for key in ("HF_TOKEN", "access_token", "password", "api_key"):
+        assert masked({key: "sesame"}) == {key: "***"}
+    assert masked_text("HF_TOKEN=sesame; run --token char --unk_token='<unk>'") == (
+        "HF_TOKEN=***; run --token char --unk_token='<unk>'"
+    )
+    masking.remember({"password": "sesame", "api_key": 1234, "secret": "false"})
+    said = masking.scrubbed("open sesame! (sesame, 1234) sesameseeds open_sesame.txt 12345 false")
+    assert said == "open ***! (***, ***) sesameseeds open_sesame.txt 12345 false"
+
+
+def test_words_of_speech_models_stay_readable(tmp_path: Path) -> None:
+    """An error of the user's code that names a token, and a path with the kind of tokens in it."""
+    config = {"unk_token": "<unk>", "eos_token": "</s>", "token": "char", "where": "forward"}
+    runner = Runner(Provider({**config, "hub": {"token": SECRET}}))
+    keys = {"preflight": False}
+    run = submit_run(runner, range(1), run_dir=tmp_path / "run", parallel=keys)
+    run.wait(60, 0.1)
+    [cause] = [shard.cause for shard in run.status().shards]
+    for part in (
+        "'unk_token': '<unk>'",
+        "'eos_token': '</s>'",
+        "'token': 'char'",
+        "'token': '***'",
+    ):
+        assert part in cause
 
 
 def test_a_value_that_holds_itself_is_shown_all_the_same() -> None:

@@ -24,9 +24,10 @@ from espnet3.parallel.parallel import (
     parallel_for,
 )
 from espnet3.specs.errors import ConfigError, NoWorkers, SchedulerUnavailable, SubmissionRefused
-from tests.integration.helpers import TINY, noted, wait_for, wrap
+from tests.integration.helpers import TINY, noted, python, wait_for, wrap
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env
+from tests.integration.test_sync_processes import POOL
 
 JOBS: dict[str, Any] = {
     "env": "slurm",
@@ -238,3 +239,12 @@ def test_ctrl_c_while_jobs_are_accepted(slurm: SlurmCluster, tmp_path: Path) -> 
     _, errors = driver.communicate(timeout=60)
     assert re.search(r"^KeyboardInterrupt", errors, re.MULTILINE)
     wait_for(lambda: not slurm.jobs("--states=PENDING,RUNNING"), "jobs are left")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pools_of_the_scripts_own_functions(tmp_path: Path, method: str) -> None:
+    """There, the main module is Dask's own, which has none of them."""
+    one = {**JOBS, "n_workers": 1}
+    (tmp_path / "pools.py").write_text(POOL.replace('{"env": "local", "n_workers": 1}', repr(one)))
+    done = python("pools.py", method, cwd=tmp_path)
+    assert done.stdout == "True [[0, 2.0, 1, 0], [2, 2.0, 2, 2], [4, 2.0, 3, 4]]\n", done.stderr
