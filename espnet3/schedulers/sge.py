@@ -191,20 +191,7 @@ class SgeScheduler(Scheduler):
         if not job_ids:
             return {}
         answer = await self._ask("qstat", "-j", ",".join(job_ids))
-        found: dict[str, _Details] = {}
-        for block in re.split(r"^=+$", answer.out, flags=re.MULTILINE):
-            number = re.search(r"^job_number:\s+(\d+)", block, re.MULTILINE)
-            if number is None:
-                continue
-            errors = re.findall(r"^error reason\s+(\d+):\s+(.*)$", block, re.MULTILINE)
-            after = re.search(r"^jid_predecessor_list:\s+(\S+)", block, re.MULTILINE)
-            told = re.search(r"^scheduling info:((?:.*\n?(?!\S))*)", block, re.MULTILINE)
-            found[number[1]] = _Details(
-                {int(task): _without_stamp(words) for task, words in errors},
-                after[1] if after else "",
-                [line.strip() for line in told[1].splitlines()] if told else [],
-            )
-        return found
+        return {number: _read_details(text) for number, text in _blocks(answer.out, job_ids)}
 
     async def _qacct(self, keys: JobKeys, tasks: set[TaskKey]) -> dict[TaskKey, TaskState]:
         """What accounting knows of tasks that are not in the queue any more.
@@ -292,6 +279,33 @@ def _numbers(job_ids: Iterable[str]) -> list[str]:
 def _without_stamp(words: str) -> str:
     """An error reason without the time, user and process in front of it."""
     return re.sub(r"^[\d/]+ [\d:.]+ \[\d+:\d+\]:\s*(error: )?", "", words).strip()
+
+
+def _blocks(output: str, job_ids: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What `qstat -j` tells of each job: its id, and what SGE itself adds to what was submitted.
+
+    Variables and arguments are printed with their line breaks, so that they may look like anything,
+    and the path of the script follows them.
+    """
+    ids = "|".join(map(re.escape, job_ids))
+    begins: dict[str, int] = {}
+    for head in re.finditer(rf"^=+\njob_number: +({ids})$", output, re.MULTILINE):
+        # The first one is: what names a job in a variable is that of a later job.
+        begins.setdefault(head[1], head.end())
+    ends = [*begins.values(), len(output)][1:]
+    for (number, place), end in zip(begins.items(), ends, strict=True):
+        yield number, output[place:end].rpartition("\nscript_file:")[2]
+
+
+def _read_details(text: str) -> _Details:
+    errors = re.findall(r"^error reason\s+(\d+):\s+(.*)$", text, re.MULTILINE)
+    after = re.search(r"^jid_predecessor_list:\s+(\S+)", text, re.MULTILINE)
+    told = re.search(r"^scheduling info:((?:.*\n?(?!\S))*)", text, re.MULTILINE)
+    return _Details(
+        {int(task): _without_stamp(words) for task, words in errors},
+        after[1] if after else "",
+        [line.strip() for line in told[1].splitlines()] if told else [],
+    )
 
 
 def _records(output: str) -> Iterator[dict[str, str]]:

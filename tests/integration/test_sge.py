@@ -264,7 +264,7 @@ def test_variables_that_look_like_what_qstat_tells(
     [job] = jobs(run).jobs
     details = sge.run("qstat", "-j", job.job_id).stdout
     assert "forged" in details, details
-    assert causes(run) == {0: f"job {job.job_id}.1, held, `qrls {job.job_id}` lets it start (hqw)"}
+    assert causes(run) == {0: f"job {job.job_id}, held, `qrls {job.job_id}` lets it start (hqw)"}
     assert "forged" not in asyncio.run(get_scheduler("sge").reasons([job.job_id]))
     sge.run("qrls", job.job_id)
     assert ended(run).collect() == locally(tmp_path, 1)

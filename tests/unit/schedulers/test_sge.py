@@ -230,7 +230,7 @@ scheduling info:            Job is in hold state
     ]
     assert {state.state for state in states.values()} == {"queued"}
     assert commands.asked("qstat")[-2:] == ["-j", "12,13,14"]
-    assert asyncio.run(SGE.reasons(["13", "14", "--all"])) == (
+    assert asyncio.run(SGE.reasons(["12", "13", "14", "--all"])) == (
         'Job is in error state, Job is in hold state, job dropped because of job dependencies, '
         'queue instance "all.q@vm" dropped because it is full'
     )  # fmt: skip
