@@ -106,6 +106,14 @@ def run(args: Sequence[str] | None = None) -> int:
         problem(f"{place}{error.strerror or error}")
         give_up(sys.stdout)
         return NOT_COMPLETE
+    except MemoryError:
+        problem("there is not enough memory for this here; is there a `ulimit -v`?")
+        return NOT_COMPLETE
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        problem("no thread can be started here; is there a `ulimit -v` or `ulimit -u`?")
+        return NOT_COMPLETE
     return code if isinstance(code, int) else DONE
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import BinaryIO, TypeVar
@@ -17,12 +18,16 @@ from espnet3.specs.retry import is_transient
 from espnet3.specs.store import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 
 T = TypeVar("T")
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS})
+# What file systems say that have no hard links (exFAT), not between these two files (the projects
+# of XFS, AFS), or not so many.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
+_ADVICE = {errno.EFBIG: "is there a `ulimit -f`?", errno.ENOMEM: "is there a `ulimit -v`?"}
 # Files are there already, or it is a link, a mount, somebody else's, or where that cannot be done.
 _NOT_IN_ITS_PLACE = _NO_LINKS | {
     errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.EACCES, errno.EXDEV,
     errno.EINVAL,
 }  # fmt: skip
+_ELSEWHERE = "choose another run_dir"
 _BLOCK = 1 << 17  # bytes that an open file holds
 _GROUP = 16  # files
 
@@ -138,16 +143,15 @@ class LocalStore(Store):
         try:
             os.link(temporary, target)
         except OSError as error:
-            # The link may have succeeded, and its answer been lost: then the file has two names.
-            if os.stat(temporary).st_nlink == 2:
+            # The link may have succeeded, and its answer been lost: then both names are one file.
+            # That it has two names says nothing, since others make links too (a backup).
+            if _is_same(temporary, target):
                 return
             if isinstance(error, FileExistsError):
                 raise FileTaken(target) from None
             if error.errno in _NO_LINKS:
-                problem = (
-                    f"no hard link can be made here ({error.strerror}); choose another run_dir"
-                )
-                raise StoreError(target, problem) from None
+                problem = f"no hard link can be made here ({error.strerror})"
+                raise StoreError(target, f"{problem}; {_ELSEWHERE}") from None
             raise
 
     def _remove(self, temporary: str) -> None:
@@ -169,7 +173,7 @@ class LocalStore(Store):
             nonlocal tries
             tries += 1
             try:
-                return os.open(self.locate(path), flags, modes.FILE)
+                return modes.opener(self.locate(path), flags)
             except FileExistsError:
                 # An earlier try may have succeeded and its answer been lost: nobody else uses this
                 # name, and nothing was written yet.
@@ -215,17 +219,44 @@ class LocalStore(Store):
             os.unlink(name)
 
     def prepare(self, folders: Iterable[str]) -> None:
+        paths = [os.path.normpath(self.locate(folder)) for folder in folders]
+        with modes.removed_on_error(paths):
+            try:
+                for path in paths:
+                    self.retry.call(lambda path=path: modes.make_folders(path))  # type: ignore[misc]
+                self._try_out()
+            except (FileExistsError, NotADirectoryError):
+                raise RunDirectoryError(
+                    self.root, f"is a file, or below a file; {_ELSEWHERE}"
+                ) from None
+            except OSError as error:
+                way_out = "" if isinstance(error, modes.UselessUmask) else f"; {_ELSEWHERE}"
+                raise RunDirectoryError(
+                    self.root, f"cannot be written ({error.strerror}){way_out}"
+                ) from None
+            except StoreError as error:
+                problem = str(error).removeprefix(f"{error.file}: ")
+                raise RunDirectoryError(self.root, problem) from None
+
+    def _try_out(self) -> None:
+        """Make a first file as all others are made, and see what the storage makes of it.
+
+        Raises:
+            RunDirectoryError: no run can be here.
+            StoreError: it cannot be made.
+        """
+        name = f".probe-{os.urandom(6).hex()}"
+        self._publish(name, b"", durable=False)
         try:
-            for folder in folders:
-                self.retry.call(lambda folder=folder: modes.make_folders(self.locate(folder)))  # type: ignore[misc]
-        except (FileExistsError, NotADirectoryError):
+            mode = self.retry.call(lambda: os.lstat(self.locate(name)).st_mode)
+        finally:
+            self._remove(self.locate(name))
+        if mode & stat.S_IWOTH:
             raise RunDirectoryError(
-                self.root, "is a file, or below a file; choose another run_dir"
-            ) from None
-        except OSError as error:
-            raise RunDirectoryError(
-                self.root, f"cannot be written ({error.strerror}); choose another run_dir"
-            ) from None
+                self.root,
+                "shows what is made there as for everyone to write (a mount option, or exFAT), so "
+                f"nothing in it would be believed; {_ELSEWHERE}",
+            )
 
     def exists(self, path: str) -> bool:
         def look() -> bool:
@@ -266,8 +297,18 @@ class LocalStore(Store):
     def _map(self, path: str, error: OSError) -> StoreError:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return FileMissing(self.locate(path))
-        tries = f" (tried {self.retry.tries} times)" if is_transient(error) else ""
-        return StoreError(self.locate(path), f"{error.strerror or error}{tries}")
+        more = f" (tried {self.retry.tries} times)" if is_transient(error) else ""
+        if error.errno in _ADVICE:
+            more = f"; {_ADVICE[error.errno]}"
+        return StoreError(self.locate(path), f"{error.strerror or error}{more}")
+
+
+def _is_same(path: str, other: str) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.lstat(other))
+    except FileNotFoundError:
+        return False
 
 
 def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

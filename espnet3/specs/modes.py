@@ -6,13 +6,32 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable, Iterator
 
 FILE, FOLDER = 0o664, 0o775
 
 
+class UselessUmask(PermissionError):
+    """What this process makes, it may not use itself."""
+
+    def __init__(self, path: str) -> None:
+        words = "the umask takes one's own rights to new files away; run `umask 022`"
+        super().__init__(errno.EACCES, words, path)
+
+
 def opener(path: str, flags: int) -> int:
-    """For `open(..., opener=opener)`: what it creates is not for everyone to write."""
-    return os.open(path, flags, FILE)
+    """For `open(..., opener=opener)`: what it creates is not for everyone to write.
+
+    Raises:
+        UselessUmask: its owner could not use it; it is removed again.
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, flags, FILE)
+    if flags & os.O_EXCL and os.fstat(descriptor).st_mode & 0o600 != 0o600:
+        os.close(descriptor)
+        os.unlink(path)
+        raise UselessUmask(path)
+    return descriptor
 
 
 def regular(path: str, flags: int) -> int:
@@ -36,6 +55,7 @@ def make_folders(path: str) -> None:
     The new folders are durable: what is synced in one is lost with the host if its own name is.
 
     Raises:
+        UselessUmask: their owner could not use them.
         OSError: it cannot be made, or is a file.
 
     Example:
@@ -46,11 +66,41 @@ def make_folders(path: str) -> None:
         make_folders(parent)
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, FOLDER)
+        if os.stat(path).st_mode & 0o700 != 0o700:
+            os.rmdir(path)
+            raise UselessUmask(path)
         _leave_group_of_all(path, parent or os.curdir)
         _sync(parent or os.curdir)
         return
     if not os.path.isdir(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+@contextlib.contextmanager
+def removed_on_error(folders: Iterable[str]) -> Iterator[None]:
+    """Remove what the block has made of some folders, and of those above, where it fails.
+
+    Only what is empty: somebody else may have put something there.
+
+    Args:
+        folders: absolute paths.
+
+    Example:
+        >>> with removed_on_error(["/tmp/run/shards"]):
+        ...     make_folders("/tmp/run/shards")  # doctest: +SKIP
+    """
+    missing: set[str] = set()
+    for folder in folders:
+        while folder not in missing and not os.path.lexists(folder):
+            missing.add(folder)
+            folder = os.path.dirname(folder)
+    try:
+        yield
+    except BaseException:
+        for folder in sorted(missing, key=len, reverse=True):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
+        raise
 
 
 def _leave_group_of_all(path: str, parent: str) -> None:

@@ -13,12 +13,19 @@ from typing import Any, NamedTuple
 from espnet3.specs import layout
 from espnet3.specs.config import ParallelConfig, as_parallel_config
 from espnet3.specs.current import get_current
-from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
+from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, Untrusted
 from espnet3.specs.items import plan_items
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import RunSpec, decode, encode, now
+from espnet3.specs.modes import removed_on_error
 from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import require_scripts, require_submissions, tightened
+from espnet3.specs.trust import (
+    Trust,
+    require_scripts,
+    require_submissions,
+    require_trusted,
+    tightened,
+)
 from espnet3.status.observe import observe
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.launchers import make_launcher
@@ -71,7 +78,7 @@ async def submit(
         portions = await groups.portions(range(plan.run.world_size))
         if groups.config.preflight:
             await preflight(plan.run)
-        if await asyncio.to_thread(_write_plan, store, plan):
+        if await asyncio.to_thread(_write_plan, store, plan, groups.config.trust):
             with contextlib.suppress(Overtaken):
                 await submit_portions(store, plan.run, groups, portions, 1, 0, submitted)
                 return reduce(Submitted.and_then, submitted)
@@ -187,13 +194,32 @@ def _existing(store: Store) -> RunSpec | None:
         return None
 
 
-def _write_plan(store: Store, plan: Plan) -> bool:
+def _require_believable(store: Store, trust: Trust | None) -> None:
+    """Refuse storage that shows what is made there as a worker would not believe it.
+
+    Some mounts show all files as one user's. Where the directory was looked at before, it was not
+    there yet.
+    """
+    try:
+        require_trusted(store, trust)
+    except Untrusted as error:
+        raise RunDirectoryError(
+            store.root,
+            f"shows what is made there otherwise, so no job would believe it ({error.path} "
+            f"{error.problem.partition(';')[0]}); choose another run_dir",
+        ) from None
+
+
+def _write_plan(store: Store, plan: Plan, trust: Trust | None) -> bool:
     """Write all specs, run.json last; False where another submitter wrote the same run first."""
-    store.prepare(layout.FOLDERS)
     run_file = store.locate(layout.RUN)
     files = ((layout.shard_name(spec.rank), encode(spec)) for spec in plan.shards(run_file))
+    folders = map(store.locate, layout.FOLDERS) if isinstance(store, LocalStore) else ()
     try:
-        store.create_many(layout.SHARDS, files)
+        with removed_on_error(folders):
+            store.prepare(layout.FOLDERS)
+            _require_believable(store, trust)
+            store.create_many(layout.SHARDS, files)
     except FileTaken as error:
         raise RunDirectoryError(
             store.root,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from espnet3.specs import whole_sync
-from espnet3.specs.errors import FileTaken, StoreError
+from espnet3.specs.errors import FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
@@ -233,9 +236,69 @@ def test_of_two_that_lost_their_answers_one_wins(store: LocalStore) -> None:
 
 
 def test_a_file_system_without_links_is_named(store: LocalStore) -> None:
-    install(Faults([Rule("link", error="EPERM")]))
-    with pytest.raises(StoreError, match=r"no hard link can be made here .*choose another run_dir"):
-        store.create(NAME, TEXT)
+    for error in ("EPERM", "ENOTSUP", "ENOSYS", "EXDEV", "EMLINK"):
+        install(Faults([Rule("link", error=error)]))
+        words = r"no hard link can be made here .*choose another run_dir"
+        with pytest.raises(StoreError, match=words):
+            store.create(NAME, TEXT)
+
+
+def test_what_lacks_links_is_refused_before_anything_is_there(tmp_path: Path) -> None:
+    store = LocalStore(str(tmp_path / "far/below/run"))
+    install(Faults([Rule("link", error="EXDEV")]))
+    with pytest.raises(RunDirectoryError, match=r"run: no hard link can be made here .*; choose"):
+        store.prepare(FOLDERS)
+    uninstall()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_other_links_to_a_file_are_not_taken_for_ones_own(store: LocalStore) -> None:
+    """A backup links each temporary file as soon as it is there; the name is taken all the same."""
+    store.create(NAME, TEXT)
+    backup = Path(store.root, "logs", "backup")
+    real = os.link
+
+    def after_the_backup(source: str, target: str) -> None:
+        backup.unlink(missing_ok=True)
+        real(source, backup)
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", after_the_backup)
+        with pytest.raises(FileTaken):
+            store.create(NAME, b"other")
+        store.create("receipts/000001.json", TEXT)
+    assert store.read(NAME) == TEXT
+
+
+def test_a_tool_that_links_all_files_lets_nobody_win_twice(store: LocalStore) -> None:
+    done = threading.Event()
+
+    def link_all() -> None:
+        folder, backup = Path(store.root, "receipts"), Path(store.root, "logs")
+        while not done.is_set():
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):
+                    os.link(folder / name, backup / name)
+
+    def create(word: bytes) -> set[int]:
+        won = set()
+        for i in range(200):
+            with contextlib.suppress(FileTaken):
+                LocalStore(store.root).create(f"receipts/{i:06d}.json", word, durable=False)
+                won.add(i)
+        return won
+
+    with ThreadPoolExecutor(4) as pool:
+        linking = [pool.submit(link_all) for _ in range(2)]
+        try:
+            first, second = pool.map(create, (b"first", b"second"))
+        finally:
+            done.set()
+        for future in linking:
+            future.result()
+    assert first | second == set(range(200))
+    assert not first & second
 
 
 def test_the_pauses_of_many_do_not_agree() -> None:

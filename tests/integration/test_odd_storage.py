@@ -1,0 +1,192 @@
+"""Storage and limits with which no run can be: one line, before anything is left or queued."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.run import submit_run
+from espnet3.specs.errors import EspnetError, RunDirectoryError
+from espnet3.specs.modes import UselessUmask, make_folders, opener, removed_on_error
+from tests.integration.cli_project import Project
+from tests.integration.debian import PackagesUnavailableError, install
+from tests.integration.helpers import ended, parallel
+from tests.integration.runners import Noting, Workshop
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+Mount = Callable[..., Path]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder to mount something on; it is unmounted in the end."""
+    point = tmp_path / "mounted"
+    point.mkdir()
+    yield point
+    if os.path.ismount(point):
+        subprocess.run(["umount", str(point)], check=True, timeout=60)
+
+
+def tool(program: str, package: str, *arguments: str) -> str:
+    """What a program prints; the test is skipped where it cannot be had, or not do its work."""
+    try:
+        install({program: package})
+    except PackagesUnavailableError as problem:
+        pytest.skip(str(problem))
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+    if done.returncode != 0:
+        pytest.skip(f"{program}: {(done.stderr or done.stdout).strip()[-200:]}")
+    return done.stdout.strip()
+
+
+def refused(run_dir: Path, **config: Any) -> str:
+    """The one line with which a submission is refused, by whom nothing is left."""
+    folder = run_dir.parent
+    while not folder.exists():
+        folder = folder.parent
+    before = {*folder.rglob("*")}
+    with pytest.raises(RunDirectoryError) as error:
+        submit_run(Noting(Workshop({"folder": "/tmp"})), range(4), run_dir=run_dir,
+                   parallel=parallel("local", preflight=False, **config))  # fmt: skip
+    assert {*folder.rglob("*")} == before
+    [line] = str(error.value).splitlines()
+    assert line.startswith(f"{run_dir}: ")
+    return line
+
+
+@as_root
+def test_exfat_has_no_hard_links(tmp_path: Path, mounted: Path) -> None:
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(16 << 20)
+    tool("/usr/sbin/mkfs.exfat", "exfatprogs", str(disk))
+    device = tool("/sbin/losetup", "mount", "--find", "--show", str(disk))
+    try:
+        tool("/usr/sbin/mount.exfat-fuse", "exfat-fuse", "-o", "umask=022", device, str(mounted))
+        for place in ("run", "far/below/run"):
+            line = refused(mounted / place)
+            assert "no hard link can be made here (" in line
+            assert line.endswith("; choose another run_dir")
+        assert not [*mounted.iterdir()]
+    finally:
+        if os.path.ismount(mounted):
+            subprocess.run(["umount", str(mounted)], check=True, timeout=60)
+        subprocess.run(["/sbin/losetup", "--detach", device], check=True, timeout=60)
+
+
+@as_root
+def test_a_mount_that_shows_all_as_somebody_elses(tmp_path: Path, mounted: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    tool("/usr/bin/bindfs", "bindfs", "--force-user=lp", "--chown-ignore", str(disk), str(mounted))
+    mounted.chmod(0o1777)
+    line = refused(mounted / "far/run")
+    assert "shows what is made there otherwise, so no job would believe it (" in line
+    assert "belongs to lp" in line
+    assert line.endswith("; choose another run_dir")
+    assert not [*disk.iterdir()]
+
+
+@as_root
+def test_a_mount_that_shows_all_as_for_everyone_to_write(tmp_path: Path, mounted: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # The folders are as usual, the files are not.
+    tool("/usr/bin/bindfs", "bindfs", "--perms=of+w", str(disk), str(mounted))
+    (mounted / "look").touch()
+    if not (mounted / "look").stat().st_mode & 2 or mounted.stat().st_mode & 2:
+        pytest.skip("this bindfs changes other modes")
+    line = refused(mounted / "run")
+    assert "shows what is made there as for everyone to write" in line
+    assert [path.name for path in disk.iterdir()] == ["look"]
+
+
+@pytest.mark.parametrize("umask", [0o777, 0o277, 0o400])
+def test_a_umask_that_takes_ones_own_rights(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with pytest.raises(RunDirectoryError, match=r"cannot be written .*run `umask 022`\)$"):
+            submit_run(Noting(Workshop({"folder": "/tmp"})), range(4),
+                       run_dir=tmp_path / "far/run",
+                       parallel=parallel("local", preflight=False))  # fmt: skip
+        with pytest.raises(UselessUmask):
+            opener(str(tmp_path / "file"), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    finally:
+        os.umask(before)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_umask_that_takes_ones_own_rights_afterwards(tmp_path: Path) -> None:
+    """The run is there already: nothing is submitted, nor anything written that nobody can read."""
+    (tmp_path / "notes").mkdir()
+    runner = Noting(Workshop({"folder": str(tmp_path / "notes")}))
+    run = ended(submit_run(runner, range(4), run_dir=tmp_path / "run",
+                           parallel=parallel("local", n_shards=2)))  # fmt: skip
+    (tmp_path / "run/receipts/000000.json").unlink()
+    there = {*Path(run.run_dir).rglob("*")}
+    before = os.umask(0o777)
+    try:
+        with pytest.raises(EspnetError, match=r"run `umask 022`"):
+            run.resume()
+        with (
+            pytest.raises(EspnetError, match=r"run `umask 022`"),
+            pytest.warns(match="1 of 2 shards are left out"),
+        ):
+            run.collect(tmp_path / "all", partial=True)
+    finally:
+        os.umask(before)
+    assert {*Path(run.run_dir).rglob("*")} == there
+    assert not (tmp_path / "all").exists()
+
+
+def test_only_what_is_new_and_empty_is_removed_after_an_error(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    folders = [str(tmp_path / "there"), str(tmp_path / "a/b/c"), str(tmp_path / "a/d")]
+    with pytest.raises(KeyError), removed_on_error(folders):
+        for folder in folders:
+            make_folders(folder)
+        (tmp_path / "a/d/file").touch()
+        raise KeyError
+    assert {path.name for path in tmp_path.rglob("*")} == {"there", "a", "d", "file"}
+    with removed_on_error([str(tmp_path / "new")]):
+        make_folders(str(tmp_path / "new"))
+    assert (tmp_path / "new").is_dir()
+
+
+# The import of what Python needs is not what is looked at here.
+LIMITED = """
+import resource, sys
+from espnet3.cli.app import run
+import espnet3.submit.new_run, espnet3.cli.config_file, espnet3.submit.jobqueue
+kind, size = getattr(resource, sys.argv[1]), int(sys.argv[2])
+if kind == resource.RLIMIT_AS:
+    with open("/proc/self/statm") as file:
+        size += int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(kind, (size, size))
+sys.exit(run(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "advice"),
+    [("RLIMIT_FSIZE", 100, "ulimit -f"), ("RLIMIT_AS", 16 << 20, "ulimit -v")],
+)
+def test_limits_of_the_shell(tmp_path: Path, limit: str, size: int, advice: str) -> None:
+    project = Project(tmp_path, "local")
+    there = {*tmp_path.rglob("*")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-B", "-c", LIMITED, limit, str(size), "submit",
+         "conf dir/decode.yaml", "parallel.preflight=false"],
+        cwd=project.folder, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line != "imported"]
+    assert len(lines) == 1, done.stderr
+    assert advice in lines[0]
+    assert {*tmp_path.rglob("*")} == there
