@@ -47,14 +47,14 @@ class MainModule(NamedTuple):
 def main_of(run: RunSpec) -> MainModule | None:
     """The main module of the process that submitted a run; None where no file has it."""
     process = run.process
+    # The script of the run's classes: another program may have run it, and be the main module.
+    files = (reference.file for reference in (run.runner, run.provider.cls))
+    file = next(filter(None, files), None)
     if process is None:  # version 1
-        files = (reference.file for reference in (run.runner, run.provider.cls))
-        file = next(filter(None, files), None)
         return None if file is None else MainModule(_script(file))
-    if process.main is None:
-        return None
+    reference = process.main if file is None else _script(file)
     argv = process.argv if process.initial_argv is None else process.initial_argv
-    return MainModule(process.main, argv)
+    return None if reference is None else MainModule(reference, argv)
 
 
 def describe_main(namespace: Mapping[str, Any] | None = None) -> ClassReference | None:

@@ -82,7 +82,7 @@ def _where() -> str:
     file = getattr(sys.modules[MAIN], "__file__", None)
     if file is not None and "ipykernel" not in file:
         return f"in {file}, which is not there any more"
-    if hasattr(sys, "ps1") or sys.argv[:1] not in (["-c"], ["-"]):
+    if hasattr(sys, "ps1") or sys.argv[:1] not in (["-c"], ["-"], [""]):
         return "in a notebook or a prompt"
     return "on the command line (python -c)" if sys.argv[0] == "-c" else "on standard input"
 
