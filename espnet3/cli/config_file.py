@@ -48,15 +48,17 @@ class Request(NamedTuple):
 def import_path(file: str) -> Iterator[None]:
     """For a while, modules are also found in the current folder and beside a config file.
 
-    The submission has to happen inside, since workers get the import path as it is then.
+    The submission has to happen inside, since workers get the import path as it is then. The words
+    of this command are its own: modules see a command line without arguments, here and there.
     """
-    before = sys.path[:]
+    before, argv = sys.path[:], sys.argv
     first = [os.getcwd(), os.path.dirname(os.path.abspath(file))]
     sys.path[:] = list(dict.fromkeys([*first, *before]))
+    sys.argv = argv[:1]
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:], sys.argv = before, argv
 
 
 def load_request(file: str, overrides: Iterable[str] = ()) -> Request:

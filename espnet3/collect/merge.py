@@ -20,9 +20,9 @@ from espnet3.specs.errors import (
     IncompleteRun,
     InvalidFile,
 )
+from espnet3.specs.main_module import main_of
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.specs.records import ResultRecord, decode_line, decode_results
-from espnet3.specs.references import load_script
 from espnet3.specs.store import Store, absolute_root, open_store
 from espnet3.specs.threads import gather
 from espnet3.specs.trust import (
@@ -210,8 +210,6 @@ async def _vouch(
     receipts = await asyncio.to_thread(_read_receipts, store, run, done, patience, stop)
     if run.results == "pickle":
         await asyncio.to_thread(_require_trusted, store, run, receipts, chosen_policy(trust))
-        for reference in (run.runner, run.provider.cls):
-            await asyncio.to_thread(load_script, reference)
     failed = [receipt for receipt in receipts if receipt.errors]
     if failed and errors == "raise":
         count = sum(receipt.errors for receipt in failed)
@@ -262,10 +260,10 @@ def _lines(vouched: Vouched, receipt: Receipt) -> Iterator[bytes]:
 
 
 def _records(vouched: Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
-    unpickle = vouched.run.results == "pickle"
+    unpickle, main = vouched.run.results == "pickle", main_of(vouched.run)
     where = f"results of shard {receipt.rank}"
     for line in _lines(vouched, receipt):
-        yield decode_line(line, where, unpickle=unpickle)
+        yield decode_line(line, where, unpickle=unpickle, main=main)
 
 
 def _chunks(vouched: Vouched) -> Iterator[list[ResultRecord]]:
@@ -281,14 +279,14 @@ def _chunks(vouched: Vouched) -> Iterator[list[ResultRecord]]:
 
 def _list(vouched: Vouched) -> list[Any]:
     """All verified results, decoded."""
-    unpickle = vouched.run.results == "pickle"
+    unpickle, main = vouched.run.results == "pickle", main_of(vouched.run)
     results: list[Any] = []
 
     def decode(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
         where, before = f"results of shard {receipt.rank}", len(results)
         for lines in line_blocks(source, part.bytes):
             vouched.require_wanted()
-            results.extend(decode_results(lines, where, unpickle=unpickle))
+            results.extend(decode_results(lines, where, unpickle=unpickle, main=main))
         if (found := len(results) - before) != part.records:
             raise InvalidFile(where, "", f"hold {found} records, not {part.records}")
 

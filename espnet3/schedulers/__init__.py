@@ -20,15 +20,23 @@ def get_scheduler(name: str) -> Scheduler:
     """
     found = _dialect(name) if name.isidentifier() else None
     if found is None:
-        import pkgutil
-
-        known = ", ".join(
-            sorted(m.name for m in pkgutil.iter_modules(__path__) if _dialect(m.name))
-        )
+        known = ", ".join(known_schedulers())
         raise ConfigError(
             "parallel.env", f"{name!r} has no asynchronous mode here; it works with {known}"
         )
     return found()
+
+
+def known_schedulers() -> list[str]:
+    """Every `env` that has an asynchronous mode.
+
+    Example:
+        >>> "slurm" in known_schedulers()
+        True
+    """
+    import pkgutil
+
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if _dialect(m.name))
 
 
 def _dialect(name: str) -> type[Scheduler] | None:

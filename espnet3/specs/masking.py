@@ -5,8 +5,9 @@ They do stand in `run.json`, which workers need; see docs/trust.md.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -187,3 +188,25 @@ def remember_run(run: RunSpec) -> None:
         remember(argument.value, name)
     remember(run.environment_variables)
     remember(run.parallel)
+    if run.process is not None:
+        remember(run.process.environment)
+        for words in (run.process.argv, run.process.initial_argv or []):
+            remember_words(words)
+
+
+_GIVEN = re.compile(r"-{0,2}([A-Za-z_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+
+
+def remember_words(words: Sequence[str]) -> None:
+    """Remember the secrets of a command line.
+
+    Example:
+        >>> remember_words(["decode.py", "--hf-token", "hf_abc", "password=hunter3"])
+        >>> scrubbed("hf_abc, hunter3, decode.py")
+        '***, ***, decode.py'
+    """
+    for word, following in itertools.pairwise([*words, "-"]):
+        if found := _GIVEN.fullmatch(word):
+            remember(found[2], found[1])
+        elif word.startswith("--") and not following.startswith("-"):
+            remember(following, word)

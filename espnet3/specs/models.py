@@ -114,10 +114,37 @@ class Assignment(Part):
     value: Argument
 
 
+class WarningFilter(Part):
+    """An entry of `warnings.filters`; `message` and `module` are patterns."""
+
+    action: str
+    message: str | None = None
+    category: ClassReference
+    module: str | None = None
+    lineno: Count = 0
+
+
 class ProcessState(Part):
-    """What else of the submitter's process a worker takes over; see `docs/format.md`."""
+    """What else of the submitter's process a worker takes over; see `docs/process-state.md`.
+
+    `main` is its main module, with an empty `qualname`, and `initial_argv` what that saw as
+    `sys.argv`, where this was changed since. `flags` and `start_environment` are what an
+    interpreter has to be started with; `environment` are the variables that were changed in Python,
+    None for those that were removed.
+    """
 
     argv: list[str]
+    initial_argv: list[str] | None = None
+    main: ClassReference | None = None
+    flags: list[str] = []
+    start_environment: dict[str, str] = {}
+    environment: dict[str, str | None] = {}
+    umask: Count | None = None
+    recursion_limit: Annotated[int, Field(ge=1)] | None = None
+    int_max_str_digits: Count | None = None
+    start_method: Literal["fork", "forkserver", "spawn"] | None = None
+    locale: dict[str, str] = {}
+    warning_filters: list[WarningFilter] = []
 
 
 class RunSpec(PersistedModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import enum
+import io
 import math
 import pickle
 from operator import itemgetter
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from espnet3.specs.errors import InvalidFile, UnserializableResult
+from espnet3.specs.main_module import MainModule, name_here
 from espnet3.specs.models import ErrorRecord
 
 # By itself orjson leaves out the fields of a dataclass whose names begin with an underscore.
@@ -84,13 +86,16 @@ def encode_error(item: Any, error: ErrorRecord) -> bytes:
     return orjson.dumps({"item": item, "error": error.model_dump()}, None, _OPTIONS)
 
 
-def decode_line(line: bytes, where: str, *, unpickle: bool = False) -> ResultRecord:
+def decode_line(
+    line: bytes, where: str, *, unpickle: bool = False, main: MainModule | None = None
+) -> ResultRecord:
     """Read one result line.
 
     Args:
         line: the line, with or without its newline.
         where: the file, for errors.
         unpickle: whether the run says `results: pickle`; nothing is unpickled otherwise.
+        main: the main module that pickled results speak of; this process's own where unset.
 
     Raises:
         InvalidFile: the line is no result line.
@@ -103,19 +108,22 @@ def decode_line(line: bytes, where: str, *, unpickle: bool = False) -> ResultRec
         if "error" in raw:
             return ResultRecord(item, None, ErrorRecord.model_validate(raw["error"]))
         if unpickle:
-            return ResultRecord(item, _unpickle(base64.b64decode(raw["pickle"]), where))
+            return ResultRecord(item, _unpickle(base64.b64decode(raw["pickle"]), where, main))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidFile(where, "", f"holds a line that is no result: {error}") from None
     raise InvalidFile(where, "", "holds a pickled result, but the run says `results: json`")
 
 
-def decode_results(lines: bytes, where: str, *, unpickle: bool = False) -> list[Any]:
+def decode_results(
+    lines: bytes, where: str, *, unpickle: bool = False, main: MainModule | None = None
+) -> list[Any]:
     r"""The results of many lines at once; an ErrorRecord where an item failed.
 
     Args:
         lines: whole lines.
         where: the file, for errors.
         unpickle: as for `decode_line`.
+        main: as for `decode_line`.
 
     Raises:
         InvalidFile: a line is no result line.
@@ -128,24 +136,40 @@ def decode_results(lines: bytes, where: str, *, unpickle: bool = False) -> list[
     start = 0
     while start < len(lines):
         end = lines.find(b"\n", start + _DOCUMENT) + 1 or len(lines)
-        results += _decode_document(lines[start:end], where, unpickle)
+        results += _decode_document(lines[start:end], where, unpickle, main)
         start = end
     return results
 
 
-def _decode_document(lines: bytes, where: str, unpickle: bool) -> list[Any]:
+def _decode_document(
+    lines: bytes, where: str, unpickle: bool, main: MainModule | None
+) -> list[Any]:
     try:  # half the time of a call for each line
         records = orjson.loads(b"[%b]" % lines.removesuffix(b"\n").replace(b"\n", b","))
         return list(map(_RESULT, records))
     except (ValueError, KeyError, TypeError):  # items that failed, pickles, or what is no line
-        decoded = [decode_line(line, where, unpickle=unpickle) for line in lines.splitlines()]
+        how: Any = {"unpickle": unpickle, "main": main}
+        decoded = [decode_line(line, where, **how) for line in lines.splitlines()]
         return [record.error or record.result for record in decoded]
 
 
-def _unpickle(data: bytes, where: str) -> Any:
+class _Unpickler(pickle.Unpickler):
+    """Finds what the submitted script defined, whatever this process's main module is."""
+
+    def __init__(self, data: bytes, main: MainModule) -> None:
+        super().__init__(io.BytesIO(data))
+        self._main = main
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        return super().find_class(name_here(self._main, module), name)
+
+
+def _unpickle(data: bytes, where: str, main: MainModule | None) -> Any:
     try:
+        if main is not None:
+            return _Unpickler(data, main).load()
         return pickle.loads(data)  # noqa: S301 (only where the run says so)
-    except Exception as error:  # unpickling runs the user's code
+    except (Exception, SystemExit) as error:  # unpickling runs the user's code
         problem = f"holds a result that cannot be unpickled here: {type(error).__name__}: {error}"
         raise InvalidFile(where, "", problem) from error
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from espnet3.specs.errors import ClassError, one_line
+from espnet3.specs.main_module import (
+    MAIN,
+    SCRIPT_MODULE,
+    describe_main,
+    load_script,
+)
+from espnet3.specs.main_module import WORKER_VARIABLE as WORKER_VARIABLE
 from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import ClassReference
-
-SCRIPT_MODULE = "__espnet3_main__"
-WORKER_VARIABLE = "ESPNET3_IN_WORKER"
 
 
 def refer_to(cls: object) -> ClassReference:
@@ -38,28 +41,50 @@ def refer_to(cls: object) -> ClassReference:
             name, "is defined inside a function; move it to the top level of a module, so that a "
             "worker can import it"
         )  # fmt: skip
-    if cls.__module__ != "__main__":
-        file = _script(cls)
-        module = "__main__" if file else cls.__module__  # as the submitting script called it
-        return ClassReference(module=module, qualname=cls.__qualname__, file=file)
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:  # python -m package.module
-        return ClassReference(module=spec.name, qualname=cls.__qualname__)
-    file = getattr(main, "__file__", None)
-    if file is None or not os.path.isfile(file) or "ipykernel" in os.path.basename(file):
+    if cls.__module__.startswith(SCRIPT_MODULE):  # a resume loaded it from the script
+        main = describe_main(vars(sys.modules[cls.__module__]))
+    elif cls.__module__ == MAIN:
+        main = describe_main(_namespace(cls))
+    else:
+        return ClassReference(module=cls.__module__, qualname=cls.__qualname__)
+    if main is None:
         raise ClassError(
-            name, "is defined in a notebook or a prompt; move it to a module or a script, so that "
-            "a worker can import it"
+            name, f"is defined {_where()}; move it to a module or a script, so that a worker can "
+            "import it"
         )  # fmt: skip
-    return ClassReference(module="__main__", qualname=cls.__qualname__, file=os.path.abspath(file))
+    return ClassReference(module=main.module, qualname=cls.__qualname__, file=main.file)
 
 
-def _script(cls: type) -> str | None:
-    """The script's file, where a worker or a resume loaded the class from one."""
-    if cls.__module__ != SCRIPT_MODULE:
-        return None
-    return getattr(sys.modules[SCRIPT_MODULE], "__file__", None)
+def _namespace(cls: type) -> Mapping[str, Any]:
+    """The variables of the module that defined a class of `__main__`.
+
+    What runs a script for another program, such as `python -m cProfile`, may run it in variables
+    that are not those of the main module; its functions know them.
+    """
+    main = vars(sys.modules[MAIN])
+    found: Any = main.get(cls.__qualname__.partition(".")[0])
+    for step in cls.__qualname__.split(".")[1:]:
+        found = getattr(found, step, None)
+    if found is cls:
+        return main
+    for value in vars(cls).values():
+        function = getattr(value, "__func__", value)
+        while hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        variables = getattr(function, "__globals__", {})
+        if variables.get("__name__") == MAIN:
+            return dict(variables)
+    return main
+
+
+def _where() -> str:
+    """What runs in a main module that no file has, for a person."""
+    file = getattr(sys.modules[MAIN], "__file__", None)
+    if file is not None and "ipykernel" not in file:
+        return f"in {file}, which is not there any more"
+    if hasattr(sys, "ps1") or sys.argv[:1] not in (["-c"], ["-"], [""]):
+        return "in a notebook or a prompt"
+    return "on the command line (python -c)" if sys.argv[0] == "-c" else "on standard input"
 
 
 def find_class(reference: ClassReference) -> Any:
@@ -81,44 +106,10 @@ def find_class(reference: ClassReference) -> Any:
     return found
 
 
-def load_script(reference: ClassReference) -> None:
-    """Make the module of a submitted script known under the name that workers pickle it by.
-
-    Raises:
-        ClassError: the script cannot be imported.
-    """
-    if reference.file is None or SCRIPT_MODULE in sys.modules:
-        return
-    os.environ[WORKER_VARIABLE], before = "1", os.environ.get(WORKER_VARIABLE)  # must not submit
-    try:
-        find_class(reference)
-        sys.modules.setdefault(SCRIPT_MODULE, _module(reference))
-    finally:
-        if before is None:
-            del os.environ[WORKER_VARIABLE]
-
-
 def _module(reference: ClassReference) -> ModuleType:
     if reference.file is None:
         return importlib.import_module(reference.module)
-    main = sys.modules.get("__main__")
-    if getattr(main, "__file__", None) and os.path.abspath(main.__file__) == reference.file:  # type: ignore[union-attr,arg-type]
-        return main  # type: ignore[return-value]
-    loaded = sys.modules.get(SCRIPT_MODULE)
-    if loaded is not None and loaded.__file__ == reference.file:
-        return loaded
-    # Not as "__main__", so that the script's `if __name__ == "__main__"` part does not run again.
-    spec = importlib.util.spec_from_file_location(SCRIPT_MODULE, reference.file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{reference.file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT_MODULE] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[SCRIPT_MODULE]
-        raise
-    return module
+    return load_script(reference.file)
 
 
 def require_static_forward(runner: type[Any]) -> None:

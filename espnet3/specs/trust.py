@@ -138,7 +138,8 @@ def require_scripts(run: RunSpec, policy: Trust | None) -> None:
     Raises:
         Untrusted: names the script.
     """
-    for reference in (run.runner, run.provider.cls):
+    main = run.process and run.process.main
+    for reference in (run.runner, run.provider.cls, *([main] if main else [])):
         if reference.file is None:
             continue
         real, found, folder = _follow(os.path.abspath(reference.file))

@@ -32,6 +32,7 @@ from espnet3.submit.launchers import make_launcher
 from espnet3.submit.overrides import Groups, submit_portions
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
+from espnet3.submit.process_state import warn_of_others
 from espnet3.submit.resumption import choose_ranks, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission
 from espnet3.submit.surroundings import surroundings_here
@@ -156,6 +157,7 @@ async def _prepare(
     )
     if existing is not None:
         require_same_plan(store.root, existing, plan.run)
+        warn_of_others(existing.process, plan.run.process)
         strict = tightened(config.trust, existing.parallel)
         config = config.model_copy(update={"trust": strict})
     await asyncio.to_thread(require_submissions, store, config.trust)

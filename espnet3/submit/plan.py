@@ -19,6 +19,7 @@ from espnet3.specs.models import (
     Argument,
     Assignment,
     ClassReference,
+    ProcessState,
     ProviderSpec,
     RunSpec,
     ShardSpec,
@@ -46,6 +47,7 @@ class Surroundings(NamedTuple):
     environment_variables: dict[str, str]
     versions: dict[str, str]
     git_commit: str | None
+    process: ProcessState | None = None
 
 
 class Plan(NamedTuple):

@@ -25,12 +25,16 @@ async def preflight(run: RunSpec) -> None:
     remember_run(run)
     with tempfile.TemporaryDirectory(prefix="espnet3-") as folder:
         result = Path(folder, "result")
-        command = [*shlex.split(run.python), "-P", "-m", "espnet3.worker.check", str(result)]
+        flags, at_start = (
+            ([], {}) if run.process is None else (run.process.flags, run.process.start_environment)
+        )
+        words = [*shlex.split(run.python), *flags, "-P"]
+        command = [*words, "-m", "espnet3.worker.check", str(result)]
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd="/",
-                env=dict(os.environ),
+                env={**os.environ, **at_start},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,

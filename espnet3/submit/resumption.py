@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from espnet3.specs import layout
 from espnet3.specs.config import ParallelConfig, parse_parallel
 from espnet3.specs.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
+from espnet3.specs.main_module import importing_as, main_of
 from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
 from espnet3.specs.plain import plain_json
 from espnet3.specs.references import find_class
@@ -301,10 +302,14 @@ def _groups(config: ParallelConfig, run: RunSpec) -> Groups:
 
 @contextlib.contextmanager
 def _import_path(run: RunSpec) -> Iterator[None]:
-    """The submitter's import path, for a while."""
+    """The submitter's import path and command line, for a while."""
     before = sys.path[:]
     sys.path[:] = list(dict.fromkeys([*before, *run.sys_path]))
+    main = main_of(run)
+    own = None if run.process is None else run.process.argv
+    argv = own if main is None else main.argv
     try:
-        yield
+        with importing_as(argv):
+            yield
     finally:
         sys.path[:] = before

@@ -131,6 +131,7 @@ def make_submission(
         parallel=(of_all or config).model_dump(),
         worker_command=[
             *shlex.split(launcher.python),
+            *(run.process.flags if run.process is not None else ()),
             *("-P", "-m", "espnet3.worker"),
             *(store.root, f"{number:04d}", "--run-id", run.run_id),
             *(() if config.trust is None else ("--trust", config.trust)),

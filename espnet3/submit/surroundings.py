@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from espnet3.specs.errors import UsageError
 from espnet3.specs.references import WORKER_VARIABLE
 from espnet3.submit.plan import Surroundings
+from espnet3.submit.process_state import held_here
 
 # Variables that change what Python or the usual libraries do, and that hold no secrets.
 RECORDED = (
@@ -21,10 +22,10 @@ RECORDED = (
     "MKL_NUM_THREADS",
     "NLTK_DATA",
     "OMP_NUM_THREADS",
-    "PYTHONHASHSEED",
     "PYTHONPATH",
     "TOKENIZERS_PARALLELISM",
     "TORCH_HOME",
+    "TZ",
     "VIRTUAL_ENV",
 )
 _PACKAGES = ("espnet3", "dask", "distributed", "dask-jobqueue", "pydantic", "orjson")
@@ -52,17 +53,19 @@ def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surrounding
 
     Raises:
         UsageError: this process is itself a worker: the submitted script submits when it is
-            imported.
+            imported; or something that workers need is no UTF-8.
     """
     refuse_in_worker()
-    names = (*RECORDED, *variables)
+    process, weak = held_here(variables)
+    recorded = {name: os.environ[name] for name in (*RECORDED, *variables) if name in os.environ}
     return Surroundings(
         python=python,
         working_directory=os.getcwd(),
         sys_path=[os.path.abspath(entry) for entry in sys.path],
-        environment_variables={name: os.environ[name] for name in names if name in os.environ},
+        environment_variables=recorded | weak,
         versions={"python": platform.python_version(), **_versions()},
         git_commit=_git_commit(),
+        process=process,
     )
 
 

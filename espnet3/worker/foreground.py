@@ -22,6 +22,7 @@ from espnet3.specs.trust import POLICIES, require_own, tightened
 from espnet3.specs.visible import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
+from espnet3.worker.process_state import restart
 from espnet3.worker.rebuild import read_trusted
 from espnet3.worker.shard import NO_LIMITS, Limits, Place, limits_of
 from espnet3.worker.task import run_task
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
             require_own(os.path.abspath(os.path.expanduser(path)), tightened(policy, run.parallel))
         if spec.fingerprint != run.fingerprint:
             raise RunDirectoryError(path, f"is a shard of another run than {store.root}")
+        restart(run)
         code = run_task(
             store,
             run,

@@ -21,6 +21,7 @@ from espnet3.specs.trust import require_files, tightened
 from espnet3.specs.visible import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.options import parse
+from espnet3.worker.process_state import restart
 from espnet3.worker.rebuild import read_trusted
 from espnet3.worker.shard import Place, limits_of, require_run
 from espnet3.worker.task import run_task
@@ -47,6 +48,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         for file in (layout.RUN, path):
             store.await_file(file)
         run = read_trusted(store, options.trust, [path])
+        restart(run)
         if options.run_id is not None:
             require_run(store, options.run_id)
         submission = read_persisted(store, Submission, path)

@@ -12,11 +12,13 @@ from espnet3.specs import layout
 from espnet3.specs.base import JsonValue
 from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import ClassError, EspnetError, one_line
+from espnet3.specs.main_module import adopt, main_of
 from espnet3.specs.masking import remember_run, scrubbed
 from espnet3.specs.models import Argument, RunSpec
 from espnet3.specs.references import WORKER_VARIABLE, find_class
 from espnet3.specs.store import Store
 from espnet3.specs.trust import Trust, require_scripts, require_trusted, tightened
+from espnet3.worker.process_state import enter_process, settle_process
 
 
 def read_trusted(store: Store, policy: Trust | None, files: Iterable[str] = ()) -> RunSpec:
@@ -38,11 +40,29 @@ def read_trusted(store: Store, policy: Trust | None, files: Iterable[str] = ()) 
 
 
 def enter_surroundings(run: RunSpec) -> None:
-    """Make this process look as the submitter's did: directory, environment, import path.
+    """Make this process look as the submitter's did, before anything of the user is imported.
 
     Raises:
-        EspnetError: the working directory does not exist on this host.
+        EspnetError: the working directory does not exist on this host, or something else that the
+            submitter's process used.
     """
+    _enter_folder_and_path(run)
+    enter_process(run)
+    adopt(main_of(run))
+
+
+def settle_surroundings(run: RunSpec) -> None:
+    """The same once the user's modules are imported, which may have changed it, as they did there.
+
+    Raises:
+        EspnetError: as `enter_surroundings`.
+    """
+    _enter_folder_and_path(run)
+    settle_process(run)
+    adopt(main_of(run))
+
+
+def _enter_folder_and_path(run: RunSpec) -> None:
     os.environ[WORKER_VARIABLE] = "1"
     for name, value in run.environment_variables.items():
         try:
@@ -76,6 +96,7 @@ def rebuild(run: RunSpec) -> tuple[Any, Any]:
     """
     runner = find_class(run.runner)
     provider_class = find_class(run.provider.cls)
+    settle_surroundings(run)
     args = [_value(argument) for argument in run.provider.args]
     kwargs = {name: _value(argument) for name, argument in run.provider.kwargs.items()}
     try:

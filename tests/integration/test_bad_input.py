@@ -499,7 +499,9 @@ def test_classes_of_a_prompt_or_notebook_are_refused(here: Path, where: str) -> 
     one_clear_line(
         done.stdout.strip(),
         "ClassError __main__.R",
-        "is defined in a notebook or a prompt",
+        {"command": "on the command line (python -c)", "stdin": "on standard input"}.get(
+            where, "is defined in a notebook or a prompt"
+        ),
         "move it to a module or a script",
     )
     assert snapshot(here) == before

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from espnet3.specs import references
 from espnet3.specs.errors import ClassError
 from espnet3.specs.models import ClassReference
 from espnet3.specs.references import find_class, refer_to
@@ -55,11 +54,6 @@ def run(*command: str, cwd: Path = REPOSITORY) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-@pytest.fixture(autouse=True)
-def _forget_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, references.SCRIPT_MODULE, raising=False)
 
 
 @pytest.mark.parametrize("cls", [Outer, Outer.Inner, ClassReference, dict])
@@ -127,7 +121,9 @@ def test_a_class_of_a_prompt() -> None:
         "try: refer_to(Runner)\n"
         "except ClassError as error: print(error)\n"
     )
-    assert run("-c", code).startswith("__main__.Runner: is defined in a notebook or a prompt")
+    assert run("-c", code).startswith(
+        "__main__.Runner: is defined on the command line (python -c); move it to a module"
+    )
 
 
 @pytest.mark.parametrize(

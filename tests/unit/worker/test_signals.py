@@ -170,11 +170,12 @@ class Store(LocalStore):
             half = len(data) // 2
             write(data[:half])
             if count[0] == 3:
-                os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+                os.kill(os.getpid(), getattr(signal, NAME))
             write(data[half:])
         file.write = killed
         return file
 
+NAME = sys.argv[2]  # before it is that of the submitter
 store = Store(sys.argv[1])
 run = decode(RunSpec, store.read(layout.RUN), layout.RUN)
 sys.exit(run_task(store, run, [0], 1, Place(0, None), may_have_predecessors=False))

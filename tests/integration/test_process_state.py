@@ -1,0 +1,232 @@
+"""What the submitter's process holds: `forward` sees it alike in local mode and in workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.run import Run
+from espnet3.specs import layout
+from tests.integration.helpers import parallel, python
+
+SEED = "7"
+SCRIPT = """
+import argparse, json, locale, multiprocessing, os, sys, time, warnings
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+from espnet3.run import submit_run
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--beam", type=int, default=1)
+parser.add_argument("--password")
+parser.add_argument("out")
+args = parser.parse_args()
+os.environ["AT_IMPORT"] = "of the module"
+
+
+def state():
+    os.umask(umask := os.umask(0))
+    try:
+        warnings.warn("raises", DeprecationWarning)
+        warned = "shown"
+    except DeprecationWarning:
+        warned = "raised"
+    return {
+        "beam": args.beam, "argv": sys.argv, "cwd": os.getcwd(), "umask": umask,
+        "environ": {n: os.environ.get(n) for n in ("ADDED", "CHANGED", "REMOVED", "AT_IMPORT")},
+        "recursion": sys.getrecursionlimit(), "digits": sys.get_int_max_str_digits(),
+        "method": multiprocessing.get_start_method(), "time": locale.setlocale(locale.LC_TIME),
+        "hour": time.strftime("%H", time.localtime(0)), "hash": hash("text"), "warned": warned,
+        "flags": [sys.flags.optimize, sys.flags.utf8_mode, sys.flags.dont_write_bytecode],
+        "warnoptions": sys.warnoptions, "debug": __debug__,
+    }
+
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+
+class Runner(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        return state()
+
+
+def change():
+    os.environ["ADDED"], os.environ["CHANGED"] = "1", "now"
+    del os.environ["REMOVED"]
+    os.environ["AT_IMPORT"] = "of the call"
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    os.umask(0o027)
+    sys.setrecursionlimit(2345)
+    sys.set_int_max_str_digits(5000)
+    multiprocessing.set_start_method("spawn")
+    locale.setlocale(locale.LC_TIME, "C.UTF-8")
+    warnings.simplefilter("error", DeprecationWarning)
+    sys.argv.append("later")
+
+
+if __name__ == "__main__":
+    change()
+    config = {"env": "local", "n_workers": 1, "n_shards": 2}
+    local = Runner(Provider({}))(range(2))
+    run = submit_run(Runner(Provider({})), range(2), run_dir="run", parallel=config)
+    run.wait(interval=0.2)
+    with open(args.out, "w") as file:
+        json.dump([local, run.collect()], file)
+"""
+
+
+def forget(run_dir: Path, rank: int) -> None:
+    """Have a shard be as before it was computed."""
+    for folder in (layout.RECEIPTS, layout.RESULTS, layout.ATTEMPTS):
+        for file in (run_dir / folder).glob(f"{rank:06d}.*"):
+            file.unlink()
+
+
+def test_forward_sees_the_process_of_the_submitter(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environ = {"PYTHONHASHSEED": SEED, "CHANGED": "before", "REMOVED": "before"}
+    done = python(
+        "-O", "-B", "-X", "utf8", "-W", "ignore::ImportWarning",
+        "script.py", "--beam", "20", "out.json", env=environ, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    local, collected = json.loads((tmp_path / "out.json").read_text())
+    assert local[0]["beam"] == 20
+    assert local[0]["argv"] == ["script.py", "--beam", "20", "out.json", "later"]
+    assert local[0]["environ"] == {
+        "ADDED": "1", "CHANGED": "now", "REMOVED": None, "AT_IMPORT": "of the call",
+    }  # fmt: skip
+    assert local[0]["flags"] == [1, 1, 1]
+    assert (local[0]["method"], local[0]["warned"], local[0]["hour"]) == ("spawn", "raised", "09")
+    assert collected == local
+    # In a shell of its own, which has nothing of all this, a shard is computed alike.
+    forget(tmp_path / "run", 1)
+    bare = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
+    spec = str(tmp_path / "run" / layout.shard(1))
+    done = python(
+        "-c", "import os, sys; os.execve(sys.executable, [sys.executable, *sys.argv[2:]],"
+        " {**eval(sys.argv[1]), 'REMOVED': 'there', 'PYTHONHASHSEED': '9'})",
+        repr(bare), "-m", "espnet3", "run-shard", spec, cwd=Path("/"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "run").collect() == local
+
+
+def test_the_same_call_with_other_words_says_which_ones_workers_keep(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environ = {"REMOVED": "before"}
+    words = ("script.py", "--password", "hunter2-Zq9", "out.json")
+    first = python(*words, env=environ, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "NotTakenOver" not in first.stderr
+    again = python("script.py", "--beam", "9", "out.json", env=environ, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    [line] = [line for line in again.stderr.splitlines() if "NotTakenOver" in line]
+    assert "submitted with --password *** out.json later" in line
+    assert "not with --beam 9 out.json later" in line
+    assert json.loads((tmp_path / "out.json").read_text())[1][0]["beam"] == 1
+
+
+SMALL = """
+import os, sys
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+from espnet3.run import submit_run
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+class Runner(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        return [sys.argv, os.environ.get("HF_TOKEN")]
+
+if __name__ == "__main__":
+    os.environ["HF_TOKEN"] = "hunter2-Zq9"
+    config = {"env": "local", "environment_variables": NAMED}
+    try:
+        run = submit_run(Runner(Provider({})), range(1), run_dir="run", parallel=config)
+        run.wait(interval=0.2)
+        print(run.collect()[0][1])
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("named", [[], ["HF_TOKEN"]])
+def test_what_looks_secret_is_stored_where_it_is_named_only(
+    tmp_path: Path, named: list[str]
+) -> None:
+    (tmp_path / "script.py").write_text(SMALL.replace("NAMED", repr(named)))
+    done = python("script.py", cwd=tmp_path)
+    assert done.stdout == "hunter2-Zq9\n", done.stderr  # which the scheduler passes on here
+    stored = "hunter2-Zq9" in (tmp_path / "run" / "run.json").read_text()
+    warned = [line for line in done.stderr.splitlines() if "HF_TOKEN: set in Python" in line]
+    assert (stored, len(warned)) == ((True, 0) if named else (False, 1))
+    assert all("environment_variables" in line for line in warned)
+
+
+def test_a_word_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SMALL.replace("NAMED", "[]"))
+    done = python("script.py", "a", os.fsdecode(b"caf\xe9.txt"), cwd=tmp_path)
+    assert done.stdout.startswith("ConfigError sys.argv[2]: is not UTF-8"), done.stderr
+    assert done.stdout.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+COMMAND = """
+import sys
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+SEEN = list(sys.argv)
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+class Runner(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        return [SEEN, sys.argv]
+"""
+
+
+def test_modules_do_not_see_the_words_of_our_own_command(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(COMMAND)
+    (tmp_path / "c.json").write_text(json.dumps({
+        "provider": {"_target_": "work.Provider"}, "runner": {"_target_": "work.Runner"},
+        "items": 1, "run_dir": "run", "parallel": parallel("local"),
+    }))  # fmt: skip
+    command = str(Path(sys.executable).with_name("espnet3"))
+    for words in (["submit", "c.json", "n_shards=1"], ["submit", "./c.json", "n_shards=1"]):
+        done = python(command, *words, cwd=tmp_path)
+        assert (done.returncode, "NotTakenOver" in done.stderr) == (0, False), done.stderr
+    run = Run(tmp_path / "run")
+    run.wait(interval=0.2, timeout=100)
+    assert run.collect() == [[[command], [command]]]
+
+
+def test_a_run_of_version_1_takes_nothing_over(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SMALL.replace("NAMED", "[]"))
+    done = python("script.py", "--beam", "2", cwd=tmp_path)
+    assert done.stdout == "hunter2-Zq9\n", done.stderr
+    path = tmp_path / "run" / "run.json"
+    raw: dict[str, Any] = json.loads(path.read_text())
+    assert raw["process"]["argv"] == ["script.py", "--beam", "2"]
+    del raw["process"], raw["assignments"], raw["provider"]["attributes"]
+    path.unlink()
+    path.write_text(json.dumps({**raw, "schema_version": 1}))
+    forget(tmp_path / "run", 0)
+    done = python("-m", "espnet3", "run-shard", str(tmp_path / "run" / layout.shard(0)))
+    assert done.returncode == 0, done.stderr
+    [[argv, _]] = Run(tmp_path / "run").collect()
+    assert "--beam" not in argv
+    shutil.rmtree(tmp_path / "run")
