@@ -127,10 +127,10 @@ def require_scripts(run: RunSpec, policy: Trust | None) -> None:
     Raises:
         Untrusted: names the script.
     """
-    for reference in (run.runner, run.provider.cls):
-        if reference.file is None:
+    for file in dict.fromkeys(reference.file for reference in run.references()):
+        if file is None:
             continue
-        real, found, folder = _follow(os.path.abspath(reference.file))
+        real, found, folder = _follow(os.path.abspath(file))
         if found is None:
             continue  # the import will say so
         if folder is not None and folder.st_mode & stat.S_IWOTH:
