@@ -12,7 +12,9 @@ from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.specs.errors import ConfigError
+from espnet3.specs.held import its_own_changes
 from espnet3.specs.references import require_static_forward
+from espnet3.specs.variables import its_own_work, look_at
 from espnet3.specs.visible import visible
 
 if TYPE_CHECKING:
@@ -75,6 +77,10 @@ class BaseRunner:
         self.async_mode = async_mode
         self.run_dir = run_dir
         self.async_result_dir = async_result_dir
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        look_at(cls)
 
     @staticmethod
     def forward(*args: Any, **env: Any) -> Any:
@@ -146,6 +152,11 @@ class BaseRunner:
 
     def _run_here(self, calls: Sequence[Any], show_progress: bool) -> list[Any]:
         """Local mode: call `forward` for each of the calls, in this process."""
+        classes = [type(self), type(self.provider)]
+        with its_own_changes(self.provider), its_own_work(classes):
+            return self._compute_here(calls, show_progress)
+
+    def _compute_here(self, calls: Sequence[Any], show_progress: bool) -> list[Any]:
         env = self.provider.build_env_local()
         if not show_progress:
             return [self.forward(item, **env) for item in calls]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from espnet3.parallel.constructor import RemembersArguments
+from espnet3.specs.variables import look_at
 
 
 class EnvironmentProvider(RemembersArguments):
@@ -44,6 +45,7 @@ class EnvironmentProvider(RemembersArguments):
         nearest, other = sorted(_SETUP_NAMES, key=lambda name: depth[name])
         if depth[nearest] < depth[other]:
             setattr(cls, other, vars(cls.__mro__[depth[nearest]])[nearest])
+        look_at(cls)
 
 
 _SETUP_NAMES = ("make_worker_setup_fn", "build_worker_setup_fn")

@@ -184,7 +184,8 @@ def _is_common(text: str) -> bool:
 def remember_run(run: RunSpec) -> None:
     """Remember the secrets that a run.json holds."""
     remember([argument.value for argument in run.provider.args])
-    for name, argument in run.provider.kwargs.items():
+    named = [*run.provider.kwargs.items(), *run.provider.attributes.items()]
+    for name, argument in [*named, *((a.name, a.value) for a in run.assignments)]:
         remember(argument.value, name)
     remember(run.environment_variables)
     remember(run.parallel)

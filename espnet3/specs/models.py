@@ -65,18 +65,25 @@ class ClassReference(Part):
         return f"{self.file or self.module}:{self.qualname}"
 
 
+Kind = Literal[
+    "enum", "path", "bytes", "number", "scalar", "tuple", "list", "set", "mapping", "pairs",
+    "fields", "interpolation", "omegaconf",
+]  # fmt: skip
+
+
 class RestoredValue(Part):
     """A value of which JSON holds the contents only: where it stands, and what it was.
 
-    `at` are the keys and positions that lead to it. An `enum` stands there by its member's name,
-    `bytes` in base64, `pairs` (a mapping with keys that are no text) as a list of keys and values.
-    `flags` are those of an OmegaConf container that are set.
+    `at` are the keys and positions that lead to it; inner values come before what holds them.
+    `docs/format.md` has what stands in the JSON for each kind. `flags` are the set ones of an
+    OmegaConf container, `text` is that of an interpolation, whose result stands in the JSON.
     """
 
     at: list[str | int]
-    kind: Literal["enum", "path", "bytes", "tuple", "pairs", "omegaconf"]
+    kind: Kind
     cls: ClassReference | None = None
-    flags: list[Literal["struct", "readonly"]] = []
+    flags: dict[Literal["struct", "readonly"], bool] = {}
+    text: str | None = None
 
 
 class Argument(Part):
@@ -178,6 +185,19 @@ class RunSpec(PersistedModel):
 
     process: ProcessState | None = None
     assignments: list[Assignment] = []
+
+    def arguments(self) -> list[Argument]:
+        """All values that provider and variables are made of."""
+        return [*self.provider.given(), *(variable.value for variable in self.assignments)]
+
+    def references(self) -> Iterator[ClassReference]:
+        """All classes and modules that a worker imports."""
+        yield from (self.runner, self.provider.cls)
+        if self.process is not None and self.process.main is not None:
+            yield self.process.main
+        yield from (variable.target for variable in self.assignments)
+        notes = (note for argument in self.arguments() for note in argument.restored)
+        yield from (note.cls for note in notes if note.cls is not None)
 
     @model_validator(mode="after")
     def _version_has_the_fields(self) -> Self:

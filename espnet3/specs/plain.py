@@ -78,7 +78,7 @@ def plain_json(value: Any, where: str, depth: int = 0) -> JsonValue:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return _utf8(value, where)
+        return utf8(value, where)
     if isinstance(value, int):
         if -(2**63) <= value < 2**64:
             return int(value)
@@ -97,19 +97,28 @@ def plain_json(value: Any, where: str, depth: int = 0) -> JsonValue:
         for key in value:
             if not isinstance(key, str):
                 raise ConfigError(f"{where}.{key}", f"the key {key!r} is no string")
-            _utf8(key, where)
+            utf8(key, where)
         return {key: plain_json(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
+    raise no_json(value, where)
+
+
+def no_json(value: Any, where: str) -> ConfigError:
+    """The error that a value in a config cannot be stored."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     shown = one_line(repr(masked(value, where)), 60)
-    raise ConfigError(
+    return ConfigError(
         where,
         f"{shown} of type {kind} is not JSON; put plain values into the config and build "
         "objects in the provider",
     )
 
 
-def _utf8(text: str, where: str) -> str:
-    """The text; Python holds bytes of foreign file names as lone surrogates, JSON cannot."""
+def utf8(text: str, where: str) -> str:
+    """The text, which JSON can hold.
+
+    Raises:
+        ConfigError: it cannot; Python holds bytes of foreign file names as lone surrogates.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

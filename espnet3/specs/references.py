@@ -96,7 +96,7 @@ def find_class(reference: ClassReference) -> Any:
     """
     try:
         found: Any = _module(reference)
-        for step in reference.qualname.split("."):
+        for step in filter(None, reference.qualname.split(".")):  # a module itself has none
             found = getattr(found, step)
     except (Exception, SystemExit) as error:  # importing runs the user's code
         raise ClassError(

@@ -138,11 +138,10 @@ def require_scripts(run: RunSpec, policy: Trust | None) -> None:
     Raises:
         Untrusted: names the script.
     """
-    main = run.process and run.process.main
-    for reference in (run.runner, run.provider.cls, *([main] if main else [])):
-        if reference.file is None:
+    for file in dict.fromkeys(reference.file for reference in run.references()):
+        if file is None:
             continue
-        real, found, folder = _follow(os.path.abspath(reference.file))
+        real, found, folder = _follow(os.path.abspath(file))
         if found is None:
             continue  # the import will say so
         if folder is not None and folder.st_mode & stat.S_IWOTH:

@@ -16,7 +16,6 @@ from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
 from espnet3.specs.masking import masked
 from espnet3.specs.models import (
     MAX_SHARDS,
-    Argument,
     Assignment,
     ClassReference,
     ProcessState,
@@ -25,8 +24,8 @@ from espnet3.specs.models import (
     ShardSpec,
     now,
 )
-from espnet3.specs.plain import is_omegaconf, plain_json
 from espnet3.specs.references import refer_to, require_static_forward
+from espnet3.submit.state import changed_variables, describe_instance
 
 
 class Runner(Protocol):
@@ -108,7 +107,7 @@ def plan_run(
         "world_size": min(wanted, count_batches(len(items), runner.batch_size)),
         "results": parallel.results,
         "on_error": parallel.on_error,
-        "assignments": [],
+        "assignments": changed_variables(type(runner), type(runner.provider)),
     }
     run = RunSpec(
         **plan,
@@ -140,14 +139,20 @@ def check_runner(runner: object) -> None:
             one_line(repr(runner), 80), "is no runner; pass an instance of a BaseRunner subclass"
         )
     require_static_forward(type(runner))
+    if "forward" in vars(runner):
+        raise ClassError(
+            type(runner).__qualname__,
+            "has a forward of its own (runner.forward = …), which a worker cannot have; define it "
+            "in the class",
+        )
 
 
 def describe_provider(provider: Any) -> ProviderSpec:
-    """A provider as its class and constructor arguments.
+    """A provider as its class, its constructor arguments and what was changed in it since.
 
     Raises:
         ClassError: it is no EnvironmentProvider, or a worker could not import its class.
-        ConfigError: an argument is not JSON or cannot be resolved; names it.
+        ConfigError: a worker could not have an argument or attribute alike; names it.
     """
     if isinstance(provider, type):
         raise ClassError(provider.__qualname__, "is a class; pass an instance of it as provider")
@@ -158,22 +163,16 @@ def describe_provider(provider: Any) -> ProviderSpec:
         raise ClassError(
             type(provider).__qualname__, "is no provider; subclass EnvironmentProvider"
         ) from None
-    # The first argument of the published constructors is the config.
-    names = ["config", *(f"argument {i + 1}" for i in range(1, len(args)))]
-    return ProviderSpec(
-        cls=reference,
-        args=[_argument(value, name) for value, name in zip(args, names, strict=False)],
-        kwargs={name: _argument(value, name) for name, value in kwargs.items()},
-    )
-
-
-def _argument(value: Any, name: str) -> Argument:
-    return Argument(value=plain_json(value, name), omegaconf=is_omegaconf(value))
+    return describe_instance(provider, reference, args, kwargs)
 
 
 def fingerprint(plan: Mapping[str, Any]) -> str:
     """A checksum of what makes two plans the same: RunSpec.PLAN_FIELDS."""
     plain = {name: _plain(value) for name, value in plan.items() if name != "assignments" or value}
+    return _checksum(plain)
+
+
+def _checksum(plain: Mapping[str, Any]) -> str:
     text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
     return "sha256:" + hashlib.sha256(text).hexdigest()
 
@@ -184,20 +183,45 @@ def require_same_plan(run_dir: str, there: RunSpec, here: RunSpec) -> None:
     Raises:
         PlanMismatch: shows the first field that differs.
     """
-    if there.fingerprint == here.fingerprint:
+    version = min(there.schema_version, here.schema_version)
+    old, new = (_compared(run, version) for run in (there, here))
+    if there.fingerprint == here.fingerprint or _checksum(new) == there.fingerprint:
         return
     for field in RunSpec.PLAN_FIELDS:
-        old, new = (_plain(getattr(run, field)) for run in (there, here))
-        difference = _first_difference(old, new, field)
+        difference = _first_difference(_named(old.get(field)), _named(new.get(field)), field)
         if difference is not None:
             raise PlanMismatch(run_dir, *difference)
     raise PlanMismatch(run_dir, "fingerprint", there.fingerprint, here.fingerprint)
 
 
-def _plain(value: Any) -> Any:
-    """A part of the plan as JSON; what version 1 lacked is left out where it says nothing."""
+def _compared(run: RunSpec, version: int) -> dict[str, Any]:
+    """The plan of a run as JSON, as far as a version could tell."""
+    fields = {name: getattr(run, name) for name in RunSpec.PLAN_FIELDS}
+    return {
+        name: _plain(value, version)
+        for name, value in fields.items()
+        if name != "assignments" or value
+    }
+
+
+def _named(value: Any) -> Any:
+    """Assignments by what they set, so that a difference names it."""
+    if not isinstance(value, list):
+        return value
+    return {
+        ".".join(filter(None, (a["target"]["module"], a["target"]["qualname"], a["name"]))): a
+        for a in value
+    }
+
+
+def _plain(value: Any, version: int = 2) -> Any:
+    """A part of the plan as JSON; what version 1 lacked is left out where it says nothing.
+
+    Version 1 did not tell an interpolation from its result, and knew no flags: with that alone, a
+    run of version 1 is still the same plan.
+    """
     if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return [_plain(part, version) for part in value]
     if not isinstance(value, ClassReference | ProviderSpec | Assignment):
         return value
     plain = value.model_dump()
@@ -205,9 +229,17 @@ def _plain(value: Any) -> Any:
         if not value.attributes:
             del plain["attributes"]
         for argument in (*plain["args"], *plain["kwargs"].values()):
+            if version == 1:
+                argument["restored"] = [n for n in argument["restored"] if not _of_config_only(n)]
             if not argument["restored"]:
                 del argument["restored"]
     return plain
+
+
+def _of_config_only(note: Mapping[str, Any]) -> bool:
+    if note["kind"] == "interpolation":
+        return True
+    return note["kind"] == "omegaconf" and note["cls"] is None
 
 
 def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from espnet3.specs import layout
-from espnet3.specs.base import JsonValue
 from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import ClassError, EspnetError, one_line
 from espnet3.specs.main_module import adopt, main_of
 from espnet3.specs.masking import remember_run, scrubbed
 from espnet3.specs.models import Argument, RunSpec
 from espnet3.specs.references import WORKER_VARIABLE, find_class
+from espnet3.specs.restoring import restored
 from espnet3.specs.store import Store
 from espnet3.specs.trust import Trust, require_scripts, require_trusted, tightened
 from espnet3.worker.process_state import enter_process, settle_process
@@ -86,7 +85,7 @@ def merged_path(recorded: Sequence[str], own: Sequence[str]) -> list[str]:
 
 
 def rebuild(run: RunSpec) -> tuple[Any, Any]:
-    """Import the runner class and construct the provider.
+    """Import the runner class and construct the provider, and make both hold what they held.
 
     Returns:
         The runner class and a provider instance.
@@ -97,36 +96,32 @@ def rebuild(run: RunSpec) -> tuple[Any, Any]:
     runner = find_class(run.runner)
     provider_class = find_class(run.provider.cls)
     settle_surroundings(run)
-    args = [_value(argument) for argument in run.provider.args]
-    kwargs = {name: _value(argument) for name, argument in run.provider.kwargs.items()}
+    for variable in run.assignments:
+        where = f"{variable.target}.{variable.name}"
+        setattr(find_class(variable.target), variable.name, _value(variable.value, where))
+    where = str(run.provider.cls)
+    args = [_value(argument, where) for argument in run.provider.args]
+    kwargs = {name: _value(argument, where) for name, argument in run.provider.kwargs.items()}
     try:
         provider = provider_class(*args, **kwargs)
     except (Exception, SystemExit) as error:  # the constructor is the user's code
         words = one_line(scrubbed(str(error)))
         raise ClassError(
-            str(run.provider.cls), f"cannot be constructed again: {type(error).__name__}: {words}"
+            where, f"cannot be constructed again: {type(error).__name__}: {words}"
         ) from error
+    for name, argument in run.provider.attributes.items():
+        # Past `__setattr__` and properties, which would not take what they made themselves.
+        object.__setattr__(provider, name, _value(argument, f"{where}.{name}"))
     return runner, provider
 
 
-def _value(argument: Argument) -> Any:
-    if not argument.omegaconf:
-        return argument.value
-    from omegaconf import OmegaConf
-
-    return OmegaConf.create(_escape(argument.value))  # type: ignore[arg-type]
-
-
-def _escape(value: JsonValue) -> JsonValue:
-    r"""The value with `${` escaped: it was resolved once, so what is left of that is plain text.
-
-    >>> _escape({"a": ["${b}", "c"]})
-    {'a': ['\\${b}', 'c']}
-    """
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
-    if isinstance(value, list):
-        return [_escape(part) for part in value]
-    if isinstance(value, dict):
-        return {key: _escape(part) for key, part in value.items()}
-    return value
+def _value(argument: Argument, where: str) -> Any:
+    try:
+        return restored(argument)
+    except ClassError:
+        raise
+    except Exception as error:  # classes of the user's make it
+        words = one_line(scrubbed(str(error)))
+        raise ClassError(
+            where, f"holds what cannot be restored: {type(error).__name__}: {words}"
+        ) from error

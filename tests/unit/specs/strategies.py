@@ -14,7 +14,17 @@ from pydantic.fields import FieldInfo
 
 from espnet3.specs.config import Override, ParallelConfig
 from espnet3.specs.items import ItemList, ItemRange, count_batches
-from espnet3.specs.models import MAX_SHARDS, Receipt, ResultPart, RunSpec, Submission, Withdrawal
+from espnet3.specs.models import (
+    MAX_SHARDS,
+    Argument,
+    ClassReference,
+    Receipt,
+    RestoredValue,
+    ResultPart,
+    RunSpec,
+    Submission,
+    Withdrawal,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -54,6 +64,12 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
         name: _annotated(field.annotation, field.metadata)
         for name, field in model.model_fields.items()
     }
+    if model is RestoredValue:  # a run holds many, so they are simple
+        drawn["at"] = st.lists(st.sampled_from(["a", "", 0, 1]), max_size=2)
+        drawn["cls"] = st.none() | st.just(ClassReference(module="enum", qualname="Enum"))
+        drawn["flags"] = st.sampled_from([{}, {"struct": True}])
+    if model is Argument:
+        drawn["restored"] = st.lists(models(RestoredValue), max_size=1)
     if model is Submission:
         drawn["ranks"] = RANKS
     if model is Override:
@@ -171,7 +187,8 @@ def _plain(annotation: Any) -> st.SearchStrategy[Any]:
     if origin in (Union, types.UnionType):
         return st.one_of([_annotated(argument, []) for argument in arguments])
     if origin is dict:
-        return st.dictionaries(TEXT, _annotated(arguments[1], []), max_size=3)
+        keys, values = (_annotated(argument, []) for argument in arguments)
+        return st.dictionaries(keys, values, max_size=3)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return models(annotation)
     raise TypeError(f"no strategy for {annotation!r}; add one")
