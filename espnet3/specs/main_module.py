@@ -168,9 +168,9 @@ def _rename(namespace: Mapping[str, Any]) -> None:
         thing = getattr(value, "__func__", value) if type(value) in _METHODS else value
         if isinstance(thing, type | FunctionType):
             if thing.__module__ == CHILD:
-                thing.__module__ = MAIN
-                if isinstance(thing, type):
-                    _rename(vars(thing))
+                with contextlib.suppress(AttributeError, TypeError):  # a metaclass forbids it
+                    thing.__module__ = MAIN
+                    _rename(vars(thing) if isinstance(thing, type) else {})
             continue
         with contextlib.suppress(AttributeError):  # what `functools.wraps` made like a function
             own = object.__getattribute__(thing, "__dict__")

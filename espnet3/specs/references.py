@@ -79,8 +79,8 @@ def _namespace(cls: type) -> Mapping[str, Any]:
 
 def _where() -> str:
     """What runs in a main module that no file has, for a person."""
-    file = getattr(sys.modules[MAIN], "__file__", None)
-    if file is not None and "ipykernel" not in file:
+    file = getattr(sys.modules[MAIN], "__file__", None) or "<stdin>"
+    if "ipykernel" not in file and file != "<stdin>":
         return f"in {file}, which is not there any more"
     if hasattr(sys, "ps1") or sys.argv[:1] not in (["-c"], ["-"], [""]):
         return "in a notebook or a prompt"

@@ -271,7 +271,7 @@ def warn_of_others(there: ProcessState | None, here: ProcessState | None) -> Non
     """
     if there is None or here is None:
         return
-    if there.argv[1:] != here.argv[1:]:
+    if there.argv[1:] != here.argv[1:] and (there.main or here.main):  # a notebook's is its own
         kept, new = (masked_text(shlex.join(p.argv[1:])) or "none" for p in (there, here))
         warnings.warn(
             f"sys.argv: the run was submitted with {kept}, which its workers go on to see, "

@@ -30,13 +30,13 @@ def restart(run: RunSpec) -> None:
     module = words.index("-m") + 1 if "-m" in words else len(words)
     if module >= len(words) or not words[module].startswith("espnet3.worker"):
         return  # a program of somebody else that calls a worker's functions
-    wanted = process.start_environment
-    flags_differ = words[1 : 1 + len(process.flags)] != process.flags
-    if not flags_differ and all(os.environ.get(name) == wanted[name] for name in wanted):
+    wanted, options = process.start_environment, words[1 : module - 1]
+    flags = [] if {*process.flags} <= {*options} else process.flags
+    if not flags and all(os.environ.get(name) == wanted[name] for name in wanted):
         return
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    command = [sys.executable, *process.flags, "-P", *words[module - 1 :]]
+    command = [sys.executable, *flags, *words[1:]]
     os.execve(sys.executable, command, {**os.environ, **wanted, RESTARTED: "1"})  # noqa: S606
 
 

@@ -207,8 +207,8 @@ class Runner(BaseRunner):
 def submitted(data, load=LOAD):
     with open("model.pkl", "wb") as file:
         file.write(data)
-    runner = Runner(Provider({"load": load}))
-    run = submit_run(runner, [3], run_dir="run", parallel={"env": "local"})
+    provider = Provider({"load": load})
+    run = submit_run(Runner(provider), [3], run_dir="run", parallel={"env": "local"})
     run.wait(interval=0.2)
     print(run.status().counts(), [shard.cause for shard in run.status().shards if shard.cause])
 """

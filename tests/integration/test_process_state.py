@@ -14,6 +14,7 @@ import pytest
 from espnet3.run import Run
 from espnet3.specs import layout
 from tests.integration.helpers import parallel, python
+from tests.integration.slurm_cluster import SlurmCluster
 
 SEED = "7"
 SCRIPT = """
@@ -75,7 +76,7 @@ def change():
 
 if __name__ == "__main__":
     change()
-    config = {"env": "local", "n_workers": 1, "n_shards": 2}
+    config = json.loads(os.environ.get("CONFIG", '{"env": "local", "n_shards": 2}'))
     local = Runner(Provider({}))(range(2))
     run = submit_run(Runner(Provider({})), range(2), run_dir="run", parallel=config)
     run.wait(interval=0.2)
@@ -119,6 +120,19 @@ def test_forward_sees_the_process_of_the_submitter(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Run(tmp_path / "run").collect() == local
+
+
+def test_a_job_in_another_environment_sees_the_same(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """As under schedulers that pass on nothing, or where the site sets variables of its own."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    prologue = ["unset ADDED", "export PYTHONHASHSEED=9 CHANGED=other REMOVED=there", "umask 077"]
+    config = parallel(n_shards=2, options={"job_script_prologue": prologue})
+    environ = {"CONFIG": json.dumps(config), "PYTHONHASHSEED": SEED, "REMOVED": "before"}
+    done = python("-O", "script.py", "--beam", "20", "out.json", env=environ, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    local, collected = json.loads((tmp_path / "out.json").read_text())
+    assert (local[0]["beam"], local[0]["flags"][0]) == (20, 1)
+    assert collected == local
 
 
 def test_the_same_call_with_other_words_says_which_ones_workers_keep(tmp_path: Path) -> None:
