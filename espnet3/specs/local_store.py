@@ -25,6 +25,7 @@ _NOT_IN_ITS_PLACE = _NO_LINKS | {
 }  # fmt: skip
 _BLOCK = 1 << 17  # bytes that an open file holds
 _GROUP = 16  # files
+_NOT_OURS = "is not open any more: its descriptor was closed, by forward say, or is another file's"
 
 
 class LocalStore(Store):
@@ -169,7 +170,7 @@ class LocalStore(Store):
             nonlocal tries
             tries += 1
             try:
-                return os.open(self.locate(path), flags, modes.FILE)
+                return modes.opener(self.locate(path), flags)
             except FileExistsError:
                 # An earlier try may have succeeded and its answer been lost: nobody else uses this
                 # name, and nothing was written yet.
@@ -180,10 +181,10 @@ class LocalStore(Store):
         descriptor = self._do(path, create)
         try:
             self._sync_folder(os.path.dirname(path))
+            return _LocalAppendFile(self, path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return _LocalAppendFile(self, path, descriptor)
 
     def make_durable(self, path: str) -> None:
         with (
@@ -286,7 +287,7 @@ def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, byte
 
 def _make_folder(path: str) -> None:
     with contextlib.suppress(FileExistsError):  # an earlier try made it, and its answer was lost
-        os.mkdir(path, modes.FOLDER)
+        modes.make_folder(path)
 
 
 def _take_place(hidden: str, target: str, descriptor: int) -> bool:
@@ -307,21 +308,41 @@ class _LocalAppendFile(AppendFile):
     def __init__(self, store: LocalStore, path: str, descriptor: int) -> None:
         self._store, self._path, self._descriptor = store, path, descriptor
         self._broken: StoreError | None = None
+        found = os.fstat(descriptor)
+        self._identity, self._size = (found.st_dev, found.st_ino), found.st_size
 
     def write(self, data: bytes) -> None:
         with self._unbroken():
             view = memoryview(data)
+            # The file's own position, which costs no look at the storage as its size may.
+            if os.lseek(self._descriptor, 0, os.SEEK_CUR) != self._size:
+                raise OSError(errno.EBADF, _NOT_OURS)
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                written = os.write(self._descriptor, view)
+                self._size += written
+                view = view[written:]
 
     def sync(self) -> None:
         # Never repeated: a second fsync may succeed although the first one lost what was written.
         with self._unbroken():
+            self._require_own()
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        with self._store._mapped(self._path):
+        with self._unbroken():
+            self._require_own()  # closing somebody else's would be worse than closing none
+            there = os.stat(self._store.locate(self._path)).st_size
             os.close(self._descriptor)
+            if there != self._size:
+                raise OSError(errno.EIO, f"has {there} bytes, and {self._size} were written")
+
+    def _require_own(self) -> None:
+        """Raise unless the descriptor is the file's still, and nobody else wrote to it."""
+        found = os.fstat(self._descriptor)
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise OSError(errno.EBADF, _NOT_OURS)
+        if found.st_size != self._size:
+            raise OSError(errno.EIO, f"has {found.st_size} bytes, and {self._size} were written")
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:
@@ -330,6 +351,6 @@ class _LocalAppendFile(AppendFile):
         try:
             yield
         except OSError as error:
-            problem = error.strerror or str(error)
+            problem = _NOT_OURS if error.errno == errno.EBADF else error.strerror or str(error)
             self._broken = StoreError(self._store.locate(self._path), problem)
             raise self._broken from None

@@ -1,4 +1,7 @@
-"""How files are made: as the umask says, and never for everyone to write, whatever it says."""
+"""How files are made: as the umask says, but for their owner, and never for everyone to write.
+
+A umask of 777 would leave records that nobody can read.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,30 @@ import os
 import stat
 
 FILE, FOLDER = 0o664, 0o775
+_OWNER_FILE = stat.S_IRUSR | stat.S_IWUSR
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open(..., opener=opener)`: what it creates is not for everyone to write."""
-    return os.open(path, flags, FILE)
+    """For `open(..., opener=opener)`: what it creates is for its owner and not for everyone."""
+    descriptor = os.open(path, flags, FILE)
+    if flags & os.O_CREAT:
+        mode = os.fstat(descriptor).st_mode
+        if mode & _OWNER_FILE != _OWNER_FILE:
+            with contextlib.suppress(OSError):  # it was there, and is somebody else's
+                os.fchmod(descriptor, stat.S_IMODE(mode) | _OWNER_FILE)
+    return descriptor
+
+
+def make_folder(path: str) -> None:
+    """As `os.mkdir`, for a folder that is not for everyone to write, and for its owner to use.
+
+    Raises:
+        OSError: it cannot be made, or is there.
+    """
+    os.mkdir(path, FOLDER)
+    mode = os.stat(path).st_mode
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
 def regular(path: str, flags: int) -> int:
@@ -45,7 +67,7 @@ def make_folders(path: str) -> None:
     if parent and not os.path.isdir(parent):
         make_folders(parent)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path, FOLDER)
+        make_folder(path)
         _sync(parent or os.curdir)
         return
     if not os.path.isdir(path):
