@@ -331,8 +331,11 @@ class _LocalAppendFile(AppendFile):
     def close(self) -> None:
         with self._unbroken():
             self._require_own()  # closing somebody else's would be worse than closing none
-            there = os.stat(self._store.locate(self._path)).st_size
-            os.close(self._descriptor)
+            path = self._store.locate(self._path)
+            try:
+                there = self._store.retry.call(lambda: os.stat(path)).st_size
+            finally:
+                os.close(self._descriptor)
             if there != self._size:
                 raise OSError(errno.EIO, f"has {there} bytes, and {self._size} were written")
 
