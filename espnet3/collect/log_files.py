@@ -13,7 +13,8 @@ from espnet3.status.observe import read_run, read_submissions
 async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
     """The log files that hold the output of a shard's tasks, oldest submission first.
 
-    Only those that exist; a task that computed several shards has one log for all of them.
+    Only those that exist; a task that computed several shards has one log for all of them. A task
+    that was never started has none: its supervisor's stands for it, if there is one (`env: local`).
 
     Args:
         run_dir: the run directory.
@@ -36,8 +37,8 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         if place is None:
             continue
         task, job = place
-        name = get_scheduler(submission.scheduler).log_file(job, task - job.first_task)
-        path = os.path.join(submission.log_directory, name)
-        if os.path.exists(path):
-            found.append(path)
+        scheduler = get_scheduler(submission.scheduler)
+        names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(submission)
+        paths = [os.path.join(submission.log_directory, name) for name in names if name]
+        found += [path for path in paths if os.path.exists(path)][:1]
     return found

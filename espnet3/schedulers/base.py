@@ -34,6 +34,7 @@ class TaskState(NamedTuple):
         signal: number of the signal that ended it; 0 for none, or where that is not known.
         stopped: what stopped it from outside, in words that all schedulers share (`time limit`,
             `cancelled`, `preempted`, `node failed`, `out of memory`, …), or "".
+        begun: False where it has ended without ever having been started.
     """
 
     state: Literal["queued", "running", "ended"]
@@ -41,6 +42,7 @@ class TaskState(NamedTuple):
     reason: str = ""
     signal: int = 0
     stopped: str = ""
+    begun: bool = True
 
 
 class SubmitCall(NamedTuple):
@@ -196,6 +198,10 @@ class Scheduler(ABC):
             options: those of dask-jobqueue.
         """
         return SubmitCall([*command, file])
+
+    def log_of_all(self, submission: Submission) -> str | None:
+        """The name of a log that may say why tasks were never started, and have none."""
+        return None
 
     async def prepare(self) -> None:
         """Find out what the submit arguments depend on. Called before they are asked for.

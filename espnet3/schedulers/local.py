@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.errors import SchedulerUnavailable, one_line
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.specs.modes import regular
 from espnet3.specs.processes import is_of, user_ids
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 WORKER = "espnet3.worker"
 SUPERVISOR = "espnet3.worker.supervisor"
 START_PATIENCE = 0.5  # seconds that a task may take from its log to its process
+_LAST_WORDS = 1000  # bytes
 _FORKED = 0x40  # PF_FORKNOEXEC of Linux
 T = TypeVar("T")
 
@@ -32,6 +34,11 @@ T = TypeVar("T")
 def name_task(job_name: str, task: int) -> list[str]:
     """Arguments of a worker by which it knows its task, and others find its process."""
     return ["--job", job_name, "--task", str(task)]
+
+
+def supervisor_log(submission: Submission) -> str:
+    """The name of a supervisor's log; there is one only where it had something to say."""
+    return submission.jobs[0].log.replace("{index}", "supervisor")
 
 
 class LocalScheduler(Scheduler):
@@ -43,6 +50,9 @@ class LocalScheduler(Scheduler):
 
     def job_ids(self, output: str) -> list[str]:
         return []
+
+    def log_of_all(self, submission: Submission) -> str | None:
+        return supervisor_log(submission)
 
     async def max_array_size(self) -> int:
         return 2**31
@@ -99,6 +109,7 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
         name, own = submission.jobs[0].name, begun[submission.number]
         supervised = (name, None) in processes
         queued = TaskState("queued", "", f"at most {submission.n_workers} at a time")
+        never = None if supervised else TaskState("ended", "", _why(submission), begun=False)
         last = max(own, default=None)
         for task in range(submission.n_tasks):
             if (name, task) in processes:
@@ -106,12 +117,23 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
             elif task in own:
                 state = TaskState("ended")
                 starting |= supervised and task == last
-            elif supervised:
-                state = queued
             else:
-                continue
+                state = never or queued
             states[submission.number, task] = state
     return states, starting
+
+
+def _why(submission: Submission) -> str:
+    """Why tasks were never started whose supervisor is gone: its last words, if it had any."""
+    path = os.path.join(submission.log_directory, supervisor_log(submission))
+    try:
+        with open(path, "rb", opener=regular) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_WORDS))
+            lines = file.read(_LAST_WORDS).decode(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = one_line(lines[-1]) if lines else ""
+    return f"the supervisor of its submission has ended{': ' if said else ''}{said}"
 
 
 def _begun(submission: Submission) -> set[int]:

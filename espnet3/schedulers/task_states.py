@@ -14,8 +14,8 @@ class TaskStates(MutableMapping[TaskKey, TaskState]):
         >>> states = TaskStates()
         >>> states.fill(1, range(1000), TaskState("queued"))
         >>> states[2, 0] = TaskState("ended")
-        >>> len(states), states[1, 999].state, states.of(2)
-        (1001, 'queued', {0: TaskState(state='ended', word='', reason='', signal=0, stopped='')})
+        >>> len(states), states[1, 999].state, states.of(2)[0].state
+        (1001, 'queued', 'ended')
     """
 
     def __init__(self, states: Mapping[TaskKey, TaskState] | None = None) -> None:

@@ -30,6 +30,7 @@ _NOT_IN_ITS_PLACE = _NO_LINKS | {
 _ELSEWHERE = "choose another run_dir"
 _BLOCK = 1 << 17  # bytes that an open file holds
 _GROUP = 16  # files
+_NOT_OURS = "is not open any more: its descriptor was closed, by forward say, or is another file's"
 
 
 class LocalStore(Store):
@@ -184,10 +185,10 @@ class LocalStore(Store):
         descriptor = self._do(path, create)
         try:
             self._sync_folder(os.path.dirname(path))
+            return _LocalAppendFile(self, path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        return _LocalAppendFile(self, path, descriptor)
 
     def make_durable(self, path: str) -> None:
         with (
@@ -230,9 +231,8 @@ class LocalStore(Store):
                     self.root, f"is a file, or below a file; {_ELSEWHERE}"
                 ) from None
             except OSError as error:
-                way_out = "" if isinstance(error, modes.UselessUmask) else f"; {_ELSEWHERE}"
                 raise RunDirectoryError(
-                    self.root, f"cannot be written ({error.strerror}){way_out}"
+                    self.root, f"cannot be written ({error.strerror}); {_ELSEWHERE}"
                 ) from None
             except StoreError as error:
                 problem = str(error).removeprefix(f"{error.file}: ")
@@ -327,7 +327,7 @@ def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, byte
 
 def _make_folder(path: str) -> None:
     with contextlib.suppress(FileExistsError):  # an earlier try made it, and its answer was lost
-        os.mkdir(path, modes.FOLDER)
+        modes.make_folder(path)
 
 
 def _take_place(hidden: str, target: str, descriptor: int) -> bool:
@@ -348,21 +348,44 @@ class _LocalAppendFile(AppendFile):
     def __init__(self, store: LocalStore, path: str, descriptor: int) -> None:
         self._store, self._path, self._descriptor = store, path, descriptor
         self._broken: StoreError | None = None
+        found = os.fstat(descriptor)
+        self._identity, self._size = (found.st_dev, found.st_ino), found.st_size
 
     def write(self, data: bytes) -> None:
         with self._unbroken():
             view = memoryview(data)
+            # The file's own position, which costs no look at the storage as its size may.
+            if os.lseek(self._descriptor, 0, os.SEEK_CUR) != self._size:
+                raise OSError(errno.EBADF, _NOT_OURS)
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                written = os.write(self._descriptor, view)
+                self._size += written
+                view = view[written:]
 
     def sync(self) -> None:
         # Never repeated: a second fsync may succeed although the first one lost what was written.
         with self._unbroken():
+            self._require_own()
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        with self._store._mapped(self._path):
-            os.close(self._descriptor)
+        with self._unbroken():
+            self._require_own()  # closing somebody else's would be worse than closing none
+            path = self._store.locate(self._path)
+            try:
+                there = self._store.retry.call(lambda: os.stat(path)).st_size
+            finally:
+                os.close(self._descriptor)
+            if there != self._size:
+                raise OSError(errno.EIO, f"has {there} bytes, and {self._size} were written")
+
+    def _require_own(self) -> None:
+        """Raise unless the descriptor is the file's still, and nobody else wrote to it."""
+        found = os.fstat(self._descriptor)
+        if (found.st_dev, found.st_ino) != self._identity:
+            raise OSError(errno.EBADF, _NOT_OURS)
+        if found.st_size != self._size:
+            raise OSError(errno.EIO, f"has {found.st_size} bytes, and {self._size} were written")
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:
@@ -371,6 +394,6 @@ class _LocalAppendFile(AppendFile):
         try:
             yield
         except OSError as error:
-            problem = error.strerror or str(error)
+            problem = _NOT_OURS if error.errno == errno.EBADF else error.strerror or str(error)
             self._broken = StoreError(self._store.locate(self._path), problem)
             raise self._broken from None

@@ -1,4 +1,7 @@
-"""How files are made: as the umask says, and never for everyone to write, whatever it says."""
+"""How files are made: as the umask says, but for their owner, and never for everyone to write.
+
+A umask of 777 would leave records that nobody can read.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,30 @@ import stat
 from collections.abc import Iterable, Iterator
 
 FILE, FOLDER = 0o664, 0o775
-
-
-class UselessUmask(PermissionError):
-    """What this process makes, it may not use itself."""
-
-    def __init__(self, path: str) -> None:
-        words = "the umask takes one's own rights to new files away; run `umask 022`"
-        super().__init__(errno.EACCES, words, path)
+_OWNER_FILE = stat.S_IRUSR | stat.S_IWUSR
 
 
 def opener(path: str, flags: int) -> int:
-    """For `open(..., opener=opener)`: what it creates is not for everyone to write.
+    """For `open(..., opener=opener)`: what it creates is for its owner and not for everyone."""
+    descriptor = os.open(path, flags, FILE)
+    if flags & os.O_CREAT:
+        mode = os.fstat(descriptor).st_mode
+        if mode & _OWNER_FILE != _OWNER_FILE:
+            with contextlib.suppress(OSError):  # it was there, and is somebody else's
+                os.fchmod(descriptor, stat.S_IMODE(mode) | _OWNER_FILE)
+    return descriptor
+
+
+def make_folder(path: str) -> None:
+    """As `os.mkdir`, for a folder that is not for everyone to write, and for its owner to use.
 
     Raises:
-        UselessUmask: its owner could not use it; it is removed again.
-        OSError: it cannot be opened.
+        OSError: it cannot be made, or is there.
     """
-    descriptor = os.open(path, flags, FILE)
-    if flags & os.O_EXCL and os.fstat(descriptor).st_mode & 0o600 != 0o600:
-        os.close(descriptor)
-        os.unlink(path)
-        raise UselessUmask(path)
-    return descriptor
+    os.mkdir(path, FOLDER)
+    mode = os.stat(path).st_mode
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
 def regular(path: str, flags: int) -> int:
@@ -55,7 +59,6 @@ def make_folders(path: str) -> None:
     The new folders are durable: what is synced in one is lost with the host if its own name is.
 
     Raises:
-        UselessUmask: their owner could not use them.
         OSError: it cannot be made, or is a file.
 
     Example:
@@ -65,10 +68,7 @@ def make_folders(path: str) -> None:
     if parent and not os.path.isdir(parent):
         make_folders(parent)
     with contextlib.suppress(FileExistsError):
-        os.mkdir(path, FOLDER)
-        if os.stat(path).st_mode & 0o700 != 0o700:
-            os.rmdir(path)
-            raise UselessUmask(path)
+        make_folder(path)
         _leave_group_of_all(path, parent or os.curdir)
         _sync(parent or os.curdir)
         return

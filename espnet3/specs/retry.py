@@ -23,6 +23,9 @@ T = TypeVar("T")
 # busy, a signal or a soft time-out came first. EIO is not among them: what it lost stays lost.
 TRANSIENT = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT})
 
+# What a host is short of: processes, threads, memory, descriptors.
+SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
 
 def _patience(said: str | None) -> float:
     """Seconds that a file of another host may be late, as the environment says."""
@@ -118,6 +121,20 @@ class RetryPolicy(NamedTuple):
                     raise
             self.sleep(pause)
             pause = min(2 * pause, self.longest / 2)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether this host is short of something that others may give back.
+
+    Example:
+        >>> is_shortage(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"))
+        True
+    """
+    if isinstance(error, RuntimeError):
+        return str(error) == "can't start new thread"
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in SHORTAGES
+    )
 
 
 def is_transient(error: Exception) -> bool:

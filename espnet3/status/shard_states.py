@@ -208,7 +208,7 @@ class _Holder:
         if self._being_submitted:
             by = self.submission.submitter
             return "queued", f"being submitted by process {by.pid} on {by.host}"
-        if told is None and last is None:
+        if (told is None or not told.begun) and last is None:
             if self._cancelled:
                 return "interrupted", "cancelled"
             if job.name not in self._job_ids:
@@ -219,6 +219,8 @@ class _Holder:
             return "interrupted", _clauses("cancelled", where)
         said = f"{told.word} {told.reason}".strip() if told is not None else ""
         ended = "its task ended before the shard began"
+        if told is not None and not told.begun:
+            ended = "its task was never started"
         if last is not None:
             ended = f"attempt {last.attempt} on {last.host} ended without a word"
         if told is not None and told.signal in _FROM_OUTSIDE:

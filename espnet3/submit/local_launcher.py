@@ -47,12 +47,16 @@ class LocalLauncher(Launcher):
     ) -> bool:
         [job] = submission.jobs
         await check()
-        process = await asyncio.create_subprocess_exec(
-            *self.render(submission, job).command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.render(submission, job).command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            problem = f"no process can be made for the supervisor: {error.strerror}"
+            raise SubmissionRefused("local", problem) from None
         _, words = await process.communicate()
         if process.returncode != 0:
             problem = words.decode(errors="replace").strip() or "the supervisor died at its start"

@@ -27,4 +27,14 @@ def start() -> int:
     return code
 
 
-sys.exit(start())
+def begin() -> int:
+    """Be the worker; where it cannot even be loaded, say so on one line."""
+    try:
+        return start()
+    except (ImportError, MemoryError, OSError) as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        sys.stderr.write(f"espnet3.worker: cannot be loaded here: {words.rstrip(': ')}\n")
+        return 1
+
+
+sys.exit(begin())

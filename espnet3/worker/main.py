@@ -16,6 +16,7 @@ from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import EspnetError, FileMissing, UsageError
 from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import Submission
+from espnet3.specs.retry import is_shortage
 from espnet3.specs.store import open_store
 from espnet3.specs.trust import require_files, tightened
 from espnet3.specs.visible import visible
@@ -23,7 +24,7 @@ from espnet3.worker import exit_codes
 from espnet3.worker.options import parse
 from espnet3.worker.process_state import restart
 from espnet3.worker.rebuild import read_trusted
-from espnet3.worker.shard import Place, limits_of, require_run
+from espnet3.worker.shard import Place, describe, limits_of, require_run
 from espnet3.worker.task import run_task
 
 
@@ -75,6 +76,11 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
         return exit_codes.USAGE
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_shortage(error):
+            raise
+        print(f"espnet3.worker: {scrubbed(describe(error))}", file=sys.stderr)
+        return exit_codes.FAILED
 
 
 def settle_streams() -> None:

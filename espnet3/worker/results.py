@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Self
 
 from espnet3.specs import layout
+from espnet3.specs.errors import EspnetError
 from espnet3.specs.models import ResultPart
+from espnet3.specs.retry import RetryPolicy, is_shortage
 from espnet3.specs.store import AppendFile, Store
 
 WRITE_EVERY = 0.01  # seconds: results of slow items reach the operating system one by one
@@ -71,7 +73,13 @@ class ResultWriter:
         self._dirty = False
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            RetryPolicy().call(self._thread.start, is_shortage)
+        except RuntimeError as error:
+            raise EspnetError(
+                f"no thread can be started for the checkpoints ({error}); this host or its limit "
+                "of processes (ulimit -u) has room for none"
+            ) from None
         return self
 
     def __exit__(

@@ -19,7 +19,6 @@ from espnet3.specs.errors import (
     FileTaken,
     ForwardFailed,
     InvalidFile,
-    StoreError,
     TooManyErrors,
     UnserializableResult,
     UsageError,
@@ -44,6 +43,7 @@ from espnet3.worker.generations import read_belief
 from espnet3.worker.results import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, salvage
 from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.spare import Spare
 
 log = logging.getLogger("espnet3.worker")
 SIGNAL_GRACE = 0.2  # seconds
@@ -105,10 +105,11 @@ class Attempt:
         rank: int,
         submission_number: int,
         place: Place,
-        generation: int = 1,
+        generation: int,
+        spare: Spare,
     ) -> None:
         self.store, self.run, self.rank, self.place = store, run, rank, place
-        self.generation = generation
+        self.generation, self.spare = generation, spare
         self.name = layout.new_attempt(submission_number)
 
     def record(self, event: str, *, durable: bool = True, **details: Any) -> None:
@@ -117,17 +118,17 @@ class Attempt:
         How it ended is said in the job's log alone where the storage does not take it.
 
         Raises:
-            UsageError: the directory belongs to another run by now.
-            FileMissing: it was removed.
+            UsageError, FileMissing: the directory belongs to another run by now, or was removed.
             StoreError: that the attempt `started` cannot be written.
         """
+        if event == "started":
+            return self._record(event, durable, details)
         try:
-            self._record(event, durable, details)
-        except FileMissing:
+            with self.spare.room():
+                self._record(event, durable, details)
+        except (FileMissing, UsageError):
             raise
-        except StoreError as error:
-            if event == "started":
-                raise
+        except Exception as error:  # noqa: BLE001 (nor a shortage that is the reason itself)
             log.error("shard %d: that it %s cannot be recorded: %s", self.rank, event, error)
 
     def _record(self, event: str, durable: bool, details: Mapping[str, Any]) -> None:
@@ -202,6 +203,14 @@ def _message(error: BaseException) -> str:
 def _printable(text: str) -> str:
     """The text without secrets and lone surrogates, which cannot be written as UTF-8."""
     return scrubbed(text.encode(errors="backslashreplace").decode())
+
+
+def as_ours(error: Exception) -> EspnetError:
+    """An error of the worker as one that says so, unless it was raised on purpose."""
+    if not isinstance(error, EspnetError):
+        cause, error = error, EspnetError(f"the worker failed: {describe(error)}")
+        error.__cause__ = cause
+    return error
 
 
 def log_traceback(error: EspnetError) -> None:
@@ -282,7 +291,8 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
         log.warning("shard %d: interrupted by %s after %d items", attempt.rank, signal, done)
         attempt.record("interrupted", cause=f"signal {signal}", items_done=done)
         raise
-    except EspnetError as error:
+    except Exception as raised:  # noqa: BLE001 (a shortage of memory or threads, say)
+        error = as_ours(raised)
         done = salvaged.records + (writer.added if writer else 0)
         details = error_record(error.__cause__ or error)
         log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)

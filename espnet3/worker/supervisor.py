@@ -18,19 +18,25 @@ import time
 from types import FrameType
 from typing import BinaryIO
 
-from espnet3.schedulers.local import name_task
+from espnet3.schedulers.local import SUPERVISOR, name_task, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError
+from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError, one_line
+from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, encode, now
 from espnet3.specs.modes import opener
 from espnet3.specs.processes import this_process
+from espnet3.specs.retry import RetryPolicy, is_shortage
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import POLICIES, require_trusted
 from espnet3.worker import exit_codes
-from espnet3.worker.shard import require_run
+from espnet3.worker.shard import describe, require_run
+from espnet3.worker.signals import to_handle
+from espnet3.worker.spare import Spare
 
 KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL, as Slurm's KillWait
+PATIENCE = 600.0  # seconds without a worker for which no other one can be started
+_PAUSES = 0.1, 5.0  # seconds between two tries to start one, at first and at most
 
 
 def main(argv: list[str]) -> int:
@@ -43,8 +49,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--trust", choices=POLICIES)
     options = parser.parse_args(argv)
     # Before anything is opened: connections to a store do not survive a fork.
-    if not _detach():
-        return exit_codes.DONE
+    try:
+        if not _detach():
+            return exit_codes.DONE
+    except OSError as error:
+        print(f"no process can be made for the supervisor: {error.strerror}", file=sys.stderr)
+        return exit_codes.USAGE
     try:
         store = open_store(options.run)
         path = layout.submission(options.number)
@@ -55,6 +65,8 @@ def main(argv: list[str]) -> int:
         return _report("another supervisor runs this submission already")
     except EspnetError as error:
         return _report(str(error))
+    except Exception as error:  # noqa: BLE001 (its traceback would be seen by nobody)
+        return _report(describe(error))
     os.write(_READY, b"\n")
     os.close(_READY)
     return _Tasks(store, submission, options.run_id).run()
@@ -76,7 +88,7 @@ def _detach() -> bool:
     """
     global _READY
     reading, writing = os.pipe()
-    if os.fork() == 0:
+    if RetryPolicy().call(os.fork, is_shortage) == 0:
         os.close(reading)
         _READY = writing
         os.setsid()
@@ -122,27 +134,40 @@ class _Tasks:
         self._job = submission.jobs[0]
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopping = False
+        self._signal: str | None = None
+        self._spare = Spare()
 
     def run(self) -> int:
-        """Run every task, at most `n_workers` at a time."""
+        """Run every task, at most `n_workers` at a time. What ends that early is in the log."""
+        try:
+            code = self._run()
+        except Exception as error:  # noqa: BLE001 (whatever it is; its workers go on)
+            self._log(f"gave up: {describe(error)}")
+            return exit_codes.FAILED
+        if self._signal is not None and not self._ended_elsewhere():
+            self._log(f"ended by {self._signal}")
+        return code
+
+    def _run(self) -> int:
         # Every signal, the death of a worker too, makes the pipe readable.
         self._wakeup, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGINT, self._stop)
+        for number in to_handle():
+            signal.signal(number, self._stop)
         for task in range(self._submission.n_tasks):
             while len(self._running) >= self._submission.n_workers and not self._stopping:
                 self._reap()
             if self._stopping or self._ended_elsewhere():
                 return self._end()
-            self._start(task)
+            self._start_at_last(task)
         while self._running and not self._stopping:
             self._reap()
         return self._end() if self._stopping else exit_codes.DONE
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
+        self._signal = self._signal or signal.Signals(number).name
 
     def _ended_elsewhere(self) -> bool:
         """Whether the submission was cancelled, or its run removed, and this process not told."""
@@ -154,10 +179,37 @@ class _Tasks:
         except EspnetError:
             return False  # the storage's trouble is the workers' to tell
 
+    def _start_at_last(self, task: int) -> None:
+        """Start a task, as soon as this host has a process and memory for it.
+
+        Raises:
+            OSError, MemoryError: it had none for long, and no worker of this run would free any.
+        """
+        pause, longest = _PAUSES
+        deadline = time.monotonic() + PATIENCE
+        said = False
+        while not self._stopping:
+            try:
+                return self._start(task)
+            except (OSError, MemoryError) as error:
+                if not is_shortage(error):
+                    self._log(f"cannot be started: {describe(error)}", task)
+                    return None
+                if self._running:
+                    deadline = time.monotonic() + PATIENCE
+                elif time.monotonic() > deadline:
+                    raise
+                if not said:
+                    self._log(f"task {task} cannot be started yet: {describe(error)}")
+                said = True
+            self._reap(pause)
+            pause = min(2 * pause, longest)
+            if self._ended_elsewhere():
+                self._stopping = True
+        return None
+
     def _start(self, task: int) -> None:
-        file = self._job.log.replace("{index}", str(task))
-        path = os.path.join(self._submission.log_directory, file)
-        with _open_log(path) as log:
+        with _open_log(self._path_of_log(task)) as log:
             self._running.add(
                 subprocess.Popen(
                     [*self._submission.worker_command, *name_task(self._job.name, task)],
@@ -167,10 +219,28 @@ class _Tasks:
                 )
             )
 
-    def _reap(self) -> None:
-        """Wait for a signal, the death of a worker being one, and forget the workers that ended."""
-        select.select([self._wakeup], [], [])
-        os.read(self._wakeup, 4096)
+    def _path_of_log(self, task: int | None) -> str:
+        name = supervisor_log(self._submission)
+        if task is not None:
+            name = self._job.log.replace("{index}", str(task))
+        return os.path.join(self._submission.log_directory, name)
+
+    def _log(self, words: str, task: int | None = None) -> None:
+        """Say something in a task's log or in one of the supervisor's own, if that can be done."""
+        line = f"{now():%Y-%m-%d %H:%M:%S} {SUPERVISOR}: {one_line(scrubbed(words))}\n"
+        with contextlib.suppress(OSError), self._spare.room():
+            path = self._path_of_log(task)
+            with open(path, "ab", opener=opener) as log:
+                log.write(line.encode(errors="backslashreplace"))
+
+    def _reap(self, seconds: float | None = None) -> None:
+        """Wait for a signal, the death of a worker being one, and forget the workers that ended.
+
+        Args:
+            seconds: to wait at most.
+        """
+        if select.select([self._wakeup], [], [], seconds)[0]:
+            os.read(self._wakeup, 4096)
         self._running = {process for process in self._running if process.poll() is None}
 
     def _end(self) -> int:

@@ -20,12 +20,14 @@ from espnet3.worker.shard import (
     Limits,
     Place,
     Work,
+    as_ours,
     compute_shard,
     describe,
     error_record,
     log_traceback,
 )
 from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.spare import Spare
 
 log = logging.getLogger("espnet3.worker")
 
@@ -62,8 +64,10 @@ def run_task(
         log.info("nothing to do: all shards of this task have receipts")
         return exit_codes.DONE
 
+    spare = Spare()
+
     def attempt(rank: int) -> Attempt:
-        return Attempt(store, run, rank, submission_number, place, todo[rank])
+        return Attempt(store, run, rank, submission_number, place, todo[rank], spare)
 
     code = exit_codes.DONE
     with Signals() as signals:
@@ -85,13 +89,16 @@ def run_task(
             for rank in todo:
                 attempt(rank).record("interrupted", cause=f"signal {signal}, before it started")
             return exit_codes.INTERRUPTED
-        except EspnetError as error:
+        except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
+            error = as_ours(raised)
             details = error_record(error.__cause__ or error)
             log.error("%s", error)
             log_traceback(error)
             for rank in todo:
                 attempt(rank).record("failed", cause=one_line(str(error)), error=details)
             return exit_codes.FAILED
+        finally:
+            spare.give_back()
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 
 from espnet3.run import submit_run
-from espnet3.specs.errors import EspnetError, RunDirectoryError
-from espnet3.specs.modes import UselessUmask, make_folders, opener, removed_on_error
+from espnet3.specs.errors import RunDirectoryError
+from espnet3.specs.modes import make_folders, removed_on_error
 from tests.integration.cli_project import Project
 from tests.integration.debian import PackagesUnavailableError, install
 from tests.integration.helpers import ended, parallel
@@ -108,41 +109,20 @@ def test_a_mount_that_shows_all_as_for_everyone_to_write(tmp_path: Path, mounted
 
 
 @pytest.mark.parametrize("umask", [0o777, 0o277, 0o400])
-def test_a_umask_that_takes_ones_own_rights(tmp_path: Path, umask: int) -> None:
+def test_a_umask_that_takes_ones_own_rights_leaves_what_espnet3_makes_usable(
+    tmp_path: Path, umask: int
+) -> None:
     before = os.umask(umask)
     try:
-        with pytest.raises(RunDirectoryError, match=r"cannot be written .*run `umask 022`\)$"):
-            submit_run(Noting(Workshop({"folder": "/tmp"})), range(4),
-                       run_dir=tmp_path / "far/run",
-                       parallel=parallel("local", preflight=False))  # fmt: skip
-        with pytest.raises(UselessUmask):
-            opener(str(tmp_path / "file"), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        run = ended(submit_run(Noting(Workshop({"folder": "/tmp"})), range(4),
+                               run_dir=tmp_path / "far/run",
+                               parallel=parallel("local", n_shards=2)))  # fmt: skip
+        run.collect(tmp_path / "all")
     finally:
         os.umask(before)
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_umask_that_takes_ones_own_rights_afterwards(tmp_path: Path) -> None:
-    """The run is there already: nothing is submitted, nor anything written that nobody can read."""
-    (tmp_path / "notes").mkdir()
-    runner = Noting(Workshop({"folder": str(tmp_path / "notes")}))
-    run = ended(submit_run(runner, range(4), run_dir=tmp_path / "run",
-                           parallel=parallel("local", n_shards=2)))  # fmt: skip
-    (tmp_path / "run/receipts/000000.json").unlink()
-    there = {*Path(run.run_dir).rglob("*")}
-    before = os.umask(0o777)
-    try:
-        with pytest.raises(EspnetError, match=r"run `umask 022`"):
-            run.resume()
-        with (
-            pytest.raises(EspnetError, match=r"run `umask 022`"),
-            pytest.warns(match="1 of 2 shards are left out"),
-        ):
-            run.collect(tmp_path / "all", partial=True)
-    finally:
-        os.umask(before)
-    assert {*Path(run.run_dir).rglob("*")} == there
-    assert not (tmp_path / "all").exists()
+    for path in [tmp_path / "all", *(tmp_path / "far").rglob("*")]:
+        needed = 0o700 if path.is_dir() else 0o600
+        assert stat.S_IMODE(path.stat().st_mode) & 0o700 == needed, path
 
 
 def test_only_what_is_new_and_empty_is_removed_after_an_error(tmp_path: Path) -> None:

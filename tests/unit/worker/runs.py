@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import Portion, make_submission
 from espnet3.submit.surroundings import surroundings_here
+from espnet3.worker import results
 
 
 class Setup(EnvironmentProvider):
@@ -175,6 +178,39 @@ def _terminate(idx: Any, config: dict[str, Any]) -> Any:
     return codes
 
 
+def _leave_no_descriptor(idx: Any, config: dict[str, Any]) -> Any:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+    with contextlib.suppress(OSError):
+        while True:
+            os.open(os.devnull, os.O_RDONLY)
+    raise ValueError("no more")
+
+
+def _take_descriptors(idx: Any, config: dict[str, Any]) -> Any:
+    """Close all descriptors and open others in their place, as what makes daemons does."""
+    os.closerange(3, 64)
+    for number in range(config["n_files"]):
+        descriptor = os.open(f"{config['folder']}/mine-{number}", os.O_CREAT | os.O_RDWR, 0o600)
+        os.write(descriptor, b"mine")
+    return 2 * idx
+
+
+def _set_umask(idx: Any, config: dict[str, Any]) -> Any:
+    os.umask(0o777)
+    return 2 * idx
+
+
+def _break_encoding(idx: Any, config: dict[str, Any]) -> Any:
+    """What the worker itself needs memory for fails from now on, as far as results go."""
+
+    def no_memory(*args: Any) -> bytes:
+        raise MemoryError("cannot allocate 7 GiB")
+
+    results.ResultWriter.add = no_memory  # type: ignore[method-assign,assignment]
+    return 2 * idx
+
+
 def _kill_later(idx: Any, config: dict[str, Any]) -> Any:
     return Kill(_signal(config))
 
@@ -201,6 +237,10 @@ DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "kill later": _kill_later,
     "fork": _fork,
     "terminate": _terminate,
+    "leave no descriptor": _leave_no_descriptor,
+    "take descriptors": _take_descriptors,
+    "set umask": _set_umask,
+    "no memory": _break_encoding,
     "overtake": _overtake,
     "opaque": lambda idx, config: object(),
 }
