@@ -306,16 +306,15 @@ def test_a_resume_salvages_through_bodies_that_end_early(
     assert noted(tmp_path, "finished") == once(range(6))
 
 
-def test_a_body_that_always_ends_early_is_an_error_at_last(
-    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_always_ends_early_is_an_error_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Store, "retry", RetryPolicy(tries=3, first=0.01))
-    store = open_store("s3://runs/read")
-    store.create("data", b"x" * 1000)
-    proxy.schedule = lambda request: "short" if request.method == "GET" else None
-    with pytest.raises(StoreError, match=r"checksum.*\(tried 3 times\)$"):
-        store.read("data")
-    assert proxy.injected == {"short": 3}
+    with faulty_s3(monkeypatch, "runs", read_timeout=60) as proxy:
+        store = open_store("s3://runs/read")
+        store.create("data", b"x" * 1000)
+        proxy.schedule = lambda request: "short" if request.method == "GET" else None
+        with pytest.raises(StoreError, match=r"checksum.*\(tried 3 times\)$"):
+            store.read("data")
+        assert proxy.injected == {"short": 3}
 
 
 def test_a_store_that_stays_down_is_an_error_of_one_line(
