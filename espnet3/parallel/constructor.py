@@ -38,7 +38,7 @@ def _look_after_construction(cls: type[Any]) -> None:
         return
 
     @functools.wraps(cls.__init__)
-    def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:  # noqa: N807 (it is one)
+    def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
         if own is None:
             super(cls, self).__init__(*args, **kwargs)
         else:

@@ -22,9 +22,9 @@ _CALLED = re.compile(r"\$\{\s*([^\s:{}$\[\]]+)\s*:")
 class Writer(Protocol):
     """What writes the values in a container."""
 
-    def note(self, at: Any, kind: Any, cls: Any = None, **more: Any) -> None: ...  # noqa: D102
-    def write(self, value: Any, where: str, at: Any, depth: int) -> JsonValue: ...  # noqa: D102
-    def pairs(self, entries: Any, at: Any, depth: int, write: Any) -> JsonValue: ...  # noqa: D102
+    def note(self, at: Any, kind: Any, cls: Any = None, **more: Any) -> None: ...
+    def write(self, value: Any, where: str, at: Any, depth: int) -> JsonValue: ...
+    def pairs(self, entries: Any, at: Any, depth: int, write: Any) -> JsonValue: ...
 
 
 class ConfigReader:
@@ -81,9 +81,7 @@ class ConfigReader:
 
         keys = [key for key, _ in nodes(config)]
         if not is_mapping(config):
-            parts: list[JsonValue] = [
-                write(i, f"{where}[{i}]", (*at, i), depth + 1) for i in keys
-            ]
+            parts: list[JsonValue] = [write(i, f"{where}.{i}", (*at, i), depth + 1) for i in keys]
             if type(config).__name__ == "TupleConfig":
                 self.writer.note(at, "tuple")
             return parts
@@ -158,7 +156,9 @@ def nodes(config: Any) -> Iterator[tuple[Any, Any]]:
 def structure(config: Any) -> type[Any] | None:
     """The dataclass (or attrs class) that a structured config is made of."""
     kind = config._metadata.object_type
-    return kind if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__") else None
+    return (
+        kind if hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__attrs_attrs__") else None
+    )
 
 
 def own_flags(config: Any) -> dict[str, bool]:
@@ -177,9 +177,7 @@ def looked_up(config: Any, key: Any) -> tuple[bool, Any]:
         return False, None
 
 
-def same_configs(
-    one: Any, other: Any, same: Callable[[Any, Any], bool], *, resolved: bool
-) -> bool:
+def same_configs(one: Any, other: Any, same: Callable[[Any, Any], bool], *, resolved: bool) -> bool:
     """Whether two OmegaConf containers are the same."""
     if not hasattr(one, "_get_node"):
         return bool(one == other)

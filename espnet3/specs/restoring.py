@@ -34,7 +34,9 @@ def restored(argument: Argument) -> Any:
         for step in way:
             holder = holder[step]
         holder[last] = _WAYS[note.kind](holder[last], note)
-    if argument.omegaconf and not any(n.kind == "omegaconf" and not n.at for n in argument.restored):
+    if argument.omegaconf and not any(
+        n.kind == "omegaconf" and not n.at for n in argument.restored
+    ):
         return _omegaconf(box[0], RestoredValue(at=[], kind="omegaconf"))
     return box[0]
 

@@ -250,9 +250,10 @@ _PLAIN = frozenset({str, bool, type(None)})
 
 def _all_plain(parts: Any) -> bool:
     """Whether a long list is one of short texts and the like; a walk through each takes longer."""
-    return set(map(type, parts)) <= _PLAIN and "".join(
-        part for part in parts if type(part) is str
-    ).isascii()
+    return (
+        set(map(type, parts)) <= _PLAIN
+        and "".join(part for part in parts if type(part) is str).isascii()
+    )
 
 
 _WAYS: dict[type[Any], Callable[..., JsonValue]] = {
