@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def rebuilt() -> Iterator[Callable[[Any], str]]:
 # --- any changes ----------------------------------------------------------------------------------
 
 VALUES = st.sampled_from(
-    [20, 2.5, True, "text", None, Search.BEAM, Path("x"), (1, 2), {1: (2,)}, b"x", float("nan"), [[]]]
+    [20, 2.5, True, "text", None, Search.BEAM, Path("x"), (1, 2), {1: (2,)}, b"x", math.nan, [[]]]
 )  # fmt: skip
 UNSTORABLE = st.builds(Tool) | st.just(print) | st.builds(object)
 CONFIGS = st.sampled_from([{"beam": 1, "deep": {"a": [1]}}, {"beam": Search.GREEDY, "deep": {}}])
