@@ -62,10 +62,7 @@ class _Copier:
         if isinstance(value, _CONTAINERS) and kind in _CONTAINERS:
             return self._container(value)
         if is_omegaconf(value):
-            import copy
-
-            self.done[id(value)] = made = copy.deepcopy(value)
-            return made
+            return self._config(value)
         fields = fields_of(value)
         if fields is not None and not self.see:
             return self._with_fields(value, fields)
@@ -84,6 +81,16 @@ class _Copier:
             made.extend(value if plain else map(self.copy, value))
         else:
             made.update((key, self.copy(part)) for key, part in value.items())
+        return made
+
+    def _config(self, value: Any) -> Any:
+        import copy
+
+        try:
+            made = copy.deepcopy(value)
+        except Exception:  # noqa: BLE001 (it may hold objects of any class)
+            made = value
+        self.done[id(value)] = made
         return made
 
     def _with_fields(self, value: Any, fields: dict[str, Any]) -> Any:

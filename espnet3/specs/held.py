@@ -36,7 +36,7 @@ def attributes_of(instance: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _now(instance: Any) -> dict[str, Any]:
-    """What an instance holds now, to be compared later; one look at all, for what is there twice."""
+    """What an instance holds now, to be compared later."""
     held: dict[str, Any] = seen(dict(attributes_of(instance)))
     return held
 

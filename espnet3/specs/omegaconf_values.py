@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from espnet3.specs.alike import alike
 from espnet3.specs.base import JsonValue
 from espnet3.specs.errors import ClassError, ConfigError, one_line
 from espnet3.specs.plain import MAX_DEPTH, is_omegaconf
@@ -24,6 +25,7 @@ class Writer(Protocol):
 
     def note(self, at: Any, kind: Any, cls: Any = None, **more: Any) -> None: ...
     def write(self, value: Any, where: str, at: Any, depth: int) -> JsonValue: ...
+    def shown(self, value: Any, where: str, depth: int) -> JsonValue: ...
     def pairs(self, entries: Any, at: Any, depth: int, write: Any) -> JsonValue: ...
 
 
@@ -32,8 +34,8 @@ class ConfigReader:
 
     An interpolation is stored with its result, and stays one where it means the same in a copy of
     the container alone; what asks the environment or the user's resolvers is settled here, where
-    local mode would ask (`resolved_early`). One that cannot be resolved, or a missing value (`???`),
-    is an error when it is used, as in local mode, and not before.
+    local mode would ask (`resolved_early`). One that cannot be resolved, or a missing value
+    (`???`), is an error when it is used, as in local mode, and not before.
     """
 
     def __init__(self, writer: Writer) -> None:
@@ -81,7 +83,7 @@ class ConfigReader:
 
         keys = [key for key, _ in nodes(config)]
         if not is_mapping(config):
-            parts: list[JsonValue] = [write(i, f"{where}[{i}]", (*at, i), depth + 1) for i in keys]
+            parts: list[JsonValue] = [write(i, f"{where}.{i}", (*at, i), depth + 1) for i in keys]
             if type(config).__name__ == "TupleConfig":
                 self.writer.note(at, "tuple")
             return parts
@@ -111,28 +113,18 @@ class ConfigReader:
     def _interpolation(
         self, config: Any, alone: Any, key: Any, where: str, at: tuple[Any, ...], depth: int
     ) -> JsonValue:
-        from espnet3.specs.values import _Writer
-
         text = str(node_of(config, key)._value())
         found, value = looked_up(config, key)
         if not found:
             self.writer.note(at, "interpolation", text=text)
             return text
         if alone is not None and set(_CALLED.findall(text)) <= _OWN_RESOLVERS:
-            from espnet3.specs.alike import alike
-
             there, same = looked_up(alone, key)
             if there and alike(value, same, resolved=True):
                 self.writer.note(at, "interpolation", text=text)
-                return _shown(_Writer(), value, where, depth)
+                return self.writer.shown(value, where, depth)
         self.resolved_early = True
         return self.writer.write(value, where, at, depth)
-
-
-def _shown(writer: Any, value: Any, where: str, depth: int) -> JsonValue:
-    """What an interpolation gives, for people; it is resolved again where it is used."""
-    written: JsonValue = writer.write(value, where, (), depth)
-    return written
 
 
 def is_mapping(config: Any) -> bool:

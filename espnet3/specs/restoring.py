@@ -1,4 +1,4 @@
-"""From persisted arguments back to the values that they were; used by workers, so it loads little."""
+"""From persisted arguments back to the values that they were; workers load it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Written(str):
 
 
 def restored(argument: Argument) -> Any:
-    """The value that an argument was made of.
+    r"""The value that an argument was made of.
 
     Raises:
         ClassError: a class is not there.
@@ -25,7 +25,7 @@ def restored(argument: Argument) -> Any:
 
     Example:
         >>> restored(Argument(value="AA==", restored=[RestoredValue(at=[], kind="bytes")]))
-        b'\\x00'
+        b'\x00'
     """
     box = [_copied(argument.value) if argument.restored else argument.value]
     for note in argument.restored:

@@ -1,7 +1,8 @@
 """Python values as JSON that a person can read, and exactly the same values of it again.
 
 Where JSON holds the contents only, a `RestoredValue` says what stood there. What cannot be rebuilt
-alike is refused: each value that is stored is restored once and compared before anything is written.
+alike is refused: each value that is stored is restored once and compared, before anything is
+written.
 """
 
 from __future__ import annotations
@@ -119,6 +120,10 @@ class _Writer:
             self._own_class(value, "fields", where, at)
             return written
         raise no_json(value, where)
+
+    def shown(self, value: Any, where: str, depth: int) -> JsonValue:
+        """What an interpolation gives, for people; it is resolved again where it is used."""
+        return _Writer().write(value, where, (), depth)
 
     def _text(self, value: str, where: str, at: At, depth: int) -> JsonValue:
         return utf8(value, where)

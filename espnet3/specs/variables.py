@@ -1,8 +1,8 @@
 """Variables of the user's classes and modules: what they were at the import, and what they are now.
 
-`forward` may read variables that the script set (`BEAM = args.beam`, `Decode.beam = 20`). Which ones
-it reads, or what it calls, is seen in the compiled code; what they were, by a look at them when the
-class was made, and in the source.
+`forward` may read variables that the script set (`BEAM = args.beam`, `Decode.beam = 20`). Which
+ones it reads, or what it calls, is seen in the compiled code; what they were, by a look at them
+when the class was made, and in the source.
 """
 
 from __future__ import annotations

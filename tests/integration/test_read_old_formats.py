@@ -6,10 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import espnet3
+from espnet3.parallel import InferenceProvider
 from espnet3.specs import layout, models
-from espnet3.specs.errors import IncompleteRun
+from espnet3.specs.errors import IncompleteRun, PlanMismatch
+from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired"]
@@ -56,3 +59,33 @@ def test_an_unfinished_run_of_format_1_says_what_is_missing(tmp_path: Path) -> N
     with pytest.raises(IncompleteRun) as caught:
         espnet3.Run(folder).collect(patience=0)
     assert caught.value.causes == {1: "failed: forward failed at item 3: ValueError: not yet"}
+
+
+def read_run(folder: Path) -> models.RunSpec:
+    return models.decode(models.RunSpec, (folder / layout.RUN).read_bytes(), str(folder))
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_a_plan_of_version_1_keeps_its_fingerprint(folder: Path) -> None:
+    run = read_run(folder)
+    assert fingerprint({name: getattr(run, name) for name in run.PLAN_FIELDS}) == run.fingerprint
+
+
+def test_the_same_call_continues_a_run_of_version_1() -> None:
+    run = read_run(FORMAT_1)
+    config = OmegaConf.create({"a": 1, "b": "${a}", "mark": "!"})
+    OmegaConf.set_struct(config, True)
+    provider = InferenceProvider(config, params={"mark": "!"})
+
+    def again() -> models.RunSpec:
+        spec = describe_provider(provider).model_copy(update={"cls": run.provider.cls})
+        plan = {name: getattr(run, name) for name in run.PLAN_FIELDS} | {"provider": spec}
+        new = {"provider": spec, "fingerprint": fingerprint(plan), "schema_version": 2}
+        return run.model_copy(update=new)
+
+    assert again().provider.args[0].restored  # what version 1 could not tell
+    require_same_plan("/run", run, again())
+    provider.config.a = 20
+    with pytest.raises(PlanMismatch) as caught:
+        require_same_plan("/run", run, again())
+    assert caught.value.field == "provider.attributes"

@@ -1,0 +1,335 @@
+"""What the submitter's process held at the call, a worker has too, or the call is refused."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from espnet3.parallel import set_parallel
+from espnet3.run import submit_run
+from espnet3.specs.codec import encode
+from espnet3.specs.config import parse_parallel
+from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch
+from espnet3.specs.items import plan_items
+from espnet3.submit.plan import Surroundings, plan_run, require_same_plan
+from tests.integration import holding
+from tests.integration.helpers import ROOT, ended, parallel, python
+from tests.integration.holding import Holder, Options, Search, Show, Tool
+
+HERE = Surroundings(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
+SYNCHRONOUS_TOO = False  # whether that mode builds the environment of a changed provider anew
+AS_IMPORTED = [
+    (owner, name, copy.deepcopy(vars(owner)[name]))
+    for owner, name in [
+        (holding, "BEAM"), (holding, "SETTINGS"), (holding, "_model"), (holding, "_cache"),
+        (holding, "_objects"), (Holder, "beam"), (holding.Mixin, "mixed"), (Options, "width"),
+        (Show, "width"),
+    ]
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    yield
+    restore()
+
+
+def restore() -> None:
+    """Have classes and modules as they were imported."""
+    for owner, name, value in AS_IMPORTED:
+        if name in ("SETTINGS", "_cache", "_objects"):
+            vars(owner)[name].clear()
+            vars(owner)[name].update(copy.deepcopy(value))
+        else:
+            setattr(owner, name, value)
+
+
+def planned(runner: Any) -> Any:
+    return plan_run(runner, plan_items([0]), parse_parallel({}), HERE).run
+
+
+@pytest.fixture(scope="module")
+def rebuilt() -> Iterator[Callable[[Any], str]]:
+    """What a worker makes of a run; each in a clean process."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.integration.rebuilding"],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        to, back = process.stdin, process.stdout
+
+        def rebuild(run: Any) -> str:
+            to.write(encode(run).replace(b"\n", b"") + b"\n")
+            to.flush()
+            return back.readline().decode().rstrip("\n")
+
+        yield rebuild
+        to.close()
+
+
+# --- any changes ----------------------------------------------------------------------------------
+
+VALUES = st.sampled_from(
+    [20, 2.5, True, "text", None, Search.BEAM, Path("x"), (1, 2), {1: (2,)}, b"x", math.nan, [[]]]
+)  # fmt: skip
+UNSTORABLE = st.builds(Tool) | st.just(print) | st.builds(object)
+CONFIGS = st.sampled_from([{"beam": 1, "deep": {"a": [1]}}, {"beam": Search.GREEDY, "deep": {}}])
+
+
+def _set_config(provider: Any, value: Any) -> None:
+    if isinstance(provider.config, DictConfig) and isinstance(value, float | dict | tuple):
+        value = 7
+    provider.config["beam"] = value
+
+
+def _set_deep(provider: Any, value: Any) -> None:
+    provider.config["deep"]["new"] = 8 if isinstance(provider.config, DictConfig) else value
+
+
+CHANGES: list[tuple[str, Callable[[Any, Any], Any]]] = [
+    ("config", _set_config),
+    ("config", _set_deep),
+    ("config", lambda p, value: setattr(p, "config", {"other": value})),
+    ("params", lambda p, value: p.params.update(lm=value)),
+    ("extra", lambda p, value: p.extra["a"].append(value)),
+    ("extra", lambda p, value: setattr(p, "extra", value)),
+    ("new", lambda p, value: setattr(p, "new", value)),
+    ("beam", lambda p, value: setattr(Holder, "beam", value)),
+    ("mixed", lambda p, value: setattr(holding.Mixin, "mixed", value)),
+    ("width", lambda p, value: setattr(Show, "width", value)),
+    ("width", lambda p, value: setattr(Options, "width", value)),
+    ("BEAM", lambda p, value: setattr(holding, "BEAM", value)),
+    ("SETTINGS", lambda p, value: holding.SETTINGS.update(beam=value)),
+    ("SETTINGS", lambda p, value: holding.SETTINGS["deep"].append(value)),  # type: ignore[attr-defined]
+]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    config=CONFIGS,
+    omegaconf=st.booleans(),
+    params=st.none() | st.just({"lm": 0.1}),
+    changes=st.lists(st.tuples(st.sampled_from(CHANGES), VALUES), max_size=4),
+    tried_before=st.booleans(),
+)
+def test_any_changes_are_taken_over(
+    rebuilt: Any, config: Any, omegaconf: bool, params: Any, changes: Any, tried_before: bool
+) -> None:
+    restore()
+    given_config = copy.deepcopy(config)
+    provider = Holder(OmegaConf.create(given_config) if omegaconf else given_config, params=params)
+    if tried_before:
+        Show(provider)([0])
+    for (_, change), value in changes:
+        change(provider, value)
+    run = planned(Show(provider))
+    assert [rebuilt(run)] == Show(provider)([0])
+    if SYNCHRONOUS_TOO:
+        set_parallel({"env": "local", "n_workers": 1})
+        try:
+            assert Show(provider)([0]) == [rebuilt(run)]
+        finally:
+            set_parallel(None)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    change=st.sampled_from(
+        [c for c in CHANGES if c[0] not in ("config", "SETTINGS")] + [CHANGES[2]]
+    ),
+    value=UNSTORABLE,
+)
+def test_what_a_worker_cannot_have_is_refused_by_its_name(change: Any, value: Any) -> None:
+    restore()
+    provider = Holder({"beam": 1, "deep": {}})
+    change[1](provider, value)
+    if change[0] == "BEAM" and value is print:
+        planned(Show(provider))  # a function is not data: as it is imported
+        return
+    with pytest.raises((ConfigError, ClassError), match=rf"\b{change[0]}\b.* was changed after"):
+        planned(Show(provider))
+
+
+def test_a_detached_run_gives_what_local_mode_gives(tmp_path: Path) -> None:
+    provider = Holder(OmegaConf.create({"beam": Search.GREEDY}), params={"lm": 0.1})
+    provider.config["beam"], provider.params["lm"] = Search.BEAM, (1,)
+    Holder.beam, Options.width, holding.BEAM = 20, 21, 22
+    holding.SETTINGS["beam"] = 23
+    run = submit_run(Show(provider), [0], run_dir=tmp_path / "run", parallel=parallel("local"))
+    assert ended(run).collect() == Show(provider)([0])
+    with pytest.raises(PlanMismatch, match=r"assignments\.tests\.integration\.holding\.BEAM"):
+        holding.BEAM = 24
+        submit_run(Show(provider), [0], run_dir=tmp_path / "run", parallel=parallel("local"))
+
+
+# --- the provider ---------------------------------------------------------------------------------
+
+
+def test_what_the_caller_changes_reaches_what_local_mode_sees(rebuilt: Any) -> None:
+    config = {"beam": 1}
+    shared, owned = Holder(config), Holder(config, params={"lm": 1})
+    config["beam"] = 20
+    for provider, beam in ((shared, 20), (owned, 1)):
+        assert f"'beam': {beam}" in rebuilt(planned(Show(provider)))
+        assert [rebuilt(planned(Show(provider)))] == Show(provider)([0])
+
+
+def test_an_unchanged_provider_needs_nothing_new() -> None:
+    provider = Holder({"beam": 1, "deep": {}}, params={"lm": 0.1})
+    Show(provider)([0])  # which loads, caches and adds an attribute
+    run = planned(Show(provider))
+    assert (run.provider.attributes, run.assignments) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))]
+)
+def test_a_copy_is_as_its_original(rebuilt: Any, again: Any) -> None:
+    assert planned(Show(again(Holder({"beam": 1})))).provider.attributes == {}
+    provider = Holder({"beam": 1})
+    provider.new = 20
+    assert [rebuilt(planned(Show(again(provider))))] == Show(provider)([0])
+
+
+def test_an_attribute_that_is_gone_or_an_object_that_changed_is_named() -> None:
+    provider = Holder({})
+    provider.tool.size = 20
+    with pytest.raises(ConfigError, match=r"^provider\.tool: was changed after"):
+        planned(Show(provider))
+    provider = Holder({})
+    del provider.extra
+    with pytest.raises(ConfigError, match=r"^provider\.extra: was deleted"):
+        planned(Show(provider))
+
+
+def test_methods_that_were_replaced_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Holder, "build_model", staticmethod(lambda config: 20))
+    with pytest.raises(ClassError, match=r"^tests\.integration\.holding\.Holder\.build_model: was"):
+        planned(Show(Holder({})))
+    monkeypatch.undo()
+    runner = Show(Holder({}))
+    runner.forward = lambda idx, **env: 1  # type: ignore[method-assign,assignment]
+    with pytest.raises(ClassError, match="has a forward of its own"):
+        planned(runner)
+
+
+def test_another_state_is_another_plan() -> None:
+    one = planned(Show(Holder({})))
+    provider = Holder({})
+    provider.new = 1
+    with pytest.raises(PlanMismatch) as caught:
+        require_same_plan("/run", one, planned(Show(provider)))
+    assert caught.value.field == "provider.attributes"
+    Holder.beam = 20
+    with pytest.raises(PlanMismatch) as caught:
+        require_same_plan("/run", one, planned(Show(Holder({}))))
+    assert caught.value.field == "assignments.tests.integration.holding.Holder.beam"
+
+
+# --- a script -------------------------------------------------------------------------------------
+
+SCRIPT = """
+import argparse, dataclasses, logging, sys, time
+import settings
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+START = time.time()
+BEAM = 1
+TWICE = 1
+TWICE = time.time()
+CONFIG = {"beam": 1}
+REGISTRY = {}
+_lazy = None
+
+def register(function):
+    REGISTRY[function.__name__] = function
+    return function
+
+@register
+def scaled(x):
+    return x * FACTOR
+
+def lazy():
+    global _lazy
+    if _lazy is None:
+        _lazy = object()
+    return 1
+
+class Slotted(EnvironmentProvider):
+    __slots__ = ("size", "__hidden")
+    def __init__(self, *args, size=1, **kwargs):
+        super().__init__(kwargs)
+        kwargs["mutated"] = args
+        self.size = size
+        self.__hidden = 1
+    def hide(self, value):
+        self.__hidden = value
+    def build_env_local(self):
+        return {"held": [self.size, self.__hidden, sorted(self.config)]}
+
+@dataclasses.dataclass(frozen=True)
+class Data(EnvironmentProvider):
+    size: int = 1
+    names: list = dataclasses.field(default_factory=list)
+    @property
+    def shown(self):
+        return [self.size, self.names]
+    def build_env_local(self):
+        return {"held": self.shown}
+
+class Strict(EnvironmentProvider):
+    def __setattr__(self, name, value):
+        object.__setattr__(self, name, [value, len(name)])
+    def build_env_local(self):
+        return {"held": self.config}
+
+class Show(BaseRunner):
+    @staticmethod
+    def forward(idx, *, held):
+        log = globals().get("log") or logging.getLogger()
+        seen = [held, BEAM, CONFIG["beam"], scaled(2), settings.BEAM, args.beam, (lambda: inner)()]
+        assert START and TWICE and REGISTRY and lazy()
+        return seen
+
+FACTOR = 2
+
+if __name__ == "__main__":
+    args = argparse.Namespace(beam=30)
+    inner = {"a": 1}
+    run = Show  # used nowhere
+    log = logging.getLogger("mine")
+    lazy()
+    BEAM = CONFIG["beam"] = FACTOR = settings.BEAM = 20
+    slotted = Slotted(1, 2, size=3, more=4)
+    slotted.hide(5)
+    slotted.size = 6
+    data = Data(names=["a"])
+    data.names.append("b")
+    strict = Strict(1)
+    strict.config = 9
+    for number, provider in enumerate((slotted, data, strict)):
+        local = Show(provider)([0])
+        run_ = Show(provider, async_mode=True, run_dir=f"{sys.argv[1]}/{number}")([0])
+        run_.wait(timeout=100, interval=0.1)
+        assert run_.collect() == local, (run_.collect(), local)
+    print("alike")
+"""
+
+
+def test_a_script_that_changes_what_its_classes_use(tmp_path: Path) -> None:
+    (tmp_path / "settings.py").write_text("BEAM = 1\n")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = python(str(tmp_path / "script.py"), str(tmp_path / "runs"), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("alike\n", 0), done.stderr
