@@ -6,6 +6,8 @@ import asyncio
 import os
 
 from espnet3.schedulers import get_scheduler
+from espnet3.specs import layout
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run, read_submissions
 
@@ -37,7 +39,8 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
             continue
         task, job = place
         name = get_scheduler(submission.scheduler).log_file(job, task - job.first_task)
-        path = os.path.join(submission.log_directory, name)
-        if os.path.exists(path):
-            found.append(path)
+        # Of a run that was moved, the folder of then is gone, or another run's by now.
+        own = [store.locate(layout.LOGS)] if isinstance(store, LocalStore) else []
+        paths = (os.path.join(folder, name) for folder in [*own, submission.log_directory])
+        found += [path for path in paths if os.path.exists(path)][:1]
     return found

@@ -17,6 +17,7 @@ from espnet3.parallel.parallel import close_client, make_client
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SchedulerError, UsageError
+from espnet3.specs.paths import absolute
 from espnet3.specs.visible import visible
 
 
@@ -54,7 +55,7 @@ class SharedClient:
 
     def share_import_path(self) -> None:
         """Give the workers what `sys.path` has, also what it got since the last call."""
-        entries = [entry or os.getcwd() for entry in sys.path]
+        entries = [absolute(entry) for entry in sys.path]
         if entries != self._import_path:
             self.client.register_plugin(ImportPathPlugin(entries))
             self._import_path = entries

@@ -7,7 +7,27 @@ import errno
 import os
 import stat
 
+from espnet3.specs.errors import UsageError
+
 FILE, FOLDER = 0o664, 0o775
+
+
+def require_usable_umask() -> None:
+    """Refuse a umask by which one could not use what one makes.
+
+    Raises:
+        UsageError: it takes rights from the owner.
+
+    Example:
+        >>> require_usable_umask()
+    """
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & 0o700:
+        raise UsageError(
+            f"the umask {mask:03o} takes from you the use of the files that you make; run `umask "
+            f"{mask & 0o077:03o}` first"
+        )
 
 
 def opener(path: str, flags: int) -> int:

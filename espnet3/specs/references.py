@@ -12,6 +12,7 @@ from typing import Any
 from espnet3.specs.errors import ClassError, one_line
 from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import ClassReference
+from espnet3.specs.paths import same_file
 
 SCRIPT_MODULE = "__espnet3_main__"
 WORKER_VARIABLE = "ESPNET3_IN_WORKER"
@@ -102,10 +103,10 @@ def _module(reference: ClassReference) -> ModuleType:
     if reference.file is None:
         return importlib.import_module(reference.module)
     main = sys.modules.get("__main__")
-    if getattr(main, "__file__", None) and os.path.abspath(main.__file__) == reference.file:  # type: ignore[union-attr,arg-type]
+    if getattr(main, "__file__", None) and same_file(main.__file__, reference.file):  # type: ignore[union-attr,arg-type]
         return main  # type: ignore[return-value]
     loaded = sys.modules.get(SCRIPT_MODULE)
-    if loaded is not None and loaded.__file__ == reference.file:
+    if loaded is not None and same_file(str(loaded.__file__), reference.file):
         return loaded
     # Not as "__main__", so that the script's `if __name__ == "__main__"` part does not run again.
     spec = importlib.util.spec_from_file_location(SCRIPT_MODULE, reference.file)

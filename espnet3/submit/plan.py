@@ -14,7 +14,16 @@ from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch, one_line
 from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
 from espnet3.specs.masking import masked
-from espnet3.specs.models import MAX_SHARDS, Argument, ProviderSpec, RunSpec, ShardSpec, now
+from espnet3.specs.models import (
+    MAX_SHARDS,
+    Argument,
+    ClassReference,
+    ProviderSpec,
+    RunSpec,
+    ShardSpec,
+    now,
+)
+from espnet3.specs.paths import as_entered, same_file
 from espnet3.specs.plain import is_omegaconf, plain_json
 from espnet3.specs.references import refer_to, require_static_forward
 
@@ -99,7 +108,7 @@ def plan_run(
         "on_error": parallel.on_error,
     }
     run = RunSpec(
-        **plan,
+        **{name: _as_entered(value) for name, value in plan.items()},
         run_id=secrets.token_hex(6),
         created=now(),
         fingerprint=fingerprint(plan),
@@ -108,6 +117,15 @@ def plan_run(
         **surroundings._asdict(),
     )
     return Plan(run, items)
+
+
+def _as_entered(value: Any) -> Any:
+    """A reference to a script by the name that nodes know; the plan is the same by any name."""
+    if isinstance(value, ProviderSpec):
+        return value.model_copy(update={"cls": _as_entered(value.cls)})
+    if isinstance(value, ClassReference) and value.file is not None:
+        return value.model_copy(update={"file": as_entered(value.file)})
+    return value
 
 
 def _require_count(name: str, value: object) -> None:
@@ -209,9 +227,12 @@ def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | 
             if found is not None:
                 return found
         return None
-    if old == new:
+    if old == new or (where in _SCRIPTS and same_file(str(old), str(new))):
         return None
     return where, repr(masked(old, where)), repr(masked(new, where))
+
+
+_SCRIPTS = frozenset({"runner.file", "provider.cls.file"})
 
 
 class JobShape(NamedTuple):
