@@ -6,6 +6,8 @@ import asyncio
 import os
 
 from espnet3.schedulers import get_scheduler
+from espnet3.specs import layout
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run, read_submissions
 
@@ -39,6 +41,9 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         task, job = place
         scheduler = get_scheduler(submission.scheduler)
         names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(submission)
-        paths = [os.path.join(submission.log_directory, name) for name in names if name]
+        # Of a run that was moved, the folder of then is gone, or another run's by now.
+        own = [store.locate(layout.LOGS)] if isinstance(store, LocalStore) else []
+        folders = [*own, submission.log_directory]
+        paths = [os.path.join(folder, name) for name in names if name for folder in folders]
         found += [path for path in paths if os.path.exists(path)][:1]
     return found

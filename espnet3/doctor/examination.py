@@ -32,7 +32,7 @@ from espnet3.specs.local_store import LocalStore
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import chosen_policy, require_trusted
 from espnet3.submit.cancellation import cancel
-from espnet3.submit.new_run import submit
+from espnet3.submit.new_run import dry_run, submit
 
 LOOK = 0.1  # seconds between two looks for the job's call
 ASK = 2.0  # seconds between two questions to the scheduler
@@ -114,13 +114,14 @@ async def examine(
     store = open_store(f"{os.fspath(folder).rstrip('/')}/{name}")
     run_dir = f"{store.root}/run"
     await asyncio.to_thread(require_trusted, store, chosen_policy(parallel.trust))
-    await asyncio.to_thread(_prepare, store)
     one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
     one["overrides"] = []
     config = parallel.model_copy(update=one)
-    visitor = Visitor({"folder": store.root, "env": parallel.env})
+    visit = Visit(Visitor({"folder": store.root, "env": parallel.env}))
+    await dry_run(visit, [0], run_dir=run_dir, parallel=config)  # before anything is made
+    await asyncio.to_thread(_prepare, store)
     try:
-        submitted = await submit(Visit(visitor), [0], run_dir=run_dir, parallel=config)
+        submitted = await submit(visit, [0], run_dir=run_dir, parallel=config)
         found("job", ", ".join(submitted.job_ids))
         problem = await _follow(store, run_dir, found, timeout)
         if problem is None:

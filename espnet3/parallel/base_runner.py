@@ -119,7 +119,7 @@ class BaseRunner:
             return self.submit(items)
         require_static_forward(type(self))
         calls = self._calls(items)
-        show_progress = sys.stderr.isatty()
+        show_progress = sys.stderr is not None and sys.stderr.isatty()  # none where it is closed
         if parallel is not None:
             # At call time too: it loads Dask.
             from espnet3.parallel.synchronous import run_synchronously

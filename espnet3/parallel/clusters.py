@@ -19,6 +19,7 @@ import distributed
 from espnet3.parallel.main_guard import require_main_guard
 from espnet3.specs.config import ParallelConfig, did_you_mean
 from espnet3.specs.errors import ConfigError, EspnetError, one_line
+from espnet3.specs.paths import as_entered
 
 EXTRAS = {
     "local_gpu": ("dask_cuda", "gpu"),
@@ -29,7 +30,7 @@ EXTRAS = {
 
 
 # Dask puts the interpreter into scripts and remote commands as it is; its path may have spaces.
-_PYTHON = shlex.quote(sys.executable)
+_PYTHON = shlex.quote(as_entered(sys.executable))
 
 _SATURATION = "distributed.scheduler.worker-saturation"
 

@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from distributed import WorkerPlugin
 
 from espnet3._streams import print_by_line
+from espnet3.specs import modes
+from espnet3.specs.paths import absolute
 
 # What Dask or a batch system gave each worker for itself.
 _OWN = ("CUDA_VISIBLE_DEVICES", "DASK_", "SLURM_")
@@ -46,13 +47,13 @@ class ProcessState(NamedTuple):
         with contextlib.suppress(OSError):
             cwd = os.getcwd()
         return cls(
-            [entry or cwd or "" for entry in sys.path],
+            [absolute(entry) if cwd or entry else "" for entry in sys.path],
             [*sys.argv],
             sys.getrecursionlimit(),
             multiprocessing.get_start_method(allow_none=True),
             {k: v for k, v in os.environ.items() if not k.startswith(_OWN)},
             cwd,
-            _umask(),
+            modes.umask(),
         )
 
 
@@ -127,12 +128,3 @@ class DriverState(WorkerPlugin):
                 os.chdir(state.cwd)
         if state.umask is not None:
             os.umask(state.umask)
-
-
-def _umask() -> int | None:
-    """This process's umask; to ask the kernel any other way would change it for a moment."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return None

@@ -350,7 +350,8 @@ class FailedItems(RunError):
         shown = ", ".join(map(str, ranks[:10])) + (" …" if len(ranks) > 10 else "")
         super().__init__(
             f"{run_dir}: {count} items failed and were recorded, in shards {shown}; "
-            "collect with errors='keep' to get them in their places, or compute them again: "
+            "collect with errors='keep' (`--errors keep`) to get them in their places, or compute "
+            "them again: "
             f"`espnet3 resume {shlex.quote(run_dir)} --items failed`"
         )
 

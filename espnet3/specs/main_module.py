@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from zipimport import ZipImportError, zipimporter
 
 from espnet3.specs.models import ClassReference, RunSpec
+from espnet3.specs.paths import same_file
 
 MAIN = "__main__"
 CHILD = "__mp_main__"  # what multiprocessing calls the main module in its children
@@ -117,11 +118,12 @@ def load_script(file: str) -> ModuleType:
     """The module that a script is, as `load_main`."""
     with _loading:
         here = describe_main()
-        if here is not None and here.file == file:
+        if here is not None and here.file is not None and same_file(here.file, file):
             return sys.modules[MAIN]
-        if file not in _loaded:
-            _loaded[file] = _executed(file)
-        return _loaded[file]
+        place = os.path.realpath(file)  # the same by any name
+        if place not in _loaded:
+            _loaded[place] = _executed(file)
+        return _loaded[place]
 
 
 def _executed(file: str) -> ModuleType:

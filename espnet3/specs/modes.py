@@ -11,8 +11,39 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
+from espnet3.specs.errors import UsageError
+
 FILE, FOLDER = 0o664, 0o775
 _OWNER_FILE = stat.S_IRUSR | stat.S_IWUSR
+
+
+def umask() -> int | None:
+    """This process's umask; None where the system does not tell.
+
+    To ask the kernel any other way would change it for a moment, in all threads.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return None
+
+
+def require_usable_umask() -> None:
+    """Refuse a umask by which one could not use what one makes.
+
+    Raises:
+        UsageError: it takes rights from the owner.
+
+    Example:
+        >>> require_usable_umask()
+    """
+    mask = umask()
+    if mask is not None and mask & 0o700:
+        raise UsageError(
+            f"the umask {mask:03o} takes from you the use of the files that you make; run `umask "
+            f"{mask & 0o077:03o}` first"
+        )
 
 
 def opener(path: str, flags: int) -> int:

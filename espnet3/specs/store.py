@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError
+from espnet3.specs.paths import absolute, readable
 from espnet3.specs.retry import PATIENCE, RetryPolicy
 
 IN_FLIGHT = 32  # files that `create_many` writes at the same time
@@ -211,11 +212,19 @@ def absolute_root(run_dir: str | os.PathLike[str]) -> str:
     url = url.removeprefix("file://")
     protocol, separator, key = url.partition("://")
     if separator:
-        return f"{protocol}://{key.rstrip('/')}"
+        return _utf8(f"{protocol}://{key.rstrip('/')}")
     path = os.path.expanduser(url)
     if path.startswith("~"):
         raise RunDirectoryError(url, "there is no such user; write ./~… for a folder")
-    return os.path.abspath(path)
+    return _utf8(os.path.abspath(path) if os.path.isabs(path) else absolute(path))
+
+
+def _utf8(root: str) -> str:
+    if not readable(root):  # no record could name it
+        raise RunDirectoryError(
+            repr(root), "has a name that is no UTF-8; choose another run_dir, or rename the folder"
+        )
+    return root
 
 
 def open_store(run_dir: str | os.PathLike[str]) -> Store:

@@ -35,6 +35,7 @@ from espnet3.specs.errors import (
 from espnet3.specs.job_options import RENAMED
 from espnet3.specs.masking import masked_text
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.specs.paths import as_entered
 from espnet3.specs.processes import this_process
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
@@ -91,7 +92,7 @@ class JobQueueLauncher(Launcher):
         self._scheduler.settle(self.options)
         _check_walltime(self.options.get("walltime"), self._scheduler)
         _check_lines(self.options)
-        self.python = str(self.options.get("python") or shlex.quote(sys.executable))
+        self.python = str(self.options.get("python") or shlex.quote(as_entered(sys.executable)))
         self.log_directory = cast("str | None", self.options.get("log_directory"))
         self._job_cls = self._make_job_cls(runner)
         self._new_job()  # so that a wrong option is found before anything is written

@@ -12,6 +12,7 @@ from espnet3.schedulers.local import SUPERVISOR, WORKER
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import SubmissionRefused
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.specs.paths import as_entered
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape
 
@@ -22,7 +23,7 @@ class LocalLauncher(Launcher):
     def __init__(self, parallel: ParallelConfig) -> None:
         self.options = dict(parallel.options)
         self._n_workers = parallel.n_workers
-        self.python = shlex.quote(sys.executable)
+        self.python = shlex.quote(as_entered(sys.executable))
 
     async def max_array_size(self) -> int:
         return await get_scheduler("local").max_array_size()
@@ -36,7 +37,7 @@ class LocalLauncher(Launcher):
     def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         words = submission.worker_command
         arguments = words[words.index(WORKER) + 1 :]
-        command = [sys.executable, "-P", "-m", SUPERVISOR, *arguments, "--job", job.name]
+        command = [*shlex.split(self.python), "-P", "-m", SUPERVISOR, *arguments, "--job", job.name]
         return Rendered("", command)
 
     async def launch(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from espnet3.specs.base import Part
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch, one_line
 from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
@@ -24,6 +25,7 @@ from espnet3.specs.models import (
     ShardSpec,
     now,
 )
+from espnet3.specs.paths import as_entered, same_file
 from espnet3.specs.references import refer_to, require_static_forward
 from espnet3.submit.state import changed_variables, describe_instance
 
@@ -110,15 +112,33 @@ def plan_run(
         "assignments": changed_variables(type(runner), type(runner.provider)),
     }
     run = RunSpec(
-        **plan,
+        **{name: _as_entered(value) for name, value in plan.items()},
         run_id=secrets.token_hex(6),
         created=now(),
         fingerprint=fingerprint(plan),
         checkpoint_every=parallel.checkpoint_every,
         parallel=parallel.model_dump(),
-        **surroundings._asdict(),
+        **{name: _as_entered(value) for name, value in surroundings._asdict().items()},
     )
     return Plan(run, items)
+
+
+def _as_entered(value: Any) -> Any:
+    """A reference to a script by the name that nodes know; the plan is the same by any name."""
+    if isinstance(value, ClassReference):
+        return (
+            value
+            if value.file is None
+            else value.model_copy(update={"file": as_entered(value.file)})
+        )
+    if isinstance(value, Part):
+        fields = {
+            name: getattr(value, name) for name in type(value).model_fields if name != "value"
+        }
+        return value.model_copy(update={name: _as_entered(part) for name, part in fields.items()})
+    if isinstance(value, dict):
+        return {key: _as_entered(part) for key, part in value.items()}
+    return [_as_entered(part) for part in value] if isinstance(value, list) else value
 
 
 def _require_count(name: str, value: object) -> None:
@@ -262,9 +282,12 @@ def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | 
             if found is not None:
                 return found
         return None
-    if old == new:
+    if old == new or (where in _SCRIPTS and same_file(str(old), str(new))):
         return None
     return where, repr(masked(old, where)), repr(masked(new, where))
+
+
+_SCRIPTS = frozenset({"runner.file", "provider.cls.file"})
 
 
 class JobShape(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 from espnet3.specs.errors import PreflightError, one_line
 from espnet3.specs.masking import remember_run, scrubbed
 from espnet3.specs.models import RunSpec, encode
+from espnet3.worker import exit_codes
 
 
 async def preflight(run: RunSpec) -> None:
@@ -46,7 +47,10 @@ async def preflight(run: RunSpec) -> None:
         problem = await asyncio.to_thread(_read, result)
     if problem == "" and process.returncode == 0:
         return
-    raise PreflightError(problem or _last_line(output) or "the check died", output)
+    last = _last_line(output)
+    if problem and last and process.returncode == exit_codes.EXITED:
+        problem = f"{problem.rpartition(': SystemExit')[0]}: it ended itself and said: {last}"
+    raise PreflightError(problem or last or "the check died", output)
 
 
 def _read(file: Path) -> str | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet3.schedulers import get_scheduler, known_schedulers
+from espnet3.specs import modes
 from espnet3.specs.errors import ClassError, ConfigError, one_line
 from espnet3.specs.main_module import MAIN, WORKER_VARIABLE, describe_main
 from espnet3.specs.masking import is_secret, masked_text
@@ -80,7 +81,7 @@ def held_here(named: Iterable[str] = ()) -> Held:
         flags=_flags(),
         start_environment=_at_start(started),
         environment=changed,
-        umask=_umask(),
+        umask=modes.umask(),
         recursion_limit=sys.getrecursionlimit(),
         int_max_str_digits=sys.get_int_max_str_digits(),
         start_method=_start_method(),
@@ -209,15 +210,6 @@ def _at_start(started: Mapping[str, str] | None) -> dict[str, str]:
     for name, value in found.items():
         _require_utf8(f"os.environ[{name!r}]", value)
     return found
-
-
-def _umask() -> int | None:
-    """This process's umask, without changing it; None where that cannot be told."""
-    try:
-        found = re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.M)
-    except OSError:
-        return None
-    return int(found[1], 8) if found else None
 
 
 def _start_method() -> Any:

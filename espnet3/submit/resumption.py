@@ -16,6 +16,7 @@ from espnet3.specs.config import ParallelConfig, parse_parallel
 from espnet3.specs.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
 from espnet3.specs.main_module import importing_as, main_of
 from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
+from espnet3.specs.modes import require_usable_umask
 from espnet3.specs.plain import plain_json
 from espnet3.specs.references import find_class
 from espnet3.specs.retry import PATIENCE
@@ -97,6 +98,7 @@ async def resume(
     if items not in get_args(Items):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
     refuse_in_worker()
+    require_usable_umask()
     policy = chosen_policy(trust)
     store = await asyncio.to_thread(open_store, run_dir)
     await asyncio.to_thread(require_submissions, store, policy)

@@ -27,6 +27,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.specs.modes import make_folders
+from espnet3.specs.paths import absolute
 from espnet3.specs.processes import busy_with, this_process
 from espnet3.specs.store import Store
 from espnet3.submit.launch import Launcher
@@ -154,10 +155,10 @@ def _log_directory(store: Store, run: RunSpec, launcher: Launcher) -> str:
     Schedulers cannot write to a URL; such a run's logs go to the submitter's folder.
     """
     if launcher.log_directory is not None:
-        return os.path.abspath(os.path.expanduser(launcher.log_directory))
+        return absolute(os.path.expanduser(launcher.log_directory))
     if isinstance(store, LocalStore):
         return store.locate(layout.LOGS)
-    return os.path.abspath(os.path.join("espnet3_logs", run.run_id))
+    return absolute(os.path.join("espnet3_logs", run.run_id))
 
 
 class Overtaken(Exception):

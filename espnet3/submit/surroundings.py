@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from espnet3.specs.errors import UsageError
+from espnet3.specs.errors import UsageError, one_line
+from espnet3.specs.modes import require_usable_umask
+from espnet3.specs.paths import absolute, readable
 from espnet3.specs.references import WORKER_VARIABLE
 from espnet3.submit.plan import Surroundings
 from espnet3.submit.process_state import held_here
@@ -53,20 +55,37 @@ def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surrounding
 
     Raises:
         UsageError: this process is itself a worker: the submitted script submits when it is
-            imported; or something that workers need is no UTF-8.
+            imported; or its umask takes files from their owner; or something that a worker has to
+            take over is no UTF-8, so that no record could hold it.
     """
     refuse_in_worker()
+    require_usable_umask()
     process, weak = held_here(variables)
+    here, import_path = absolute(os.curdir), [absolute(entry) for entry in sys.path]
     recorded = {name: os.environ[name] for name in (*RECORDED, *variables) if name in os.environ}
+    _require_utf8("the working directory", here)
+    _require_utf8("the interpreter", python)
+    for entry in import_path:
+        _require_utf8("the import path (sys.path, PYTHONPATH)", entry)
+    for name, value in recorded.items():
+        _require_utf8(f"the environment variable {name}", value)
     return Surroundings(
         python=python,
-        working_directory=os.getcwd(),
-        sys_path=[os.path.abspath(entry) for entry in sys.path],
+        working_directory=here,
+        sys_path=import_path,
         environment_variables=recorded | weak,
         versions={"python": platform.python_version(), **_versions()},
         git_commit=_git_commit(),
         process=process,
     )
+
+
+def _require_utf8(what: str, value: str) -> None:
+    if not readable(value):
+        raise UsageError(
+            f"{what}: {one_line(repr(value), 200)} has bytes that are no UTF-8, and a worker could "
+            "not be told of it; rename the folder, or change what names it"
+        )
 
 
 def _versions() -> dict[str, str]:

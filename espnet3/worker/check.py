@@ -27,6 +27,10 @@ def main(argv: list[str]) -> int:
         enter_surroundings(run)
         rebuild(run)
     except EspnetError as error:
+        if isinstance(error.__cause__, SystemExit) and not isinstance(error.__cause__.code, str):
+            # argparse, say, which has printed what is wrong: "SystemExit: 2" would hide that.
+            Path(result).write_text(scrubbed(str(error)))
+            return exit_codes.EXITED
         if error.__cause__ is not None:
             trace = traceback.format_exception(error.__cause__)
             print(scrubbed("".join(trace)), file=sys.stderr)

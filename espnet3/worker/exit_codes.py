@@ -9,5 +9,8 @@ FAILED = 1
 USAGE = 2
 """The command line or a spec is wrong; nothing was computed."""
 
+EXITED = 3
+"""The user's code ended a check by `sys.exit`; what it printed last says why."""
+
 INTERRUPTED = 75
 """A signal ended the work (EX_TEMPFAIL of sysexits.h); what was finished is kept."""
