@@ -234,7 +234,7 @@ scheduling info:            Job is in hold state
         'Job is in error state, Job is in hold state, job dropped because of job dependencies, '
         'queue instance "all.q@vm" dropped because it is full'
     )  # fmt: skip
-    assert commands.asked("qstat")[-2:] == ["-j", "13,14"]
+    assert commands.asked("qstat")[-2:] == ["-j", "12,13,14"]
 
 
 LIMIT = "37  : qmaster enforced h_rt, h_cpu, or h_vmem limit"
