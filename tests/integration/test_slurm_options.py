@@ -213,7 +213,8 @@ def test_numbers_in_the_users_jobqueue_yaml(
     (folder / "jobqueue.yaml").write_text("jobqueue: {slurm: {account: 0123, queue: on}}\n")
     monkeypatch.setattr(dask.config, "paths", [*dask.config.paths, str(folder)])
     [read] = dask.config.collect_yaml([str(folder)])  # as dask reads it
-    with dask.config.set(read):
+    assert read == {"jobqueue": {"slurm": {"account": 83, "queue": True}}}
+    with dask.config.set({"jobqueue.slurm.account": 83, "jobqueue.slurm.queue": True}):
         [job] = asyncio.run(
             dry_run(Echo(Shell({})), ["a"], run_dir=tmp_path / "run", parallel=parallel())
         )
