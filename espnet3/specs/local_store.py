@@ -367,25 +367,39 @@ class _LocalAppendFile(AppendFile):
         with self._unbroken():
             self._require_own()
             os.fsync(self._descriptor)
+            self._require_size({os.fstat(self._descriptor).st_size})
 
     def close(self) -> None:
+        if self._broken is not None:  # it was told, and nothing is vouched for
+            if self._is_own():
+                with self._store._mapped(self._path):
+                    os.close(self._descriptor)
+            return
         with self._unbroken():
-            self._require_own()  # closing somebody else's would be worse than closing none
+            self._require_own()
             path = self._store.locate(self._path)
             try:
-                there = self._store.retry.call(lambda: os.stat(path)).st_size
+                sizes = {os.fstat(self._descriptor).st_size}
+                sizes.add(self._store.retry.call(lambda: os.stat(path)).st_size)
             finally:
                 os.close(self._descriptor)
-            if there != self._size:
-                raise OSError(errno.EIO, f"has {there} bytes, and {self._size} were written")
+            self._require_size(sizes)
+
+    def _is_own(self) -> bool:
+        """Whether nobody has taken the descriptor: closing another file would do harm."""
+        try:
+            found = os.fstat(self._descriptor)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
 
     def _require_own(self) -> None:
-        """Raise unless the descriptor is the file's still, and nobody else wrote to it."""
-        found = os.fstat(self._descriptor)
-        if (found.st_dev, found.st_ino) != self._identity:
+        if not self._is_own():
             raise OSError(errno.EBADF, _NOT_OURS)
-        if found.st_size != self._size:
-            raise OSError(errno.EIO, f"has {found.st_size} bytes, and {self._size} were written")
+
+    def _require_size(self, sizes: set[int]) -> None:
+        for size in sizes - {self._size}:
+            raise OSError(errno.EIO, f"has {size} bytes, and {self._size} were written")
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:

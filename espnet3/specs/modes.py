@@ -64,9 +64,8 @@ def make_folder(path: str) -> None:
         OSError: it cannot be made, or is there.
     """
     os.mkdir(path, FOLDER)
-    mode = os.stat(path).st_mode
-    if mode & stat.S_IRWXU != stat.S_IRWXU:
-        os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU)
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRWXU)
 
 
 def regular(path: str, flags: int) -> int:

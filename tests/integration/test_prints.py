@@ -63,13 +63,8 @@ def test_a_detached_worker_and_one_in_the_foreground(script: Path, tmp_path: Pat
     said = ["builds", "a child needs 80 GB", "utterance 7 needs 80 GB"]
     [log] = run.logs(0)
     assert Path(log).read_text().splitlines() == said
-    words = [
-        sys.executable,
-        "-m",
-        "espnet3.cli",
-        "run-shard",
-        str(tmp_path / "run/shards/000000.json"),
-    ]
+    spec = str(tmp_path / "run" / "shards" / "000000.json")
+    words = [sys.executable, "-m", "espnet3.cli", "run-shard", spec]
     pipe = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
     assert pipe.stdout.splitlines() == said
     with open(tmp_path / "output", "w") as file:
