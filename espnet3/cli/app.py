@@ -391,6 +391,7 @@ def logs(run_dir: str, rank: int, path: bool, as_json: bool) -> int:
 
     from espnet3.cli import show
     from espnet3.run import Run
+    from espnet3.specs.modes import regular
 
     if path and as_json:
         raise click.UsageError("--json prints the names of the logs already; leave out --path")
@@ -407,7 +408,7 @@ def logs(run_dir: str, rank: int, path: bool, as_json: bool) -> int:
             click.echo(file)
         return DONE
     out = sys.stdout.buffer
-    with open(files[-1], "rb") as log:
+    with open(files[-1], "rb", opener=regular) as log:
         shutil.copyfileobj(log, out)
     out.flush()
     return DONE

@@ -14,7 +14,8 @@ from espnet3.status.observe import read_run, read_submissions
 async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
     """The log files that hold the output of a shard's tasks, oldest submission first.
 
-    Only those that exist; a task that computed several shards has one log for all of them.
+    Only files that exist, no pipes or devices; a task that computed several shards has one log for
+    all of them.
 
     Args:
         run_dir: the run directory.
@@ -40,6 +41,6 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         task, job = place
         name = get_scheduler(submission.scheduler).log_file(job, task - job.first_task)
         path = os.path.join(submission.log_directory, name)
-        if os.path.exists(path):
+        if os.path.isfile(path):
             found.append(path)
     return found

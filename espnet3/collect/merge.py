@@ -21,7 +21,7 @@ from espnet3.specs.errors import (
     InvalidFile,
 )
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.specs.records import ResultRecord, decode_line, decode_results
+from espnet3.specs.records import MAX_LINE, ResultRecord, decode_line, decode_results
 from espnet3.specs.references import load_script
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.threads import gather
@@ -40,6 +40,7 @@ from espnet3.specs.verify import (
     mismatch,
     patiently,
     read_receipt,
+    require_line,
     stopping,
 )
 from espnet3.status.observe import list_receipts, observe, read_run
@@ -251,7 +252,9 @@ def _lines(vouched: Vouched, receipt: Receipt) -> Iterator[bytes]:
     for part in receipt.parts:
         with vouched.open(receipt, part) as file:
             for _ in range(part.records):
-                yield file.readline()
+                line = file.readline(MAX_LINE + 1)
+                require_line(len(line), f"results of shard {receipt.rank}")
+                yield line
 
 
 def _records(vouched: Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
@@ -279,7 +282,7 @@ def _list(vouched: Vouched) -> list[Any]:
 
     def decode(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
         where, before = f"results of shard {receipt.rank}", len(results)
-        for lines in line_blocks(source, part.bytes):
+        for lines in line_blocks(source, part.bytes, where):
             vouched.require_wanted()
             results.extend(decode_results(lines, where, unpickle=unpickle))
         if (found := len(results) - before) != part.records:

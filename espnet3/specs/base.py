@@ -37,9 +37,16 @@ else:
 
 
 class PersistedModel(Part):
-    """A model with a file of its own."""
+    """A model with a file of its own.
+
+    Attributes:
+        title: of its JSON Schema.
+        MOST_BYTES: that its file may have. Readers refuse more, since any number may stand in a
+            folder, and many are read at the same time.
+    """
 
     title: ClassVar[str]
+    MOST_BYTES: ClassVar[int] = 1 << 20
     schema_version: Literal[1] = 1
 
 

@@ -83,6 +83,7 @@ class RunSpec(PersistedModel):
     """What all shards of a run share (`run.json`). It exists if and only if the plan is whole."""
 
     title: ClassVar[str] = "run"
+    MOST_BYTES: ClassVar[int] = 1 << 30  # the provider's arguments may be of any size
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     created: AwareDatetime
@@ -129,6 +130,7 @@ class ShardSpec(PersistedModel):
     """An ordered slice of the items (`shards/000042.json`)."""
 
     title: ClassVar[str] = "shard"
+    MOST_BYTES: ClassVar[int] = 1 << 30  # ten million items and more
 
     rank: Rank
     world_size: Annotated[int, Field(ge=1)]
@@ -170,6 +172,7 @@ class Submission(PersistedModel):
     """
 
     title: ClassVar[str] = "submission"
+    MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -264,6 +267,7 @@ class AcceptedJobs(PersistedModel):
     """
 
     title: ClassVar[str] = "accepted-jobs"
+    MOST_BYTES: ClassVar[int] = 1 << 28
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -325,6 +329,7 @@ class Receipt(PersistedModel):
     """The record that makes a shard done (`receipts/000042.json`), until it is withdrawn."""
 
     title: ClassVar[str] = "receipt"
+    MOST_BYTES: ClassVar[int] = 1 << 26  # a part for each checkpoint, on object stores
 
     rank: Rank
     attempt: AttemptName
@@ -356,6 +361,7 @@ class Withdrawal(PersistedModel):
     """
 
     title: ClassVar[str] = "withdrawal"
+    MOST_BYTES: ClassVar[int] = 1 << 26
 
     rank: Rank
     generation: Generation
