@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from espnet3.run import Run
 from espnet3.specs.errors import UsageError
+from espnet3.specs.modes import regular
 from espnet3.specs.records import encode_error, encode_json
 from espnet3.specs.store import open_store
 from espnet3.specs.visible import visible, visible_json
@@ -66,7 +67,7 @@ def print_log(file: str, *, raw: bool = False) -> None:
     def show(text: str) -> None:
         out.write(visible(text).encode(encoding, "backslashreplace"))
 
-    with open(file, "rb") as log:
+    with open(file, "rb", opener=regular) as log:
         if raw:
             shutil.copyfileobj(log, out)
         else:

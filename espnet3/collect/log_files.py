@@ -15,8 +15,9 @@ from espnet3.status.observe import read_run, read_submissions
 async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
     """The log files that hold the output of a shard's tasks, oldest submission first.
 
-    Only those that exist; a task that computed several shards has one log for all of them. A task
-    that was never started has none: its supervisor's stands for it, if there is one (`env: local`).
+    Only files that exist, no pipes or devices; a task that computed several shards has one log for
+    all of them. A task that was never started has none: its supervisor's stands for it, if there is
+    one (`env: local`).
 
     Args:
         run_dir: the run directory.
@@ -45,5 +46,5 @@ def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         own = [store.locate(layout.LOGS)] if isinstance(store, LocalStore) else []
         folders = [*own, submission.log_directory]
         paths = [os.path.join(folder, name) for name in names if name for folder in folders]
-        found += [path for path in paths if os.path.exists(path)][:1]
+        found += [path for path in paths if os.path.isfile(path)][:1]
     return found

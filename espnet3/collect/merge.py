@@ -22,7 +22,7 @@ from espnet3.specs.errors import (
 )
 from espnet3.specs.main_module import main_of
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.specs.records import ResultRecord, decode_line, decode_results
+from espnet3.specs.records import MAX_LINE, ResultRecord, decode_line, decode_results
 from espnet3.specs.store import Store, absolute_root, open_store
 from espnet3.specs.threads import gather
 from espnet3.specs.trust import (
@@ -40,6 +40,7 @@ from espnet3.specs.verify import (
     mismatch,
     patiently,
     read_receipt,
+    require_line,
     stopping,
 )
 from espnet3.specs.visible import visible
@@ -256,7 +257,9 @@ def _lines(vouched: Vouched, receipt: Receipt) -> Iterator[bytes]:
     for part in receipt.parts:
         with vouched.open(receipt, part) as file:
             for _ in range(part.records):
-                yield file.readline()
+                line = file.readline(MAX_LINE + 1)
+                require_line(len(line), f"results of shard {receipt.rank}")
+                yield line
 
 
 def _records(vouched: Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
@@ -284,7 +287,7 @@ def _list(vouched: Vouched) -> list[Any]:
 
     def decode(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
         where, before = f"results of shard {receipt.rank}", len(results)
-        for lines in line_blocks(source, part.bytes):
+        for lines in line_blocks(source, part.bytes, where):
             vouched.require_wanted()
             results.extend(decode_results(lines, where, unpickle=unpickle, main=main))
         if (found := len(results) - before) != part.records:

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from espnet3.collect.log_files import logs
@@ -29,6 +28,7 @@ from espnet3.schedulers import get_scheduler
 from espnet3.specs.config import ParallelConfig
 from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError, one_line
 from espnet3.specs.local_store import LocalStore
+from espnet3.specs.modes import regular
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import chosen_policy, require_trusted
 from espnet3.submit.cancellation import cancel
@@ -36,7 +36,7 @@ from espnet3.submit.new_run import dry_run, submit
 
 LOOK = 0.1  # seconds between two looks for the job's call
 ASK = 2.0  # seconds between two questions to the scheduler
-LOG_LINES = 5  # of a job that failed
+LOG_LINES, LOG_BYTES = 5, 1 << 16  # of a job that failed
 
 
 class Finding(NamedTuple):
@@ -204,9 +204,16 @@ async def _end_of_log(run_dir: str) -> str:
     files = await logs(run_dir, 0)
     if not files:
         return "; it left no log"
-    text = await asyncio.to_thread(Path(files[-1]).read_text, errors="replace")
+    text = await asyncio.to_thread(_read_end, files[-1])
     last = one_line(" | ".join(text.splitlines()[-LOG_LINES:]), 400)
     return f"; its log {files[-1]} ends: {last}"
+
+
+def _read_end(file: str) -> str:
+    """The last `LOG_BYTES` of a log, or what there is of it."""
+    with open(file, "rb", opener=regular) as log:
+        log.seek(-min(LOG_BYTES, os.fstat(log.fileno()).st_size), os.SEEK_END)
+        return log.read(LOG_BYTES).decode(errors="replace")
 
 
 def _judge(report: Mapping[str, Any], found: Callable[..., None]) -> None:

@@ -40,10 +40,17 @@ class PersistedModel(Part):
     """A model with a file of its own.
 
     A change of what is in the file gets a new `schema_version`; the older ones stay readable.
+
+    Attributes:
+        title: of its JSON Schema.
+        version: the `schema_version` that is written.
+        MOST_BYTES: that its file may have. Readers refuse more, since any number may stand in a
+            folder, and many are read at the same time.
     """
 
     title: ClassVar[str]
-    version: ClassVar[int] = 1  # which is written
+    version: ClassVar[int] = 1
+    MOST_BYTES: ClassVar[int] = 1 << 20
     schema_version: Literal[1] = 1
 
 

@@ -5,23 +5,31 @@ What the models hold stands in `espnet3.specs.models`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic_core._pydantic_core import ValidationError
 
-from espnet3.specs.errors import InvalidFile, NewerFormat
+from espnet3.specs.errors import FileTooLarge, InvalidFile, NewerFormat, UsageError, one_line
 
 if TYPE_CHECKING:
     from espnet3.specs.base import PersistedModel
     from espnet3.specs.store import Store
 
+SMALL = 1 << 20  # bytes of a record that each of many readers may hold
+_ONE_LARGE = threading.Lock()
 Model = TypeVar("Model", bound="PersistedModel")
 
 
 def encode(model: PersistedModel) -> bytes:
     """A persisted model as the bytes of its file.
+
+    Raises:
+        UsageError: nobody would read a file of that size.
 
     Example:
         >>> from espnet3.specs.items import ItemRange
@@ -31,7 +39,13 @@ def encode(model: PersistedModel) -> bytes:
         >>> decode(ShardSpec, encode(spec), "shards/000000.json") == spec
         True
     """
-    return model.model_dump_json().encode() + b"\n"
+    data = model.model_dump_json().encode() + b"\n"
+    if len(data) > model.MOST_BYTES:
+        raise UsageError(
+            f"a record of the kind {model.title!r} would have {len(data)} bytes, and may have "
+            f"{model.MOST_BYTES}; pass paths of files in place of what they hold"
+        )
+    return data
 
 
 _VERSION = re.compile(rb'"schema_version"\s*:\s*([0-9]{1,18})')
@@ -63,18 +77,27 @@ def decode(model: type[Model], data: bytes, file: str) -> Model:
     return found
 
 
-def read_persisted(store: Store, model: type[Model], path: str) -> Model:
+def read_persisted(
+    store: Store,
+    model: type[Model],
+    path: str,
+    read: Callable[[str, int], bytes] | None = None,
+) -> Model:
     """Read a persisted model of a run directory.
+
+    Many threads may do so. One at a time has a record in memory that is not small: together they
+    need little more than the largest one.
 
     Args:
         store: the run directory.
         model: which model the file should hold.
         path: the file, relative to the run directory.
+        read: a method of the store that gives the contents; `store.read` where unset.
 
     Raises:
         FileMissing: there is no such file.
         NewerFormat: a later espnet3 wrote it.
-        InvalidFile: it breaks its schema; names the first wrong field.
+        InvalidFile: it breaks its schema; names the first wrong field. Or it is too large.
         StoreError: it cannot be read.
 
     Example:
@@ -82,7 +105,16 @@ def read_persisted(store: Store, model: type[Model], path: str) -> Model:
         >>> from espnet3.specs.models import RunSpec
         >>> read_persisted(open_store("/shared/run"), RunSpec, layout.RUN)  # doctest: +SKIP
     """
-    return decode(model, store.read(path), store.locate(path))
+    read, file = read or store.read, store.locate(path)
+    try:
+        if store.knows_sizes and model.MOST_BYTES > SMALL:
+            with contextlib.suppress(FileTooLarge):
+                return decode(model, read(path, SMALL), file)
+            with _ONE_LARGE:
+                return decode(model, read(path, model.MOST_BYTES), file)
+        return decode(model, read(path, model.MOST_BYTES), file)
+    except MemoryError:
+        raise InvalidFile(file, "", "is larger than the memory that is left here") from None
 
 
 def _require_strict(data: bytes, file: str) -> None:
@@ -94,8 +126,9 @@ def _require_strict(data: bytes, file: str) -> None:
 
     def once(pairs: list[tuple[str, Any]]) -> None:
         if len({key for key, _ in pairs}) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice")
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ValueError(f"the key {one_line(repr(twice), 100)} stands twice")
 
     def constant(name: str) -> None:
         raise ValueError(f"{name} is not JSON")

@@ -11,6 +11,7 @@ EspnetError
 │   └── Untrusted              others could have written what would be run here
 ├── FormatError            a persisted file cannot be used as it is
 │   ├── InvalidFile            it breaks its schema: truncated, unknown field, wrong type
+│   │   └── FileTooLarge           it has more bytes than any of its kind
 │   └── NewerFormat            a later espnet3 wrote it: upgrade
 ├── StoreError             the storage said no
 │   ├── FileMissing            there is no such file
@@ -50,6 +51,23 @@ def one_line(text: str, limit: int = 500) -> str:
     """
     folded = visible_line(text)
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
+
+
+def cut(text: str, limit: int = 1 << 16) -> str:
+    r"""A text whose UTF-8 has no more bytes than a limit, but for a note of what was left out.
+
+    What is left out is the middle: a traceback begins with where it started, and ends with why.
+
+    Example:
+        >>> cut("abcdefghij", 4)
+        'ab\\n[6 bytes are left out here]\\nij'
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return text
+    half = limit // 2
+    first, last = (part.decode(errors="ignore") for part in (data[:half], data[-half:]))
+    return f"{first}\n[{len(data) - 2 * half} bytes are left out here]\n{last}"
 
 
 class EspnetError(Exception):
@@ -198,6 +216,13 @@ class InvalidFile(FormatError):
         self.file, self.field = file, field
         where = f"{file}: field {one_line(field)}" if field else file
         super().__init__(f"{where}: {one_line(problem)}")
+
+
+class FileTooLarge(InvalidFile):
+    """A file has more bytes than any of its kind; it was not read."""
+
+    def __init__(self, file: str, size: int, limit: int) -> None:
+        super().__init__(file, "", f"has {size} bytes, and may have {limit}; it was not read")
 
 
 class NewerFormat(FormatError):

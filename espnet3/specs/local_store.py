@@ -12,7 +12,13 @@ from functools import partial
 from typing import BinaryIO, TypeVar
 
 from espnet3.specs import modes
-from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
+from espnet3.specs.errors import (
+    FileMissing,
+    FileTaken,
+    FileTooLarge,
+    RunDirectoryError,
+    StoreError,
+)
 from espnet3.specs.local_reader import LocalReader
 from espnet3.specs.retry import is_transient
 from espnet3.specs.store import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
@@ -37,16 +43,17 @@ class LocalStore(Store):
     """A run directory on a POSIX file system, shared or not."""
 
     can_append = True
+    knows_sizes = True
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
         def read() -> bytes:
             with open(self.locate(path), "rb", opener=modes.regular) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size > MAX_DOCUMENT:
-                    raise StoreError(self.locate(path), f"has {size} bytes, which no record has")
+                if size > limit:  # a sparse one may claim anything
+                    raise FileTooLarge(self.locate(path), size, limit)
                 return file.read()
 
         return self._do(path, read)

@@ -159,6 +159,7 @@ class RunSpec(PersistedModel):
 
     title: ClassVar[str] = "run"
     version: ClassVar[int] = 2
+    MOST_BYTES: ClassVar[int] = 1 << 30  # the provider's arguments may be of any size
     schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
@@ -242,6 +243,7 @@ class ShardSpec(PersistedModel):
     """An ordered slice of the items (`shards/000042.json`)."""
 
     title: ClassVar[str] = "shard"
+    MOST_BYTES: ClassVar[int] = 1 << 30  # ten million items and more
 
     rank: Rank
     world_size: Annotated[int, Field(ge=1)]
@@ -283,6 +285,7 @@ class Submission(PersistedModel):
     """
 
     title: ClassVar[str] = "submission"
+    MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -388,6 +391,7 @@ class AcceptedJobs(PersistedModel):
     """
 
     title: ClassVar[str] = "accepted-jobs"
+    MOST_BYTES: ClassVar[int] = 1 << 28
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -449,6 +453,7 @@ class Receipt(PersistedModel):
     """The record that makes a shard done (`receipts/000042.json`), until it is withdrawn."""
 
     title: ClassVar[str] = "receipt"
+    MOST_BYTES: ClassVar[int] = 1 << 26  # a part for each checkpoint, on object stores
 
     rank: Rank
     attempt: AttemptName
@@ -480,6 +485,7 @@ class Withdrawal(PersistedModel):
     """
 
     title: ClassVar[str] = "withdrawal"
+    MOST_BYTES: ClassVar[int] = 1 << 26
 
     rank: Rank
     generation: Generation

@@ -14,9 +14,16 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError, one_line
+from espnet3.specs.errors import (
+    FileMissing,
+    FileTaken,
+    FileTooLarge,
+    RunDirectoryError,
+    StoreError,
+    one_line,
+)
 from espnet3.specs.retry import is_transient
-from espnet3.specs.store import IN_FLIGHT, AppendFile, Store
+from espnet3.specs.store import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 
 T = TypeVar("T")
 _BLOCK = 4 * 2**20  # bytes that an open file holds
@@ -90,10 +97,13 @@ class ObjectStore(Store):
         self._fs, self._base = _connect(url, self.root, backend)
         self._passing = _passing_errors(backend)
 
-    def read(self, path: str) -> bytes:
-        return self._do(
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
+        data = self._do(
             path, lambda: bytes(self._fs.cat_file(self._full(path), **self._backend.read))
         )
+        if len(data) > limit:
+            raise FileTooLarge(self.locate(path), len(data), limit)
+        return data
 
     def open(self, path: str) -> BinaryIO:
         size = self._size(path)

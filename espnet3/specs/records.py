@@ -25,6 +25,7 @@ from espnet3.specs.models import ErrorRecord
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
+MAX_LINE = 1 << 30  # bytes; what has more is no line, or a reader could be made to hold anything
 _RESULT = itemgetter("result")
 _DOCUMENT = 10_000  # bytes of lines that are decoded at once; what comes of more leaves the cache
 _NEVER_NULL = frozenset({int, str, bool})  # the search costs as much as the encoding
@@ -65,7 +66,7 @@ def encode_json(item: Any, result: Any) -> bytes:
         found = _culprit(result)
         if found is not None:
             raise UnserializableResult(item, *found)
-    return line
+    return _fitting(line, item, result)
 
 
 def encode_pickle(item: Any, result: Any) -> bytes:
@@ -78,7 +79,20 @@ def encode_pickle(item: Any, result: Any) -> bytes:
         data = pickle.dumps(result, protocol=5)
     except Exception as error:  # noqa: BLE001 (pickling runs the user's code)
         raise UnserializableResult(item, type(result).__name__, str(error), "pickle") from None
-    return orjson.dumps({"item": item, "pickle": base64.b64encode(data).decode()}, None, _OPTIONS)
+    line = orjson.dumps({"item": item, "pickle": base64.b64encode(data).decode()}, None, _OPTIONS)
+    return _fitting(line, item, result)
+
+
+def _fitting(line: bytes, item: Any, result: Any) -> bytes:
+    """The line, which readers take.
+
+    Raises:
+        UnserializableResult: they would not.
+    """
+    if len(line) > MAX_LINE:
+        problem = f"its line would have {len(line)} bytes, and may have {MAX_LINE}"
+        raise UnserializableResult(item, type(result).__name__, problem)
+    return line
 
 
 def encode_error(item: Any, error: ErrorRecord) -> bytes:

@@ -58,36 +58,55 @@ class Store(ABC):
         root: absolute path or URL of the run directory, without a slash at the end.
         can_append: whether `append` works. Where it does not, results are written as parts.
         retry: when an operation is tried again.
+        knows_sizes: whether `read` knows a file's size before it has read it.
         patience: seconds that `await_file` waits.
     """
 
     root: str
     can_append: bool
+    knows_sizes = False
     retry = RetryPolicy()
     patience = PATIENCE
 
     @abstractmethod
-    def read(self, path: str) -> bytes:
-        """The contents of a file."""
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
+        """The contents of a file.
 
-    def await_file(self, path: str) -> bytes:
+        Args:
+            path: the file.
+            limit: how many bytes it may have.
+
+        Raises:
+            FileTooLarge: it has more.
+        """
+
+    def await_file(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
         """The contents of a file that is known to be there.
 
         Network file systems may show the files of other hosts late, or empty at first.
 
+        Args:
+            path: the file.
+            limit: as for `read`.
+
         Raises:
             FileMissing: it is not there after `patience` seconds.
+            FileTooLarge: it has more bytes than `limit`.
         """
 
         def look() -> bytes:
-            if data := self.read(path):
+            if data := self.read(path, limit):
                 return data
             raise FileMissing(self.locate(path))
 
         try:
             return self.retry.patiently(look, FileMissing, self.patience)
         except FileMissing:
-            return self.read(path)  # empty, if it is there
+            return self.read(path, limit)  # empty, if it is there
+
+    def read_filled(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
+        """The contents of a file, once they are there where it is seen to be empty at first."""
+        return self.read(path, limit) or self.await_file(path, limit)
 
     def await_listed(self, path: str) -> None:
         """Wait until a file that is known to be there stands in the listing of its folder.

@@ -223,6 +223,8 @@ def _require_no_strangers(folder: str, found: os.stat_result) -> None:
 
 
 def _require_mine(path: str, found: os.stat_result, policy: Trust | None) -> None:
+    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        return  # a device or pipe, which is not read, as whoever opens it will say
     if found.st_mode & stat.S_IWOTH:
         raise Untrusted(path, f"everyone may write it; {_take_away(path)}")
     if policy == "owner" and found.st_mode & stat.S_IWGRP:

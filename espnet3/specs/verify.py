@@ -15,6 +15,7 @@ from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import DamagedResult, FileMissing, InvalidFile
 from espnet3.specs.items import count_batches, shard_bounds
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
+from espnet3.specs.records import MAX_LINE
 from espnet3.specs.store import Store
 
 PATIENCE = retry.PATIENCE
@@ -116,12 +117,21 @@ def blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
         yield block
 
 
-def line_blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+def line_blocks(stream: BinaryIO, size: int, where: str) -> Iterator[bytes]:
     """The first `size` bytes of a stream in blocks of whole lines, at most about `IN_MEMORY` each.
 
     A longer line is a block of its own.
+
+    Args:
+        stream: read from where it is.
+        size: how many bytes.
+        where: what it is, for errors.
+
+    Raises:
+        InvalidFile: a line is longer than any line is.
     """
-    rest = b""
+    rest: list[bytes] = []
+    held = 0
     while size > 0:
         block = stream.read(min(IN_MEMORY, size))
         if not block:
@@ -129,12 +139,23 @@ def line_blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
         size -= len(block)
         end = block.rfind(b"\n") + 1
         if end:
-            yield rest + block[:end]
-            rest = block[end:]
-        else:
-            rest += block
-    if rest:
-        yield rest
+            yield b"".join([*rest, block[:end]])
+            rest, held = [], 0
+        rest.append(block[end:])
+        held += len(rest[-1])
+        require_line(held, where)
+    if held:
+        yield b"".join(rest)
+
+
+def require_line(size: int, where: str) -> None:
+    """Refuse a line of more bytes than any line has.
+
+    Raises:
+        InvalidFile: it is one.
+    """
+    if size > MAX_LINE:
+        raise InvalidFile(where, "", f"holds a line of more than {MAX_LINE} bytes")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from espnet3.specs.models import (
     AttemptRecord,
     RunSpec,
     Submission,
-    decode,
     now,
 )
 from espnet3.specs.processes import is_busy, this_process
@@ -82,8 +81,7 @@ def read_run(store: Store) -> RunSpec:
         RunDirectoryError: there is no whole plan in this directory.
     """
     try:
-        data = store.read(layout.RUN) or store.await_file(layout.RUN)
-        return decode(RunSpec, data, store.locate(layout.RUN))
+        return read_persisted(store, RunSpec, layout.RUN, store.read_filled)
     except FileMissing:
         raise RunDirectoryError(
             store.root,
@@ -124,10 +122,10 @@ def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:
     found, cancelled = [], set()
     for number in numbers:
         path, jobs_path = layout.submission(number), layout.accepted_jobs(number)
-        submission = decode(Submission, store.await_file(path), store.locate(path))
+        submission = read_persisted(store, Submission, path, store.await_file)
         recorded = None
         if jobs_path.rpartition("/")[2] in names:
-            recorded = decode(AcceptedJobs, store.await_file(jobs_path), store.locate(jobs_path))
+            recorded = read_persisted(store, AcceptedJobs, jobs_path, store.await_file)
         found.append(KnownSubmission(submission, recorded))
         if layout.cancellation(number).rpartition("/")[2] in names:
             cancelled.add(number)

@@ -11,12 +11,13 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 from espnet3.specs import layout
+from espnet3.specs.codec import read_persisted
 from espnet3.specs.config import ParallelConfig, as_parallel_config
 from espnet3.specs.current import get_current
 from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, Untrusted
 from espnet3.specs.items import plan_items
 from espnet3.specs.local_store import LocalStore
-from espnet3.specs.models import RunSpec, decode, encode, now
+from espnet3.specs.models import RunSpec, encode, now
 from espnet3.specs.modes import removed_on_error
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import (
@@ -190,8 +191,7 @@ def _existing(store: Store) -> RunSpec | None:
                 "run_dir",
             )
     try:
-        data = store.read(layout.RUN) or store.await_file(layout.RUN)
-        return decode(RunSpec, data, store.locate(layout.RUN))
+        return read_persisted(store, RunSpec, layout.RUN, store.read_filled)
     except FileMissing:
         return None
 
@@ -231,7 +231,7 @@ def _write_plan(store: Store, plan: Plan, trust: Trust | None) -> bool:
     try:
         store.create(layout.RUN, encode(plan.run))
     except FileTaken:
-        there = decode(RunSpec, store.await_file(layout.RUN), run_file)
+        there = read_persisted(store, RunSpec, layout.RUN, store.await_file)
         require_same_plan(store.root, there, plan.run)
         return False
     return True

@@ -11,8 +11,15 @@ from typing import NamedTuple
 
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
+from espnet3.specs.codec import read_persisted
 from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
+from espnet3.specs.errors import (
+    FileTaken,
+    SchedulerUnavailable,
+    StoreError,
+    SubmissionRefused,
+    cut,
+)
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import (
@@ -22,7 +29,6 @@ from espnet3.specs.models import (
     PlannedJob,
     RunSpec,
     Submission,
-    decode,
     encode,
     now,
 )
@@ -237,8 +243,8 @@ async def submit_ranks(
     if await asyncio.to_thread(store.exists, layout.cancellation(number)):
         await get_scheduler(submission.scheduler).cancel(accepted)
     path = layout.accepted_jobs(number)
-    data = await asyncio.to_thread(store.read, path)
-    job_ids = [job.job_id for job in decode(AcceptedJobs, data, store.locate(path)).jobs]
+    recorded = await asyncio.to_thread(read_persisted, store, AcceptedJobs, path)
+    job_ids = [job.job_id for job in recorded.jobs]
     chosen = [rank for rank in portion.ranks if isinstance(rank, int)]
     return Submitted(store.root, number, chosen, job_ids, {})
 
@@ -258,7 +264,7 @@ def _record(
         created=now(),
         recorded_by=this_process(),
         jobs=accepted,
-        refused=refused,
+        refused=None if refused is None else cut(refused),
     )
     with contextlib.suppress(FileTaken):
         store.create(layout.accepted_jobs(submission.number), encode(record))

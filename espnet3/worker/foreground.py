@@ -14,7 +14,13 @@ import sys
 from espnet3._streams import print_by_line
 from espnet3.specs import layout
 from espnet3.specs.codec import decode, read_persisted
-from espnet3.specs.errors import EspnetError, FileMissing, RunDirectoryError, UsageError
+from espnet3.specs.errors import (
+    EspnetError,
+    FileMissing,
+    FormatError,
+    RunDirectoryError,
+    UsageError,
+)
 from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec, Submission
 from espnet3.specs.store import Store, open_store
@@ -117,7 +123,10 @@ def _print_traceback(store: Store, run: RunSpec, rank: int) -> None:
         if layout.submission_of(file.attempt) != SUBMISSION:
             continue
         path = layout.attempt_record(*file)
-        record = read_persisted(store, AttemptRecord, path)
+        try:
+            record = read_persisted(store, AttemptRecord, path)
+        except (FileMissing, FormatError):
+            continue  # another one's
         mine = (record.host, record.pid) == (os.uname().nodename, os.getpid())
         if mine and record.error is not None and record.error.traceback:
             print(visible(record.error.traceback), end="", file=sys.stderr)

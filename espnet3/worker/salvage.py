@@ -13,6 +13,7 @@ import orjson
 from espnet3.specs import layout
 from espnet3.specs.errors import FileMissing, StoreError
 from espnet3.specs.models import ErrorRecord, ResultPart
+from espnet3.specs.records import MAX_LINE
 from espnet3.specs.store import Store
 from espnet3.worker.generations import USUAL, Belief
 
@@ -195,15 +196,19 @@ def _valid_lines(
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file up to a hole, which may be larger than the memory of this host."""
+    """The lines of a file up to what is none: a hole, or more than any line has.
+
+    Either may be larger than the memory of this host.
+    """
     while piece := stream.readline(PIECE):
-        pieces = [piece]
-        while b"\0" not in piece and not piece.endswith(b"\n"):
+        pieces, size = [piece], len(piece)
+        while b"\0" not in piece and not piece.endswith(b"\n") and size <= MAX_LINE:
             piece = stream.readline(PIECE)
             pieces.append(piece)
+            size += len(piece)
             if not piece:
                 break
-        if b"\0" in piece:
+        if b"\0" in piece or size > MAX_LINE:
             return
         yield b"".join(pieces)
 

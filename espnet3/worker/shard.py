@@ -23,6 +23,7 @@ from espnet3.specs.errors import (
     UnserializableResult,
     UsageError,
     WorkError,
+    cut,
     one_line,
 )
 from espnet3.specs.items import batched, count_batches, may_change, shard_bounds
@@ -46,6 +47,7 @@ from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare import Spare
 
 log = logging.getLogger("espnet3.worker")
+LARGE_ITEM = 1 << 16  # bytes
 SIGNAL_GRACE = 0.2  # seconds
 _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
 _BEGAN = time.monotonic()  # of this process, nearly
@@ -180,11 +182,20 @@ def _require_wanted(store: Store, run_id: str) -> None:
 
 
 def error_record(error: BaseException) -> ErrorRecord:
-    """An exception as it is persisted."""
+    """An exception as it is persisted: of text that is longer than 64 KiB the middle is cut."""
     text = "".join(traceback.format_exception(error))
     return ErrorRecord(
-        type=type(error).__name__, message=_message(error), traceback=_printable(text)
+        type=one_line(type(error).__name__, 200),
+        message=cut(_message(error)),
+        traceback=cut(_printable(text)),
     )
+
+
+def _item_of(error: EspnetError) -> Any:
+    """The item that an error is about; None for a large one, which would fill the record."""
+    if not isinstance(error, _WITH_ITEM) or len(orjson.dumps(error.item)) > LARGE_ITEM:
+        return None
+    return error.item
 
 
 def describe(error: BaseException) -> str:
@@ -301,7 +312,7 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
             "failed",
             cause=one_line(str(error)),
             error=details,
-            item=error.item if isinstance(error, _WITH_ITEM) else None,
+            item=_item_of(error),
             items_done=done,
         )
         return False

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal, NamedTuple
 from espnet3.specs.errors import FileMissing
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import AppendFile, Store
+from espnet3.specs.store import MAX_DOCUMENT, AppendFile, Store
 
 Symptom = Literal["late", "empty"]
 
@@ -98,8 +98,8 @@ class DelayingStore(LocalStore):
         then = self._server.clock.now - self._server.delay
         return max((size for time, size in made.sizes if time <= then), default=0)
 
-    def read(self, path: str) -> bytes:
-        data = super().read(path)
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
+        data = super().read(path, limit)
         if self._is_late(path):
             if self._server.symptom == "late":
                 raise FileMissing(self.locate(path))

@@ -19,6 +19,7 @@ from espnet3.specs.items import shard_bounds
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import Receipt, ResultPart, encode, now
 from espnet3.specs.records import encode_json
+from espnet3.specs.store import MAX_DOCUMENT
 from espnet3.specs.verify import IN_MEMORY
 from tests.chaos import faulty_store
 from tests.chaos.faulty_store import Faults, Rule
@@ -40,10 +41,10 @@ class CountingStore(LocalStore):
         self._at_once, self._delay = 0, delay
         self._lock = threading.Lock()
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
         with self._lock:
             self.operations["read", path.partition("/")[0]] += 1
-        return super().read(path)
+        return super().read(path, limit)
 
     def open(self, path: str) -> BinaryIO:
         with self._lock:

@@ -26,6 +26,7 @@ SAMPLES: list[EspnetError] = [
     errors.Untrusted("/shared/run", "everyone may write it; run `chmod o-w /shared/run`"),
     errors.InvalidFile("f.json", "a\nb", "problem\nof two lines"),
     errors.InvalidFile("f.json", "", "problem"),
+    errors.FileTooLarge("f.json", 20, 10),
     errors.NewerFormat("f.json", 2, 1),
     errors.StoreError("f.json", "is full"),
     errors.FileMissing("f.json"),

@@ -87,7 +87,7 @@ EXACT: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", EXACT, ids=repr)
+@pytest.mark.parametrize("value", EXACT, ids=lambda value: type(value).__name__)
 def test_what_is_stored_comes_back_exactly(value: Any) -> None:
     argument = stored(value, "config")
     again = restored(type(argument).model_validate_json(argument.model_dump_json()))

@@ -15,6 +15,6 @@ from espnet3.specs import verify
 def test_blocks_end_where_lines_end(data: bytes, most: int, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify, "IN_MEMORY", most)
-        blocks = [*verify.line_blocks(io.BytesIO(data), size)]
+        blocks = [*verify.line_blocks(io.BytesIO(data), size, "x")]
     assert b"".join(blocks) == data[:size]
     assert all(block.endswith(b"\n") for block in blocks[:-1])

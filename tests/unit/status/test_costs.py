@@ -12,6 +12,7 @@ import pytest
 from espnet3.specs import layout
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
+from espnet3.specs.store import MAX_DOCUMENT
 from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observe import observe, read_run
 from espnet3.submit import resume, resumption, submit
@@ -32,9 +33,9 @@ class CountingStore(LocalStore):
     def _count(self, operation: str, path: str) -> None:
         self.operations[operation, path.partition("/")[0]] += 1
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
         self._count("read", path)
-        return super().read(path)
+        return super().read(path, limit)
 
     def names(self, folder: str) -> list[str]:
         self._count("names", folder)
