@@ -104,7 +104,7 @@ class _Writer:
         if depth > MAX_DEPTH:  # also what holds itself
             raise ConfigError(one_line(where, 120), f"is nested deeper than {MAX_DEPTH} levels")
         if value is None or type(value) is bool:
-            return value  # type: ignore[no-any-return]
+            return value
         if is_omegaconf(value):
             return self.configs.write_root(value, where, at, depth)
         write = _WAYS.get(type(value)) or next(

@@ -15,9 +15,11 @@ from espnet3.specs.errors import IncompleteRun, PlanMismatch
 from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired"]
+RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired", FIXTURES / "v2" / "held"]
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
+SEEN = "[[<Search.BEAM: 2>, PosixPath('words.txt'), 4, {1: (1, 2)}], 20, {(1, None): b'x', 'nan': nan}]"
+HELD = [{"text": r["text"].rstrip("!") + "!.", "seen": SEEN} for r in RESULTS]  # what it held
 MODELS: dict[str, type[models.PersistedModel]] = {
     "run.json": models.RunSpec,
     "shards/": models.ShardSpec,
@@ -38,17 +40,18 @@ def model_of(path: str) -> type[models.PersistedModel]:
 @pytest.mark.parametrize(
     "path", sorted(str(p.relative_to(FIXTURES)) for run in RUNS for p in run.rglob("*.json"))
 )
-def test_every_file_of_format_1_is_read(path: str) -> None:
+def test_every_file_of_every_format_is_read(path: str) -> None:
     model = models.decode(model_of(path), (FIXTURES / path).read_bytes(), path)
     assert models.decode(type(model), models.encode(model), path) == model
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
-def test_a_run_of_format_1_is_collected(folder: Path) -> None:
+def test_a_run_of_every_format_is_collected(folder: Path) -> None:
     run = espnet3.Run(folder)
     assert run.status().counts() == {"done": 3}
-    assert run.collect(patience=0) == RESULTS
-    assert [record.result for record in run.stream(patience=0)] == RESULTS
+    results = HELD if folder.name == "held" else RESULTS
+    assert run.collect(patience=0) == results
+    assert [record.result for record in run.stream(patience=0)] == results
 
 
 def test_an_unfinished_run_of_format_1_says_what_is_missing(tmp_path: Path) -> None:
@@ -66,7 +69,7 @@ def read_run(folder: Path) -> models.RunSpec:
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
-def test_a_plan_of_version_1_keeps_its_fingerprint(folder: Path) -> None:
+def test_a_plan_keeps_its_fingerprint(folder: Path) -> None:
     run = read_run(folder)
     assert fingerprint({name: getattr(run, name) for name in run.PLAN_FIELDS}) == run.fingerprint
 
@@ -89,3 +92,13 @@ def test_the_same_call_continues_a_run_of_version_1() -> None:
     with pytest.raises(PlanMismatch) as caught:
         require_same_plan("/run", run, again())
     assert caught.value.field == "provider.attributes"
+
+
+def test_version_2_says_what_the_process_held() -> None:
+    run = read_run(RUNS[2])
+    assert run.schema_version == 2
+    assert {note.kind for argument in run.arguments() for note in argument.restored} == {
+        "enum", "path", "interpolation", "tuple", "pairs", "bytes", "number", "omegaconf",
+    }  # fmt: skip
+    assert run.provider.attributes.keys() == {"config", "table"}
+    assert [variable.name for variable in run.assignments] == ["MARK", "beam"]
