@@ -213,7 +213,7 @@ class _Comparison:
         if isinstance(one, enum.Enum | type):
             return False  # it would be the same object
         if isinstance(one, PurePath):
-            return one == other
+            return bool(one == other)
         if isinstance(one, list | tuple):
             return self._same_sequence(one, other) and self._same_own(one, other)
         if isinstance(one, dict):
