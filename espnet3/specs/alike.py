@@ -225,7 +225,7 @@ class _Comparison:
         if isinstance(one, set | frozenset):
             return sorted(map(_typed, one)) == sorted(map(_typed, other))
         if isinstance(one, str | int):
-            return one == other and self._same_own(one, other)
+            return bool(one == other) and self._same_own(one, other)
         if type(one).__module__ == "numpy":
             return one.dtype == other.dtype and bool(one.tobytes() == other.tobytes())
         fields = fields_of(one)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
+import orjson
 import pytest
 from omegaconf import OmegaConf
 
@@ -15,9 +17,12 @@ from espnet3.specs.errors import IncompleteRun, PlanMismatch
 from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired"]
+RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired", FIXTURES / "v2" / "held"]
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
+SEEN = "[[<Search.BEAM: 2>, PosixPath('words.txt'), 4, {1: (1, 2)}], 20, "
+SEEN += "{(1, None): b'x', 'nan': nan}]"
+HELD = [{"text": r["text"].rstrip("!") + "!.", "seen": SEEN} for r in RESULTS]  # what it held
 MODELS: dict[str, type[models.PersistedModel]] = {
     "run.json": models.RunSpec,
     "shards/": models.ShardSpec,
@@ -38,17 +43,18 @@ def model_of(path: str) -> type[models.PersistedModel]:
 @pytest.mark.parametrize(
     "path", sorted(str(p.relative_to(FIXTURES)) for run in RUNS for p in run.rglob("*.json"))
 )
-def test_every_file_of_format_1_is_read(path: str) -> None:
+def test_every_file_of_every_format_is_read(path: str) -> None:
     model = models.decode(model_of(path), (FIXTURES / path).read_bytes(), path)
     assert models.decode(type(model), models.encode(model), path) == model
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
-def test_a_run_of_format_1_is_collected(folder: Path) -> None:
+def test_a_run_of_every_format_is_collected(folder: Path) -> None:
     run = espnet3.Run(folder)
     assert run.status().counts() == {"done": 3}
-    assert run.collect(patience=0) == RESULTS
-    assert [record.result for record in run.stream(patience=0)] == RESULTS
+    results = HELD if folder.name == "held" else RESULTS
+    assert run.collect(patience=0) == results
+    assert [record.result for record in run.stream(patience=0)] == results
 
 
 def test_an_unfinished_run_of_format_1_says_what_is_missing(tmp_path: Path) -> None:
@@ -65,14 +71,29 @@ def read_run(folder: Path) -> models.RunSpec:
     return models.decode(models.RunSpec, (folder / layout.RUN).read_bytes(), str(folder))
 
 
-@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
-def test_a_plan_of_version_1_keeps_its_fingerprint(folder: Path) -> None:
+def as_version_1_had_it(folder: Path) -> models.RunSpec:
+    """The run with the fingerprint that version 1 made; the fixtures' paths were changed since."""
     run = read_run(folder)
+    stored = orjson.loads((folder / layout.RUN).read_bytes())
+    plan = {name: stored[name] for name in run.PLAN_FIELDS if name in stored}
+    text = orjson.dumps(plan, option=orjson.OPT_SORT_KEYS)
+    made = "sha256:" + hashlib.sha256(text).hexdigest()
+    return run.model_copy(update={"fingerprint": made})
+
+
+@pytest.mark.parametrize("folder", RUNS[:2], ids=lambda folder: folder.name)
+def test_a_plan_of_version_1_keeps_its_fingerprint(folder: Path) -> None:
+    run = as_version_1_had_it(folder)
+    assert fingerprint({name: getattr(run, name) for name in run.PLAN_FIELDS}) == run.fingerprint
+
+
+def test_a_plan_of_version_2_keeps_its_fingerprint() -> None:
+    run = read_run(RUNS[2])
     assert fingerprint({name: getattr(run, name) for name in run.PLAN_FIELDS}) == run.fingerprint
 
 
 def test_the_same_call_continues_a_run_of_version_1() -> None:
-    run = read_run(FORMAT_1)
+    run = as_version_1_had_it(FORMAT_1)
     config = OmegaConf.create({"a": 1, "b": "${a}", "mark": "!"})
     OmegaConf.set_struct(config, True)
     provider = InferenceProvider(config, params={"mark": "!"})
@@ -89,3 +110,13 @@ def test_the_same_call_continues_a_run_of_version_1() -> None:
     with pytest.raises(PlanMismatch) as caught:
         require_same_plan("/run", run, again())
     assert caught.value.field == "provider.attributes"
+
+
+def test_version_2_says_what_the_process_held() -> None:
+    run = read_run(RUNS[2])
+    assert run.schema_version == 2
+    assert {note.kind for argument in run.arguments() for note in argument.restored} == {
+        "enum", "path", "interpolation", "tuple", "pairs", "bytes", "number", "omegaconf",
+    }  # fmt: skip
+    assert run.provider.attributes.keys() == {"config", "table"}
+    assert [variable.name for variable in run.assignments] == ["MARK", "beam"]
