@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import re
+from espnet3.schedulers.qsub_style import name_digest
+from espnet3.specs.models import RunSpec, Submission
 
-# Schedulers whose names are too short for the run's id take a digest of the whole name:
-# `espnet3.schedulers.qsub_style.short_name`.
+# Names there are too short for the run's id: see `espnet3.schedulers.qsub_style.short_name`.
 _SHORTENED = frozenset({"pbs", "moab"})
-_SHORT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*_[a-z2-7]{11}")
+_DIGESTS = (9, 11)  # letters; names of earlier versions have the longer one
+_EARLIER = "espnet3"  # began the names of jobs for which the user had none
 
 
-def is_named_after(run_id: str, job_name: str, scheduler: str) -> bool:
-    """Whether a job has a name that espnet3 gives to jobs of a run, and to no other job.
+def is_own_job(run: RunSpec, submission: Submission, position: int) -> bool:
+    """Whether a planned job has the name that espnet3 gives to that job, and to no other.
 
     Args:
-        run_id: the run's id.
-        job_name: the job's unique name; what stands around the id is the user's choice.
-        scheduler: the scheduler's name.
-
-    Example:
-        >>> is_named_after("d9cf3a5b7e11", "decode-d9cf3a5b7e11-0001-0", "slurm")
-        True
-        >>> is_named_after("d9cf3a5b7e11", "train", "slurm")
-        False
+        run: the run.
+        submission: one of its submissions.
+        position: the job's position in it.
     """
-    shortened = scheduler in _SHORTENED and _SHORT_NAME.fullmatch(job_name) is not None
-    return shortened or run_id in job_name
+    name = submission.jobs[position].name
+    if submission.scheduler not in _SHORTENED:
+        return run.run_id in name
+    digest = name.rpartition("_")[2]
+    chosen = str(submission.options.get("job_name") or "")
+    wholes = (
+        f"{prefix}-{run.run_id}-{submission.number:04d}-{position}"
+        for prefix in (chosen, run.runner.qualname.rpartition(".")[2], _EARLIER)
+    )
+    return len(digest) in _DIGESTS and any(
+        name_digest(whole, len(digest)) == digest for whole in wholes
+    )

@@ -24,15 +24,20 @@ def without_name(script: str) -> str:
 
 def short_name(prefix: str, whole: str) -> str:
     """A job's name of a few letters of its prefix and a digest of its whole name."""
-    import hashlib  # workers, which import the dialects, never come here
-
-    bits = int.from_bytes(hashlib.blake2b(whole.encode(), digest_size=8).digest(), "big")
-    letters = "abcdefghijklmnopqrstuvwxyz234567"
-    digest = "".join(letters[bits >> 5 * i & 31] for i in range(9))
+    digest = name_digest(whole, 9)
     plain = re.sub(r"[^A-Za-z0-9]", "", prefix)
     plain = plain if plain[:1].isalpha() else f"e{plain}"
     # No "-": Torque appends "-7" to the names of an array's tasks.
     return f"{plain[: _LONGEST_NAME - len(digest) - 1]}_{digest}"
+
+
+def name_digest(whole: str, length: int) -> str:
+    """What stands for a whole name in a short one; with fewer letters, the beginning of it."""
+    import hashlib  # workers, which import the dialects, never come here
+
+    bits = int.from_bytes(hashlib.blake2b(whole.encode(), digest_size=8).digest(), "big")
+    letters = "abcdefghijklmnopqrstuvwxyz234567"
+    return "".join(letters[bits >> 5 * i & 31] for i in range(length))
 
 
 def id_lines(output: str, pattern: re.Pattern[str]) -> list[str]:

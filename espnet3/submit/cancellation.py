@@ -9,7 +9,7 @@ import os
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission
 from espnet3.schedulers.local import WORKER
-from espnet3.schedulers.ownership import is_named_after
+from espnet3.schedulers.ownership import is_own_job
 from espnet3.specs import layout
 from espnet3.specs.errors import (
     EspnetError,
@@ -127,7 +127,7 @@ def _own(store: Store, seen: Observation) -> list[KnownSubmission]:
     """
     own, root = [], ""
     for known in seen.submissions:
-        _require_own_names(known, seen.run.run_id)
+        _require_own_names(known, seen.run)
         there = _root(known)
         if isinstance(store, LocalStore) and _is_another(store, there, seen.run):
             root = there
@@ -140,12 +140,13 @@ def _own(store: Store, seen: Observation) -> list[KnownSubmission]:
     return own
 
 
-def _require_own_names(known: KnownSubmission, run_id: str) -> None:
-    submission, planned = known.submission, {job.name for job in known.submission.jobs}
-    for name in [*planned, *known.job_ids()]:
-        if name not in planned or not is_named_after(run_id, name, submission.scheduler):
+def _require_own_names(known: KnownSubmission, run: RunSpec) -> None:
+    submission = known.submission
+    own = {job.name for j, job in enumerate(submission.jobs) if is_own_job(run, submission, j)}
+    for name in [*(job.name for job in submission.jobs), *known.job_ids()]:
+        if name not in own:
             raise UsageError(
-                f"submission {submission.number:04d}: {name!r} is no job of run {run_id}, so "
+                f"submission {submission.number:04d}: {name!r} is no job of run {run.run_id}, so "
                 "nothing is cancelled; was the file edited by hand?"
             )
 

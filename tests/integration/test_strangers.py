@@ -15,10 +15,11 @@ import pytest
 
 from espnet3.run import Run
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.ownership import is_named_after
+from espnet3.schedulers.ownership import is_own_job
+from espnet3.schedulers.qsub_style import name_digest
 from espnet3.specs import layout
 from espnet3.specs.errors import Untrusted, UsageError
-from espnet3.specs.models import ProcessIdentity
+from espnet3.specs.models import ProcessIdentity, RunSpec, decode
 from espnet3.specs.processes import is_alive, this_process, this_user
 from tests.integration.helpers import (
     ended,
@@ -34,6 +35,7 @@ from tests.integration.helpers import (
 )
 from tests.integration.runners import GATE
 from tests.integration.slurm_cluster import SlurmCluster
+from tests.unit.schedulers.asking import entry
 
 STRANGER = 54321  # nobody on this host
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
@@ -193,13 +195,27 @@ def test_a_record_cannot_name_another_slurm_job(slurm: SlurmCluster, tmp_path: P
         slurm.run("scancel", victim)
 
 
-def test_which_names_are_of_a_run() -> None:
-    run_id = "d9cf3a5b7e11"
-    for env in ("slurm", "sge", "lsf", "oar", "htcondor", "local", "pbs", "moab"):
-        name = get_scheduler(env).unique_name("my train", run_id, 1, 0)
-        assert is_named_after(run_id, name, env), name
-        assert not is_named_after(run_id, "train", env)
-    assert not is_named_after(run_id, "my_transformer", "slurm")
+@pytest.mark.parametrize("env", ["slurm", "sge", "lsf", "oar", "htcondor", "local", "pbs", "moab"])
+@pytest.mark.parametrize("job_name", ["", "my train"])
+def test_which_names_are_of_a_run(env: str, job_name: str) -> None:
+    """Where names are too short for the run's id, its digest has to be that run's."""
+    fixture = Path(__file__).parents[1] / "fixtures/v1/resumed/run.json"
+    run = decode(RunSpec, fixture.read_bytes(), "run.json")
+    prefix = job_name or run.runner.qualname
+    names = [get_scheduler(env).unique_name(prefix, run.run_id, 1, j) for j in range(2)]
+    foreign = get_scheduler(env).unique_name(prefix, "d9cf3a5b7e11", 1, 2)
+    known = entry(*((name, 1, None) for name in (*names, foreign, "train")), scheduler=env)
+    options: dict[str, Any] = {"job_name": job_name}
+    submission = known.submission.model_copy(update={"options": options})
+    assert [is_own_job(run, submission, j) for j in range(4)] == [True, True, False, False]
+
+
+def test_short_names_of_earlier_versions_are_known() -> None:
+    fixture = Path(__file__).parents[1] / "fixtures/v1/resumed/run.json"
+    run = decode(RunSpec, fixture.read_bytes(), "run.json")
+    name = f"esp_{name_digest(f'espnet3-{run.run_id}-0001-0', 11)}"
+    known = entry((name, 1, None), scheduler="pbs")
+    assert is_own_job(run, known.submission, 0)
 
 
 def test_a_copy_is_still_told_from_the_original(tmp_path: Path) -> None:
