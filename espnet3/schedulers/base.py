@@ -87,6 +87,7 @@ class Scheduler(ABC):
             kind (`job_name`, `log_directory`, `array`, or `stay` for a submit command that does
             not end) -> a pattern for the beginning of a word.
         prologue_in_command: whether dask-jobqueue makes prologue and worker one command.
+        passes_environment: whether a job gets the submitter's environment, unless told otherwise.
         version_command: prints the scheduler's version, or that of its commands.
     """
 
@@ -104,6 +105,7 @@ class Scheduler(ABC):
     settled: ClassVar[Mapping[str, str]] = {}
     prologue_in_command: ClassVar[bool] = False
     no_answer: ClassVar[re.Pattern[str]] = re.compile(r"timed? ?out", re.I)
+    passes_environment: ClassVar[bool] = False
     version_command: ClassVar[tuple[str, ...]] = ()
 
     # On a node, in the worker.

@@ -45,6 +45,7 @@ class LocalScheduler(Scheduler):
     """Detached processes on the host of the submitter."""
 
     name = "local"
+    passes_environment = True
 
     # The supervisor names the task on the command line, and starts none again.
 

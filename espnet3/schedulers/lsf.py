@@ -70,6 +70,7 @@ class LsfScheduler(Scheduler):
     """LSF through bsub, bjobs, bkill and bparams."""
 
     name = "lsf"
+    passes_environment = True
     within = ("LSB_JOBID",)
     # They keep the job's id from us, wait for its end, or only check what is asked for.
     unfit = frozenset({"BSUB_QUIET", "BSUB_QUIET2", "BSUB_BLOCK", "BSUB_CHK_RESREQ"})

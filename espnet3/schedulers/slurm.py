@@ -42,6 +42,7 @@ class SlurmScheduler(Scheduler):
     """Slurm through sbatch, squeue, scancel, scontrol and, where the site has it, sacct."""
 
     name = "slurm"
+    passes_environment = True
     within = ("SLURM_JOB_ID", "SLURM_JOBID")
     inherited = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
     # Which cluster, and who pays: a person's, in a job, too. Other SBATCH_* may be what the job

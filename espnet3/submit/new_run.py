@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
+from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.codec import read_persisted
 from espnet3.specs.config import ParallelConfig, as_parallel_config
@@ -143,7 +144,10 @@ async def _prepare(
 
     launcher = await asyncio.to_thread(make, config)
     surroundings = await asyncio.to_thread(
-        surroundings_here, launcher.python, config.environment_variables
+        surroundings_here,
+        launcher.python,
+        config.environment_variables,
+        passed_on=get_scheduler(config.env).passes_environment,
     )
     planned = await asyncio.to_thread(plan_items, items)
     chosen = run_dir if run_dir is not None else runner.run_dir

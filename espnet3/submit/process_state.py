@@ -58,18 +58,23 @@ class Held(NamedTuple):
     weak: dict[str, str]
 
 
-def held_here(named: Iterable[str] = ()) -> Held:
+def held_here(named: Iterable[str] = (), *, passed_on: bool = False) -> Held:
     """What this process holds at this moment.
 
     Args:
         named: variables that the parallel config names, so that they are stored though they may
             look secret.
+        passed_on: whether workers get the environment from the scheduler, too.
 
     Raises:
         ConfigError: something cannot be stored as text; says what.
     """
     started = _initial_environment()
-    changed = {} if started is None else _changes(started, os.environ, frozenset(named))
+    changed = (
+        {}
+        if started is None
+        else _changes(started, os.environ, frozenset(named), passed_on=passed_on)
+    )
     weak = {name: value for name in WEAK if (value := changed.pop(name, None)) is not None}
     main = None if _is_command(vars(sys.modules[MAIN])) else describe_main()
     argv = _texts("sys.argv", sys.argv)
@@ -171,7 +176,7 @@ def _initial_environment() -> dict[str, str] | None:
 
 
 def _changes(
-    before: Mapping[str, str], now: Mapping[str, str], named: Collection[str]
+    before: Mapping[str, str], now: Mapping[str, str], named: Collection[str], *, passed_on: bool
 ) -> dict[str, str | None]:
     """Variables that were set, or removed, in Python, and that are for workers too."""
     inherited = tuple(p for name in known_schedulers() for p in get_scheduler(name).inherited)
@@ -190,11 +195,11 @@ def _changes(
         for text in (name, value or ""):
             _require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
         found[name] = value
-    if secret:
+    if secret and not passed_on:
         warnings.warn(
             f"{', '.join(secret)}: set in Python, and may be secret, so run.json does not hold it; "
-            "workers have it where the scheduler passes it on. Name it in environment_variables "
-            "to store it, or have the provider read it where the work runs",
+            "workers have it if the scheduler is told to pass it on. Name it in "
+            "environment_variables to store it, or have the provider read it where the work runs",
             NotTakenOver,
             stacklevel=2,
         )

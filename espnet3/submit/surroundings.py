@@ -46,12 +46,15 @@ def refuse_in_worker() -> None:
         )
 
 
-def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surroundings:
+def surroundings_here(
+    python: str, variables: Iterable[str] = (), *, passed_on: bool = False
+) -> Surroundings:
     """Record this process's surroundings.
 
     Args:
         python: the interpreter's command, as it stands in a job script.
         variables: names of further environment variables to record.
+        passed_on: whether workers get the environment from the scheduler, too.
 
     Raises:
         UsageError: this process is itself a worker: the submitted script submits when it is
@@ -60,7 +63,7 @@ def surroundings_here(python: str, variables: Iterable[str] = ()) -> Surrounding
     """
     refuse_in_worker()
     require_usable_umask()
-    process, weak = held_here(variables)
+    process, weak = held_here(variables, passed_on=passed_on)
     here, import_path = absolute(os.curdir), [absolute(entry) for entry in sys.path]
     recorded = {name: os.environ[name] for name in (*RECORDED, *variables) if name in os.environ}
     _require_utf8("the working directory", here)

@@ -171,7 +171,7 @@ def test_commands_of_the_scheduler(
             run = submit_run(runner, range(2 * n_arrays), run_dir=run_dir, parallel=config)
         with calling(squeue=1):
             assert run.status().counts() == {"queued": 2 * n_arrays}
-        with calling(squeue=2, scancel=1):  # for the run's status, and for each submission
+        with calling(squeue=3, scancel=1):  # for the run's status, and for each submission
             run.cancel()
         with calling(squeue=1, sbatch=n_arrays):
             run.resume()

@@ -77,3 +77,14 @@ def test_another_umask(monkeypatch: pytest.MonkeyPatch) -> None:
         assert held_here().process.umask == 0o137
     finally:
         os.umask(before)
+
+
+def test_what_looks_secret_is_named_where_the_scheduler_does_not_pass_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HUB_TOKEN", "hunter2-Zq9")
+    with pytest.warns(process_state.NotTakenOver, match="HUB_TOKEN: set in Python, and may be"):
+        held = held_here()
+    assert "HUB_TOKEN" not in held.process.environment
+    assert "HUB_TOKEN" not in held_here(passed_on=True).process.environment
+    assert held_here(["HUB_TOKEN"]).process.environment["HUB_TOKEN"] == "hunter2-Zq9"
