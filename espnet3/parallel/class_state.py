@@ -7,14 +7,17 @@ has changed since then is sent along.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 from espnet3.parallel.pickles import dumps, loads
+from espnet3.specs.variables import is_changed, used_variables
 
 Attributes = Mapping[str, bytes]
-ClassStates = tuple[tuple[type[Any], Attributes], ...]
+ClassStates = tuple[tuple[type[Any] | ModuleType, Attributes], ...]
 _MISSING = object()  # its pickle is that of no attribute
-_applied: dict[type[Any], Attributes] = {}
+_applied: dict[type[Any] | ModuleType, Attributes] = {}
+_ever_changed: set[tuple[str, str, str]] = set()
 
 
 def class_states(cls: type[Any]) -> ClassStates:
@@ -30,7 +33,29 @@ def class_states(cls: type[Any]) -> ClassStates:
     """
     bases = (base for base in cls.__mro__ if not _is_ours(base.__module__))
     found = ((base, _attributes(base)) for base in bases)
-    return tuple((base, attributes) for base, attributes in found if attributes)
+    of_classes = ((base, attributes) for base, attributes in found if attributes)
+    return (*of_classes, *_module_states(cls))
+
+
+def _module_states(cls: type[Any]) -> ClassStates:
+    """The variables of imported modules that code of a class may read and the caller changed.
+
+    Those of the script travel with its functions.
+    """
+    states: dict[ModuleType, dict[str, bytes]] = {}
+    for variable in used_variables([cls], exact=True):
+        owner = variable.owner
+        if not isinstance(owner, ModuleType) or owner.__name__ == "__main__":
+            continue
+        if isinstance(variable.value, ModuleType):
+            continue
+        if is_changed(variable):
+            _ever_changed.add(variable.key)
+        if variable.key in _ever_changed:  # also where it is as it was before
+            pickled = _pickled(variable.value)
+            if pickled is not None:
+                states.setdefault(owner, {})[variable.name] = pickled
+    return tuple(states.items())
 
 
 def _is_ours(module: str) -> bool:
@@ -67,6 +92,9 @@ def apply(states: ClassStates) -> None:
         for name, value in attributes.items():
             if value != before.get(name) and value != _pickled(vars(cls).get(name, _MISSING)):
                 setattr(cls, name, loads(value))
+        if isinstance(cls, ModuleType):  # provider and runner name some of its variables each
+            _applied[cls] = {**before, **attributes}
+            continue
         for name in (before.keys() - attributes.keys()) & vars(cls).keys():
             delattr(cls, name)
         _applied[cls] = attributes

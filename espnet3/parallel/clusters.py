@@ -6,10 +6,11 @@ import contextlib
 import importlib
 import inspect
 import itertools
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -157,7 +158,10 @@ def _local(config: ParallelConfig) -> Any:
     # One thread: models are rarely safe to call from several. Any port for the dashboard: the usual
     # one may be taken.
     defaults: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": ":0"}
-    return distributed.LocalCluster(n_workers=config.n_workers, **{**defaults, **config.options})
+    with _environment_kept():
+        return distributed.LocalCluster(
+            n_workers=config.n_workers, **{**defaults, **config.options}
+        )
 
 
 def _local_gpu(config: ParallelConfig) -> Any:
@@ -248,3 +252,18 @@ def reasons(env: str, ids: list[str]) -> str:
         return run_blocking(get_scheduler(env).reasons(ids))
     except EspnetError:
         return ""
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Put back what Dask's nannies set in this process for their workers (`OMP_NUM_THREADS=1`).
+
+    Else detached workers of a later call would take it over as a change of the user's.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

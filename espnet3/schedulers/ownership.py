@@ -20,14 +20,13 @@ def is_own_job(run: RunSpec, submission: Submission, position: int) -> bool:
         position: the job's position in it.
     """
     name = submission.jobs[position].name
+    end = f"-{run.run_id}-{submission.number:04d}-{position}"
     if submission.scheduler not in _SHORTENED:
-        return run.run_id in name
+        return name.endswith(end)
     digest = name.rpartition("_")[2]
     chosen = str(submission.options.get("job_name") or "")
-    wholes = (
-        f"{prefix}-{run.run_id}-{submission.number:04d}-{position}"
-        for prefix in (chosen, run.runner.qualname.rpartition(".")[2], _EARLIER)
-    )
+    prefixes = (chosen, run.runner.qualname.rpartition(".")[2], _EARLIER)
+    wholes = (prefix + end for prefix in prefixes)
     return len(digest) in _DIGESTS and any(
         name_digest(whole, len(digest)) == digest for whole in wholes
     )

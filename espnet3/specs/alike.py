@@ -129,9 +129,12 @@ def _public(value: Any) -> dict[str, Any]:
         own = {}
     state = {name: part for name, part in own.items() if name[:1] != "_"}
     if isinstance(value, dict | list | set):
-        state["contents"] = (
-            dict(value) if isinstance(value, dict) else type(value).__mro__[-2](value)
-        )
+        # Not by the methods of its class, which may load what is asked for, or have other bases.
+        if isinstance(value, dict):
+            state["contents"] = dict(dict.items(value))
+        else:
+            kind: Any = list if isinstance(value, list) else set
+            state["contents"] = kind(kind.__iter__(value))
     if type(value).__module__ == "numpy" and getattr(value, "nbytes", 2**20) < 2**20:
         state["contents"] = value.tobytes()
     return state

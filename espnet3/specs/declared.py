@@ -112,6 +112,8 @@ def _bound(statements: Iterable[ast.stmt]) -> Iterator[str]:
         if isinstance(statement, (*_FUNCTIONS, ast.ClassDef)):
             yield statement.name
             continue
+        if isinstance(statement, ast.AnnAssign) and statement.value is None:
+            continue  # `args: Namespace` binds nothing
         for node in _outside_functions(statement):
             if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                 yield node.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,32 @@ _HELD = "_held"  # in the instance, so that its copies have it too
 _OWN = ("constructor_arguments", _HELD)
 
 
+class _Record(dict[str, Any]):
+    """What was held; pickled with an instance but for what cannot be.
+
+    That is what the instance's own `__getstate__` leaves out, such as a lock.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Record:
+        return _Record({name: copy.deepcopy(value, memo) for name, value in self.items()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Record, ({name: value for name, value in self.items() if _can_be_pickled(value)},)
+
+
+def _can_be_pickled(value: Any) -> bool:
+    import pickle
+
+    try:
+        pickle.dumps(value)
+    except Exception:  # noqa: BLE001 (pickling runs the user's code)
+        return False
+    return True
+
+
 def look_at_instance(instance: Any) -> None:
     """Note what an instance holds at the end of its construction."""
-    object.__setattr__(instance, _HELD, _now(instance))
+    object.__setattr__(instance, _HELD, _Record(_now(instance)))
 
 
 def attributes_of(instance: Any) -> Iterator[tuple[str, Any]]:

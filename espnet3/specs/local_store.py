@@ -415,6 +415,7 @@ class _LocalAppendFile(AppendFile):
         try:
             yield
         except OSError as error:
-            problem = _NOT_OURS if error.errno == errno.EBADF else error.strerror or str(error)
+            lost = error.errno in (errno.EBADF, errno.ESPIPE)  # a pipe's, say
+            problem = _NOT_OURS if lost else error.strerror or str(error)
             self._broken = StoreError(self._store.locate(self._path), problem)
             raise self._broken from None

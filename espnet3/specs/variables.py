@@ -20,6 +20,7 @@ from espnet3.specs.alike import alike, copied
 from espnet3.specs.references import WORKER_VARIABLE
 
 _MOST = 2_000  # functions and classes that are looked at
+_TABLE = 1_000  # entries of a container in which functions are looked for
 _LARGEST = 100_000  # entries of a container; a larger one is known by its identity
 _ESPNET3 = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -45,6 +46,7 @@ class Variable(NamedTuple):
 
 
 _first: dict[tuple[str, str, str], Any] = {}  # at the import
+_final: set[tuple[str, str, str]] = set()  # of modules that were imported by then
 _worked: dict[tuple[str, str, str], Any] = {}  # after local mode; what it changes is its own
 
 
@@ -55,7 +57,16 @@ def look_at(cls: type[Any]) -> None:
     for name, value in vars(cls).items():
         _first[Variable(cls, name, value).key] = _kept(value)
     for variable in used_variables([cls]):
-        _first.setdefault(variable.key, _kept(variable.value))
+        if variable.key not in _first:
+            _first[variable.key] = _kept(variable.value)
+            if _is_imported(variable.owner):
+                _final.add(variable.key)
+
+
+def _is_imported(owner: Any) -> bool:
+    """Whether a module's import has ended, so that no later statement of it binds its names."""
+    spec = getattr(owner, "__spec__", None)
+    return spec is not None and not getattr(spec, "_initializing", False)
 
 
 def _kept(value: Any) -> Any:
@@ -156,6 +167,13 @@ def _code_in(value: Any) -> list[Any]:
         return [f for f in (value.fget, value.fset) if isinstance(f, FunctionType)]
     elif isinstance(value, functools.cached_property):
         value = value.func
+    if isinstance(value, dict | list | tuple) and len(value) <= _TABLE:  # `{"beam": beam_search}`
+        parts = value.values() if isinstance(value, dict) else value
+        return [p for p in parts if isinstance(p, FunctionType | type) and is_users(p.__module__)]
+    if isinstance(value, functools.partial):
+        value = value.func
+    elif not isinstance(value, FunctionType | type) and is_users(type(value).__module__):
+        value = type(value)  # an object's methods
     value = getattr(value, "__wrapped__", value) if callable(value) else value
     if isinstance(value, FunctionType | type) and is_users(value.__module__):
         return [value]
@@ -200,7 +218,8 @@ def _before(variable: Variable) -> _Before:
     if times == 0:
         return _Before(name in found.in_main or not found.is_open, False)
     if times > 1:
-        return first._replace(known=first.known and name in found.in_main)
+        set_later = name in found.in_main or name in found.by_functions
+        return first._replace(known=first.known and (set_later or key in _final))
     shown, literal = found.literal(name)
     if shown and not (first.known and isinstance(literal, dict | list | set)):
         return _Before(True, True, literal)
@@ -241,4 +260,7 @@ def must_be_refused(variable: Variable) -> bool:
             decorated = owner.__module__ == module and owner.__qualname__ not in found.undecorated
             if decorated or name in found.attributes:
                 return False
+    code = FunctionType | type
+    if before.is_there and isinstance(before.value, code) and isinstance(value, code):
+        return True  # another function or class than the import's (`search = beam_search`)
     return of_class or not isinstance(value, _NOT_DATA)

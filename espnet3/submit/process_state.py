@@ -35,6 +35,7 @@ WEAK = frozenset({
 })  # fmt: skip
 # What belongs to a host, a terminal, a login or this very process.
 _OF_HERE = frozenset({
+    "__DASK_PARENT_PID",
     "COLUMNS", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "GPG_TTY", "HOST", "HOSTNAME", "KRB5CCNAME",
     "LINES", "OLDPWD", "PWD", "SHLVL", "STY", "TERM", "TMUX", "TMUX_PANE", "WAYLAND_DISPLAY",
     "WINDOWID", "XAUTHORITY", "_", WORKER_VARIABLE,

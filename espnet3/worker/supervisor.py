@@ -31,7 +31,7 @@ from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import POLICIES, require_trusted
 from espnet3.worker import exit_codes
 from espnet3.worker.shard import describe, require_run
-from espnet3.worker.signals import to_handle
+from espnet3.worker.signals import HANDLED, to_handle
 from espnet3.worker.spare import Spare
 
 KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL, as Slurm's KillWait
@@ -155,6 +155,8 @@ class _Tasks:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         for number in to_handle():
             signal.signal(number, self._stop)
+        # What the submitter had blocked: the end of a worker would never be seen, nor a cancel.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *HANDLED})
         for task in range(self._submission.n_tasks):
             while len(self._running) >= self._submission.n_workers and not self._stopping:
                 self._reap()
