@@ -50,7 +50,8 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         RunDirectoryError: it is no run directory, or a copy of one, or is gone.
         Untrusted: others could have written which jobs are its own.
         SchedulerUnavailable: the scheduler does not answer.
-        UsageError: it holds jobs that are not its own, or live ones that are somebody else's.
+        UsageError: it holds jobs that are not its own, or live ones that are somebody else's, or
+            that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     store = await asyncio.to_thread(open_store, run_dir)
@@ -62,14 +63,19 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         policy = tightened(policy, parallel)
     await asyncio.to_thread(require_submissions, store, policy)
     own = await asyncio.to_thread(_own, store, seen)
-    stopped, problem = [], None
+    stopped: list[str] = []
+    renamed: list[str] = []
+    problem = None
     for known in own:
         # Also where its shards are done: another submission may have finished them.
         tasks = await get_scheduler(known.submission.scheduler).query([known])
         live = {task for (_, task), state in tasks.items() if state.state != "ended"}
         if known.recorded is not None and not live:
             continue
-        jobs = await _jobs_of_mine(known, live)
+        jobs, others = await _jobs_of_mine(known, live)
+        renamed += others
+        if others and not jobs:
+            continue
         try:
             await asyncio.to_thread(_note, store, known.submission.number)
         except StoreError as error:  # jobs on a full disk are to end, too
@@ -78,6 +84,11 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         stopped += [job.job_id for job in jobs]
     if problem is not None:
         raise problem
+    if renamed:
+        raise UsageError(
+            f"jobs {', '.join(renamed)}: have other names than the run gave them, so they are left "
+            "alone; if you have renamed them, stop them by the scheduler's own command"
+        )
     return stopped
 
 
@@ -86,12 +97,20 @@ def _require_there(store: Store) -> None:
         raise RunDirectoryError(store.root, _GONE)
 
 
-async def _jobs_of_mine(known: KnownSubmission, live: set[int]) -> list[AcceptedJob]:
-    """The jobs of a submission that the scheduler says are live, or may be, and this user's.
+async def _jobs_of_mine(
+    known: KnownSubmission, live: set[int]
+) -> tuple[list[AcceptedJob], list[str]]:
+    """The jobs of a submission that the scheduler knows as this user's by their names.
+
+    A name holds the run's id, which no other job's does. Of an id in a record only the record says
+    whose it is, and it may be a copy, or edited.
 
     Args:
         known: the submission.
         live: its tasks that have not ended.
+
+    Returns:
+        The jobs, and the recorded ids of live ones that have another name by now.
 
     Raises:
         UsageError: jobs are live, and none is this user's.
@@ -99,23 +118,19 @@ async def _jobs_of_mine(known: KnownSubmission, live: set[int]) -> list[Accepted
     submission, ids = known.submission, known.job_ids()
     me = this_user()
     found = await get_scheduler(submission.scheduler).find(submission.jobs, me)
-    by_name = {job.name: job for job in found}
-    jobs: list[AcceptedJob] = []
-    for job in submission.jobs:
-        recorded, same = ids.get(job.name), by_name.get(job.name)
-        is_live = not live.isdisjoint(range(job.first_task, job.first_task + job.n_tasks))
-        # A job that was renamed is not found by its name; the query knows it by its id.
-        is_mine = same is not None or submission.submitter.user == me
-        if recorded is not None and is_live and is_mine:
-            jobs.append(AcceptedJob(name=job.name, job_id=recorded))
-        elif same is not None and same.job_id != recorded:
-            jobs.append(same)
-    if live and not jobs:
+    named = {job.name for job in found}
+    renamed = [
+        ids[job.name]
+        for job in submission.jobs
+        if job.name in ids and job.name not in named
+        and not live.isdisjoint(range(job.first_task, job.first_task + job.n_tasks))
+    ]  # fmt: skip
+    if live and not found and submission.submitter.user != me:
         raise UsageError(
             f"submission {submission.number:04d}: its jobs are those of "
             f"{submission.submitter.user}, who has to cancel them"
         )
-    return jobs
+    return found, renamed
 
 
 def _own(store: Store, seen: Observation) -> list[KnownSubmission]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.run import Run
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.specs.errors import SchedulerUnavailable, UsageError
 from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run
 from tests.integration.helpers import (
@@ -72,6 +72,9 @@ def test_a_job_that_its_user_renames_stays_the_runs(slurm: SlurmCluster, tmp_pat
     assert {shown.name for shown in slurm.jobs()} == {"mine"}
     assert states(run) == {0: "running", 1: "queued"}
     assert run.resume().ranks == []
+    with pytest.raises(UsageError, match=f"jobs {job.job_id}: have other names than the run gave"):
+        run.cancel()  # whose it is, only the record says
+    assert {shown.name for shown in slurm.jobs()} == {"mine"}
     (tmp_path / GATE).touch()
     assert ended(run).collect() == locally(tmp_path, 4)
     assert noted(tmp_path, "begun") == once(range(4))
