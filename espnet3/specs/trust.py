@@ -7,6 +7,7 @@ at: an object store has neither owners nor modes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -18,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from espnet3.specs import layout
 from espnet3.specs.current import get_current
-from espnet3.specs.errors import ConfigError, Untrusted, one_line
+from espnet3.specs.errors import ConfigError, FileMissing, Untrusted, one_line
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import RunSpec
 from espnet3.specs.store import Store
@@ -92,7 +93,10 @@ def require_submissions(store: Store, policy: Trust | None) -> None:
         Untrusted: see `require_trusted`.
     """
     folder = layout.SUBMISSIONS
-    require_trusted(store, policy, [f"{folder}/{name}" for name in store.names(folder)])
+    names: list[str] = []
+    with contextlib.suppress(FileMissing):  # a file, or below one: who reads the run says so
+        names = store.names(folder)
+    require_trusted(store, policy, [f"{folder}/{name}" for name in names])
 
 
 def require_files(store: Store, policy: Trust | None, files: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_scripts_and_commands() -> None:
     assert masked_text(plain) == plain
 
 
-def test_errors_about_values_do_not_show_them() -> None:
+def test_errors_about_values_do_not_show_them(tmp_path: Path) -> None:
     for raw in (
         {"options": {"api_key": {SECRET}}},
         {"options": {"password": {"x": [SECRET, {1}]}}},
@@ -180,13 +181,13 @@ def test_errors_about_values_do_not_show_them() -> None:
             as_parallel_config(raw)
         assert SECRET not in str(caught.value)
     for config in (
-        {"token": {SECRET}},
+        {"token": {"x": threading.Lock(), "y": SECRET}},
         {"password": SECRET + "\ud800"},
         {"a": {"secret": OmegaConf}, "b": SECRET},
-        {"credentials": 10**40},
+        {"credentials": [10**40, threading.Lock()]},
     ):
         with pytest.raises(ConfigError) as caught:
-            submit_run(Runner(Provider(config)), range(2), run_dir="/nowhere/run")
+            submit_run(Runner(Provider(config)), range(2), run_dir=tmp_path / "run")
         assert SECRET not in str(caught.value)
         assert str(10**40) not in str(caught.value)
 
