@@ -6,6 +6,7 @@ Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -103,6 +104,8 @@ def run(args: Sequence[str] | None = None) -> int:
         return WRONG_USAGE if isinstance(error, UsageError) else NOT_COMPLETE
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
+        if not place and error.errno in (errno.ENOSPC, errno.EDQUOT):  # run files have their names
+            place = "standard output: "
         problem(f"{place}{error.strerror or error}")
         give_up(sys.stdout)
         return NOT_COMPLETE
@@ -160,7 +163,7 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
     from espnet3.submit.new_run import submit as submit_request
 
     # What the user's modules print at their import is no answer of this command.
-    with import_path(config), contextlib.redirect_stdout(sys.stderr):
+    with show.plain_warnings(), import_path(config), contextlib.redirect_stdout(sys.stderr):
         request = load_request(config, overrides)
         arguments = request._asdict()
         if dry_run:

@@ -302,6 +302,28 @@ def problem(message: str) -> None:
     say(f"espnet3: {visible_line(scrubbed(message))}", err=True)
 
 
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show what workers do not take over in one line, without code; other warnings as usual."""
+    import warnings
+
+    from espnet3.submit.process_state import NotTakenOver
+
+    usual = warnings.showwarning
+
+    def tell(message: Any, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, NotTakenOver):
+            problem(f"warning: {message}")
+        else:
+            usual(message, category, *place, **more)
+
+    warnings.showwarning = tell
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
+
+
 # --- doctor ---------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,10 @@ def spec_of(words: Sequence[str]) -> str:
 def _run_and_rank(words: Sequence[str]) -> tuple[str, int | None]:
     """Run directory and rank; one word alone, a spec's path, has no rank."""
     if len(words) == 2 and words[1].isascii() and words[1].isdecimal() and len(words[1]) < 10:
+        if os.path.isfile(words[0]):
+            raise click.UsageError(
+                f"{shlex.join(words)}: give RUN_DIR RANK, or the path of a spec alone"
+            )
         return words[0], int(words[1])
     if len(words) == 1:
         word = words[0]

@@ -26,13 +26,21 @@ from espnet3.doctor.visit import (
 )
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError, one_line
+from espnet3.specs.errors import (
+    EspnetError,
+    FileMissing,
+    FileTaken,
+    SubmissionRefused,
+    UsageError,
+    one_line,
+)
 from espnet3.specs.local_store import LocalStore
 from espnet3.specs.modes import regular
 from espnet3.specs.store import Store, open_store
 from espnet3.specs.trust import chosen_policy, require_trusted
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import dry_run, submit
+from espnet3.submit.submission import Submitted
 
 LOOK = 0.1  # seconds between two looks for the job's call
 ASK = 2.0  # seconds between two questions to the scheduler
@@ -121,7 +129,7 @@ async def examine(
     await dry_run(visit, [0], run_dir=run_dir, parallel=config)  # before anything is made
     await asyncio.to_thread(_prepare, store)
     try:
-        submitted = await submit(visit, [0], run_dir=run_dir, parallel=config)
+        submitted = await _submit(visit, run_dir, config)
         found("job", ", ".join(submitted.job_ids))
         problem = await _follow(store, run_dir, found, timeout)
         if problem is None:
@@ -133,8 +141,7 @@ async def examine(
         await asyncio.to_thread(_remove, store)
         raise
     except BaseException:  # also Ctrl-C
-        left = left_there(store.root)
-        found(*left._replace(fine=False))
+        found(*left_there(store.root))
         raise
     finally:
         with contextlib.suppress(EspnetError):
@@ -142,6 +149,13 @@ async def examine(
     fine = all(finding.fine for finding in findings)
     gone = fine and await asyncio.to_thread(_remove, store)
     return Examination(parallel.env, findings, None if gone else store.root)
+
+
+async def _submit(visit: Visit, run_dir: str, config: ParallelConfig) -> Submitted:
+    try:
+        return await submit(visit, [0], run_dir=run_dir, parallel=config)
+    except SubmissionRefused as error:  # nobody is to resume this run
+        raise SubmissionRefused(error.scheduler, error.words, "ask the doctor again") from None
 
 
 def _remove(store: Store) -> bool:

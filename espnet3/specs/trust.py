@@ -92,10 +92,11 @@ def require_submissions(store: Store, policy: Trust | None) -> None:
     Raises:
         Untrusted: see `require_trusted`.
     """
+    folder = layout.SUBMISSIONS
     names: list[str] = []
-    with contextlib.suppress(FileMissing):  # a file is in its place: who reads it will say so
-        names = store.names(layout.SUBMISSIONS)
-    require_trusted(store, policy, [f"{layout.SUBMISSIONS}/{name}" for name in names])
+    with contextlib.suppress(FileMissing):  # a file, or below one: who reads the run says so
+        names = store.names(folder)
+    require_trusted(store, policy, [f"{folder}/{name}" for name in names])
 
 
 def require_files(store: Store, policy: Trust | None, files: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from espnet3.specs.errors import (
     SchedulerUnavailable,
 )
 from espnet3.specs.layout import AttemptFile
+from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
@@ -83,6 +85,10 @@ def read_run(store: Store) -> RunSpec:
     try:
         return read_persisted(store, RunSpec, layout.RUN, store.read_filled)
     except FileMissing:
+        if isinstance(store, LocalStore) and not os.path.lexists(store.root):
+            raise RunDirectoryError(
+                store.root, "does not exist; name the run directory that submit printed"
+            ) from None
         raise RunDirectoryError(
             store.root,
             "is no run directory: it has no run.json; if a submission was cut short here, "

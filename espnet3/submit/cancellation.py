@@ -26,9 +26,9 @@ from espnet3.specs.trust import Trust, chosen_policy, require_submissions, tight
 from espnet3.status.observe import Observation, observe, read_run
 
 _GONE = (
-    "is not there, so nobody knows its jobs; if it was removed while they lived, those that run "
-    "end by themselves after their next checkpoint and queued ones at their start, or stop them "
-    "by the scheduler's own commands"
+    "is not there, so its jobs are not known; if it was removed while they lived, running ones end "
+    "after their next checkpoint and queued ones when they start; to stop them now, use the "
+    "scheduler's own commands"
 )
 
 

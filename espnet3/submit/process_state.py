@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from espnet3.schedulers import get_scheduler, known_schedulers
@@ -197,12 +198,10 @@ def _changes(
             _require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
         found[name] = value
     if secret and not passed_on:
-        warnings.warn(
+        _warn(
             f"{', '.join(secret)}: set in Python, and may be secret, so run.json does not hold it; "
             "workers have it if the scheduler is told to pass it on. Name it in "
-            "environment_variables to store it, or have the provider read it where the work runs",
-            NotTakenOver,
-            stacklevel=2,
+            "environment_variables to store it, or have the provider read it where the work runs"
         )
     return found
 
@@ -271,22 +270,38 @@ def warn_of_others(there: ProcessState | None, here: ProcessState | None) -> Non
         return
     if there.argv[1:] != here.argv[1:] and (there.main or here.main):  # a notebook's is its own
         kept, new = (masked_text(shlex.join(p.argv[1:])) or "none" for p in (there, here))
-        warnings.warn(
+        _warn(
             f"sys.argv: the run was submitted with {kept}, which its workers go on to see, "
-            f"and not with {new}; choose another run_dir where that makes a difference",
-            NotTakenOver,
-            stacklevel=2,
+            f"and not with {new}; choose another run_dir where that makes a difference"
         )
-    others = [name for name in _COMPARED if getattr(there, name) != getattr(here, name)]
+    others = [name for name in _IN_WORDS if getattr(there, name) != getattr(here, name)]
     before, now = there.environment, here.environment
     names = [n for n in sorted(before.keys() | now.keys()) if before.get(n, "") != now.get(n, "")]
     if others or names:
-        warnings.warn(
-            f"{', '.join([*others, *names])}: differs from what the run was first submitted with, "
-            "which its workers keep",
-            NotTakenOver,
-            stacklevel=2,
+        told = [*(_IN_WORDS[name] for name in others), *names]
+        one = len(told) == 1 and others not in (["flags"], ["warning_filters"])
+        _warn(
+            f"{', '.join(told)}: {'differs' if one else 'differ'} from what the run was first "
+            "submitted with, which its workers keep"
         )
 
 
-_COMPARED = ("flags", "recursion_limit", "start_method", "locale", "warning_filters")
+_IN_WORDS = {  # what is compared, and what a user calls it
+    "flags": "interpreter options",
+    "recursion_limit": "recursion limit",
+    "start_method": "start method of multiprocessing",
+    "locale": "locale",
+    "warning_filters": "warnings filters",
+}
+
+
+def _warn(message: str) -> None:
+    """Warn at the user's call, or, where another thread makes it, at no line of any code."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
+        frame = frame.f_back
+    place = ("<espnet3>", 0) if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+    warnings.warn_explicit(message, NotTakenOver, *place)
+
+
+_NOT_THE_USERS = ("espnet3", "asyncio", "concurrent", "threading")

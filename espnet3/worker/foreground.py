@@ -18,6 +18,7 @@ from espnet3.specs.errors import (
     EspnetError,
     FileMissing,
     FormatError,
+    InvalidFile,
     RunDirectoryError,
     UsageError,
 )
@@ -109,6 +110,13 @@ def find_run(path: str) -> tuple[ShardSpec, Store]:
         spec = decode(ShardSpec, open_store(folder).read(name), path)
     except FileMissing:
         raise UsageError(f"{path}: no such file") from None
+    except InvalidFile:
+        if name.endswith(".json"):
+            raise
+        raise UsageError(
+            f"{path}: is not a shard's spec; give RUN_DIR RANK, or a file such as "
+            "RUN_DIR/shards/000000.json"
+        ) from None
     beside = open_store(os.path.dirname(folder))
     if os.path.basename(folder) == layout.SHARDS and beside.exists(layout.RUN):
         return spec, beside

@@ -598,8 +598,8 @@ def test_a_directory_that_holds_another_run_is_refused(here: Path) -> None:
     for runner, items, words in (
         (Runner(Provider({"beam": 8})), range(4), ["provider.args.0.value.beam is 5 there and 8"]),
         (Runner(Provider({})), range(4), ["provider.args.0.value.beam", "not there here"]),
-        (Runner(Provider({"beam": 5})), range(5), ["n_inputs is 4 there and 5 here"]),
-        (Runner(Provider({"beam": 5})), range(1, 5), ["items_digest is"]),
+        (Runner(Provider({"beam": 5})), range(5), ["the number of items is 4 there and 5 here"]),
+        (Runner(Provider({"beam": 5})), range(1, 5), ["the checksum of the items is"]),
         (Runner(Provider({"beam": 5}), batch_size=2), range(4), ["batch_size is None there and 2"]),
         (Odd(Provider({"beam": 5})), range(4), ["runner.qualname is 'Runner' there and 'Odd'"]),
     ):
@@ -699,10 +699,14 @@ def test_a_directory_that_is_no_run_is_refused_by_all(here: Path, kind: str) -> 
     if kind == "foreign":
         (folder / "thesis.tex").write_text("")
     words = [str(folder), "is no run directory", "run.json", "submit again"]
-    for what, ask in _ask(folder).items():
-        gone = what == "cancel" and kind == "missing"  # its jobs may live
-        with refused(RunDirectoryError, *([str(folder), "is not there"] if gone else words),
-                     folder=here):  # fmt: skip
+    if kind == "missing":
+        words = [f"{folder}: does not exist; name the run directory that submit printed"]
+    for name, ask in _ask(folder).items():
+        if (kind, name) == ("missing", "cancel"):
+            with refused(RunDirectoryError, "its jobs are not known; if it was", folder=here):
+                ask()
+            continue
+        with refused(RunDirectoryError, *words, folder=here):
             ask()
     code, error = worker(folder)
     assert code == 2

@@ -319,5 +319,5 @@ def test_workers_of_a_run_that_was_removed_end(tmp_path: Path) -> None:
     shutil.rmtree(run.run_dir)
     wait_for(lambda: not processes_of(run), "its processes do not end")
     assert not Path(run.run_dir).exists()
-    with pytest.raises(RunDirectoryError, match="is not there, so nobody knows its jobs; if it"):
+    with pytest.raises(RunDirectoryError, match="is not there, so its jobs are not known; if it"):
         run.cancel()

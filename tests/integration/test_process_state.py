@@ -147,6 +147,8 @@ def test_the_same_call_with_other_words_says_which_ones_workers_keep(tmp_path: P
     [line] = [line for line in again.stderr.splitlines() if "NotTakenOver" in line]
     assert "submitted with --password *** out.json later" in line
     assert "not with --beam 9 out.json later" in line
+    assert "script.py:" in line  # the user's call, and no line of ours
+    assert "espnet3/" not in again.stderr
     assert json.loads((tmp_path / "out.json").read_text())[1][0]["beam"] == 1
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from decimal import Decimal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +180,10 @@ def test_errors_about_values_do_not_show_them(tmp_path: Path) -> None:
             as_parallel_config(raw)
         assert SECRET not in str(caught.value)
     for config in (
-        {"token": {SECRET: [Decimal(1)]}},
+        {"token": {"x": threading.Lock(), "y": SECRET}},
         {"password": SECRET + "\ud800"},
-        {"a": {"secret": object()}, "b": SECRET},
-        {"credentials": Decimal(10**40)},
+        {"a": {"secret": OmegaConf}, "b": SECRET},
+        {"credentials": [10**40, threading.Lock()]},
     ):
         with pytest.raises(ConfigError) as caught:
             submit_run(Runner(Provider(config)), range(2), run_dir=tmp_path / "run")

@@ -55,14 +55,29 @@ RUN = "'a run/first'"
         (f"collect {RUN} -o closed.jsonl >&- 2>&-", 0, ""),
         (f"collect {RUN} >&-", 2, "standard output is closed; name a file with -o FILE"),
         (f"logs {RUN} 0 >&-", 2, "standard output is closed; --path names the file"),
-        (f"status {RUN} >/dev/full", 1, "No space left on device"),
-        (f"collect {RUN} >/dev/full", 1, "No space left on device"),
+        (f"status {RUN} >/dev/full", 1, "standard output: No space left on device"),
+        (f"collect {RUN} >/dev/full", 1, "standard output: No space left on device"),
     ],
 )
 def test_streams_that_are_closed_or_full(done: Project, line: str, code: int, words: str) -> None:
     found = shell(done, f"espnet3 {line}")
     assert found.returncode == code
     assert found.stderr == (f"espnet3: {words}\n" if words else "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("logs", "a run/first/shards/000000.json", "0"), "or the path of a spec alone"),
+        (("run-shard", "day.yaml"), "day.yaml: is not a shard's spec; give RUN_DIR RANK, or a"),
+        (("status", "nothing"), "nothing: does not exist; name the run directory that submit"),
+        (("watch", "nothing"), "nothing: does not exist; name the run directory that submit"),
+        (("run-shard", "nothing", "0"), "nothing: does not exist; name the run directory that"),
+    ],
+)
+def test_words_that_name_nothing(done: Project, words: tuple[str, ...], said: str) -> None:
+    (done.folder / "day.yaml").write_text("items: 3\n")
+    assert said in done(*words, code=2).stderr
 
 
 def test_local_mode_without_standard_error(tmp_path: Path) -> None:
