@@ -17,6 +17,7 @@ import pytest
 
 from espnet3.specs import layout
 from espnet3.worker import main as main_module
+from espnet3.worker import rebuild as rebuild_module
 from espnet3.worker import signals as signals_module
 from espnet3.worker import task as task_module
 from tests.chaos import world as world_module
@@ -159,6 +160,7 @@ def step_by_step() -> Iterator[None]:
         patch.setattr(signals_module.Signals, "__enter__", enter)
         patch.setattr(signals_module.Signals, "__exit__", leave)
         patch.setattr(task_module, "enter_surroundings", lambda run: None)
+        patch.setattr(rebuild_module, "settle_surroundings", lambda run: None)
         patch.setattr(main_module, "log_to_stderr", lambda: None)
         world_module.in_forward.append(in_forward)
         try:

@@ -56,6 +56,7 @@ def host(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hos
     monkeypatch.setattr("espnet3.specs.verify.time", clock)
     # The worker's life is here, in the tests' own process: it must not make that one its own.
     monkeypatch.setattr("espnet3.worker.task.enter_surroundings", lambda run: None)
+    monkeypatch.setattr("espnet3.worker.rebuild.settle_surroundings", lambda run: None)
     monkeypatch.setattr("espnet3.worker.main.log_to_stderr", lambda: None)
     monkeypatch.setattr("espnet3.specs.verify.threading", SimpleNamespace(Event=Event))
 
