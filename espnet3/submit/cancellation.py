@@ -130,7 +130,14 @@ async def _jobs_of_mine(
             f"submission {submission.number:04d}: its jobs are those of "
             f"{submission.submitter.user}, who has to cancel them"
         )
-    return found, renamed
+    # The record may also tell the cluster of Slurm's that has the job (`7;gpu`).
+    whole = [
+        job.model_copy(update={"job_id": ids[job.name]})
+        if ids.get(job.name, "").startswith(f"{job.job_id};")
+        else job
+        for job in found
+    ]
+    return whole, renamed
 
 
 def _own(store: Store, seen: Observation) -> list[KnownSubmission]:

@@ -84,6 +84,7 @@ class StandInScheduler(Scheduler):
     """Asks the cluster."""
 
     name = NAME
+    passes_environment = True  # its workers are threads of this process
     cluster: ClassVar[Cluster]
 
     def array_index(self, environ: Mapping[str, str]) -> int | None:
