@@ -73,11 +73,11 @@ class LocalScheduler(Scheduler):
 
     async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
         processes = await _in_thread(_processes, user_ids(user))
-        return [
-            AcceptedJob(name=job.name, job_id=str(processes[job.name, None].pid))
-            for job in planned
-            if (job.name, None) in processes
-        ]
+        pids: dict[str, str] = {}
+        # The supervisor's counts; a worker may have lost it.
+        for name, task in sorted(processes, key=lambda found: found[1] is not None):
+            pids.setdefault(name, str(processes[name, task].pid))
+        return [AcceptedJob(name=j.name, job_id=pids[j.name]) for j in planned if j.name in pids]
 
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         await _in_thread(self._cancel, {job.name for job in jobs})

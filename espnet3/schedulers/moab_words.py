@@ -50,7 +50,7 @@ def array_state(queue: str, row: Mapping[str, str]) -> TaskState:
 
     Example:
         >>> array_state("completed", {"State": "Completed", "CompletionCode": "1"})
-        TaskState(state='ended', word='', reason='', signal=0, stopped='')
+        TaskState(state='ended', word='', reason='', signal=0, stopped='', begun=True)
     """
     state = task_state(queue, row)
     if state.state != "ended":

@@ -51,7 +51,7 @@ def array_state(job_id: str, fields: Mapping[str, str]) -> TaskState:
 
     Example:
         >>> array_state("7[].pbs", {"job_state": "F", "substate": "93", "Exit_status": "1"})
-        TaskState(state='ended', word='', reason='', signal=0, stopped='')
+        TaskState(state='ended', word='', reason='', signal=0, stopped='', begun=True)
     """
     if not is_over(fields):
         return task_state(job_id, fields, torque=False)

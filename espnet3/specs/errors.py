@@ -60,7 +60,7 @@ def cut(text: str, limit: int = 1 << 16) -> str:
 
     Example:
         >>> cut("abcdefghij", 4)
-        'ab\\n[6 bytes are left out here]\\nij'
+        'ab\n[6 bytes are left out here]\nij'
     """
     data = text.encode("utf-8", "backslashreplace")
     if len(data) <= limit:

@@ -181,13 +181,17 @@ def _changes(
     before: Mapping[str, str], now: Mapping[str, str], named: Collection[str], *, passed_on: bool
 ) -> dict[str, str | None]:
     """Variables that were set, or removed, in Python, and that are for workers too."""
-    inherited = tuple(p for name in known_schedulers() for p in get_scheduler(name).inherited)
-    prefixes = (*_OF_HERE_PREFIXES, *inherited)
+    schedulers = [get_scheduler(name) for name in known_schedulers()]
+    prefixes = (*_OF_HERE_PREFIXES, *(p for s in schedulers for p in s.inherited))
+    every = {**before, **now}
+    of_jobs = every.keys() - set.intersection(*(set(s.scrubbed(every)) for s in schedulers))
     found: dict[str, str | None] = {}
     secret = []
     for name in sorted(before.keys() | now.keys()):
         value = now.get(name)
-        if value == before.get(name) or name in _OF_HERE or name.startswith(prefixes):
+        if value == before.get(name) or name in _OF_HERE or name in of_jobs:
+            continue
+        if name.startswith(prefixes):
             continue
         if name == "LC_CTYPE" and name not in before and value in ("C.UTF-8", "C.utf8", "UTF-8"):
             continue  # Python's own doing, in the C locale

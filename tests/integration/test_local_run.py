@@ -76,8 +76,8 @@ def test_a_resume_may_change_the_shape_of_its_jobs(tmp_path: Path) -> None:
     assert "ValueError: item 0 is bad" in Path(*run.logs(0)).read_text()  # with its traceback
     with pytest.raises(ConfigError, match="n_workers"):
         run.resume(options={"n_workers": 0})
-    with pytest.raises(UsageError, match="on_error: cannot be changed by a resume"):
-        run.resume(options={"on_error": "record"})
+    with pytest.raises(UsageError, match="n_shards: cannot be changed by a resume"):
+        run.resume(options={"n_shards": 2})
     (tmp_path / MENDED).touch()
     assert run.resume(options={"n_workers": 2, "shards_per_job": 2}).ranks == [0, 1]
     assert (submission(run, 2).n_workers, submission(run, 2).n_tasks) == (2, 1)

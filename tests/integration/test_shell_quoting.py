@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from espnet3.run import submit_run
 from espnet3.specs.errors import ConfigError, Untrusted
 from espnet3.specs.trust import require_own
 from espnet3.submit import dry_run
+from espnet3.submit.process_state import held_here
 
 STAND_IN = """#!{python} -IS
 import json, os, sys
@@ -93,9 +95,11 @@ def test_a_script_hands_on_exactly_what_it_was_given(
             [shell, root / "script"], cwd=folder, env=env, capture_output=True, check=True
         )
         got = json.loads((root / "dump").read_text())
-        assert got["argv"][:5] == ["-P", "-m", "espnet3.worker", str(folder / run), "0001"]
-        assert got["argv"][5] == "--run-id"
-        assert got["argv"][7:] == ["--trust", "group"]
+        flags = held_here().process.flags
+        *words, run_id, trust, policy = got["argv"]
+        assert words == [*flags, "-P", "-m", "espnet3.worker", str(folder / run), "0001", "--run-id"]
+        assert [trust, policy] == ["--trust", "group"]
+        assert re.fullmatch("[0-9a-f]{12}", run_id)
         assert got["cwd"] == str(folder)
         assert got["value"] == value
         # Slurm is told the log's name, unless it would misread it: then the script redirects.

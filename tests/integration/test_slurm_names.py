@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from espnet3.run import submit_run
 from espnet3.submit import dry_run
+from espnet3.submit.process_state import held_here
 from tests.integration.helpers import (
     collected_elsewhere,
     ended,
@@ -128,9 +129,9 @@ def test_the_shell_hands_on_exact_arguments(
             got = json.loads(dump.read_text())
             first = ["--first-task", str(number)] if number else []
             module = ["-P", "-m", "espnet3.worker"]
-            run_id = got["argv"][8]
+            flags, run_id = held_here().process.flags, got["argv"][got["argv"].index("--run-id") + 1]
             run = [str(root / run_name), "0001", "--run-id", run_id]
-            assert got["argv"] == ["-X", "a  b", *module, *run, *first]
+            assert got["argv"] == ["-X", "a  b", *flags, *module, *run, *first]
             assert re.fullmatch("[0-9a-f]{12}", run_id)
             assert got["cwd"] == os.getcwd()
             named = [word for word in command if word.startswith("--job-name=")]
