@@ -118,7 +118,7 @@ async def _jobs_of_mine(
     submission, ids = known.submission, known.job_ids()
     me = this_user()
     found = await get_scheduler(submission.scheduler).find(submission.jobs, me)
-    named = {job.name for job in found}
+    named = {job.name: job for job in found}
     renamed = [
         ids[job.name]
         for job in submission.jobs
@@ -135,7 +135,7 @@ async def _jobs_of_mine(
         job.model_copy(update={"job_id": ids[job.name]})
         if ids.get(job.name, "").startswith(f"{job.job_id};")
         else job
-        for job in found
+        for job in (named[planned.name] for planned in submission.jobs if planned.name in named)
     ]
     return whole, renamed
 

@@ -45,6 +45,8 @@ PARALLEL: dict[str, Any] = {
 }
 calls: list[int] = []
 """The items for which `forward` was called, by anybody."""
+# A method, not the list: workers within this process would set that to what it was at the submission.
+_note = calls.append
 in_forward: list[Callable[[int], None]] = []
 """What else happens in `forward`."""
 
@@ -59,7 +61,7 @@ class Counted(BaseRunner):
 
     @staticmethod
     def forward(idx: int) -> Any:
-        calls.append(idx)
+        _note(idx)
         for action in in_forward:
             action(idx)
         return {"square": idx * idx, "text": f"„{idx}“\n"}

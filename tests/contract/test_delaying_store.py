@@ -22,6 +22,7 @@ from espnet3.worker import exit_codes
 from espnet3.worker.main import main
 from tests.contract.delaying_store import DelayingStore, Server
 from tests.contract.store_contract import FolderContract
+from tests.unit.worker import runs
 from tests.unit.worker.runs import Setup, Work, submit_again, write_run
 
 DELAY = 20.0
@@ -70,17 +71,10 @@ def host(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hos
 
 
 @pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def computed() -> list[Any]:
     """The items for which `forward` was called."""
-    calls: list[Any] = []
-    forward = Work.forward
-
-    def counted(idx: Any, *, config: dict[str, Any]) -> Any:
-        calls.append(idx)
-        return forward(idx, config=config)
-
-    monkeypatch.setattr(Work, "forward", staticmethod(counted))
-    return calls
+    runs.calls.clear()
+    return runs.calls
 
 
 def work(store: Store, number: int = 1, task: int = 0) -> int:

@@ -97,7 +97,8 @@ def test_a_script_hands_on_exactly_what_it_was_given(
         got = json.loads((root / "dump").read_text())
         flags = held_here().process.flags
         *words, run_id, trust, policy = got["argv"]
-        assert words == [*flags, "-P", "-m", "espnet3.worker", str(folder / run), "0001", "--run-id"]
+        command = [*flags, "-P", "-m", "espnet3.worker", str(folder / run), "0001", "--run-id"]
+        assert words == command
         assert [trust, policy] == ["--trust", "group"]
         assert re.fullmatch("[0-9a-f]{12}", run_id)
         assert got["cwd"] == str(folder)

@@ -129,7 +129,8 @@ def test_the_shell_hands_on_exact_arguments(
             got = json.loads(dump.read_text())
             first = ["--first-task", str(number)] if number else []
             module = ["-P", "-m", "espnet3.worker"]
-            flags, run_id = held_here().process.flags, got["argv"][got["argv"].index("--run-id") + 1]
+            flags = held_here().process.flags
+            run_id = got["argv"][got["argv"].index("--run-id") + 1]
             run = [str(root / run_name), "0001", "--run-id", run_id]
             assert got["argv"] == ["-X", "a  b", *flags, *module, *run, *first]
             assert re.fullmatch("[0-9a-f]{12}", run_id)
