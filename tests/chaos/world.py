@@ -45,7 +45,7 @@ PARALLEL: dict[str, Any] = {
 }
 calls: list[int] = []
 """The items for which `forward` was called, by anybody."""
-# A method, not the list: workers within this process would set that to what it was at the submission.
+# Not the list: workers in this process would set it to what it was at the submission.
 _note = calls.append
 in_forward: list[Callable[[int], None]] = []
 """What else happens in `forward`."""

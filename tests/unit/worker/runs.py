@@ -71,7 +71,7 @@ class Kill:
 
 calls: list[Any] = []
 """The items for which `Work.forward` was called in this process."""
-# A method, not the list: workers within this process would set that to what it was at the submission.
+# Not the list: workers in this process would set it to what it was at the submission.
 _note = calls.append
 
 
