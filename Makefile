@@ -8,6 +8,9 @@ SEED ?=
 BENCH_ARGS ?=
 SCALING_ARGS ?=
 
+# Workers that may keep no bytecode start several times slower.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check

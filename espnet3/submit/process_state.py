@@ -157,9 +157,12 @@ def _is_command(main: Mapping[str, Any]) -> bool:
 
 
 def _flags() -> list[str]:
-    """What `multiprocessing` tells the interpreters that it starts; `-P` workers have anyway."""
+    """What `multiprocessing` tells the interpreters that it starts; `-P` workers have anyway.
+
+    `-B` is left out: it changes no result, and workers that keep no bytecode start slowly.
+    """
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [flag for flag in flags if flag != "-P"]
+    return [flag for flag in flags if flag not in ("-B", "-P")]
 
 
 def _initial_environment() -> dict[str, str] | None:

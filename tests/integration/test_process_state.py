@@ -43,7 +43,7 @@ def state():
         "recursion": sys.getrecursionlimit(), "digits": sys.get_int_max_str_digits(),
         "method": multiprocessing.get_start_method(), "time": locale.setlocale(locale.LC_TIME),
         "hour": time.strftime("%H", time.localtime(0)), "hash": hash("text"), "warned": warned,
-        "flags": [sys.flags.optimize, sys.flags.utf8_mode, sys.flags.dont_write_bytecode],
+        "flags": [sys.flags.optimize, sys.flags.utf8_mode],
         "warnoptions": sys.warnoptions, "debug": __debug__,
     }
 
@@ -96,7 +96,7 @@ def test_forward_sees_the_process_of_the_submitter(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     environ = {"PYTHONHASHSEED": SEED, "CHANGED": "before", "REMOVED": "before"}
     done = python(
-        "-O", "-B", "-X", "utf8", "-W", "ignore::ImportWarning",
+        "-O", "-X", "utf8", "-W", "ignore::ImportWarning",
         "script.py", "--beam", "20", "out.json", env=environ, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -106,7 +106,7 @@ def test_forward_sees_the_process_of_the_submitter(tmp_path: Path) -> None:
     assert local[0]["environ"] == {
         "ADDED": "1", "CHANGED": "now", "REMOVED": None, "AT_IMPORT": "of the call",
     }  # fmt: skip
-    assert local[0]["flags"] == [1, 1, 1]
+    assert local[0]["flags"] == [1, 1]
     assert (local[0]["method"], local[0]["warned"], local[0]["hour"]) == ("spawn", "raised", "09")
     assert collected == local
     # In a shell of its own, which has nothing of all this, a shard is computed alike.
