@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from benchmarks.work import NoEnv, Trivial
+from espnet3.config.model import parse_parallel
 from espnet3.parallel import BaseRunner
 from espnet3.specs import layout
-from espnet3.specs.config import parse_parallel
 from espnet3.specs.items import plan_items, shard_bounds
 from espnet3.specs.models import (
     AttemptRecord,
@@ -25,7 +25,7 @@ from espnet3.specs.models import (
     encode,
     now,
 )
-from espnet3.specs.store import open_store
+from espnet3.storage.opening import open_store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import Portion, make_submission

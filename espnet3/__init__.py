@@ -14,8 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from espnet3.run import Run
-    from espnet3.specs.errors import (
+    from espnet3.errors import (
         ClassError,
         ConfigError,
         DamagedResult,
@@ -46,42 +45,43 @@ if TYPE_CHECKING:
         WorkError,
         WorkersKilled,
     )
+    from espnet3.run import Run
 else:
     from espnet3._lazy import lazy_names
 
     __getattr__ = lazy_names(
         __name__,
         {
-            "WorkersKilled": "espnet3.specs.errors",
-            "NoWorkers": "espnet3.specs.errors",
-            "ClassError": "espnet3.specs.errors",
-            "ConfigError": "espnet3.specs.errors",
-            "DamagedResult": "espnet3.specs.errors",
-            "EnvironmentFailed": "espnet3.specs.errors",
-            "EspnetError": "espnet3.specs.errors",
-            "FailedItems": "espnet3.specs.errors",
-            "FileMissing": "espnet3.specs.errors",
-            "FileTaken": "espnet3.specs.errors",
-            "FormatError": "espnet3.specs.errors",
-            "ForwardFailed": "espnet3.specs.errors",
-            "IncompleteRun": "espnet3.specs.errors",
-            "InvalidFile": "espnet3.specs.errors",
-            "ItemsError": "espnet3.specs.errors",
-            "NewerFormat": "espnet3.specs.errors",
-            "PlanMismatch": "espnet3.specs.errors",
-            "PreflightError": "espnet3.specs.errors",
+            "WorkersKilled": "espnet3.errors",
+            "NoWorkers": "espnet3.errors",
+            "ClassError": "espnet3.errors",
+            "ConfigError": "espnet3.errors",
+            "DamagedResult": "espnet3.errors",
+            "EnvironmentFailed": "espnet3.errors",
+            "EspnetError": "espnet3.errors",
+            "FailedItems": "espnet3.errors",
+            "FileMissing": "espnet3.errors",
+            "FileTaken": "espnet3.errors",
+            "FormatError": "espnet3.errors",
+            "ForwardFailed": "espnet3.errors",
+            "IncompleteRun": "espnet3.errors",
+            "InvalidFile": "espnet3.errors",
+            "ItemsError": "espnet3.errors",
+            "NewerFormat": "espnet3.errors",
+            "PlanMismatch": "espnet3.errors",
+            "PreflightError": "espnet3.errors",
             "Run": "espnet3.run",
-            "RunDirectoryError": "espnet3.specs.errors",
-            "RunError": "espnet3.specs.errors",
-            "SchedulerError": "espnet3.specs.errors",
-            "SchedulerUnavailable": "espnet3.specs.errors",
-            "StoreError": "espnet3.specs.errors",
-            "SubmissionRefused": "espnet3.specs.errors",
-            "TooManyErrors": "espnet3.specs.errors",
-            "UnserializableResult": "espnet3.specs.errors",
-            "Untrusted": "espnet3.specs.errors",
-            "UsageError": "espnet3.specs.errors",
-            "WorkError": "espnet3.specs.errors",
+            "RunDirectoryError": "espnet3.errors",
+            "RunError": "espnet3.errors",
+            "SchedulerError": "espnet3.errors",
+            "SchedulerUnavailable": "espnet3.errors",
+            "StoreError": "espnet3.errors",
+            "SubmissionRefused": "espnet3.errors",
+            "TooManyErrors": "espnet3.errors",
+            "UnserializableResult": "espnet3.errors",
+            "Untrusted": "espnet3.errors",
+            "UsageError": "espnet3.errors",
+            "WorkError": "espnet3.errors",
         },
     )
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import dask
 from pydantic import JsonValue
 
+from espnet3.config.job_options import WRITTEN
+from espnet3.config.yaml_values import written
 from espnet3.schedulers.base import Scheduler
-from espnet3.specs.job_options import WRITTEN
-from espnet3.specs.yaml_values import written
 
 
 @contextlib.contextmanager

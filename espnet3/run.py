@@ -11,17 +11,17 @@ from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.collect.log_files import logs
 from espnet3.collect.merge import Collected, Errors, collect, stream_chunks
 from espnet3.collect.progress import status, watch
-from espnet3.specs.config import ParallelConfig, as_parallel_config
-from espnet3.specs.records import ResultRecord
-from espnet3.specs.retry import PATIENCE
-from espnet3.specs.store import absolute_root
-from espnet3.specs.trust import Trust
-from espnet3.specs.visible import visible_line
+from espnet3.config.model import ParallelConfig, as_parallel_config
+from espnet3.run_dir.records import ResultRecord
+from espnet3.run_dir.trust import Trust
 from espnet3.status.run_status import RunStatus
+from espnet3.storage.opening import absolute_root
+from espnet3.storage.retry import PATIENCE
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import submit
 from espnet3.submit.resumption import Items, resume
 from espnet3.submit.submission import Submitted
+from espnet3.text import visible_line
 
 
 class Run:

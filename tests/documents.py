@@ -38,8 +38,8 @@ from omegaconf import OmegaConf
 
 from espnet3 import Run
 from espnet3.cli.config_file import import_path, load_request
-from espnet3.specs.config import as_parallel_config, parse_parallel
-from espnet3.specs.yaml_values import parse_yaml
+from espnet3.config.model import as_parallel_config, parse_parallel
+from espnet3.config.yaml_values import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [

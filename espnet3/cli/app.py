@@ -19,10 +19,10 @@ import click
 import espnet3
 from espnet3.cli.streams import give_up, open_streams, require_stdout
 from espnet3.cli.words import Seconds
-from espnet3.specs.errors import EspnetError, UsageError
+from espnet3.errors import EspnetError, UsageError
 
 if TYPE_CHECKING:
-    from espnet3.specs.trust import Trust
+    from espnet3.run_dir.trust import Trust
     from espnet3.status.run_status import RunStatus
 
 DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -129,7 +129,7 @@ _trust = click.option(
 
 
 def _usual_patience() -> float:
-    from espnet3.specs.retry import PATIENCE
+    from espnet3.storage.retry import PATIENCE
 
     return PATIENCE
 
@@ -194,14 +194,14 @@ def status(run_dir: str, as_json: bool) -> int:
     In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
     state, submission, task and cause separated by tabs.
     """
-    from espnet3.cli import show
+    from espnet3.cli import show, views
     from espnet3.run import Run
 
     seen = Run(run_dir).status()
     if as_json:
         show.json_document(show.status_document(seen))
     else:
-        show.status(seen)
+        views.status(seen)
     return DONE if seen.sound else NOT_COMPLETE
 
 
@@ -228,10 +228,10 @@ def watch(run_dir: str, interval: float, as_json: bool) -> int:
 
 
 async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
-    from espnet3.cli import show
+    from espnet3.cli import views
     from espnet3.collect.progress import watch as looks
 
-    with show.follower(as_json=as_json) as view:
+    with views.follower(as_json=as_json) as view:
         async for seen in looks(run_dir, interval):
             view.update(seen)
         view.end(seen)

@@ -23,12 +23,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from espnet3.cli.targets import call_target, find_target
+from espnet3.config.model import ParallelConfig, did_you_mean, parse_parallel
+from espnet3.config.yaml_values import parse_setting, read_yaml
+from espnet3.errors import ConfigError, UsageError
 from espnet3.parallel.base_runner import BaseRunner
 from espnet3.parallel.env_provider import EnvironmentProvider
-from espnet3.specs.config import ParallelConfig, did_you_mean, parse_parallel
-from espnet3.specs.errors import ConfigError, UsageError, one_line
-from espnet3.specs.masking import masked, remember
-from espnet3.specs.yaml_values import parse_setting, read_yaml
+from espnet3.redaction import masked, remember
+from espnet3.text import one_line
 
 REQUIRED = ("provider", "runner", "items")
 KEYS = (*REQUIRED, "run_dir", "n_shards", "config", "parallel")

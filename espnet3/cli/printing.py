@@ -7,16 +7,16 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Literal
 
+from espnet3.errors import UsageError
 from espnet3.run import Run
-from espnet3.specs.errors import UsageError
-from espnet3.specs.modes import regular
-from espnet3.specs.records import encode_error, encode_json
-from espnet3.specs.store import open_store
-from espnet3.specs.visible import visible, visible_json
+from espnet3.run_dir.records import encode_error, encode_json
 from espnet3.status.observe import read_run
+from espnet3.storage.file_modes import regular
+from espnet3.storage.opening import open_store
+from espnet3.text import visible, visible_json
 
 if TYPE_CHECKING:
-    from espnet3.specs.trust import Trust
+    from espnet3.run_dir.trust import Trust
 
 _BLOCK = 1 << 16  # bytes of a log
 

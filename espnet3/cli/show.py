@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from espnet3.specs.errors import one_line
-from espnet3.specs.masking import masked_text, scrubbed
-from espnet3.specs.visible import visible, visible_json, visible_line
+from espnet3.redaction import masked_text, scrubbed
+from espnet3.text import one_line, visible, visible_json, visible_line
 
 if TYPE_CHECKING:
     from espnet3.doctor.examination import Examination, Finding
@@ -223,13 +222,8 @@ def shard_line(shard: ShardStatus) -> str:
     return "\t".join([str(shard.rank), shard.state, *place, one_line(shard.cause)])
 
 
-def status(seen: RunStatus) -> None:
-    """Print the state of a run."""
-    if on_terminal():
-        from espnet3.cli import terminal
-
-        terminal.status(seen)
-        return
+def status_lines(seen: RunStatus) -> None:
+    """Print the state of a run, a line for each shard that is not done."""
     if seen.scheduler_problem:
         problem(seen.scheduler_problem)
     say(counts_line(seen))
@@ -284,17 +278,6 @@ class JsonFollower(Follower):
 
     def end(self, seen: RunStatus) -> None:
         pass  # the last document says it
-
-
-def follower(*, as_json: bool = False) -> Follower:
-    """The follower for where standard output goes, or for a program."""
-    if as_json:
-        return JsonFollower()
-    if not on_terminal():
-        return Follower()
-    from espnet3.cli.terminal import LiveFollower
-
-    return LiveFollower()
 
 
 def problem(message: str) -> None:

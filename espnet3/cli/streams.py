@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from espnet3.specs.errors import UsageError
+from espnet3.errors import UsageError
 
 NAMES = ("stdin", "stdout", "stderr")
 

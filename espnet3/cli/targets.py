@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
-from espnet3.specs.config import did_you_mean
-from espnet3.specs.errors import ClassError, ConfigError, one_line
+from espnet3.config.model import did_you_mean
+from espnet3.errors import ClassError, ConfigError
+from espnet3.text import one_line
 
 
 def find_target(target: Any, where: str) -> Any:

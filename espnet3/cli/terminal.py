@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from espnet3.cli import show
-from espnet3.specs.errors import one_line
-from espnet3.specs.visible import visible
 from espnet3.status.run_status import LIVE, NOT_DONE, RunStatus, ShardStatus, State
+from espnet3.text import one_line, visible
 
 _BAR = 40  # cells
 _WRONG = 5  # rows below the bar of a run that goes on

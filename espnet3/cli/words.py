@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from espnet3.specs.errors import UsageError
+from espnet3.errors import UsageError
 
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*=.*", re.DOTALL)
@@ -105,8 +105,8 @@ def spec_of(words: Sequence[str]) -> str:
     if rank is None:
         return run_dir
     from espnet3.specs import layout
-    from espnet3.specs.store import open_store
     from espnet3.status.observe import read_run
+    from espnet3.storage.opening import open_store
 
     store = open_store(run_dir)
     read_run(store).require_rank(rank, store.root)
@@ -140,6 +140,6 @@ def as_options(settings: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: one of them is no setting.
     """
-    from espnet3.specs.yaml_values import parse_setting
+    from espnet3.config.yaml_values import parse_setting
 
     return dict(map(parse_setting, settings))

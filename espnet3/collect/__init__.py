@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from espnet3.collect.log_files import logs
     from espnet3.collect.merge import Collected, PartialResults, collect, stream
     from espnet3.collect.progress import status, watch
+    from espnet3.run_dir.records import ResultRecord
     from espnet3.specs.models import ErrorRecord
-    from espnet3.specs.records import ResultRecord
     from espnet3.status.run_status import RunStatus, ShardStatus
 else:
     from espnet3._lazy import lazy_names
@@ -20,7 +20,7 @@ else:
             "Collected": "espnet3.collect.merge",
             "ErrorRecord": "espnet3.specs.models",
             "PartialResults": "espnet3.collect.merge",
-            "ResultRecord": "espnet3.specs.records",
+            "ResultRecord": "espnet3.run_dir.records",
             "RunStatus": "espnet3.status.run_status",
             "ShardStatus": "espnet3.status.run_status",
             "collect": "espnet3.collect.merge",

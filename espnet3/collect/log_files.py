@@ -7,9 +7,9 @@ import os
 
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run, read_submissions
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
 
 
 async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:

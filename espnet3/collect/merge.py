@@ -13,26 +13,16 @@ from typing import Any, BinaryIO, Literal, overload
 
 from espnet3.collect.output import Target, open_output, require_json_lines, require_outside
 from espnet3.collect.parts import Vouched, take_in_turn
-from espnet3.specs import layout
-from espnet3.specs.errors import (
+from espnet3.config.current import chosen_policy
+from espnet3.errors import (
     DamagedResult,
     FailedItems,
     IncompleteRun,
     InvalidFile,
 )
-from espnet3.specs.main_module import main_of
-from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.specs.records import MAX_LINE, ResultRecord, decode_line, decode_results
-from espnet3.specs.store import Store, absolute_root, open_store
-from espnet3.specs.threads import gather
-from espnet3.specs.trust import (
-    Trust,
-    chosen_policy,
-    require_scripts,
-    require_trusted,
-    tightened,
-)
-from espnet3.specs.verify import (
+from espnet3.run_dir.records import MAX_LINE, ResultRecord, decode_line, decode_results
+from espnet3.run_dir.trust import Trust, require_scripts, require_trusted, tightened
+from espnet3.run_dir.verification import (
     IN_MEMORY,
     PATIENCE,
     blocks,
@@ -43,8 +33,14 @@ from espnet3.specs.verify import (
     require_line,
     stopping,
 )
-from espnet3.specs.visible import visible
+from espnet3.specs import layout
+from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.status.observe import list_receipts, observe, read_run
+from espnet3.storage.base import Store
+from espnet3.storage.concurrency import gather
+from espnet3.storage.opening import absolute_root, open_store
+from espnet3.text import visible
+from espnet3.user_code.main_module import main_of
 
 READERS = 8  # threads that read receipts
 CHUNK = 4096  # records that are decoded between two looks at the event loop

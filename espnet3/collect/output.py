@@ -10,10 +10,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from espnet3.errors import EspnetError, StoreError, UsageError
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError, StoreError, UsageError, one_line
-from espnet3.specs.modes import opener, unfinished_name
-from espnet3.specs.threads import submit
+from espnet3.storage.concurrency import submit
+from espnet3.storage.file_modes import opener, unfinished_name
+from espnet3.text import one_line
 
 SYNC_EVERY = 32 << 20  # bytes
 _LOCAL = frozenset({"file", "local"})  # protocols of fsspec

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
+from espnet3.run_dir.verification import BLOCK, open_verified, patiently
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.specs.store import Store
-from espnet3.specs.threads import submit
-from espnet3.specs.verify import BLOCK, open_verified, patiently
+from espnet3.storage.base import Store
+from espnet3.storage.concurrency import submit
 
 FEW, MANY = 2, 6  # threads that read and verify parts, of which one writes or decodes
 SLOW = 0.2  # seconds for which they may wait for the storage before there are many

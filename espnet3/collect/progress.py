@@ -6,10 +6,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 
-from espnet3.specs.store import open_store
 from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observe import observe
 from espnet3.status.run_status import RunStatus
+from espnet3.storage.opening import open_store
 
 
 async def status(run_dir: str | os.PathLike[str]) -> RunStatus:

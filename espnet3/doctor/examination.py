@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from espnet3.collect.log_files import logs
 from espnet3.collect.merge import collect
 from espnet3.collect.progress import status
+from espnet3.config.current import chosen_policy
+from espnet3.config.model import ParallelConfig
 from espnet3.doctor.visit import (
     ANSWER,
     CALL,
@@ -24,23 +26,17 @@ from espnet3.doctor.visit import (
     Visitor,
     python_here,
 )
+from espnet3.errors import EspnetError, FileMissing, FileTaken, SubmissionRefused, UsageError
+from espnet3.run_dir.trust import require_trusted
 from espnet3.schedulers import get_scheduler
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import (
-    EspnetError,
-    FileMissing,
-    FileTaken,
-    SubmissionRefused,
-    UsageError,
-    one_line,
-)
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.modes import regular
-from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import chosen_policy, require_trusted
+from espnet3.storage.base import Store
+from espnet3.storage.file_modes import regular
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import dry_run, submit
 from espnet3.submit.submission import Submitted
+from espnet3.text import one_line
 
 LOOK = 0.1  # seconds between two looks for the job's call
 ASK = 2.0  # seconds between two questions to the scheduler
@@ -105,7 +101,7 @@ async def examine(
         Untrusted: others could put something in its place.
 
     Example:
-        >>> from espnet3.specs.config import ParallelConfig
+        >>> from espnet3.config.model import ParallelConfig
         >>> (await examine(ParallelConfig(env="slurm"), "/shared")).fine  # doctest: +SKIP
         True
     """

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from espnet3._blocking import run_blocking
+from espnet3.errors import EspnetError, FileTaken
 from espnet3.parallel import BaseRunner, EnvironmentProvider
+from espnet3.run_dir.processes import this_user
 from espnet3.schedulers import get_scheduler
-from espnet3.specs.errors import EspnetError, FileTaken
 from espnet3.specs.models import PlannedJob
-from espnet3.specs.processes import this_user
-from espnet3.specs.store import Store, open_store
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
 
 # Files of the doctor's folder: written before the job; by the job, and by who submitted it.
 GREETING, TAKEN = "greeting", "taken"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from espnet3.config.model import ParallelConfig
     from espnet3.parallel.base_runner import BaseRunner
     from espnet3.parallel.config import get_parallel_config, set_parallel
     from espnet3.parallel.env_provider import EnvironmentProvider
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         parallel_map,
         wrap_func_with_worker_env,
     )
-    from espnet3.specs.config import ParallelConfig
 else:
     from espnet3._lazy import lazy_names
 
@@ -29,7 +29,7 @@ else:
             "DictReturnWorkerPlugin": "espnet3.parallel.parallel",
             "EnvironmentProvider": "espnet3.parallel.env_provider",
             "InferenceProvider": "espnet3.parallel.inference_provider",
-            "ParallelConfig": "espnet3.specs.config",
+            "ParallelConfig": "espnet3.config.model",
             "get_client": "espnet3.parallel.parallel",
             "get_parallel_config": "espnet3.parallel.config",
             "make_client": "espnet3.parallel.parallel",

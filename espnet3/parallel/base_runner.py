@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from espnet3.errors import ConfigError
 from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.parallel.progress_bar import progress_bar
-from espnet3.specs.errors import ConfigError
-from espnet3.specs.held import its_own_changes
-from espnet3.specs.references import require_static_forward
-from espnet3.specs.variables import its_own_work, look_at
-from espnet3.specs.visible import visible
+from espnet3.text import visible
+from espnet3.user_code.held import its_own_changes
+from espnet3.user_code.references import require_static_forward
+from espnet3.user_code.variables import its_own_work, look_at
 
 if TYPE_CHECKING:
     from espnet3.run import Run

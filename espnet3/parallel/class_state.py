@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from espnet3.parallel.pickles import dumps, loads
-from espnet3.specs.variables import is_changed, used_variables
+from espnet3.user_code.variables import is_changed, used_variables
 
 Attributes = Mapping[str, bytes]
 ClassStates = tuple[tuple[type[Any] | ModuleType, Attributes], ...]

@@ -17,10 +17,11 @@ from typing import Any
 import dask
 import distributed
 
+from espnet3.config.model import ParallelConfig, did_you_mean
+from espnet3.errors import ConfigError, EspnetError
 from espnet3.parallel.main_guard import require_main_guard
-from espnet3.specs.config import ParallelConfig, did_you_mean
-from espnet3.specs.errors import ConfigError, EspnetError, one_line
-from espnet3.specs.paths import as_entered
+from espnet3.storage.paths import as_entered
+from espnet3.text import one_line
 
 EXTRAS = {
     "local_gpu": ("dask_cuda", "gpu"),

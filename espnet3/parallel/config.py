@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from espnet3.specs.current import get_current, set_current
+from espnet3.config.current import get_current, set_current
 
 if TYPE_CHECKING:
-    from espnet3.specs.config import ParallelConfig
+    from espnet3.config.model import ParallelConfig
 
 _Reaction = Callable[["ParallelConfig | None"], None]
 _when_set: list[_Reaction] = []
@@ -37,7 +37,7 @@ def set_parallel(config: Any) -> None:
         >>> set_parallel(None)
     """
     # At call time: workers, which import this module, need no model of the config.
-    from espnet3.specs.config import as_parallel_config
+    from espnet3.config.model import as_parallel_config
 
     new = None if config is None else as_parallel_config(config)
     set_current(new)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any, Self
 
-from espnet3.specs.alike import copied
-from espnet3.specs.held import look_at_instance
+from espnet3.user_code.alike import copied
+from espnet3.user_code.held import look_at_instance
 
 
 class RemembersArguments:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from distributed import WorkerPlugin
 
 from espnet3._streams import print_by_line
-from espnet3.specs import modes
-from espnet3.specs.paths import absolute
+from espnet3.storage import file_modes as modes
+from espnet3.storage.paths import absolute
 
 # What Dask or a batch system gave each worker for itself.
 _OWN = ("CUDA_VISIBLE_DEVICES", "DASK_", "SLURM_")

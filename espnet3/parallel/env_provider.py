@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from espnet3.parallel.constructor import RemembersArguments
-from espnet3.specs.variables import look_at
+from espnet3.user_code.variables import look_at
 
 
 class EnvironmentProvider(RemembersArguments):

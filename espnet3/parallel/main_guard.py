@@ -9,7 +9,7 @@ from types import FrameType
 
 import dask
 
-from espnet3.specs.errors import UsageError
+from espnet3.errors import UsageError
 
 
 def require_main_guard() -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 from distributed import Client, Status, WorkerPlugin
 
+from espnet3.config.model import ParallelConfig, as_parallel_config
+from espnet3.errors import ConfigError
 from espnet3.parallel.batches import run_batches
 from espnet3.parallel.clusters import make_cluster
 from espnet3.parallel.clusters import make_local_gpu_cluster as make_local_gpu_cluster
@@ -27,8 +29,6 @@ from espnet3.parallel.worker_env import (
 from espnet3.parallel.worker_env import wrap_func_with_worker_env as wrap_func_with_worker_env
 from espnet3.parallel.worker_process import WorkerProcess
 from espnet3.parallel.worker_watch import wait_for_a_worker
-from espnet3.specs.config import ParallelConfig, as_parallel_config
-from espnet3.specs.errors import ConfigError
 
 
 class EspnetClient(Client):

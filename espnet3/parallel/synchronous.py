@@ -12,6 +12,8 @@ from typing import Any
 
 from distributed import Client, get_worker
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import SchedulerError, UsageError
 from espnet3.parallel.batches import run_batches
 from espnet3.parallel.class_state import CallWithEnvironment, ClassStates, Setup, class_states
 from espnet3.parallel.config import when_set
@@ -20,9 +22,7 @@ from espnet3.parallel.parallel import close_client, make_client
 from espnet3.parallel.pickles import dumps
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import SchedulerError, UsageError
-from espnet3.specs.visible import visible
+from espnet3.text import visible
 
 
 class SharedClient:

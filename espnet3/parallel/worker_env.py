@@ -11,8 +11,9 @@ from typing import Any, cast
 
 from distributed import WorkerPlugin, get_worker
 
+from espnet3.errors import EnvironmentFailed
 from espnet3.parallel.pickles import dumps, loads
-from espnet3.specs.errors import EnvironmentFailed, one_line
+from espnet3.text import one_line
 
 ENV = "env"
 

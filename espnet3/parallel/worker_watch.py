@@ -8,10 +8,10 @@ from typing import Any
 
 from distributed import Client
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import NoWorkers, SchedulerUnavailable, SubmissionRefused
 from espnet3.parallel.clusters import job_ids, reasons, refusal
 from espnet3.schedulers import get_scheduler
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import NoWorkers, SchedulerUnavailable, SubmissionRefused
 
 LOOK_EVERY = 1.0  # seconds
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 
+from espnet3.errors import ConfigError
 from espnet3.schedulers.base import Scheduler
-from espnet3.specs.errors import ConfigError
 
 
 def get_scheduler(name: str) -> Scheduler:

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from espnet3.errors import SchedulerUnavailable
+from espnet3.run_dir.processes import is_of, user_ids
 from espnet3.schedulers.commands import ask
 from espnet3.schedulers.walltimes import clock_seconds
-from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, Submission
-from espnet3.specs.processes import is_of, user_ids
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.errors import SchedulerUnavailable
 
 
 class Answer(NamedTuple):

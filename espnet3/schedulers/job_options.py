@@ -12,10 +12,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from espnet3.config.job_options import COUNTS, LISTS, RENAMED, SIZES, SWITCHES, TEXTS
+from espnet3.errors import ConfigError
+from espnet3.redaction import masked_text
 from espnet3.schedulers.base import Scheduler
-from espnet3.specs.errors import ConfigError, one_line
-from espnet3.specs.job_options import COUNTS, LISTS, RENAMED, SIZES, SWITCHES, TEXTS
-from espnet3.specs.masking import masked_text
+from espnet3.text import one_line
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

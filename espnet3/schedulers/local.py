@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from espnet3.errors import SchedulerUnavailable
+from espnet3.run_dir.processes import is_of, user_ids
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
-from espnet3.specs.errors import SchedulerUnavailable, one_line
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
-from espnet3.specs.modes import regular
-from espnet3.specs.processes import is_of, user_ids
+from espnet3.storage.file_modes import regular
+from espnet3.text import one_line
 
 if TYPE_CHECKING:
     import psutil

@@ -1,6 +1,6 @@
-"""The contract: persisted models, the run directory's layout, the store, the errors.
+"""The contract: what is persisted, and under which names. It knows no storage.
 
-This package knows nothing of the others.
+Other names than those of persisted models are from before other packages held them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from espnet3.specs.config import ParallelConfig
     from espnet3.specs.models import (
         AcceptedJobs,
         AttemptRecord,
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
         ShardSpec,
         Submission,
     )
-    from espnet3.specs.records import ResultRecord
-    from espnet3.specs.store import Store, open_store
 else:
     from espnet3._lazy import lazy_names
 
@@ -29,14 +26,14 @@ else:
             "AcceptedJobs": "espnet3.specs.models",
             "AttemptRecord": "espnet3.specs.models",
             "Cancellation": "espnet3.specs.models",
-            "ParallelConfig": "espnet3.specs.config",
+            "ParallelConfig": "espnet3.config.model",
             "Receipt": "espnet3.specs.models",
-            "ResultRecord": "espnet3.specs.records",
+            "ResultRecord": "espnet3.run_dir.records",
             "RunSpec": "espnet3.specs.models",
             "ShardSpec": "espnet3.specs.models",
-            "Store": "espnet3.specs.store",
+            "Store": "espnet3.storage.base",
             "Submission": "espnet3.specs.models",
-            "open_store": "espnet3.specs.store",
+            "open_store": "espnet3.storage.opening",
         },
     )
 

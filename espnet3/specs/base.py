@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from espnet3.specs import compiled
+from espnet3.startup import compiled
 
 if TYPE_CHECKING or not compiled.is_loaded():
     from pydantic import (

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 import orjson
 
+from espnet3.errors import ItemsError
 from espnet3.specs.base import Field, JsonValue, Part, model_validator
-from espnet3.specs.errors import ItemsError, one_line
 from espnet3.specs.plain import MAX_DEPTH
+from espnet3.text import one_line
 
 
 class ItemRange(Part):

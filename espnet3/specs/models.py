@@ -11,6 +11,7 @@ from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from espnet3.errors import UsageError
 from espnet3.specs.base import (
     AfterValidator,
     AwareDatetime,
@@ -21,7 +22,6 @@ from espnet3.specs.base import (
     model_validator,
 )
 from espnet3.specs.codec import decode, encode
-from espnet3.specs.errors import UsageError
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches
 from espnet3.specs.plain import finite
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from espnet3.specs.errors import ConfigError, one_line
-from espnet3.specs.masking import masked
+from espnet3.errors import ConfigError
+from espnet3.redaction import masked
+from espnet3.text import one_line
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from espnet3.errors import EspnetError
+from espnet3.run_dir.verification import read_receipt
 from espnet3.schedulers.base import KnownSubmission
-from espnet3.specs.errors import EspnetError
 from espnet3.specs.models import RunSpec
-from espnet3.specs.store import Store
-from espnet3.specs.threads import gather
-from espnet3.specs.verify import read_receipt
+from espnet3.storage.base import Store
+from espnet3.storage.concurrency import gather
 
 _READERS = 8  # threads; most of the time is spent waiting for the storage
 

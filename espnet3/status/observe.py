@@ -8,19 +8,19 @@ import os
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
-from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission
-from espnet3.schedulers.task_states import TaskStates
-from espnet3.specs import layout
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import (
+from espnet3.errors import (
     FileMissing,
     FormatError,
     RunDirectoryError,
     SchedulerUnavailable,
 )
+from espnet3.run_dir.processes import is_busy, this_process
+from espnet3.run_dir.reading import read_persisted
+from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import KnownSubmission
+from espnet3.schedulers.task_states import TaskStates
+from espnet3.specs import layout
 from espnet3.specs.layout import AttemptFile
-from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
@@ -29,12 +29,12 @@ from espnet3.specs.models import (
     Submission,
     now,
 )
-from espnet3.specs.processes import is_busy, this_process
-from espnet3.specs.store import Store
-from espnet3.specs.threads import gather
 from espnet3.status.failed_items import FailedItemCounts, records_errors
 from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import Evidence, shard_states
+from espnet3.storage.base import Store
+from espnet3.storage.concurrency import gather
+from espnet3.storage.local import LocalStore
 
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
 # and clock cannot be seen, earlier.

@@ -6,24 +6,26 @@ import asyncio
 import contextlib
 import os
 
-from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission
-from espnet3.schedulers.local import WORKER
-from espnet3.schedulers.ownership import is_own_job
-from espnet3.specs import layout
-from espnet3.specs.errors import (
+from espnet3.config.current import chosen_policy
+from espnet3.errors import (
     EspnetError,
     FileTaken,
     RunDirectoryError,
     StoreError,
     UsageError,
 )
-from espnet3.specs.local_store import LocalStore
+from espnet3.run_dir.processes import this_process, this_user
+from espnet3.run_dir.trust import Trust, require_submissions, tightened
+from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import KnownSubmission
+from espnet3.schedulers.local import WORKER
+from espnet3.schedulers.ownership import is_own_job
+from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, encode, now
-from espnet3.specs.processes import this_process, this_user
-from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import Trust, chosen_policy, require_submissions, tightened
 from espnet3.status.observe import Observation, observe, read_run
+from espnet3.storage.base import Store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
 
 _GONE = (
     "is not there, so its jobs are not known; if it was removed while they lived, running ones end "

@@ -19,27 +19,22 @@ import dask
 from pydantic import JsonValue
 
 from espnet3._jobqueue import CLUSTERS, Job, JobQueueCluster, used_options
+from espnet3.config.job_options import RENAMED
+from espnet3.config.model import ParallelConfig, did_you_mean
+from espnet3.errors import ClassError, ConfigError, SchedulerUnavailable, SubmissionRefused
+from espnet3.redaction import masked_text
+from espnet3.run_dir.processes import this_process
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import Scheduler
 from espnet3.schedulers.commands import NoAnswer
 from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
-from espnet3.specs.config import ParallelConfig, did_you_mean
-from espnet3.specs.errors import (
-    ClassError,
-    ConfigError,
-    SchedulerUnavailable,
-    SubmissionRefused,
-    one_line,
-)
-from espnet3.specs.job_options import RENAMED
-from espnet3.specs.masking import masked_text
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
-from espnet3.specs.paths import as_entered
-from espnet3.specs.processes import this_process
+from espnet3.storage.paths import as_entered
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
 from espnet3.submit.worker_job import worker_job_cls
+from espnet3.text import one_line
 
 # Given by espnet3 or by a cluster object, never by a user's options.
 _RESERVED = frozenset({"self", "scheduler", "name", "kwargs", "base_class_kwargs", "job_cls"})

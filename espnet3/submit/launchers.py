@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from espnet3.specs.config import ParallelConfig
+from espnet3.config.model import ParallelConfig
 from espnet3.submit.launch import Launcher
 
 

@@ -7,12 +7,12 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import SubmissionRefused
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.local import SUPERVISOR, WORKER
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import SubmissionRefused
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
-from espnet3.specs.paths import as_entered
+from espnet3.storage.paths import as_entered
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape
 

@@ -10,25 +10,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
-from espnet3.schedulers import get_scheduler
-from espnet3.specs import layout
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.config import ParallelConfig, as_parallel_config
-from espnet3.specs.current import get_current
-from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, Untrusted
-from espnet3.specs.items import plan_items
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.models import RunSpec, encode, now
-from espnet3.specs.modes import removed_on_error
-from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import (
+from espnet3.config.current import get_current
+from espnet3.config.model import ParallelConfig, as_parallel_config
+from espnet3.errors import FileMissing, FileTaken, RunDirectoryError, Untrusted
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.trust import (
     Trust,
     require_scripts,
     require_submissions,
     require_trusted,
     tightened,
 )
+from espnet3.schedulers import get_scheduler
+from espnet3.specs import layout
+from espnet3.specs.items import plan_items
+from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observe import observe
+from espnet3.storage.base import Store
+from espnet3.storage.file_modes import removed_on_error
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.overrides import Groups, submit_portions

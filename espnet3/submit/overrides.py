@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from espnet3.specs.config import Override, ParallelConfig, parse_parallel
-from espnet3.specs.errors import ConfigError, UsageError
+from espnet3.config.model import Override, ParallelConfig, parse_parallel
+from espnet3.errors import ConfigError, UsageError
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import RunSpec
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from espnet3.submit.launch import Launcher
 from espnet3.submit.submission import Portion, Submitted, array_size, submit_ranks
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import ClassError, ConfigError, PlanMismatch
+from espnet3.redaction import masked
 from espnet3.specs.base import Part
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch, one_line
 from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
-from espnet3.specs.masking import masked
 from espnet3.specs.models import (
     MAX_SHARDS,
     Assignment,
@@ -25,9 +25,10 @@ from espnet3.specs.models import (
     ShardSpec,
     now,
 )
-from espnet3.specs.paths import as_entered, same_file
-from espnet3.specs.references import refer_to, require_static_forward
+from espnet3.storage.paths import as_entered, same_file
 from espnet3.submit.state import changed_variables, describe_instance
+from espnet3.text import one_line
+from espnet3.user_code.references import refer_to, require_static_forward
 
 
 class Runner(Protocol):

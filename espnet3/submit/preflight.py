@@ -8,9 +8,11 @@ import shlex
 import tempfile
 from pathlib import Path
 
-from espnet3.specs.errors import PreflightError, one_line
-from espnet3.specs.masking import remember_run, scrubbed
+from espnet3.errors import PreflightError
+from espnet3.redaction import scrubbed
+from espnet3.run_dir.secrets import remember_run
 from espnet3.specs.models import RunSpec, encode
+from espnet3.text import one_line
 from espnet3.worker import exit_codes
 
 

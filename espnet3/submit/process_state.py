@@ -19,13 +19,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from espnet3.errors import ClassError, ConfigError
+from espnet3.redaction import is_secret, masked_text
 from espnet3.schedulers import get_scheduler, known_schedulers
-from espnet3.specs import modes
-from espnet3.specs.errors import ClassError, ConfigError, one_line
-from espnet3.specs.main_module import MAIN, WORKER_VARIABLE, describe_main
-from espnet3.specs.masking import is_secret, masked_text
 from espnet3.specs.models import ClassReference, ProcessState, WarningFilter
-from espnet3.specs.references import refer_to
+from espnet3.storage import file_modes as modes
+from espnet3.text import one_line
+from espnet3.user_code.main_module import MAIN, WORKER_VARIABLE, describe_main
+from espnet3.user_code.references import refer_to
 
 # Read by an interpreter, or by the C library for it, when it starts.
 AT_START = ("LANG", "LC_ALL", "LC_CTYPE", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUTF8")

@@ -11,27 +11,26 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any, Literal, get_args
 
-from espnet3.specs import layout
-from espnet3.specs.config import ParallelConfig, parse_parallel
-from espnet3.specs.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
-from espnet3.specs.main_module import importing_as, main_of
-from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
-from espnet3.specs.modes import require_usable_umask
-from espnet3.specs.plain import plain_json
-from espnet3.specs.references import find_class
-from espnet3.specs.retry import PATIENCE
-from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import (
+from espnet3.config.current import chosen_policy
+from espnet3.config.model import ParallelConfig, parse_parallel
+from espnet3.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
+from espnet3.run_dir.trust import (
     Trust,
-    chosen_policy,
     require_scripts,
     require_submissions,
     require_trusted,
     tightened,
 )
+from espnet3.specs import layout
+from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
+from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
 from espnet3.status.observe import Observation, observe
 from espnet3.status.run_status import LIVE, RunStatus
+from espnet3.storage.base import Store
+from espnet3.storage.file_modes import require_usable_umask
+from espnet3.storage.opening import open_store
+from espnet3.storage.retry import PATIENCE
 from espnet3.submit.launch import Launcher
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.overrides import Groups, set_for_all, submit_portions
@@ -39,6 +38,8 @@ from espnet3.submit.preflight import preflight
 from espnet3.submit.submission import Overtaken, Submitted
 from espnet3.submit.surroundings import refuse_in_worker
 from espnet3.submit.withdrawals import Finding, find_damaged, find_failed, withdraw
+from espnet3.user_code.main_module import importing_as, main_of
+from espnet3.user_code.references import find_class
 
 Items = Literal["missing", "failed"]
 

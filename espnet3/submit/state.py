@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from espnet3.specs.alike import alike
-from espnet3.specs.errors import ClassError, ConfigError, one_line
-from espnet3.specs.held import attributes_of, changed_attributes
-from espnet3.specs.masking import masked
+from espnet3.errors import ClassError, ConfigError
+from espnet3.redaction import masked
 from espnet3.specs.models import Argument, Assignment, ClassReference, ProviderSpec
 from espnet3.specs.plain import is_omegaconf
-from espnet3.specs.references import refer_to
-from espnet3.specs.values import stored, stored_and_early
-from espnet3.specs.variables import Variable, is_changed, must_be_refused, used_variables
+from espnet3.text import one_line
+from espnet3.user_code.alike import alike
+from espnet3.user_code.held import attributes_of, changed_attributes
+from espnet3.user_code.references import refer_to
+from espnet3.user_code.values import stored, stored_and_early
+from espnet3.user_code.variables import Variable, is_changed, must_be_refused, used_variables
 
 
 def describe_instance(

@@ -9,19 +9,13 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
+from espnet3.run_dir.processes import busy_with, this_process
+from espnet3.run_dir.reading import read_persisted
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import (
-    FileTaken,
-    SchedulerUnavailable,
-    StoreError,
-    SubmissionRefused,
-    cut,
-)
 from espnet3.specs.items import ItemList, ItemRange
-from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import (
     CUT_SHORT,
     AcceptedJob,
@@ -32,11 +26,12 @@ from espnet3.specs.models import (
     encode,
     now,
 )
-from espnet3.specs.modes import make_folders
-from espnet3.specs.paths import absolute
-from espnet3.specs.processes import busy_with, this_process
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
+from espnet3.storage.file_modes import make_folders
+from espnet3.storage.local import LocalStore
+from espnet3.storage.paths import absolute
 from espnet3.submit.launch import Launcher
+from espnet3.text import cut
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from espnet3.specs.errors import UsageError, one_line
-from espnet3.specs.modes import require_usable_umask
-from espnet3.specs.paths import absolute, readable
-from espnet3.specs.references import WORKER_VARIABLE
+from espnet3.errors import UsageError
+from espnet3.storage.file_modes import require_usable_umask
+from espnet3.storage.paths import absolute, readable
 from espnet3.submit.plan import Surroundings
 from espnet3.submit.process_state import held_here
+from espnet3.text import one_line
+from espnet3.user_code.references import WORKER_VARIABLE
 
 # Variables that change what Python or the usual libraries do, and that hold no secrets.
 RECORDED = (

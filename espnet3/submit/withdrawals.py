@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
+from espnet3.errors import DamagedResult, FileMissing, FileTaken
+from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.verification import find_damage, patiently, read_receipt, stopping
 from espnet3.specs import layout
-from espnet3.specs.errors import DamagedResult, FileMissing, FileTaken, one_line
 from espnet3.specs.models import RunSpec, Withdrawal, encode, now
-from espnet3.specs.processes import this_process
-from espnet3.specs.store import Store
-from espnet3.specs.verify import find_damage, patiently, read_receipt, stopping
+from espnet3.storage.base import Store
+from espnet3.text import one_line
 
 _READERS = 8  # threads; most of the time is spent waiting for the storage
 _CHUNK = 1024  # receipts between two looks at whether anybody still waits

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from espnet3.specs import extension, late
+from espnet3.startup import extension, late
 
 
 def start() -> int:
@@ -13,7 +13,7 @@ def start() -> int:
     gc.disable()
     extension.load()
     late.import_for_worker()
-    from espnet3.specs import compiled
+    from espnet3.startup import compiled
 
     compiled.load()
     from espnet3.specs.base import Part

@@ -11,8 +11,9 @@ import sys
 import traceback
 from pathlib import Path
 
-from espnet3.specs.errors import EspnetError
-from espnet3.specs.masking import remember_run, scrubbed
+from espnet3.errors import EspnetError
+from espnet3.redaction import scrubbed
+from espnet3.run_dir.secrets import remember_run
 from espnet3.specs.models import RunSpec, decode
 from espnet3.worker import exit_codes
 from espnet3.worker.rebuild import enter_surroundings, rebuild

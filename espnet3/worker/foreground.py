@@ -12,9 +12,7 @@ import os
 import sys
 
 from espnet3._streams import print_by_line
-from espnet3.specs import layout
-from espnet3.specs.codec import decode, read_persisted
-from espnet3.specs.errors import (
+from espnet3.errors import (
     EspnetError,
     FileMissing,
     FormatError,
@@ -22,11 +20,15 @@ from espnet3.specs.errors import (
     RunDirectoryError,
     UsageError,
 )
-from espnet3.specs.masking import scrubbed
+from espnet3.redaction import scrubbed
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.trust import POLICIES, require_own, tightened
+from espnet3.specs import layout
+from espnet3.specs.codec import decode
 from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec, Submission
-from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import POLICIES, require_own, tightened
-from espnet3.specs.visible import visible
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
+from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_state import restart

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from espnet3.errors import FileMissing, FormatError
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.verification import find_damage
 from espnet3.specs import layout
-from espnet3.specs.codec import Model, read_persisted
-from espnet3.specs.errors import FileMissing, FormatError
+from espnet3.specs.codec import Model
 from espnet3.specs.models import Receipt, RunSpec, Withdrawal
-from espnet3.specs.store import Store
-from espnet3.specs.verify import find_damage
+from espnet3.storage.base import Store
 
 
 class Belief(NamedTuple):

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from espnet3._streams import print_by_line
+from espnet3.errors import EspnetError, FileMissing, UsageError
+from espnet3.redaction import scrubbed
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.trust import require_files, tightened
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import EspnetError, FileMissing, UsageError
-from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import Submission
-from espnet3.specs.retry import is_shortage
-from espnet3.specs.store import open_store
-from espnet3.specs.trust import require_files, tightened
-from espnet3.specs.visible import visible
+from espnet3.storage.opening import open_store
+from espnet3.storage.retry import is_shortage
+from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.options import parse
 from espnet3.worker.process_state import restart

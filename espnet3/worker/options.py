@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from espnet3.specs.trust import POLICIES, Trust
+from espnet3.run_dir.trust import POLICIES, Trust
 
 _NUMBERS = frozenset({"number", "first_task", "task"})
 

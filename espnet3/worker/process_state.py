@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Mapping
 
-from espnet3.specs.errors import EspnetError, one_line
+from espnet3.errors import EspnetError
 from espnet3.specs.models import ProcessState, RunSpec, WarningFilter
+from espnet3.text import one_line
 
 RESTARTED = "ESPNET3_RESTARTED"
 

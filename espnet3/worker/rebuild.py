@@ -7,16 +7,18 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from espnet3.errors import ClassError, EspnetError
+from espnet3.redaction import scrubbed
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.secrets import remember_run
+from espnet3.run_dir.trust import Trust, require_scripts, require_trusted, tightened
 from espnet3.specs import layout
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import ClassError, EspnetError, one_line
-from espnet3.specs.main_module import adopt, main_of
-from espnet3.specs.masking import remember_run, scrubbed
 from espnet3.specs.models import Argument, RunSpec
-from espnet3.specs.references import WORKER_VARIABLE, find_class
-from espnet3.specs.restoring import restored
-from espnet3.specs.store import Store
-from espnet3.specs.trust import Trust, require_scripts, require_trusted, tightened
+from espnet3.storage.base import Store
+from espnet3.text import one_line
+from espnet3.user_code.main_module import adopt, main_of
+from espnet3.user_code.references import WORKER_VARIABLE, find_class
+from espnet3.user_code.restoring import restored
 from espnet3.worker.process_state import enter_process, settle_process
 
 

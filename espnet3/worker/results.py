@@ -10,11 +10,11 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
+from espnet3.errors import EspnetError
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError
 from espnet3.specs.models import ResultPart
-from espnet3.specs.retry import RetryPolicy, is_shortage
-from espnet3.specs.store import AppendFile, Store
+from espnet3.storage.base import AppendFile, Store
+from espnet3.storage.retry import RetryPolicy, is_shortage
 
 WRITE_EVERY = 0.01  # seconds: results of slow items reach the operating system one by one
 BUFFER = 1 << 18  # bytes: results of fast items reach it in blocks

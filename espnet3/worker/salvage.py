@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from espnet3.errors import FileMissing, StoreError
+from espnet3.run_dir.records import MAX_LINE
 from espnet3.specs import layout
-from espnet3.specs.errors import FileMissing, StoreError
 from espnet3.specs.models import ErrorRecord, ResultPart
-from espnet3.specs.records import MAX_LINE
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from espnet3.worker.generations import USUAL, Belief
 
 PIECE = 1 << 20  # bytes

@@ -11,9 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from espnet3.specs import layout, records
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import (
+from espnet3.errors import (
     EspnetError,
     FileMissing,
     FileTaken,
@@ -23,11 +21,12 @@ from espnet3.specs.errors import (
     UnserializableResult,
     UsageError,
     WorkError,
-    cut,
-    one_line,
 )
+from espnet3.redaction import scrubbed
+from espnet3.run_dir import records
+from espnet3.run_dir.reading import read_persisted
+from espnet3.specs import layout
 from espnet3.specs.items import batched, count_batches, may_change, shard_bounds
-from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import (
     AttemptRecord,
     ErrorRecord,
@@ -39,7 +38,8 @@ from espnet3.specs.models import (
     encode,
     now,
 )
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
+from espnet3.text import cut, one_line
 from espnet3.worker.generations import read_belief
 from espnet3.worker.results import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, salvage

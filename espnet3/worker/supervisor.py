@@ -18,17 +18,19 @@ import time
 from types import FrameType
 from typing import BinaryIO
 
+from espnet3.errors import EspnetError, FileMissing, FileTaken, UsageError
+from espnet3.redaction import scrubbed
+from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.trust import POLICIES, require_trusted
 from espnet3.schedulers.local import SUPERVISOR, name_task, supervisor_log
 from espnet3.specs import layout
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import EspnetError, FileMissing, FileTaken, UsageError, one_line
-from espnet3.specs.masking import scrubbed
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, encode, now
-from espnet3.specs.modes import opener
-from espnet3.specs.processes import this_process
-from espnet3.specs.retry import RetryPolicy, is_shortage
-from espnet3.specs.store import Store, open_store
-from espnet3.specs.trust import POLICIES, require_trusted
+from espnet3.storage.base import Store
+from espnet3.storage.file_modes import opener
+from espnet3.storage.opening import open_store
+from espnet3.storage.retry import RetryPolicy, is_shortage
+from espnet3.text import one_line
 from espnet3.worker import exit_codes
 from espnet3.worker.shard import describe, require_run
 from espnet3.worker.signals import HANDLED, to_handle

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from espnet3.errors import EnvironmentFailed, EspnetError
 from espnet3.specs import layout
-from espnet3.specs.errors import EnvironmentFailed, EspnetError, one_line
 from espnet3.specs.models import RunSpec
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
+from espnet3.text import one_line
 from espnet3.worker import exit_codes
 from espnet3.worker.generations import open_generations
 from espnet3.worker.rebuild import enter_surroundings, rebuild

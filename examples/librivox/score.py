@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from espnet3 import Run
-from espnet3.specs.errors import EspnetError
+from espnet3.errors import EspnetError
 
 TRANSCRIPTS = Path(__file__).resolve().parent / "data" / "transcripts.tsv"
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from espnet3.specs.local_store import LocalStore
+from espnet3.storage.local import LocalStore
 
 OPERATIONS = (
     "read",

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from espnet3.specs import whole_sync
+from espnet3.storage import syncfs as whole_sync
 
 VARIABLE = "ESPNET3_TEST_FAULTS"
 SITE = Path(__file__).parent / "site"
@@ -101,7 +101,7 @@ def install_from_environment() -> None:
 
 
 _SYNC_WHOLE = whole_sync.sync_whole
-_MODULES = ("espnet3.specs.local_store", "espnet3.specs.modes", "espnet3.collect.output")
+_MODULES = ("espnet3.storage.local", "espnet3.storage.file_modes", "espnet3.collect.output")
 
 
 def install(faults: Faults) -> None:

@@ -222,7 +222,7 @@ class _System:
 
 
 class _Modes(_System):
-    """For `espnet3.specs.modes`: what it opens is counted where it is opened from."""
+    """For `espnet3.storage.file_modes`: what it opens is counted where it is opened from."""
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
         return os.open(path, flags, mode)
@@ -263,15 +263,15 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """Put the counting calls below the local store and below what collect writes."""
     disk = Disk()
     system = _System(disk)
-    monkeypatch.setattr("espnet3.specs.modes.os", _Modes(disk))
-    monkeypatch.setattr("espnet3.specs.threads.ThreadPoolExecutor", _SameProcess)
+    monkeypatch.setattr("espnet3.storage.file_modes.os", _Modes(disk))
+    monkeypatch.setattr("espnet3.storage.concurrency.ThreadPoolExecutor", _SameProcess)
 
     def sync_whole(descriptor: int) -> None:
         reach()
         disk.synced_whole(descriptor)
 
-    monkeypatch.setattr("espnet3.specs.whole_sync.sync_whole", sync_whole)
-    for module in ("espnet3.specs.local_store", "espnet3.collect.output"):
+    monkeypatch.setattr("espnet3.storage.syncfs.sync_whole", sync_whole)
+    for module in ("espnet3.storage.local", "espnet3.collect.output"):
         monkeypatch.setattr(f"{module}.os", system)
         monkeypatch.setattr(f"{module}.open", _opener(system, disk), raising=False)
     return disk
@@ -300,7 +300,7 @@ class _FileSystem:
 
 def install_below_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the counting calls below the object store."""
-    from espnet3.specs import object_store
+    from espnet3.storage import object as object_store
 
     connect = object_store._connect
 
@@ -309,4 +309,4 @@ def install_below_objects(monkeypatch: pytest.MonkeyPatch) -> None:
         return _FileSystem(fs), base
 
     monkeypatch.setattr(object_store, "_connect", counted)
-    monkeypatch.setattr("espnet3.specs.threads.ThreadPoolExecutor", _SameProcess)
+    monkeypatch.setattr("espnet3.storage.concurrency.ThreadPoolExecutor", _SameProcess)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from espnet3.cli import run as espnet3
+from espnet3.errors import EspnetError
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError
 from espnet3.submit import submit
 from tests.integration.helpers import submit_noting, wait_for
 from tests.integration.runners import Noting, Workshop, note

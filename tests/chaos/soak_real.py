@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
+from espnet3.errors import DamagedResult, EspnetError, FailedItems, SubmissionRefused
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import DamagedResult, EspnetError, FailedItems, SubmissionRefused
 from espnet3.specs.items import shard_bounds
 from espnet3.specs.models import Receipt, decode
 from tests.chaos.faulty_store import VARIABLE, Faults, faults_environment, injected

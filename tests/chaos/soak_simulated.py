@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import DamagedResult, EspnetError
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import DamagedResult, EspnetError
 from tests.chaos import world as world_module
 from tests.chaos.mortal import Died, Process
 from tests.chaos.tally import Tally

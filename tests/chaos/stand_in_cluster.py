@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import SchedulerUnavailable
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs

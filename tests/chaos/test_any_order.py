@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from espnet3.collect.merge import PartialResults
-from espnet3.run import Run
-from espnet3.schedulers.base import TaskState
-from espnet3.specs import layout
-from espnet3.specs.errors import (
+from espnet3.errors import (
     DamagedResult,
     IncompleteRun,
     RunDirectoryError,
     SchedulerUnavailable,
     SubmissionRefused,
 )
+from espnet3.run import Run
+from espnet3.schedulers.base import TaskState
+from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
 from tests.chaos.copies import Copy, step_by_step
 from tests.chaos.mortal import Died, Process

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import SubmissionRefused
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import SubmissionRefused
 from espnet3.specs.models import AcceptedJob, Submission
 from espnet3.submit.local_launcher import LocalLauncher
 from espnet3.worker import supervisor
@@ -104,7 +104,7 @@ def run_tasks(world: World) -> Callable[[Process], None]:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_submitter_dies(world: World, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
-    monkeypatch.setattr("espnet3.specs.whole_sync.can_sync_whole", lambda folder: whole)
+    monkeypatch.setattr("espnet3.storage.syncfs.can_sync_whole", lambda folder: whole)
     left = 0
 
     def after(process: Process) -> None:

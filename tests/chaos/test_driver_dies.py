@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import espnet3
-from espnet3.specs.store import open_store
 from espnet3.status.observe import list_receipts, observe
+from espnet3.storage.opening import open_store
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
 from tests.integration.helpers import wait_for
 from tests.integration.slurm_cluster import SlurmCluster

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import SubmissionRefused
 from espnet3.run import Run, submit_run
 from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
-from espnet3.specs.errors import SubmissionRefused
 from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit.launch import Rendered
 from espnet3.submit.local_launcher import LocalLauncher

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from espnet3.config.model import parse_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from espnet3.specs.config import parse_parallel
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import encode
-from espnet3.specs.store import open_store
+from espnet3.storage.opening import open_store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import Portion, make_submission

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import RunDirectoryError
 from espnet3.run import Run, submit_run
+from espnet3.run_dir.processes import is_alive
 from espnet3.specs import layout
-from espnet3.specs.errors import RunDirectoryError
-from espnet3.specs.processes import is_alive
 from espnet3.status.run_status import LIVE
 from espnet3.worker import exit_codes
 from tests.integration.helpers import (

@@ -25,7 +25,7 @@ from espnet3.run import Run, submit_run
 from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
-from espnet3.specs.store import open_store
+from espnet3.storage.opening import open_store
 from espnet3.submit import surroundings
 from espnet3.worker import results as results_module
 from espnet3.worker.main import main as worker

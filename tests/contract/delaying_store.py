@@ -11,10 +11,10 @@ from __future__ import annotations
 import io
 from typing import BinaryIO, Literal, NamedTuple
 
-from espnet3.specs.errors import FileMissing
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import MAX_DOCUMENT, AppendFile, Store
+from espnet3.errors import FileMissing
+from espnet3.storage.base import MAX_DOCUMENT, AppendFile, Store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.retry import RetryPolicy
 
 Symptom = Literal["late", "empty"]
 

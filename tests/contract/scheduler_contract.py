@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from espnet3.cli.app import run as espnet3
+from espnet3.config.model import parse_parallel
 from espnet3.doctor.examination import examine
+from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from espnet3.specs.config import parse_parallel
-from espnet3.specs.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.submit import dry_run
 from tests.contract.sites.site import Site
 from tests.integration import runners

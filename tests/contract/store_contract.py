@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.specs.errors import FileMissing, FileTaken, StoreError
+from espnet3.errors import FileMissing, FileTaken, StoreError
 from espnet3.specs.layout import FOLDERS
-from espnet3.specs.store import Store, open_store
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
 
 ODD_NAMES = [
     "with space",

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from espnet3.collect.merge import collect
+from espnet3.errors import DamagedResult, FileMissing, FileTaken
 from espnet3.specs import layout
-from espnet3.specs.errors import DamagedResult, FileMissing, FileTaken
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.models import Receipt, decode
-from espnet3.specs.store import Store
 from espnet3.status.observe import observe
+from espnet3.storage.base import Store
 from espnet3.submit.resumption import choose_ranks
 from espnet3.worker import exit_codes
 from espnet3.worker.main import main
@@ -54,12 +54,12 @@ def host(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hos
             clock.sleep(timeout or 0.0)
             return self.is_set()
 
-    monkeypatch.setattr("espnet3.specs.verify.time", clock)
+    monkeypatch.setattr("espnet3.run_dir.verification.time", clock)
     # The worker's life is here, in the tests' own process: it must not make that one its own.
     monkeypatch.setattr("espnet3.worker.task.enter_surroundings", lambda run: None)
     monkeypatch.setattr("espnet3.worker.rebuild.settle_surroundings", lambda run: None)
     monkeypatch.setattr("espnet3.worker.main.log_to_stderr", lambda: None)
-    monkeypatch.setattr("espnet3.specs.verify.threading", SimpleNamespace(Event=Event))
+    monkeypatch.setattr("espnet3.run_dir.verification.threading", SimpleNamespace(Event=Event))
 
     def become(name: str) -> DelayingStore:
         store = DelayingStore(str(tmp_path / "run"), server, name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from espnet3.specs.errors import ConfigError
+from espnet3.errors import ConfigError
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.contract.sites.htcondor import HtcondorSite, submitted
 from tests.contract.sites.site import Site

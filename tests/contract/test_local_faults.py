@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.specs import whole_sync
-from espnet3.specs.errors import FileTaken, RunDirectoryError, StoreError
+from espnet3.errors import FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.retry import RetryPolicy
+from espnet3.storage import syncfs as whole_sync
+from espnet3.storage.local import LocalStore
+from espnet3.storage.retry import RetryPolicy
 from tests.chaos.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
 
 NAME, TEXT = "receipts/000000.json", b'{"rank": 0}'
@@ -324,7 +324,7 @@ def test_patience_is_a_minute_unless_the_environment_says_otherwise(
     if said is not None:
         environ["ESPNET3_PATIENCE"] = said
     code = (
-        "from espnet3.specs.store import Store; from espnet3.specs import verify\n"
+        "from espnet3.storage.base import Store; from espnet3.specs import verify\n"
         "print(Store.patience, verify.PATIENCE)\n"
     )
     done = subprocess.run(

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.specs import whole_sync
-from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
+from espnet3.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import IN_FLIGHT, Store, open_store
+from espnet3.storage import syncfs as whole_sync
+from espnet3.storage.base import IN_FLIGHT, Store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
+from espnet3.storage.retry import RetryPolicy
 from tests.contract.store_contract import FolderContract
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,8 +36,8 @@ class TestLocalStore(FolderContract):
     def test_of_racing_processes_exactly_one_wins(self, store: Store) -> None:
         code = (
             "import sys\n"
-            "from espnet3.specs.errors import FileTaken\n"
-            "from espnet3.specs.local_store import LocalStore\n"
+            "from espnet3.errors import FileTaken\n"
+            "from espnet3.storage.local import LocalStore\n"
             "root, me = sys.argv[1:]\n"
             "store = LocalStore(root)\n"
             "print('ready', flush=True)\n"
@@ -76,7 +77,7 @@ class TestLocalStore(FolderContract):
     def test_what_was_written_outlives_a_killed_writer(self, store: Store) -> None:
         code = (
             "import sys\n"
-            "from espnet3.specs.local_store import LocalStore\n"
+            "from espnet3.storage.local import LocalStore\n"
             "file = LocalStore(sys.argv[1]).append('results/r.jsonl')\n"
             "file.write(b'synced\\n'); file.sync(); file.write(b'written\\n')\n"
             "print('done', flush=True); sys.stdin.read()\n"
@@ -248,7 +249,7 @@ class TestLocalStore(FolderContract):
     def test_a_killed_writer_of_many_leaves_none_and_hinders_nobody(self, store: Store) -> None:
         code = (
             "import os, sys\n"
-            "from espnet3.specs.local_store import LocalStore\n"
+            "from espnet3.storage.local import LocalStore\n"
             "def files():\n"
             "    for i in range(200):\n"
             "        yield f'{i:06d}.json', b'x'\n"
@@ -511,7 +512,7 @@ class TestOpenStore:
     def test_paths_need_no_fsspec(self) -> None:
         code = (
             "import sys\n"
-            "from espnet3.specs.store import open_store\n"
+            "from espnet3.storage.base import open_store\n"
             "open_store('/tmp')\n"
             "sys.exit('fsspec' in sys.modules or 'pydantic' in sys.modules)\n"
         )

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.run import Run
-from espnet3.specs.errors import SchedulerUnavailable
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.contract.sites.lsf import COMMANDS, LsfSite
 from tests.contract.sites.site import Site

@@ -10,8 +10,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from espnet3.specs.errors import RunDirectoryError
-from espnet3.specs.store import open_store
+from espnet3.errors import RunDirectoryError
+from espnet3.storage.opening import open_store
 from tests.contract.store_contract import StoreContract, numbered_roots
 
 _roots = numbered_roots("memory://contract")
@@ -65,8 +65,8 @@ def test_what_is_not_installed_is_named(module: str, url: str, extra: str) -> No
     # In a process of its own, because fsspec remembers what was imported.
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
-        "from espnet3.specs.errors import RunDirectoryError\n"
-        "from espnet3.specs.store import open_store\n"
+        "from espnet3.errors import RunDirectoryError\n"
+        "from espnet3.storage.base import open_store\n"
         f"try: open_store({url!r})\n"
         "except RunDirectoryError as error: print(error)\n"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from espnet3.specs.errors import SubmissionRefused
+from espnet3.errors import SubmissionRefused
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.contract.sites.oar import OarSite
 from tests.contract.sites.site import Site

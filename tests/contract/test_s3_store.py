@@ -10,9 +10,10 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from espnet3.specs.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
-from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import Store, open_store
+from espnet3.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
+from espnet3.storage.retry import RetryPolicy
 from tests.contract.store_contract import StoreContract, numbered_roots
 
 pytestmark = pytest.mark.s3

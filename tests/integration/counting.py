@@ -29,9 +29,9 @@ from moto.server import ThreadedMotoServer
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import Run, submit_run
 from espnet3.schedulers.base import TaskState
-from espnet3.specs import whole_sync
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.store import AppendFile, Store
+from espnet3.storage import syncfs as whole_sync
+from espnet3.storage.base import AppendFile, Store
+from espnet3.storage.local import LocalStore
 from espnet3.submit import surroundings
 from espnet3.worker.main import main as worker
 from tests.chaos import stand_in_cluster

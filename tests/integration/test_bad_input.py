@@ -18,9 +18,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import espnet3
-from espnet3.parallel import BaseRunner, EnvironmentProvider, InferenceProvider, set_parallel
-from espnet3.run import submit_run
-from espnet3.specs.errors import (
+from espnet3.errors import (
     ClassError,
     ConfigError,
     DamagedResult,
@@ -36,9 +34,11 @@ from espnet3.specs.errors import (
     SchedulerUnavailable,
     UsageError,
 )
+from espnet3.parallel import BaseRunner, EnvironmentProvider, InferenceProvider, set_parallel
+from espnet3.run import submit_run
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.models import AttemptRecord, RunSpec, decode
-from espnet3.specs.store import open_store
+from espnet3.storage.opening import open_store
 from espnet3.submit.new_run import dry_run, submit
 
 REPOSITORY = Path(__file__).parents[2]
@@ -449,7 +449,7 @@ PROMPT = """
 import sys
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import submit_run
-from espnet3.specs.errors import EspnetError
+from espnet3.errors import EspnetError
 
 class P(EnvironmentProvider):
     def build_env_local(self):
@@ -625,7 +625,7 @@ import os, sys
 sys.path.insert(0, {repository!r})
 from tests.integration.test_bad_input import Provider, Runner
 from espnet3.run import submit_run
-from espnet3.specs.errors import EspnetError
+from espnet3.errors import EspnetError
 try:
     submit_run(Runner(Provider({{}})), range(3), run_dir=sys.argv[1])
 except EspnetError as error:

@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 import pytest
 
+from espnet3.config.model import parse_parallel
 from espnet3.run import Run, submit_run
-from espnet3.specs.config import parse_parallel
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import encode
 from espnet3.submit.plan import plan_run

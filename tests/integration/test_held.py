@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from espnet3.config.model import parse_parallel
+from espnet3.errors import ClassError, ConfigError, PlanMismatch
 from espnet3.parallel import set_parallel
 from espnet3.run import submit_run
 from espnet3.specs.codec import encode
-from espnet3.specs.config import parse_parallel
-from espnet3.specs.errors import ClassError, ConfigError, PlanMismatch
 from espnet3.specs.items import plan_items
 from espnet3.submit.plan import Surroundings, plan_run, require_same_plan
 from tests.integration import holding

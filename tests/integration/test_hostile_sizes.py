@@ -13,13 +13,16 @@ from typing import Any
 import orjson
 import pytest
 
+from espnet3.errors import FileTooLarge, InvalidFile, UnserializableResult, UsageError
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import Run, submit_run
-from espnet3.specs import layout, records
-from espnet3.specs.codec import SMALL, decode, encode, read_persisted
-from espnet3.specs.errors import FileTooLarge, InvalidFile, UnserializableResult, UsageError, cut
-from espnet3.specs.local_store import LocalStore
+from espnet3.run_dir import records
+from espnet3.run_dir.reading import SMALL, read_persisted
+from espnet3.specs import layout
+from espnet3.specs.codec import decode, encode
 from espnet3.specs.models import PERSISTED, AttemptRecord, RunSpec, ShardSpec
+from espnet3.storage.local import LocalStore
+from espnet3.text import cut
 from tests.integration.commands import said
 from tests.integration.helpers import attempts, ended, states
 
@@ -121,7 +124,7 @@ def test_each_kind_of_record_has_its_limit(tmp_path: Path) -> None:
 
 def test_large_records_are_read_one_at_a_time_and_whole(tmp_path: Path) -> None:
     from espnet3.specs.items import ItemList
-    from espnet3.specs.threads import in_order
+    from espnet3.storage.concurrency import in_order
 
     store = LocalStore(str(tmp_path))
     spec = ShardSpec(rank=0, world_size=1, run="/r/run.json", fingerprint="sha256:" + "0" * 64,
@@ -188,7 +191,7 @@ def test_logs_are_regular_files(run: Run, tmp_path: Path) -> None:
 
 def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from espnet3.collect import merge
-    from espnet3.specs import verify
+    from espnet3.run_dir import verification as verify
     from espnet3.worker import salvage
 
     for module in (records, merge, verify, salvage):
@@ -227,9 +230,9 @@ def test_memory_that_is_left_is_said(run: Run) -> None:
     """A shard's spec of many items, read where there is no room for it."""
     code = """
 import resource, sys
-from espnet3.specs.codec import read_persisted
-from espnet3.specs.errors import InvalidFile
-from espnet3.specs.local_store import LocalStore
+from espnet3.run_dir.reading import SMALL, read_persisted
+from espnet3.errors import InvalidFile
+from espnet3.storage.local import LocalStore
 from espnet3.specs.models import ShardSpec
 with open("/proc/self/statm") as file:
     size = int(file.read().split()[0]) * resource.getpagesize() + (32 << 20)

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import ConfigError, IncompleteRun, RunDirectoryError, UsageError
 from espnet3.run import Run, submit_run
-from espnet3.specs.errors import ConfigError, IncompleteRun, RunDirectoryError, UsageError
-from espnet3.specs.processes import is_alive
+from espnet3.run_dir.processes import is_alive
 from tests.integration.helpers import (
     attempts,
     causes,

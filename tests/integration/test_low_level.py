@@ -16,6 +16,8 @@ from distributed import Client, LocalCluster
 from omegaconf import OmegaConf
 from pydantic import JsonValue
 
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import ConfigError, NoWorkers, SubmissionRefused, WorkersKilled
 from espnet3.parallel import parallel as low
 from espnet3.parallel import set_parallel
 from espnet3.parallel.batches import _take
@@ -28,8 +30,6 @@ from espnet3.parallel.parallel import (
     parallel_map,
     wrap_func_with_worker_env,
 )
-from espnet3.specs.config import ParallelConfig
-from espnet3.specs.errors import ConfigError, NoWorkers, SubmissionRefused, WorkersKilled
 from tests.integration.helpers import ROOT, python, wait_for
 from tests.integration.sync_runners import (
     Counted,
@@ -382,7 +382,7 @@ def test_kubernetes_without_a_cluster() -> None:
     nowhere = {"KUBECONFIG": "/nowhere", "KUBERNETES_SERVICE_HOST": ""}
     done = python("-c", code, env=nowhere)
     assert done.returncode == 1
-    assert "espnet3.specs.errors.ConfigError: parallel.options: Unable to find valid" in done.stderr
+    assert "espnet3.errors.ConfigError: parallel.options: Unable to find valid" in done.stderr
 
 
 @pytest.mark.parametrize(

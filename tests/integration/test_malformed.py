@@ -20,9 +20,9 @@ import pytest
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import submit_run
 from espnet3.specs import layout
-from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import AttemptRecord, decode
-from espnet3.specs.store import open_store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
 from espnet3.worker.main import main as worker
 from tests.integration.commands import said
 
@@ -610,7 +610,7 @@ def test_a_spec_that_points_elsewhere(run_dir: Path, tmp_path: Path) -> None:
 
 def test_an_id_that_is_an_option_of_scancel(tmp_path: Path, monkeypatch: Any) -> None:
     """A jobs.json cannot make espnet3 cancel what is not the run's."""
-    from espnet3.schedulers.slurm import SlurmScheduler
+    from espnet3.schedulers.dialects.slurm import SlurmScheduler
     from espnet3.specs.models import AcceptedJob
 
     program = tmp_path / "scancel"

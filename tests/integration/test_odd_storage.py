@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import RunDirectoryError
 from espnet3.run import submit_run
-from espnet3.specs.errors import RunDirectoryError
-from espnet3.specs.modes import make_folders, removed_on_error
+from espnet3.storage.file_modes import make_folders, removed_on_error
 from tests.integration.cli_project import Project
 from tests.integration.debian import PackagesUnavailableError, install
 from tests.integration.helpers import ended, parallel

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import ConfigError, FailedItems, PlanMismatch, UsageError
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import ConfigError, FailedItems, PlanMismatch, UsageError
 from tests.integration.cli_project import Project
 from tests.integration.helpers import (
     causes,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import ConfigError, UsageError
 from espnet3.run import Run
-from espnet3.specs.errors import ConfigError, UsageError
 from espnet3.submit import dry_run
 from tests.integration.cli_project import Project
 from tests.integration.helpers import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.schedulers.pbs import PbsScheduler
+from espnet3.schedulers.dialects.pbs import PbsScheduler
 from espnet3.submit import dry_run
 from tests.integration import debian
 from tests.integration.helpers import parallel

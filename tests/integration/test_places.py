@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import RunDirectoryError
 from espnet3.run import Run
-from espnet3.specs.errors import RunDirectoryError
 from tests.integration.cli_project import COMMAND, Project
 
 SCRIPT = """

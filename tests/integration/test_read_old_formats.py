@@ -11,9 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import espnet3
+from espnet3.errors import IncompleteRun, PlanMismatch
 from espnet3.parallel import InferenceProvider
 from espnet3.specs import layout, models
-from espnet3.specs.errors import IncompleteRun, PlanMismatch
 from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import DamagedResult, FailedItems, IncompleteRun
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import DamagedResult, FailedItems, IncompleteRun
 from tests.chaos.test_two_of_everything import meet
 from tests.integration.cli_project import Project
 from tests.integration.helpers import (

@@ -15,12 +15,13 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 import espnet3
+from espnet3.errors import IncompleteRun, RunDirectoryError, StoreError
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from espnet3.specs.errors import IncompleteRun, RunDirectoryError, StoreError
-from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import Store, open_store
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
+from espnet3.storage.retry import RetryPolicy
 from tests.chaos.mortal import Died, Process, reach
 from tests.integration.faulty_proxy import (
     KINDS,

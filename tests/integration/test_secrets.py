@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from espnet3 import redaction as masking
+from espnet3.config.model import as_parallel_config
+from espnet3.errors import ConfigError, PlanMismatch, PreflightError
 from espnet3.parallel import BaseRunner, EnvironmentProvider
+from espnet3.redaction import is_secret, masked, masked_text
 from espnet3.run import submit_run
-from espnet3.specs import masking
-from espnet3.specs.config import as_parallel_config
-from espnet3.specs.errors import ConfigError, PlanMismatch, PreflightError
-from espnet3.specs.masking import is_secret, masked, masked_text
 from tests.integration.commands import said
 
 SECRET = "hunter2-Zq9"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import submit_run
 from espnet3.schedulers import get_scheduler
-from espnet3.specs.errors import SchedulerUnavailable, SubmissionRefused
 from tests.contract.sites.sge import SgeSite
 from tests.integration.helpers import (
     TINY,

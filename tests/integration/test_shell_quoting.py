@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from espnet3.cli import show
+from espnet3.errors import ConfigError, Untrusted
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import submit_run
-from espnet3.specs.errors import ConfigError, Untrusted
-from espnet3.specs.trust import require_own
+from espnet3.run_dir.trust import require_own
 from espnet3.submit import dry_run
 from espnet3.submit.process_state import held_here
 

@@ -167,7 +167,7 @@ def test_a_script_without_a_guard_queues_nothing(
     done = python(script, cwd=tmp_path)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("espnet3.specs.errors.PreflightError: ")
+    assert last.startswith("espnet3.errors.PreflightError: ")
     assert 'put the submission below `if __name__ == "__main__":`' in last
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert files_of(tmp_path) == {"decode.py"}

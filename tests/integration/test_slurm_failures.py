@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.specs.errors import IncompleteRun
+from espnet3.errors import IncompleteRun
 from tests.integration.helpers import (
     attempts,
     causes,

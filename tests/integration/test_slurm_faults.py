@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from espnet3.collect.merge import PartialResults
+from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
-from espnet3.specs.errors import SchedulerUnavailable, SubmissionRefused
 from tests.integration.helpers import (
     attempts,
     causes,

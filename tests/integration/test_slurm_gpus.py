@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import SubmissionRefused
 from espnet3.run import Run, submit_run
-from espnet3.specs.errors import SubmissionRefused
 from tests.integration.helpers import (
     causes,
     ended,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run import Run
-from espnet3.specs.errors import SchedulerUnavailable, UsageError
-from espnet3.specs.store import open_store
 from espnet3.status.observe import read_run
+from espnet3.storage.opening import open_store
 from tests.integration.helpers import (
     ended,
     jobs,

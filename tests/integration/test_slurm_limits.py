@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import SubmissionRefused
 from espnet3.run import Run, submit_run
-from espnet3.specs.errors import SubmissionRefused
 from espnet3.worker import exit_codes
 from tests.integration.helpers import (
     attempts,

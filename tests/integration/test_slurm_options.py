@@ -11,11 +11,11 @@ import dask
 import pytest
 
 import espnet3._jobqueue  # noqa: F401 (before we set one of its defaults)
+from espnet3.config.model import as_parallel_config
+from espnet3.errors import ClassError, ConfigError
 from espnet3.parallel import BaseRunner
 from espnet3.parallel.parallel import make_client
 from espnet3.run import Run, submit_run
-from espnet3.specs.config import as_parallel_config
-from espnet3.specs.errors import ClassError, ConfigError
 from espnet3.submit import dry_run
 from tests.integration import runners
 from tests.integration.helpers import (

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.run import Run
-from espnet3.specs.errors import SchedulerUnavailable
 from tests.integration.helpers import (
     ROOT,
     attempts,

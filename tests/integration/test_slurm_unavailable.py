@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
-from espnet3.specs.errors import SchedulerUnavailable, SubmissionRefused
 from tests.integration.helpers import (
     causes,
     ended,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import FailedItems, PlanMismatch, UsageError
 from espnet3.run import Run
-from espnet3.specs.errors import FailedItems, PlanMismatch, UsageError
 from tests.integration.cli_project import COMMAND, Project
 from tests.integration.helpers import wait_for
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import FileTaken
 from espnet3.parallel import BaseRunner
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import FileTaken
-from espnet3.specs.local_store import LocalStore
+from espnet3.storage.local import LocalStore
 from tests.integration.helpers import noted, once, wait_for
 from tests.integration.runners import MENDED, note
 from tests.unit.worker.runs import receipt_of, run_worker, submit_again, write_run

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from espnet3.errors import EspnetError, RunDirectoryError, StoreError
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError, RunDirectoryError, StoreError
-from espnet3.specs.local_store import LocalStore
+from espnet3.storage.local import LocalStore
 from tests.chaos.faulty_store import Faults, Rule, faults_environment, injected
 from tests.integration.helpers import (
     ended,
@@ -338,7 +338,7 @@ def test_a_submission_that_cannot_be_written_is_made_again(
     program = (
         "import json, sys; from tests.integration.runners import *\n"
         "from espnet3.run import submit_run\n"
-        "from espnet3.specs.errors import EspnetError\n"
+        "from espnet3.errors import EspnetError\n"
         "runner = Noting(Workshop({'folder': sys.argv[1]}))\n"
         "config = {'env': 'local', 'n_workers': 2, 'n_shards': 3, 'preflight': False}\n"
         "try: submit_run(runner, range(6), run_dir=sys.argv[1] + '/run', parallel=config)\n"

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
+from espnet3.errors import UnserializableResult, WorkersKilled
 from espnet3.parallel import set_parallel, synchronous
 from espnet3.run import Run
-from espnet3.specs.errors import UnserializableResult, WorkersKilled
 from tests.integration.helpers import ROOT, noted, python, wait_for
 from tests.integration.sync_runners import (
     Entries,
@@ -358,7 +358,7 @@ def test_a_script_without_a_guard_is_told_so(script: Path, module: bool) -> None
     line = 1 + script.read_text().splitlines().index("main()")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"espnet3.specs.errors.UsageError: {script}:{line}: put this call below "
+        f"espnet3.errors.UsageError: {script}:{line}: put this call below "
         '`if __name__ == "__main__":`, since each worker process imports the script and would call '
         "it again"
     )

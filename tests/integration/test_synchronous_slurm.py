@@ -16,6 +16,7 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from espnet3.errors import ConfigError, NoWorkers, SchedulerUnavailable, SubmissionRefused
 from espnet3.parallel import set_parallel
 from espnet3.parallel.parallel import (
     DictReturnWorkerPlugin,
@@ -23,7 +24,6 @@ from espnet3.parallel.parallel import (
     make_client,
     parallel_for,
 )
-from espnet3.specs.errors import ConfigError, NoWorkers, SchedulerUnavailable, SubmissionRefused
 from tests.integration.helpers import TINY, noted, python, wait_for, wrap
 from tests.integration.slurm_cluster import SlurmCluster
 from tests.integration.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env

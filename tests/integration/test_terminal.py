@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from espnet3.doctor.examination import Finding
+from espnet3.errors import EspnetError, IncompleteRun
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.errors import EspnetError, IncompleteRun
-from espnet3.specs.visible import visible, visible_json, visible_line
+from espnet3.text import visible, visible_json, visible_line
 from tests.integration.cli_project import COMMAND, Project
 from tests.integration.commands import said
 from tests.integration.test_cli_local import read_all

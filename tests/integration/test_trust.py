@@ -18,19 +18,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from espnet3.collect.merge import Collected
+from espnet3.config.current import chosen_policy
+from espnet3.errors import ConfigError, Untrusted
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
 from espnet3.run import Run, submit_run
+from espnet3.run_dir.trust import Trust, require_own, require_scripts, require_trusted
 from espnet3.specs import layout
-from espnet3.specs.errors import ConfigError, Untrusted
 from espnet3.specs.models import RunSpec, decode
-from espnet3.specs.store import open_store
-from espnet3.specs.trust import (
-    Trust,
-    chosen_policy,
-    require_own,
-    require_scripts,
-    require_trusted,
-)
+from espnet3.storage.opening import open_store
 from tests.integration.commands import said
 from tests.integration.helpers import submission
 
@@ -198,9 +193,9 @@ def test_somebody_elses_link_in_a_temporary_folder_is_refused(
 AS_ANOTHER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from espnet3.specs.errors import Untrusted
-from espnet3.specs.store import open_store
-from espnet3.specs.trust import require_trusted
+from espnet3.errors import Untrusted
+from espnet3.storage.opening import open_store
+from espnet3.run_dir.trust import require_trusted
 for policy in (None, "owner", "group"):
     for folder in sys.argv[2:]:
         try:
@@ -558,7 +553,7 @@ def test_nothing_is_unpickled_unless_the_run_says_so(tmp_path: Path) -> None:
     """Pickled lines in results with a receipt of their own, and in every other file."""
     import hashlib
 
-    from espnet3.specs import records
+    from espnet3.run_dir import records
 
     mark = tmp_path / "unpickled"
     run = submit_run(Runner(Provider({})), range(4), run_dir=tmp_path / "run",

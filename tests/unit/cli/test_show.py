@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from espnet3.cli import show, terminal
-from espnet3.specs.errors import EspnetError
+from espnet3.cli import show, terminal, views
+from espnet3.errors import EspnetError
 from espnet3.status.run_status import RunStatus, Shards, ShardStatus
 from espnet3.submit.launch import Rendered
 from espnet3.submit.submission import Submitted
@@ -42,7 +42,7 @@ def drawn(
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    show.status(replace(SEEN, scheduler_problem="slurm: no\nanswer"))
+    views.status(replace(SEEN, scheduler_problem="slurm: no\nanswer"))
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "1 of 4 shards done, 1 running, 1 pending, 1 failed",
@@ -54,7 +54,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_unfinished_shard_has_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
-    show.status(MANY)
+    views.status(MANY)
     assert len(capsys.readouterr().out.splitlines()) == 1 + 50
 
 
@@ -114,7 +114,7 @@ def test_in_the_bar_every_state_has_its_share() -> None:
 
 
 def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
-    with show.follower() as view:
+    with views.follower() as view:
         for seen in (SEEN, SEEN, replace(SEEN, shards=Shards.of(SHARDS[:2])), DONE):
             view.update(seen)
         view.end(DONE)
@@ -128,7 +128,7 @@ def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[s
 def test_following_for_a_program_prints_a_document_for_each_change(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with show.follower(as_json=True) as view:
+    with views.follower(as_json=True) as view:
         for seen in (SEEN, SEEN, DONE):
             view.update(seen)
         view.end(DONE)

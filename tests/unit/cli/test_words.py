@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.cli.words import as_options, ranks_and_files, split_settings
-from espnet3.specs.errors import UsageError
+from espnet3.errors import UsageError
 
 
 def test_ranks_ranges_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from espnet3.collect import merge
 from espnet3.collect.merge import collect
-from espnet3.specs.errors import DamagedResult
-from espnet3.specs.local_reader import LocalReader
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.verify import IN_MEMORY
+from espnet3.errors import DamagedResult
+from espnet3.run_dir.verification import IN_MEMORY
+from espnet3.storage.local import LocalStore
+from espnet3.storage.local_reader import LocalReader
 from tests.unit.collect import test_costs
 
 

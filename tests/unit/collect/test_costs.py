@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 import pytest
 
 from espnet3.collect import collect, merge, output, parts
+from espnet3.errors import StoreError
+from espnet3.run_dir.records import encode_json
+from espnet3.run_dir.verification import IN_MEMORY
 from espnet3.specs import layout
-from espnet3.specs.errors import StoreError
 from espnet3.specs.items import shard_bounds
-from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import Receipt, ResultPart, encode, now
-from espnet3.specs.records import encode_json
-from espnet3.specs.store import MAX_DOCUMENT
-from espnet3.specs.verify import IN_MEMORY
+from espnet3.storage.base import MAX_DOCUMENT
+from espnet3.storage.local import LocalStore
 from tests.chaos import faulty_store
 from tests.chaos.faulty_store import Faults, Rule
 from tests.unit.worker.runs import write_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from espnet3.collect.output import open_output, require_outside
-from espnet3.specs.errors import StoreError, UsageError
+from espnet3.errors import StoreError, UsageError
 
 
 def test_an_output_without_a_name_is_refused() -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet3.errors import ClassError, ConfigError
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
-from espnet3.specs.errors import ClassError, ConfigError
-from espnet3.specs.references import require_static_forward
+from espnet3.user_code.references import require_static_forward
 
 
 class Counting(EnvironmentProvider):

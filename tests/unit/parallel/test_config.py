@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from espnet3.errors import ConfigError
 from espnet3.parallel import ParallelConfig, get_parallel_config, set_parallel
-from espnet3.specs.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import ConfigError, SchedulerUnavailable
 from espnet3.schedulers.base import KnownSubmission, TaskState
-from espnet3.schedulers.htcondor import HtcondorScheduler
-from espnet3.schedulers.htcondor_description import Description
-from espnet3.schedulers.htcondor_words import queued_words, task_state, waiting_words
-from espnet3.specs.errors import ConfigError, SchedulerUnavailable
+from espnet3.schedulers.dialects.htcondor import HtcondorScheduler
+from espnet3.schedulers.dialects.htcondor_description import Description
+from espnet3.schedulers.dialects.htcondor_words import queued_words, task_state, waiting_words
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import ConfigError
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.job_options import check_options, with_new_names
-from espnet3.specs.errors import ConfigError
 
 LISTED = ["slurm", "pbs", "sge", "lsf", "moab", "oar"]
 

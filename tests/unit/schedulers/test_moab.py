@@ -14,10 +14,10 @@ from xml.sax.saxutils import quoteattr
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.moab import MoabScheduler
-from espnet3.schedulers.moab_words import task_state
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.schedulers.dialects.moab import MoabScheduler
+from espnet3.schedulers.dialects.moab_words import task_state
 from espnet3.specs.models import AcceptedJob, PlannedJob
 from tests.unit.schedulers.asking import NOW, Commands, entry
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import KnownSubmission, TaskState
-from espnet3.schedulers.oar import OarScheduler
-from espnet3.schedulers.oar_words import task_state
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.schedulers.dialects.oar import OarScheduler
+from espnet3.schedulers.dialects.oar_words import task_state
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import KnownSubmission, TaskState
-from espnet3.schedulers.pbs import PbsScheduler
-from espnet3.schedulers.pbs_words import queued_words, task_state
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.schedulers.dialects.pbs import PbsScheduler
+from espnet3.schedulers.dialects.pbs_words import queued_words, task_state
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import KnownSubmission, TaskState
-from espnet3.schedulers.sge import SgeScheduler
-from espnet3.specs.errors import SchedulerUnavailable
+from espnet3.schedulers.dialects.sge import SgeScheduler
 from espnet3.specs.models import AcceptedJob, PlannedJob
 from tests.unit.schedulers.asking import Commands, entry
 

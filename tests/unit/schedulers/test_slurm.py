@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet3.errors import ConfigError, SchedulerUnavailable
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission, TaskState
-from espnet3.schedulers.slurm import SlurmScheduler
-from espnet3.schedulers.slurm_words import STOPPED
-from espnet3.specs.errors import ConfigError, SchedulerUnavailable
+from espnet3.schedulers.dialects.slurm import SlurmScheduler
+from espnet3.schedulers.dialects.slurm_words import STOPPED
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,

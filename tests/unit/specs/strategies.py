@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import AwareDatetime, BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from espnet3.specs.config import Override, ParallelConfig
+from espnet3.config.model import Override, ParallelConfig
 from espnet3.specs.items import ItemList, ItemRange, count_batches
 from espnet3.specs.models import (
     MAX_SHARDS,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from espnet3.specs import records
-from espnet3.specs.errors import ConfigError, FormatError
+from espnet3.config.yaml_values import parse_yaml
+from espnet3.errors import ConfigError, FormatError
+from espnet3.run_dir import records
 from espnet3.specs.models import PERSISTED, ErrorRecord, PersistedModel, decode, encode
-from espnet3.specs.yaml_values import parse_yaml
 from tests.unit.specs.strategies import JSON, models
 
 EXAMPLES = int(os.environ.get("ESPNET3_FUZZ", "25"))  # of each kind

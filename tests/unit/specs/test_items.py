@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from espnet3.specs.errors import ItemsError
+from espnet3.errors import ItemsError
 from espnet3.specs.items import (
     ItemList,
     ItemRange,

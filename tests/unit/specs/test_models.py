@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from espnet3.specs.errors import FormatError, InvalidFile, NewerFormat
+from espnet3.errors import FormatError, InvalidFile, NewerFormat
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.models import (
     PERSISTED,

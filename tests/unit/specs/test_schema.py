@@ -11,9 +11,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from espnet3.specs import errors, schema
-from espnet3.specs.errors import EspnetError
+from espnet3 import errors
+from espnet3.errors import EspnetError
+from espnet3.specs import schema
 from espnet3.specs.models import PERSISTED, PersistedModel
+from espnet3.text import one_line
 
 SAMPLES: list[EspnetError] = [
     errors.ConfigError("parallel.n_workers", "is wrong"),
@@ -95,7 +97,7 @@ class TestErrors:
     ],
 )
 def test_one_line(text: str, limit: int, folded: str) -> None:
-    assert errors.one_line(text, limit) == folded
+    assert one_line(text, limit) == folded
 
 
 def test_the_committed_schemas_are_current(capsys: pytest.CaptureFixture[str]) -> None:

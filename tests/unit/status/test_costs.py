@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from espnet3.specs import layout
-from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
-from espnet3.specs.store import MAX_DOCUMENT
 from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observe import observe, read_run
+from espnet3.storage.base import MAX_DOCUMENT
+from espnet3.storage.local import LocalStore
 from espnet3.submit import resume, resumption, submit
 from tests.chaos import stand_in_cluster
 from tests.chaos.stand_in_cluster import StandInScheduler

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from espnet3.config.model import parse_parallel
+from espnet3.errors import PlanMismatch
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.specs.codec import encode
-from espnet3.specs.config import parse_parallel
-from espnet3.specs.errors import PlanMismatch
 from espnet3.specs.items import batched, plan_items
 from espnet3.specs.models import RunSpec
 from espnet3.submit.plan import (

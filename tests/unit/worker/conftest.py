@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from espnet3.specs.layout import FOLDERS
-from espnet3.specs.store import Store, open_store
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from espnet3.config.model import parse_parallel
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.specs import layout
-from espnet3.specs.config import parse_parallel
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import AttemptRecord, Receipt, RunSpec, decode, encode
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import Portion, make_submission

@@ -11,10 +11,11 @@ import orjson
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from espnet3.specs import layout, records
-from espnet3.specs.errors import EspnetError
+from espnet3.errors import EspnetError
+from espnet3.run_dir import records
+from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord
-from espnet3.specs.store import open_store
+from espnet3.storage.opening import open_store
 from espnet3.worker.salvage import later_lines, list_results, salvage
 from tests.unit.specs.test_fuzz import EXAMPLES, mutated
 

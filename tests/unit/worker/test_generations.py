@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.verification import read_receipt
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Withdrawal, encode, now
-from espnet3.specs.processes import this_process
-from espnet3.specs.store import Store
-from espnet3.specs.verify import read_receipt
 from espnet3.status.observe import look_at_receipts
+from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.generations import open_generations, read_belief
 from espnet3.worker.shard import Limits, Place

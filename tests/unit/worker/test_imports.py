@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from espnet3.specs import layout
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from tests.unit.worker.runs import write_run
 
 HEAVY = {
@@ -63,7 +63,7 @@ SPARED = {
     "ast",
     "difflib",
     "email",
-    "espnet3.specs.config",
+    "espnet3.config.model",
     "importlib.metadata",
     "gettext",
     "inspect",
@@ -144,9 +144,9 @@ def test_importing_a_package_loads_nothing_else(module: str) -> None:
 
 EXTENSION_FIRST = """
 import sys
-from espnet3.specs import extension
+from espnet3.startup import extension
 extension.load()
-from espnet3.specs.compiled import SchemaValidator
+from espnet3.startup.compiled import SchemaValidator
 alone = "pydantic_core" not in sys.modules
 import pydantic
 from pydantic_core import SchemaValidator as theirs, _pydantic_core

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet3.specs import layout, records
+from espnet3.run_dir import records
+from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import ErrorRecord
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from espnet3.worker.generations import USUAL, Belief
 from espnet3.worker.salvage import later_lines, salvage
 from tests.unit.worker.test_salvage import (

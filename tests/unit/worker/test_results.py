@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet3.errors import StoreError
 from espnet3.specs import layout
-from espnet3.specs.errors import StoreError
-from espnet3.specs.local_store import LocalStore
 from espnet3.specs.models import ResultPart
-from espnet3.specs.store import AppendFile, Store, open_store
+from espnet3.storage.base import AppendFile, Store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
 from espnet3.worker import results
 from espnet3.worker.results import BUFFER, ResultWriter
 from tests.unit.worker.runs import eventually

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet3.specs import layout, records
+from espnet3.run_dir import records
+from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import ErrorRecord
-from espnet3.specs.store import Store, open_store
+from espnet3.storage.base import Store
+from espnet3.storage.opening import open_store
 from espnet3.worker.salvage import NOTHING, Salvage, list_results, salvage
 
 # Few different items, so that one item stands at several positions.

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from espnet3.specs import layout
-from espnet3.specs.local_store import LocalStore
-from espnet3.specs.retry import RetryPolicy
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.retry import RetryPolicy
 from espnet3.worker import exit_codes, results
 from espnet3.worker.spare import Spare
 from tests.unit.worker.runs import (

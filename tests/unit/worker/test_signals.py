@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from espnet3.specs import layout
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.signals import HANDLED, Interrupted, Signals
 from tests.unit.worker.runs import (
@@ -154,7 +154,7 @@ WHILE_WRITING = """
 import os, signal, sys
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, decode
-from espnet3.specs.local_store import LocalStore
+from espnet3.storage.local import LocalStore
 from espnet3.worker import results
 from espnet3.worker.shard import Place
 from espnet3.worker.task import run_task

@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from espnet3.parallel import BaseRunner
+from espnet3.run_dir.records import decode_line
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
-from espnet3.specs.records import decode_line
-from espnet3.specs.store import Store
+from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.main import main
 from espnet3.worker.shard import Place

@@ -1,0 +1,31 @@
+"""How a run is shown: on a terminal, in a pipe, or to a program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from espnet3.cli import show
+
+if TYPE_CHECKING:
+    from espnet3.status.run_status import RunStatus
+
+
+def status(seen: RunStatus) -> None:
+    """Print the state of a run."""
+    if show.on_terminal():
+        from espnet3.cli import terminal
+
+        terminal.status(seen)
+    else:
+        show.status_lines(seen)
+
+
+def follower(*, as_json: bool = False) -> show.Follower:
+    """The follower for where standard output goes, or for a program."""
+    if as_json:
+        return show.JsonFollower()
+    if not show.on_terminal():
+        return show.Follower()
+    from espnet3.cli.terminal import LiveFollower
+
+    return LiveFollower()

@@ -1,0 +1,1 @@
+"""The parallel config: its model, its YAML, and the one of this process."""

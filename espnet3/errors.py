@@ -1,0 +1,433 @@
+"""Every error that espnet3 raises on purpose, grouped by what a handler would do about it.
+
+EspnetError
+├── UsageError             the call or a file that the user wrote is wrong: mend it, call again
+│   ├── ConfigError            a value of the parallel config, the config file or an option
+│   ├── ItemsError             the items cannot be planned
+│   ├── ClassError             a provider or runner cannot be found again on a worker
+│   ├── PreflightError         provider or runner cannot be rebuilt in a clean process
+│   ├── PlanMismatch           the run directory holds a run of another plan
+│   ├── RunDirectoryError      the path is no run directory, or cannot be one
+│   └── Untrusted              others could have written what would be run here
+├── FormatError            a persisted file cannot be used as it is
+│   ├── InvalidFile            it breaks its schema: truncated, unknown field, wrong type
+│   │   └── FileTooLarge           it has more bytes than any of its kind
+│   └── NewerFormat            a later espnet3 wrote it: upgrade
+├── StoreError             the storage said no
+│   ├── FileMissing            there is no such file
+│   └── FileTaken              an exclusive create found the name taken
+├── SchedulerError         the scheduler said no, or nothing
+│   ├── NoWorkers              a Dask cluster got no worker in time
+│   ├── SchedulerUnavailable   it does not answer: nothing is known, try again
+│   └── SubmissionRefused      it refused a job; its own words are in the message
+├── RunError               the run's results are not what was asked for
+│   ├── IncompleteRun          shards have no receipt: resume, or collect with partial
+│   ├── DamagedResult          a receipt, or a result file that it vouches for: resume with repair
+│   └── FailedItems            items were recorded as failed (on_error: record)
+└── WorkError              the user's own code failed while items were computed
+    ├── EnvironmentFailed      the provider raised while it built the environment
+    ├── ForwardFailed          `forward` raised
+    ├── UnserializableResult   `forward` returned what the result format cannot hold
+    ├── TooManyErrors          more items of a shard failed than `max_errors` allows
+    └── WorkersKilled          an item keeps killing the Dask workers that compute it
+
+Each error is one line for a person: what was wrong, where, and what to do. What a program needs is
+in the fields.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from espnet3.text import one_line, visible
+
+
+class EspnetError(Exception):
+    """Base of all errors that espnet3 raises on purpose.
+
+    Their message holds nothing that a terminal would obey, whatever was quoted in it.
+    """
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is pickled as a call with its message, which is not what ours are made from;
+        # Dask pickles those that a worker raises.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[EspnetError], args: tuple[Any, ...], fields: dict[str, Any]) -> EspnetError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(fields)
+    return error
+
+
+class UsageError(EspnetError):
+    """What the user wrote is wrong; the same call will fail again until it is mended."""
+
+
+class ConfigError(UsageError):
+    """A configuration value is wrong.
+
+    Attributes:
+        field: dotted name of the value, as the user would write it (`parallel.n_workers`).
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field = field
+        super().__init__(f"{field}: {problem}" if field else problem)
+
+
+class ItemsError(UsageError):
+    """The items cannot be planned: there are none, or one of them is not JSON."""
+
+
+class ClassError(UsageError):
+    """A class cannot be found again by a worker.
+
+    Attributes:
+        name: the class as the user knows it.
+    """
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name = name
+        super().__init__(f"{name}: {problem}")
+
+
+class PreflightError(UsageError):
+    """Provider or runner cannot be rebuilt in a clean process.
+
+    Attributes:
+        output: all that the clean process printed.
+    """
+
+    def __init__(self, problem: str, output: str) -> None:
+        self.output = output
+        super().__init__(f"{problem}; nothing was submitted (preflight: false skips this check)")
+
+
+class PlanMismatch(UsageError):
+    """The run directory holds a run of another plan.
+
+    Attributes:
+        run_dir: the run directory.
+        field: the first field in which the plans differ.
+    """
+
+    def __init__(self, run_dir: str, field: str, there: str, here: str) -> None:
+        self.run_dir, self.field, self.there, self.here = run_dir, field, there, here
+        first, dot, rest = field.partition(".")
+        what = f"{_OF_THE_PLAN.get(first, first)}{dot}{rest}"
+        advice = ""
+        if field == "on_error":
+            words = shlex.join(
+                ["espnet3", "resume", run_dir, "--set", f"on_error={here.strip(_Q)}"]
+            )
+            advice = f", or go on with it by `{words}`"
+        super().__init__(
+            f"{run_dir} holds another run: {what} is {one_line(there, 120)} there and "
+            f"{one_line(here, 120)} here; choose another run_dir{advice}"
+        )
+
+
+_Q = "'"
+# What a user calls the fields of a plan that have another name in run.json.
+_OF_THE_PLAN = {
+    "n_inputs": "the number of items",
+    "items_digest": "the checksum of the items",
+    "world_size": "the number of shards (n_shards)",
+    "fingerprint": "the checksum of the plan",
+}
+
+
+class RunDirectoryError(UsageError):
+    """A path is no run directory, or cannot become one.
+
+    Attributes:
+        run_dir: the path or URL.
+    """
+
+    def __init__(self, run_dir: str, problem: str) -> None:
+        self.run_dir = run_dir
+        super().__init__(f"{run_dir}: {problem}")
+
+
+class Untrusted(UsageError):
+    """Others could have written what this process would import or unpickle.
+
+    Attributes:
+        path: the file or folder.
+        problem: who could, and what to do about it.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.path, self.problem = path, problem
+        super().__init__(f"{path} is not to be trusted: {problem}")
+
+
+class FormatError(EspnetError):
+    """A persisted file cannot be used as it is.
+
+    Attributes:
+        file: the file.
+    """
+
+    file: str
+
+
+class InvalidFile(FormatError):
+    """A persisted file breaks its schema.
+
+    Attributes:
+        file: the file.
+        field: dotted name of the first wrong field, or "" where the file as a whole is wrong.
+    """
+
+    def __init__(self, file: str, field: str, problem: str) -> None:
+        self.file, self.field = file, field
+        where = f"{file}: field {one_line(field)}" if field else file
+        super().__init__(f"{where}: {one_line(problem)}")
+
+
+class FileTooLarge(InvalidFile):
+    """A file has more bytes than any of its kind; it was not read."""
+
+    def __init__(self, file: str, size: int, limit: int) -> None:
+        super().__init__(file, "", f"has {size} bytes, and may have {limit}; it was not read")
+
+
+class NewerFormat(FormatError):
+    """A persisted file was written by a later espnet3."""
+
+    def __init__(self, file: str, found: int, supported: int) -> None:
+        self.file, self.found, self.supported = file, found, supported
+        super().__init__(
+            f"{file}: field schema_version: is {found}, but this espnet3 reads up to {supported}; "
+            "upgrade espnet3"
+        )
+
+
+class StoreError(EspnetError):
+    """The storage said no.
+
+    Attributes:
+        file: the file or folder.
+    """
+
+    def __init__(self, file: str, problem: str) -> None:
+        self.file = file
+        super().__init__(f"{file}: {problem}")
+
+
+class FileMissing(StoreError):
+    """There is no such file."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file, "no such file")
+
+
+class FileTaken(StoreError):
+    """An exclusive create found the name taken; what is published is never edited."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__(file, "exists already")
+
+
+class SchedulerError(EspnetError):
+    """The scheduler said no, or nothing."""
+
+
+class SchedulerUnavailable(SchedulerError):
+    """The scheduler does not answer, so nothing is known about its jobs.
+
+    Attributes:
+        scheduler: its name (`slurm`).
+    """
+
+    def __init__(self, scheduler: str, problem: str) -> None:
+        self.scheduler = scheduler
+        advice = "" if "; " in problem else "; try again, on a host where its commands work"
+        super().__init__(f"{scheduler}: {one_line(problem)}{advice}")
+
+
+class NoWorkers(SchedulerError):
+    """A Dask cluster got no worker in time.
+
+    Attributes:
+        env: where the workers should run.
+        reason: what the scheduler says of the jobs, or "".
+    """
+
+    def __init__(self, env: str, seconds: float, reason: str) -> None:
+        self.env, self.reason = env, reason
+        said = f" (the scheduler says: {one_line(reason)})" if reason else ""
+        super().__init__(
+            f"{env}: no worker came within {seconds:g} s{said}; mend the options, or wait longer "
+            "with parallel.start_timeout"
+        )
+
+
+class SubmissionRefused(SchedulerError):
+    """The scheduler refused a job.
+
+    Attributes:
+        scheduler: its name.
+        words: what the scheduler said.
+    """
+
+    def __init__(self, scheduler: str, words: str, then: str = "resume the run") -> None:
+        self.scheduler, self.words = scheduler, words
+        super().__init__(
+            f"{scheduler} refused the job: {one_line(words)}; mend the options and {then}"
+        )
+
+
+class RunError(EspnetError):
+    """The run's results are not what was asked for."""
+
+
+class IncompleteRun(RunError):
+    """Shards have no receipt.
+
+    Attributes:
+        run_dir: the run directory.
+        causes: rank -> state and cause, for every shard that is not done.
+    """
+
+    def __init__(self, run_dir: str, world_size: int, causes: Mapping[int, str]) -> None:
+        self.run_dir, self.causes = run_dir, dict(causes)
+        shown = "; ".join(f"{rank} {one_line(cause, 160)}" for rank, cause in self._first(5))
+        more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
+        live = all(cause.startswith(("queued", "running")) for cause in causes.values())
+        advice = "wait for them" if live else "resume the run"
+        super().__init__(
+            f"{run_dir}: {len(causes)} of {world_size} shards are not done: {shown}{more}; "
+            f"{advice}, or collect with partial"
+        )
+
+    def _first(self, n: int) -> list[tuple[int, str]]:
+        return sorted(self.causes.items())[:n]
+
+    @property
+    def ranks(self) -> list[int]:
+        """Ranks of the shards that are not done, in order."""
+        return sorted(self.causes)
+
+
+class DamagedResult(RunError):
+    """A result file is not what its receipt vouched for, or the receipt itself is damaged.
+
+    Attributes:
+        file: the result file, or the receipt.
+        rank: the shard.
+        run_dir: the run directory.
+        problem: what is wrong with the file.
+    """
+
+    def __init__(self, file: str, rank: int, problem: str, run_dir: str) -> None:
+        self.file, self.rank, self.run_dir, self.problem = file, rank, run_dir, problem
+        super().__init__(
+            f"{file}: {problem}; to compute again what is damaged of shard {rank}, run "
+            f"`espnet3 resume {shlex.quote(run_dir)} --repair`"
+        )
+
+
+class FailedItems(RunError):
+    """Items were recorded as failed (`on_error: record`).
+
+    Attributes:
+        run_dir: the run directory.
+        count: how many failed.
+        ranks: the shards that hold them.
+    """
+
+    def __init__(self, run_dir: str, count: int, ranks: list[int]) -> None:
+        self.run_dir, self.count, self.ranks = run_dir, count, ranks
+        shown = ", ".join(map(str, ranks[:10])) + (" …" if len(ranks) > 10 else "")
+        super().__init__(
+            f"{run_dir}: {count} items failed and were recorded, in shards {shown}; "
+            "collect with errors='keep' (`--errors keep`) to get them in their places, or compute "
+            "them again: "
+            f"`espnet3 resume {shlex.quote(run_dir)} --items failed`"
+        )
+
+
+class WorkError(EspnetError):
+    """The user's own code failed while items were computed."""
+
+
+class EnvironmentFailed(WorkError):
+    """The provider raised while it built the environment."""
+
+
+class ForwardFailed(WorkError):
+    """`forward` raised.
+
+    Attributes:
+        item: the item.
+        error: `Type: message` of the exception.
+    """
+
+    def __init__(self, item: Any, error: str) -> None:
+        self.item, self.error = item, error
+        super().__init__(f"forward failed at item {one_line(repr(item), 120)}: {error}")
+
+
+class UnserializableResult(WorkError):
+    """`forward` returned what the result format cannot hold exactly.
+
+    Attributes:
+        item: the item.
+        type_name: the type that cannot be held.
+    """
+
+    def __init__(self, item: Any, type_name: str, problem: str, stored_as: str = "JSON") -> None:
+        self.item, self.type_name = item, type_name
+        way_out = "return plain JSON values"
+        if stored_as == "JSON":
+            way_out += ", or set `results: pickle`"
+        super().__init__(
+            f"the result of item {one_line(repr(item), 120)} cannot be stored as {stored_as}: "
+            f"{one_line(problem)}; {way_out}"
+        )
+
+
+class TooManyErrors(WorkError):
+    """More items of a shard failed than `max_errors` allows.
+
+    Attributes:
+        rank: the shard.
+        max_errors: the limit.
+        count: how many failed.
+        item: the last of them, or None where all of them failed in earlier attempts.
+    """
+
+    def __init__(
+        self, rank: int, max_errors: int, count: int, item: Any = None, error: str = ""
+    ) -> None:
+        self.rank, self.max_errors, self.count, self.item = rank, max_errors, count, item
+        items = "1 item" if count == 1 else f"{count} items"
+        last = f" (the last is {one_line(repr(item), 120)}: {one_line(error)})" if error else ""
+        super().__init__(
+            f"{items} of shard {rank} failed, and max_errors is {max_errors}{last}; mend the "
+            "cause and resume with `--items failed`, or resume with `--set max_errors=` and more"
+        )
+
+
+class WorkersKilled(WorkError):
+    """An item keeps killing the Dask workers that compute it.
+
+    Attributes:
+        item: the item.
+        worker: address of the last worker.
+    """
+
+    def __init__(self, item: Any, worker: str) -> None:
+        self.item, self.worker = item, worker
+        super().__init__(
+            f"item {one_line(repr(item), 120)} killed every worker that computed it, {worker} at "
+            "last; it may need more memory, or crash in native code"
+        )

@@ -1,0 +1,191 @@
+"""Nothing counts that was not vouched for: receipts against the plan, bytes against receipts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO, TypeVar
+
+from espnet3.errors import DamagedResult, FileMissing, InvalidFile
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.records import MAX_LINE
+from espnet3.specs import layout
+from espnet3.specs.items import count_batches, shard_bounds
+from espnet3.specs.models import Receipt, ResultPart, RunSpec
+from espnet3.storage import retry
+from espnet3.storage.base import Store
+
+PATIENCE = retry.PATIENCE
+BLOCK = 1 << 20
+IN_MEMORY = 8 << 20  # bytes: a part up to that is read once, a larger one twice
+T = TypeVar("T")
+
+
+def read_receipt(store: Store, run: RunSpec, rank: int, generation: int = 1) -> Receipt:
+    """Read a receipt and compare it with the plan.
+
+    Raises:
+        DamagedResult: it is no receipt of this shard of this plan.
+        FileMissing: there is none.
+        NewerFormat: a later espnet3 wrote it.
+    """
+    path = layout.receipt(rank, generation)
+    file = store.locate(path)
+
+    def wrong(field: str, problem: str) -> InvalidFile:
+        return InvalidFile(file, field, problem)
+
+    try:
+        receipt = read_persisted(store, Receipt, path)
+        if receipt.rank != rank or receipt.fingerprint != run.fingerprint:
+            raise wrong("fingerprint", "belongs to another shard or plan")
+        n_calls = count_batches(run.n_inputs, run.batch_size)
+        first, last = shard_bounds(rank, run.world_size, n_calls)
+        if receipt.records != last - first:
+            raise wrong("records", f"is {receipt.records}, but the plan has {last - first}")
+    except InvalidFile as error:
+        problem = str(error).removeprefix(f"{file}: ")
+        raise DamagedResult(file, rank, problem, store.root) from None
+    return receipt
+
+
+def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
+    """Open a part that holds exactly what its receipt vouched for, at its beginning.
+
+    Raises:
+        DamagedResult: it does not.
+    """
+    path = f"{layout.RESULTS}/{part.file}"
+    try:
+        if part.bytes <= IN_MEMORY:
+            data = store.read_beginning(path, part.bytes)
+            stream: BinaryIO = io.BytesIO(data)
+            beginning: Iterable[bytes] = (data,)
+        else:
+            stream = store.open(path)
+            beginning = blocks(stream, part.bytes)
+    except FileMissing:
+        raise DamagedResult(store.locate(path), rank, "is missing", store.root) from None
+    try:
+        problem = mismatch(beginning, part)
+        if problem is not None:
+            raise DamagedResult(store.locate(path), rank, problem, store.root)
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def mismatch(beginning: Iterable[bytes], part: ResultPart) -> str | None:
+    """In what a file's beginning is not what its receipt vouched for."""
+    digest, size, lines = hashlib.sha256(), 0, 0
+    for block in beginning:
+        digest.update(block)
+        size += len(block)
+        lines += block.count(b"\n")
+    if size < part.bytes:
+        return f"has {size} bytes, but the receipt vouches for {part.bytes}"
+    if f"sha256:{digest.hexdigest()}" != part.checksum:
+        return "has changed since its receipt was written"
+    if lines != part.records:
+        return f"has {lines} records, but the receipt vouches for {part.records}"
+    return None
+
+
+def find_damage(store: Store, receipt: Receipt) -> dict[str, str]:
+    """The result files that are not what a receipt vouches for: name -> what is wrong."""
+    found = {}
+    for part in receipt.parts:
+        try:
+            open_verified(store, receipt.rank, part).close()
+        except DamagedResult as error:
+            found[part.file] = error.problem
+    return found
+
+
+def blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:
+    """The first `size` bytes of a stream, or what there is of them, in blocks."""
+    while size > 0:
+        block = stream.read(min(BLOCK, size))
+        if not block:
+            return
+        size -= len(block)
+        yield block
+
+
+def line_blocks(stream: BinaryIO, size: int, where: str) -> Iterator[bytes]:
+    """The first `size` bytes of a stream in blocks of whole lines, at most about `IN_MEMORY` each.
+
+    A longer line is a block of its own.
+
+    Args:
+        stream: read from where it is.
+        size: how many bytes.
+        where: what it is, for errors.
+
+    Raises:
+        InvalidFile: a line is longer than any line is.
+    """
+    rest: list[bytes] = []
+    held = 0
+    while size > 0:
+        block = stream.read(min(IN_MEMORY, size))
+        if not block:
+            break
+        size -= len(block)
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield b"".join([*rest, block[:end]])
+            rest, held = [], 0
+        rest.append(block[end:])
+        held += len(rest[-1])
+        require_line(held, where)
+    if held:
+        yield b"".join(rest)
+
+
+def require_line(size: int, where: str) -> None:
+    """Refuse a line of more bytes than any line has.
+
+    Raises:
+        InvalidFile: it is one.
+    """
+    if size > MAX_LINE:
+        raise InvalidFile(where, "", f"holds a line of more than {MAX_LINE} bytes")
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that is set at the end, so that no thread goes on after a cancellation."""
+    stop = threading.Event()
+    try:
+        yield stop
+    finally:
+        stop.set()
+
+
+def patiently(action: Callable[[], T], patience: float, stop: threading.Event) -> T:
+    """Do something that may fail because a network file system shows files late.
+
+    NFS caches attributes and listings for up to a minute, so a receipt may be visible before what
+    it speaks of. A mismatch means "not yet" for a while before it means damage.
+
+    Args:
+        action: raises DamagedResult, FileMissing or InvalidFile where it is too early.
+        patience: seconds before such an error is believed.
+        stop: ends the wait at once; the error is raised then.
+    """
+    deadline = time.monotonic() + patience
+    pause = 0.05
+    while True:
+        try:
+            return action()
+        except (DamagedResult, FileMissing, InvalidFile):
+            if time.monotonic() + pause > deadline or stop.wait(pause):
+                raise
+            pause = min(2 * pause, 5.0)

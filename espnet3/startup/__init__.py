@@ -1,0 +1,1 @@
+"""What makes a worker start fast; nothing else knows how."""

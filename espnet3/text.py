@@ -1,0 +1,83 @@
+"""What a terminal would obey is shown instead: the one place for all that people read.
+
+Texts that come from a directory or from user code (messages of exceptions, hosts, names of jobs,
+paths) may hold sequences that set a terminal's title or clipboard, clear its screen, or turn around
+what is read. Who prints such a text calls `visible`; errors of espnet3 do by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0 but for tab and newline, DEL, C1, and what changes the direction of text or ends a line.
+# Backspaces and carriage returns overwrite what stands before them, but for one at a line's end.
+_OBEYED = (
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]"
+    "|\r(?!\n)"
+)
+
+
+def visible(text: str) -> str:
+    r"""The text with every character that a terminal obeys written as an escape.
+
+    Tabs and newlines stay. A text that is visible already stays as it is.
+
+    Example:
+        >>> print(visible("a\x1b]0;title\x07 b\u202e"))
+        a\x1b]0;title\x07 b\u202e
+    """
+    # As a rule there is none, and no pattern has to be compiled.
+    if text.isprintable():
+        return text
+    return re.sub(_OBEYED, _escape, text)
+
+
+def visible_line(text: str) -> str:
+    r"""As `visible`, on one line: white space is folded.
+
+    >>> visible_line("two\n\tlines\r")
+    'two lines\\r'
+    """
+    return " ".join(visible(text).split())
+
+
+def visible_json(document: str) -> str:
+    r"""A JSON document that means the same and holds nothing that a terminal obeys.
+
+    JSON escapes C0 by itself; the others stand in texts only, where an escape means the same.
+
+    >>> visible_json('{"host":"\x9b2J"}')
+    '{"host":"\\u009b2J"}'
+    """
+    return re.sub(_OBEYED, lambda found: f"\\u{ord(found[0]):04x}", document)
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Fold white space and cut a text so that it fits on one line of a table or a log.
+
+    What a terminal would obey is made visible.
+    """
+    folded = visible_line(text)
+    return folded if len(folded) <= limit else folded[: limit - 1] + "…"
+
+
+def cut(text: str, limit: int = 1 << 16) -> str:
+    r"""A text whose UTF-8 has no more bytes than a limit, but for a note of what was left out.
+
+    What is left out is the middle: a traceback begins with where it started, and ends with why.
+
+    Example:
+        >>> cut("abcdefghij", 4)
+        'ab\n[6 bytes are left out here]\nij'
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return text
+    half = limit // 2
+    first, last = (part.decode(errors="ignore") for part in (data[:half], data[-half:]))
+    return f"{first}\n[{len(data) - 2 * half} bytes are left out here]\n{last}"
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()

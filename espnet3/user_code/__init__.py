@@ -1,0 +1,1 @@
+"""The user's classes, values and variables: written down where they are, made again elsewhere."""

@@ -1,0 +1,250 @@
+"""Whether a value is still what it was: plain data by their contents, all else by identity."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import PurePath
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from typing import Any
+
+from espnet3.specs.plain import is_omegaconf
+
+_EXACT = frozenset({str, bool, bytes, int, type(None)})
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_INSIDE = 3  # objects within objects that are looked into
+_MOST = 10_000  # public attributes of one object that are looked at
+_CLOSED = (ModuleType, FunctionType, MethodType, type, enum.Enum, PurePath, str, int, float, bytes)
+
+
+class Seen:
+    """An object of any class as it was: itself, and what its public attributes were."""
+
+    __slots__ = ("object", "state")
+
+    def __init__(self, seen: Any, state: dict[str, Any]) -> None:
+        self.object, self.state = seen, state
+
+
+def copied(value: Any) -> Any:
+    """A copy of plain data, which later changes of it do not reach.
+
+    Dicts, lists, tuples, sets, OmegaConf configs, dataclasses and namespaces are copied, all other
+    objects are in the copy themselves.
+
+    Example:
+        >>> config = {"beam": [1, 2]}
+        >>> before = copied(config)
+        >>> config["beam"].append(3)
+        >>> before
+        {'beam': [1, 2]}
+    """
+    return _Copier(see=False).copy(value)
+
+
+def seen(value: Any) -> Any:
+    """As `copied`, to be compared only: of other objects it holds the public attributes too."""
+    return _Copier(see=True).copy(value)
+
+
+class _Copier:
+    def __init__(self, see: bool) -> None:
+        self.see = see
+        self.done: dict[int, Any] = {}  # what stands at two places, or holds itself
+        self.left = _MOST
+        self.inside = 0
+
+    def copy(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _EXACT or kind is float:
+            return value
+        if id(value) in self.done:
+            return self.done[id(value)]
+        if isinstance(value, _CONTAINERS) and kind in _CONTAINERS:
+            return self._container(value)
+        if is_omegaconf(value):
+            return self._config(value)
+        fields = fields_of(value)
+        if fields is not None and not self.see:
+            return self._with_fields(value, fields)
+        return self._seen(value, fields) if self.see else value
+
+    def _container(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in (set, frozenset):
+            return kind(value)
+        if kind is tuple:
+            return tuple(map(self.copy, value))
+        made: Any = kind()
+        self.done[id(value)] = made
+        if kind is list:
+            plain = set(map(type, value)) <= _EXACT
+            made.extend(value if plain else map(self.copy, value))
+        else:
+            made.update((key, self.copy(part)) for key, part in value.items())
+        return made
+
+    def _config(self, value: Any) -> Any:
+        import copy
+
+        try:
+            made = copy.deepcopy(value)
+        except Exception:  # noqa: BLE001 (it may hold objects of any class)
+            made = value
+        self.done[id(value)] = made
+        return made
+
+    def _with_fields(self, value: Any, fields: dict[str, Any]) -> Any:
+        import copy
+
+        try:
+            made = copy.copy(value)
+            for name, part in fields.items():
+                object.__setattr__(made, name, self.copy(part))
+        except Exception:  # noqa: BLE001 (the user's class: it is what it is)
+            return value
+        return made
+
+    def _seen(self, value: Any, fields: dict[str, Any] | None) -> Any:
+        state = _public(value) if fields is None else fields
+        if not state or self.inside == _INSIDE or self.left < len(state):
+            return value
+        self.left -= len(state)
+        self.inside += 1
+        made = self.done[id(value)] = Seen(value, {})
+        made.state.update((name, self.copy(part)) for name, part in state.items())
+        self.inside -= 1
+        return made
+
+
+def _public(value: Any) -> dict[str, Any]:
+    """The public attributes of an object of a class, with what a container of its own class holds.
+
+    Those of loggers, threads and the like are their own affair.
+    """
+    if isinstance(value, _CLOSED) or type(value).__module__ in ("logging", "threading"):
+        return {}
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        own = {}
+    state = {name: part for name, part in own.items() if name[:1] != "_"}
+    if isinstance(value, dict | list | set):
+        # Not by the methods of its class, which may load what is asked for, or have other bases.
+        if isinstance(value, dict):
+            state["contents"] = dict(dict.items(value))
+        else:
+            kind: Any = list if isinstance(value, list) else set
+            state["contents"] = kind(kind.__iter__(value))
+    if type(value).__module__ == "numpy" and getattr(value, "nbytes", 2**20) < 2**20:
+        state["contents"] = value.tobytes()
+    return state
+
+
+def fields_of(value: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass or namespace, by which it can be made again; None for all else."""
+    kind = type(value)
+    if isinstance(value, SimpleNamespace) or (
+        kind.__module__ == "argparse" and kind.__qualname__ == "Namespace"
+    ):
+        return dict(vars(value))
+    declared = getattr(kind, "__dataclass_fields__", None)
+    if declared is None or "_field_type" not in dir(next(iter(declared.values()), None)):
+        return None
+    try:
+        return {
+            name: getattr(value, name)
+            for name, field in declared.items()
+            if field.init and field._field_type.name == "_FIELD"
+        }
+    except AttributeError:
+        return None
+
+
+def alike(one: Any, other: Any, *, resolved: bool = False) -> bool:
+    """Whether two values are the same: the same types, and equal all the way down.
+
+    Args:
+        one: a value, `copied` or `seen` before, or rebuilt.
+        other: the value now.
+        resolved: compare what interpolations of OmegaConf give, not how they are written.
+
+    Example:
+        >>> alike({"beam": 1}, {"beam": 1}), alike({"beam": 1}, {"beam": True}), alike(0.0, -0.0)
+        (True, False, False)
+    """
+    return _Comparison(resolved).same(one, other)
+
+
+class _Comparison:
+    def __init__(self, resolved: bool) -> None:
+        self.resolved = resolved
+        self.under_way: set[tuple[int, int]] = set()
+
+    def same(self, one: Any, other: Any) -> bool:
+        kind = type(one)
+        if kind is Seen:
+            return one.object is other and self._once(one, other, self._same_state)
+        if kind is not type(other):
+            return False
+        if kind in _EXACT:
+            return bool(one == other)
+        if isinstance(one, float):  # 0.0 == -0.0, and NaN is not itself
+            return float.hex(one) == float.hex(other) and self._same_own(one, other)
+        if one is other:
+            return True
+        return self._once(one, other, self._same_parts)
+
+    def _once(self, one: Any, other: Any, compare: Any) -> bool:
+        pair = (id(one), id(other))
+        if pair in self.under_way:  # it holds itself
+            return True
+        self.under_way.add(pair)
+        try:
+            return bool(compare(one, other))
+        finally:
+            self.under_way.discard(pair)
+
+    def _same_state(self, one: Seen, other: Any) -> bool:
+        fields = fields_of(other)
+        return self.same(one.state, _public(other) if fields is None else fields)
+
+    def _same_parts(self, one: Any, other: Any) -> bool:
+        if is_omegaconf(one):
+            from espnet3.user_code.omegaconf_values import same_configs
+
+            return same_configs(one, other, self.same, resolved=self.resolved)
+        if isinstance(one, enum.Enum | type):
+            return False  # it would be the same object
+        if isinstance(one, PurePath):
+            return bool(one == other)
+        if isinstance(one, list | tuple):
+            return self._same_sequence(one, other) and self._same_own(one, other)
+        if isinstance(one, dict):
+            return (
+                self._same_sequence([*one], [*other])
+                and self._same_sequence([*one.values()], [*other.values()])
+                and self._same_own(one, other)
+            )
+        if isinstance(one, set | frozenset):
+            return sorted(map(_typed, one)) == sorted(map(_typed, other))
+        if isinstance(one, str | int):
+            return bool(one == other) and self._same_own(one, other)
+        if type(one).__module__ == "numpy":
+            return one.dtype == other.dtype and bool(one.tobytes() == other.tobytes())
+        fields = fields_of(one)
+        return fields is not None and self.same(fields, fields_of(other))
+
+    def _same_sequence(self, one: Any, other: Any) -> bool:
+        if len(one) != len(other):
+            return False
+        if set(map(type, one)) | set(map(type, other)) <= {str}:
+            return all(a == b for a, b in zip(one, other, strict=True))
+        return all(map(self.same, one, other))
+
+    def _same_own(self, one: Any, other: Any) -> bool:
+        """What instances of subclasses of built-in classes hold besides."""
+        return self.same(getattr(one, "__dict__", None), getattr(other, "__dict__", None))
+
+
+def _typed(part: Any) -> tuple[str, str]:
+    return type(part).__qualname__, repr(part)
