@@ -36,15 +36,21 @@ def known_schedulers() -> list[str]:
     """
     import pkgutil
 
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if _dialect(m.name))
+    from espnet3.schedulers import dialects
+
+    every = (m.name for path in (__path__, dialects.__path__) for m in pkgutil.iter_modules(path))
+    return sorted(filter(_dialect, every))
 
 
 def _dialect(name: str) -> type[Scheduler] | None:
-    """The dialect in a module of this package; None where there is none."""
-    module = f"{__name__}.{name}"
-    try:
-        return getattr(importlib.import_module(module), "SCHEDULER", None)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
+    """What a module makes of a batch system, or of this host; None where there is none."""
+    for module in (f"{__name__}.dialects.{name}", f"{__name__}.{name}"):
+        try:
+            found: type[Scheduler] | None
+            found = getattr(importlib.import_module(module), "SCHEDULER", None)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            continue
+        return found
+    return None

@@ -180,7 +180,7 @@ class StandInLauncher(Launcher):
 
 def install_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let espnet3 find the stand-in where it would find a real batch system's dialect."""
-    module = ModuleType(f"espnet3.schedulers.{NAME}")
+    module = ModuleType(f"espnet3.schedulers.dialects.{NAME}")
     module.SCHEDULER = StandInScheduler  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 

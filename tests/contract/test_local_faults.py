@@ -324,8 +324,8 @@ def test_patience_is_a_minute_unless_the_environment_says_otherwise(
     if said is not None:
         environ["ESPNET3_PATIENCE"] = said
     code = (
-        "from espnet3.storage.base import Store; from espnet3.specs import verify\n"
-        "print(Store.patience, verify.PATIENCE)\n"
+        "from espnet3.storage.base import Store; from espnet3.run_dir import verification\n"
+        "print(Store.patience, verification.PATIENCE)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
