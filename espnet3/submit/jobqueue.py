@@ -172,9 +172,8 @@ class JobQueueLauncher(Launcher):
                 raise self._hook_failed(error) from error
 
     def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
-        words = submission.worker_command[len(shlex.split(self.python)) :]
-        first = ["--first-task", str(job.first_task)] if job.first_task else []
-        worker = f"{self.python} {shlex.join([*words, *first])}"
+        words = changed(submission.worker_command, first_task=job.first_task)
+        worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
         place = job, submission.log_directory
         own = self._scheduler.log_redirection(*place, array=self._job_array)
         rendered = self._new_job(own)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SubmissionRefused
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.local import SUPERVISOR, WORKER
+from espnet3.run_dir.worker_command import SUPERVISOR, arguments_of, command
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
 from espnet3.submit.launch import Launcher, Rendered
@@ -35,10 +35,8 @@ class LocalLauncher(Launcher):
         return [JobShape(0, n_tasks, self._n_workers, None)]  # one supervisor for all tasks
 
     def render(self, submission: Submission, job: PlannedJob) -> Rendered:
-        words = submission.worker_command
-        arguments = words[words.index(WORKER) + 1 :]
-        command = [*shlex.split(self.python), "-P", "-m", SUPERVISOR, *arguments, "--job", job.name]
-        return Rendered("", command)
+        arguments = arguments_of(submission.worker_command)._replace(job=job.name)
+        return Rendered("", command(shlex.split(self.python), (), SUPERVISOR, arguments))
 
     async def launch(
         self,

@@ -13,6 +13,7 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
 from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.worker_command import WORKER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.items import ItemList, ItemRange
@@ -131,13 +132,12 @@ def make_submission(
         shards_per_job=config.shards_per_job,
         options=launcher.options,
         parallel=(of_all or config).model_dump(),
-        worker_command=[
-            *shlex.split(launcher.python),
-            *(run.process.flags if run.process is not None else ()),
-            *("-P", "-m", "espnet3.worker"),
-            *(store.root, f"{number:04d}", "--run-id", run.run_id),
-            *(() if config.trust is None else ("--trust", config.trust)),
-        ],
+        worker_command=command(
+            shlex.split(launcher.python),
+            run.process.flags if run.process is not None else (),
+            WORKER,
+            WorkerArguments(store.root, number, run_id=run.run_id, trust=config.trust),
+        ),
         submit_command=[],
         script="",
         log_directory=_log_directory(store, run, launcher),

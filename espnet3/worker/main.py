@@ -14,6 +14,7 @@ from espnet3.errors import EspnetError, FileMissing, UsageError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.trust import require_files, tightened
+from espnet3.run_dir.worker_command import parse_arguments
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.models import Submission
@@ -21,7 +22,6 @@ from espnet3.storage.opening import open_store
 from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
-from espnet3.worker.options import parse
 from espnet3.worker.process_state import restart
 from espnet3.worker.rebuild import read_trusted
 from espnet3.worker.shard import Place, describe, limits_of, require_run
@@ -39,10 +39,10 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
-    options = parse(argv)
     log_to_stderr()
     print_by_line()
     try:
+        options = parse_arguments(argv)
         store = open_store(options.run)
         path = layout.submission(options.number)
         # A node may see later than its scheduler what the submitter wrote.
