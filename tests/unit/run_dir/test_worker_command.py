@@ -94,7 +94,7 @@ def test_what_is_wrong_is_said_in_one_line(words: list[str], problem: str) -> No
 
 
 def test_another_interpreter() -> None:
-    words = command(["nice", "a python"], [], WorkerArguments.__module__, WorkerArguments("/r", 1))
+    words = command(["nice", "a python"], [], WORKER, WorkerArguments("/r", 1))
     assert without_python(words, "nice 'a python'")[:2] == ["-P", "-m"]
     with pytest.raises(UsageError, match="does not begin with python3"):
         without_python(words, "python3")
