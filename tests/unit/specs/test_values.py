@@ -93,7 +93,13 @@ def test_what_is_stored_comes_back_exactly(value: Any) -> None:
     again = restored(type(argument).model_validate_json(argument.model_dump_json()))
     assert type(again) is type(value)
     assert alike(value, again, resolved=True)
-    assert repr(again) == repr(value) or value is ROOT.sub or "ROOT" in repr(value) or _early(value)
+    assert (
+        isinstance(value, set | frozenset)
+        or repr(again) == repr(value)
+        or value is ROOT.sub
+        or "ROOT" in repr(value)
+        or _early(value)
+    )
 
 
 def _early(value: Any) -> bool:
