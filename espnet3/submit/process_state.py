@@ -25,6 +25,7 @@ from espnet3.specs.errors import ClassError, ConfigError, one_line
 from espnet3.specs.main_module import MAIN, WORKER_VARIABLE, describe_main
 from espnet3.specs.masking import is_secret, masked_text
 from espnet3.specs.models import ClassReference, ProcessState, WarningFilter
+from espnet3.specs.paths import readable
 from espnet3.specs.references import refer_to
 
 # Read by an interpreter, or by the C library for it, when it starts.
@@ -109,12 +110,24 @@ def _texts(what: str, words: Sequence[Any]) -> list[str]:
         if not isinstance(word, str):
             problem = f"is no text but {type(word).__name__}; workers get the command line as well"
             raise ConfigError(name, problem)
-        _require_utf8(name, word)
+        require_utf8(name, word)
     return [str(word) for word in words]
 
 
-def _require_utf8(name: str, text: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+def require_utf8(name: str, text: str) -> None:
+    """Refuse what no record could hold. The text itself, which may be secret, is not shown.
+
+    Args:
+        name: what it is, as the user would write it.
+        text: of this process, where bytes that are not UTF-8 are lone surrogates.
+
+    Raises:
+        ConfigError: it has such bytes.
+
+    Example:
+        >>> require_utf8("sys.argv[1]", "train.py")
+    """
+    if not readable(text):
         problem = "is not UTF-8, and workers would get it through JSON"
         raise ConfigError(name, f"{problem}; rename what it names, or leave it out")
 
@@ -202,7 +215,7 @@ def _changes(
             secret.append(name)
             continue
         for text in (name, value or ""):
-            _require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
+            require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
         found[name] = value
     if secret and not passed_on:
         _warn(
@@ -220,7 +233,7 @@ def _at_start(started: Mapping[str, str] | None) -> dict[str, str]:
     names = [n for n in AT_START if not (n.startswith("PYTHON") and sys.flags.ignore_environment)]
     found = {name: started[name] for name in names if name in started}
     for name, value in found.items():
-        _require_utf8(f"os.environ[{name!r}]", value)
+        require_utf8(f"os.environ[{name!r}]", value)
     return found
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from espnet3.specs import layout
 from espnet3.specs.codec import read_persisted
 from espnet3.specs.errors import ClassError, EspnetError, one_line
-from espnet3.specs.main_module import adopt, main_of
+from espnet3.specs.main_module import WORKER_VARIABLE, adopt, main_of
 from espnet3.specs.masking import remember_run, scrubbed
 from espnet3.specs.models import Argument, RunSpec
-from espnet3.specs.references import WORKER_VARIABLE, find_class
+from espnet3.specs.references import find_class
 from espnet3.specs.restoring import restored
 from espnet3.specs.store import Store
 from espnet3.specs.trust import Trust, require_scripts, require_trusted, tightened
