@@ -6,55 +6,18 @@ import contextlib
 import multiprocessing
 import os
 import sys
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from distributed import WorkerPlugin
 
 from espnet3._streams import print_by_line
+from espnet3.specs.models import ProcessState
 from espnet3.storage import file_modes as modes
 from espnet3.storage.paths import absolute
+from espnet3.user_code.taking_over import take_over
 
 # What Dask or a batch system gave each worker for itself.
 _OWN = ("CUDA_VISIBLE_DEVICES", "DASK_", "SLURM_")
-
-
-class ProcessState(NamedTuple):
-    """What code can read of its process, as it is at one moment.
-
-    Attributes:
-        path: `sys.path`; "" is written out.
-        argv: `sys.argv`.
-        recursion_limit: of the interpreter.
-        start_method: of multiprocessing, where one was chosen.
-        environ: the environment.
-        cwd: the current folder; None where it was removed.
-        umask: None where the system does not tell.
-    """
-
-    path: list[str]
-    argv: list[str]
-    recursion_limit: int
-    start_method: str | None
-    environ: Mapping[str, str]
-    cwd: str | None
-    umask: int | None
-
-    @classmethod
-    def now(cls) -> ProcessState:
-        """That of this process."""
-        cwd = None
-        with contextlib.suppress(OSError):
-            cwd = os.getcwd()
-        return cls(
-            [absolute(entry) if cwd or entry else "" for entry in sys.path],
-            [*sys.argv],
-            sys.getrecursionlimit(),
-            multiprocessing.get_start_method(allow_none=True),
-            {k: v for k, v in os.environ.items() if not k.startswith(_OWN)},
-            cwd,
-            modes.umask(),
-        )
 
 
 class StateFollower:
@@ -65,31 +28,48 @@ class StateFollower:
     """
 
     def __init__(self) -> None:
-        self._first = ProcessState.now()
+        self._first = _environment(), _folder(), modes.umask()
         self._changed: dict[str, str | None] = {}
         self._cwd = self._umask = False
         self._sent: DriverState | None = None
 
     def news(self) -> DriverState | None:
         """What to send to the workers; None where they have it."""
-        now, first = ProcessState.now(), self._first
-        for name in {*now.environ, *first.environ, *self._changed}:
-            if name in self._changed or now.environ.get(name) != first.environ.get(name):
-                self._changed[name] = now.environ.get(name)  # also where it is as it was before
-        self._cwd |= now.cwd != first.cwd
-        self._umask |= now.umask != first.umask
-        state = DriverState(
-            now._replace(
-                environ={},
-                cwd=now.cwd if self._cwd else None,
-                umask=now.umask if self._umask else None,
-            ),
-            dict(self._changed),
+        environ, cwd, umask = _environment(), _folder(), modes.umask()
+        first_environ, first_cwd, first_umask = self._first
+        for name in {*environ, *first_environ, *self._changed}:
+            if name in self._changed or environ.get(name) != first_environ.get(name):
+                self._changed[name] = environ.get(name)  # also where it is as it was before
+        self._cwd |= cwd != first_cwd
+        self._umask |= umask != first_umask
+        start_method: Any = multiprocessing.get_start_method(allow_none=True)
+        process = ProcessState(
+            argv=[],
+            environment={},
+            umask=umask if self._umask else None,
+            recursion_limit=sys.getrecursionlimit(),
+            start_method=start_method,
         )
+        # Past the model's checks: what is no UTF-8 does no harm where nothing becomes JSON.
+        process.argv.extend(sys.argv)
+        process.environment.update(self._changed)
+        path = [absolute(entry) if cwd or entry else "" for entry in sys.path]
+        state = DriverState(process, path, cwd if self._cwd else None)
         if self._sent is not None and vars(self._sent) == vars(state):
             return None
         self._sent = state
         return state
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
+
+
+def _folder() -> str | None:
+    """The current folder; None where it was removed."""
+    with contextlib.suppress(OSError):
+        return os.getcwd()
+    return None
 
 
 class DriverState(WorkerPlugin):
@@ -98,33 +78,23 @@ class DriverState(WorkerPlugin):
     And makes them print by the line, so that the log of one that is killed has what it said.
 
     Args:
-        state: what to take over.
-        environ: variables to set, or to remove where None.
+        process: what to take over; `umask` is None where it was not changed.
+        path: `sys.path`; "" is written out.
+        cwd: the current folder; None where it was not changed, or was removed.
     """
 
     name = "espnet3-driver-state"
 
-    def __init__(self, state: ProcessState, environ: Mapping[str, str | None]) -> None:
-        self.state, self.environ = state, environ
+    def __init__(self, process: ProcessState, path: list[str], cwd: str | None) -> None:
+        self.process, self.path, self.cwd = process, path, cwd
         self.driver = os.uname().nodename, os.getpid()
 
     def setup(self, worker: Any) -> None:
         """Take it over; a folder that this host lacks is left out."""
-        state = self.state
         if self.driver != (os.uname().nodename, os.getpid()):  # whose output is the user's own
             print_by_line()
-        sys.path.extend(entry for entry in state.path if entry not in sys.path)
-        sys.argv[:] = state.argv
-        sys.setrecursionlimit(state.recursion_limit)
-        if state.start_method not in (None, multiprocessing.get_start_method(allow_none=True)):
-            multiprocessing.set_start_method(state.start_method, force=True)
-        for name, value in self.environ.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if state.cwd is not None:
+        sys.path.extend(entry for entry in self.path if entry not in sys.path)
+        take_over(self.process)
+        if self.cwd is not None:
             with contextlib.suppress(OSError):
-                os.chdir(state.cwd)
-        if state.umask is not None:
-            os.umask(state.umask)
+                os.chdir(self.cwd)

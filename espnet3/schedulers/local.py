@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 WORKER = "espnet3.worker"
 SUPERVISOR = "espnet3.worker.supervisor"
 START_PATIENCE = 0.5  # seconds that a task may take from its log to its process
-_LAST_WORDS = 1000  # bytes
+_MOST_SAID = 1 << 24  # bytes that are read of a supervisor's log, its last ones
 _FORKED = 0x40  # PF_FORKNOEXEC of Linux
+# As text, since workers import this module and need it never.
+_KILLED = rf"\S+ \S+ {SUPERVISOR}: task (\d{{1,9}}) was killed by signal (\d{{1,3}})\b.*"
 T = TypeVar("T")
 
 
@@ -40,6 +43,17 @@ def name_task(job_name: str, task: int) -> list[str]:
 def supervisor_log(submission: Submission) -> str:
     """The name of a supervisor's log; there is one only where it had something to say."""
     return submission.jobs[0].log.replace("{index}", "supervisor")
+
+
+def killed_words(task: int, number: int) -> str:
+    """What a supervisor's log says of a worker that a signal has ended; `status` reads it there.
+
+    Example:
+        >>> killed_words(3, 9)
+        'task 3 was killed by signal 9 (SIGKILL)'
+    """
+    name = next((f" ({known.name})" for known in signal.Signals if known == number), "")
+    return f"task {task} was killed by signal {number}{name}"
 
 
 class LocalScheduler(Scheduler):
@@ -111,11 +125,15 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
         name, own = submission.jobs[0].name, begun[submission.number]
         supervised = (name, None) in processes
         queued = TaskState("queued", "", f"at most {submission.n_workers} at a time")
-        never = None if supervised else TaskState("ended", "", _why(submission), begun=False)
+        killed, last_words = _said(submission)
+        why = f"the supervisor of its submission has ended{': ' if last_words else ''}{last_words}"
+        never = None if supervised else TaskState("ended", "", why, begun=False)
         last = max(own, default=None)
         for task in range(submission.n_tasks):
             if (name, task) in processes:
                 state = TaskState("running", f"pid {processes[name, task].pid}")
+            elif task in killed:
+                state = TaskState("ended", "", f"signal {killed[task]}", killed[task])
             elif task in own:
                 state = TaskState("ended")
                 starting |= supervised and task == last
@@ -125,17 +143,28 @@ def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskSta
     return states, starting
 
 
-def _why(submission: Submission) -> str:
-    """Why tasks were never started whose supervisor is gone: its last words, if it had any."""
+def _said(submission: Submission) -> tuple[dict[int, int], str]:
+    """What the log of a supervisor says, if there is one.
+
+    Returns:
+        Task -> number of the signal that has ended its worker; and its last words about itself.
+    """
     path = os.path.join(submission.log_directory, supervisor_log(submission))
     try:
         with open(path, "rb", opener=regular) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LAST_WORDS))
-            lines = file.read(_LAST_WORDS).decode(errors="replace").splitlines()
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_SAID))
+            lines = file.read(_MOST_SAID).decode(errors="replace").splitlines()
     except OSError:
-        lines = []
-    said = one_line(lines[-1]) if lines else ""
-    return f"the supervisor of its submission has ended{': ' if said else ''}{said}"
+        return {}, ""
+    killed: dict[int, int] = {}
+    last_words = ""
+    for line in lines:
+        found = re.fullmatch(_KILLED, line)
+        if found is None:
+            last_words = line
+        else:
+            killed[int(found[1])] = int(found[2])
+    return killed, one_line(last_words)
 
 
 def _begun(submission: Submission) -> set[int]:

@@ -148,7 +148,8 @@ class Store(ABC):
             durable: False where the file is only a hint and may be lost with the host.
 
         Raises:
-            FileTaken: the name is taken. This caller's data was not published.
+            FileTaken: a file has the name. This caller's data was not published.
+            StoreError: a pipe, a folder or the like has it.
         """
 
     def create_many(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
@@ -194,6 +195,9 @@ class Store(ABC):
         """The names of a folder's files, in no order; none where the folder does not exist.
 
         Hidden files are left out, and folders.
+
+        Raises:
+            StoreError: a pipe, a folder or the like has the name of a record (`.json`).
         """
 
     @abstractmethod
@@ -206,7 +210,11 @@ class Store(ABC):
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Whether a file is there."""
+        """Whether a file is there.
+
+        Raises:
+            StoreError: a pipe, a folder or the like has its name.
+        """
 
     def locate(self, path: str) -> str:
         """The full path or URL of a file, for messages."""

@@ -78,9 +78,33 @@ def regular(path: str, flags: int) -> int:
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        problem = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Is no regular file"
-        raise OSError(errno.EISDIR, problem, path)
+        raise _no_file(path, mode)
     return descriptor
+
+
+def require_regular(path: str) -> None:
+    """Refuse what has a file's name and is none; a link to a file is one.
+
+    Raises:
+        FileNotFoundError: nothing has that name.
+        OSError: it is a folder, a pipe, a device or a link to nothing.
+
+    Example:
+        >>> require_regular("/etc/passwd")
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise OSError(errno.EISDIR, "Is a link to nothing", path) from None
+        raise
+    if not stat.S_ISREG(mode):
+        raise _no_file(path, mode)
+
+
+def _no_file(path: str, mode: int) -> OSError:
+    problem = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Is no regular file"
+    return OSError(errno.EISDIR, problem, path)
 
 
 def make_folders(path: str) -> None:

@@ -27,7 +27,12 @@ T = TypeVar("T")
 # What file systems say that have no hard links (exFAT), not between these two files (the projects
 # of XFS, AFS), or not so many.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EXDEV, errno.EMLINK})
-_ADVICE = {errno.EFBIG: "is there a `ulimit -f`?", errno.ENOMEM: "is there a `ulimit -v`?"}
+_ADVICE = {
+    errno.EFBIG: "is there a `ulimit -f`?",
+    errno.EISDIR: "only a file may have that name, so move it away",
+    errno.ENOMEM: "is there a `ulimit -v`?",
+}
+_RECORD = ".json"  # at the end of a record's name
 # Files are there already, or it is a link, a mount, somebody else's, or where that cannot be done.
 _NOT_IN_ITS_PLACE = _NO_LINKS | {
     errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.EACCES, errno.EXDEV,
@@ -156,6 +161,8 @@ class LocalStore(Store):
             if _is_same(temporary, target):
                 return
             if isinstance(error, FileExistsError):
+                with contextlib.suppress(FileNotFoundError):
+                    modes.require_regular(target)  # or it would be waited for, or believed
                 raise FileTaken(target) from None
             if error.errno in _NO_LINKS:
                 problem = f"no hard link can be made here ({error.strerror})"
@@ -213,11 +220,29 @@ class LocalStore(Store):
             try:
                 # Reading the folder itself also refreshes what an NFS client has cached of it.
                 with os.scandir(self.locate(folder)) as entries:
-                    return [e.name for e in entries if e.name[0] != "." and e.is_file()]
+                    visible = [entry for entry in entries if entry.name[0] != "."]
             except FileNotFoundError:
                 return []
+            return [entry.name for entry in visible if self._is_file(folder, entry)]
 
         return self._do(folder, look)
+
+    def _is_file(self, folder: str, entry: os.DirEntry[str]) -> bool:
+        """Whether an entry of a folder is a file.
+
+        Raises:
+            StoreError: it has the name of a record and is none: its name could never be taken.
+        """
+        try:
+            if entry.is_file() or not entry.name.endswith(_RECORD):
+                return entry.is_file()
+            with contextlib.suppress(FileNotFoundError):  # it was removed just now
+                modes.require_regular(entry.path)
+        except OSError as error:
+            if is_transient(error):
+                raise
+            raise self._map(f"{folder}/{entry.name}", error) from None
+        return False
 
     def refresh(self, folder: str) -> None:
         # A client that changes a folder itself looks at it anew. It may lack the right to.
@@ -268,7 +293,7 @@ class LocalStore(Store):
     def exists(self, path: str) -> bool:
         def look() -> bool:
             try:
-                os.stat(self.locate(path))
+                modes.require_regular(self.locate(path))
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True

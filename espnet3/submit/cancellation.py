@@ -61,9 +61,11 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
     policy = chosen_policy(trust)
     await asyncio.to_thread(require_submissions, store, policy)
     seen = await observe(store)
+    strict = policy
     for parallel in (seen.run.parallel, *(s.submission.parallel for s in seen.submissions[-1:])):
-        policy = tightened(policy, parallel)
-    await asyncio.to_thread(require_submissions, store, policy)
+        strict = tightened(strict, parallel)
+    if strict != policy:
+        await asyncio.to_thread(require_submissions, store, strict)
     own = await asyncio.to_thread(_own, store, seen)
     stopped: list[str] = []
     renamed: list[str] = []

@@ -24,6 +24,7 @@ from espnet3.config.model import ParallelConfig, did_you_mean
 from espnet3.errors import ClassError, ConfigError, SchedulerUnavailable, SubmissionRefused
 from espnet3.redaction import masked_text
 from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.worker_command import changed, without_python
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import Scheduler
 from espnet3.schedulers.commands import NoAnswer

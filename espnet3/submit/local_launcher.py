@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SubmissionRefused
-from espnet3.schedulers import get_scheduler
 from espnet3.run_dir.worker_command import SUPERVISOR, arguments_of, command
+from espnet3.schedulers import get_scheduler
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
 from espnet3.submit.launch import Launcher, Rendered

@@ -24,6 +24,7 @@ from espnet3.redaction import is_secret, masked_text
 from espnet3.schedulers import get_scheduler, known_schedulers
 from espnet3.specs.models import ClassReference, ProcessState, WarningFilter
 from espnet3.storage import file_modes as modes
+from espnet3.storage.paths import readable
 from espnet3.text import one_line
 from espnet3.user_code.main_module import MAIN, WORKER_VARIABLE, describe_main
 from espnet3.user_code.references import refer_to
@@ -110,12 +111,24 @@ def _texts(what: str, words: Sequence[Any]) -> list[str]:
         if not isinstance(word, str):
             problem = f"is no text but {type(word).__name__}; workers get the command line as well"
             raise ConfigError(name, problem)
-        _require_utf8(name, word)
+        require_utf8(name, word)
     return [str(word) for word in words]
 
 
-def _require_utf8(name: str, text: str) -> None:
-    if any("\ud800" <= character <= "\udfff" for character in text):
+def require_utf8(name: str, text: str) -> None:
+    """Refuse what no record could hold. The text itself, which may be secret, is not shown.
+
+    Args:
+        name: what it is, as the user would write it.
+        text: of this process, where bytes that are not UTF-8 are lone surrogates.
+
+    Raises:
+        ConfigError: it has such bytes.
+
+    Example:
+        >>> require_utf8("sys.argv[1]", "train.py")
+    """
+    if not readable(text):
         problem = "is not UTF-8, and workers would get it through JSON"
         raise ConfigError(name, f"{problem}; rename what it names, or leave it out")
 
@@ -203,7 +216,7 @@ def _changes(
             secret.append(name)
             continue
         for text in (name, value or ""):
-            _require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
+            require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
         found[name] = value
     if secret and not passed_on:
         _warn(
@@ -221,7 +234,7 @@ def _at_start(started: Mapping[str, str] | None) -> dict[str, str]:
     names = [n for n in AT_START if not (n.startswith("PYTHON") and sys.flags.ignore_environment)]
     found = {name: started[name] for name in names if name in started}
     for name, value in found.items():
-        _require_utf8(f"os.environ[{name!r}]", value)
+        require_utf8(f"os.environ[{name!r}]", value)
     return found
 
 

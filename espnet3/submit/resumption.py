@@ -186,7 +186,7 @@ async def submit_missing(
                     store, seen.run, groups, portions, number, errors_from, submitted
                 )
             except Overtaken as error:
-                # Or what has the name is no file, and nobody would ever see a submission there.
+                # Its file was made by another host, and may be listed here late.
                 await asyncio.to_thread(store.await_listed, layout.submission(error.number))
                 seen = await observe(store)
                 continue

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 
 from espnet3.errors import UsageError
 from espnet3.storage.file_modes import require_usable_umask
-from espnet3.storage.paths import absolute, readable
+from espnet3.storage.paths import absolute
 from espnet3.submit.plan import Surroundings
-from espnet3.submit.process_state import held_here
-from espnet3.text import one_line
-from espnet3.user_code.references import WORKER_VARIABLE
+from espnet3.submit.process_state import held_here, require_utf8
+from espnet3.user_code.main_module import WORKER_VARIABLE
 
 # Variables that change what Python or the usual libraries do, and that hold no secrets.
 RECORDED = (
@@ -59,20 +58,21 @@ def surroundings_here(
 
     Raises:
         UsageError: this process is itself a worker: the submitted script submits when it is
-            imported; or its umask takes files from their owner; or something that a worker has to
-            take over is no UTF-8, so that no record could hold it.
+            imported; or its umask takes files from their owner.
+        ConfigError: something that a worker has to take over is not UTF-8, so that no record could
+            hold it.
     """
     refuse_in_worker()
     require_usable_umask()
     process, weak = held_here(variables, passed_on=passed_on)
     here, import_path = absolute(os.curdir), [absolute(entry) for entry in sys.path]
     recorded = {name: os.environ[name] for name in (*RECORDED, *variables) if name in os.environ}
-    _require_utf8("the working directory", here)
-    _require_utf8("the interpreter", python)
-    for entry in import_path:
-        _require_utf8("the import path (sys.path, PYTHONPATH)", entry)
+    require_utf8("the working directory", here)
+    require_utf8("the interpreter", python)
+    for position, entry in enumerate(import_path):
+        require_utf8(f"sys.path[{position}] (is it in PYTHONPATH?)", entry)
     for name, value in recorded.items():
-        _require_utf8(f"the environment variable {name}", value)
+        require_utf8(f"os.environ[{name!r}]", value)
     return Surroundings(
         python=python,
         working_directory=here,
@@ -82,14 +82,6 @@ def surroundings_here(
         git_commit=_git_commit(),
         process=process,
     )
-
-
-def _require_utf8(what: str, value: str) -> None:
-    if not readable(value):
-        raise UsageError(
-            f"{what}: {one_line(repr(value), 200)} has bytes that are no UTF-8, and a worker could "
-            "not be told of it; rename the folder, or change what names it"
-        )
 
 
 def _versions() -> dict[str, str]:

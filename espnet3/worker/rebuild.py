@@ -16,8 +16,8 @@ from espnet3.specs import layout
 from espnet3.specs.models import Argument, RunSpec
 from espnet3.storage.base import Store
 from espnet3.text import one_line
-from espnet3.user_code.main_module import adopt, main_of
-from espnet3.user_code.references import WORKER_VARIABLE, find_class
+from espnet3.user_code.main_module import WORKER_VARIABLE, adopt, main_of
+from espnet3.user_code.references import find_class
 from espnet3.user_code.restoring import restored
 from espnet3.worker.process_state import enter_process, settle_process
 

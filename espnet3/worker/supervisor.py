@@ -23,7 +23,7 @@ from espnet3.redaction import scrubbed
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.trust import POLICIES, require_trusted
-from espnet3.schedulers.local import SUPERVISOR, name_task, supervisor_log
+from espnet3.schedulers.local import SUPERVISOR, killed_words, name_task, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, encode, now
 from espnet3.storage.base import Store
@@ -134,7 +134,7 @@ class _Tasks:
         self._store, self._run_id = store, run_id
         self._submission = submission
         self._job = submission.jobs[0]
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: dict[int, subprocess.Popen[bytes]] = {}  # by task
         self._stopping = False
         self._signal: str | None = None
         self._spare = Spare()
@@ -214,13 +214,11 @@ class _Tasks:
 
     def _start(self, task: int) -> None:
         with _open_log(self._path_of_log(task)) as log:
-            self._running.add(
-                subprocess.Popen(
-                    [*self._submission.worker_command, *name_task(self._job.name, task)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                )
+            self._running[task] = subprocess.Popen(
+                [*self._submission.worker_command, *name_task(self._job.name, task)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     def _path_of_log(self, task: int | None) -> str:
@@ -238,25 +236,39 @@ class _Tasks:
                 log.write(line.encode(errors="backslashreplace"))
 
     def _reap(self, seconds: float | None = None) -> None:
-        """Wait for a signal, the death of a worker being one, and forget the workers that ended.
+        """Wait for a signal, the death of a worker being one; see which workers have ended.
 
         Args:
             seconds: to wait at most.
         """
         if select.select([self._wakeup], [], [], seconds)[0]:
             os.read(self._wakeup, 4096)
-        self._running = {process for process in self._running if process.poll() is None}
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Forget the workers that ended, and say which of them a signal has ended: nobody else can.
+
+        A worker that is asked to end, or made to, is not spoken of.
+        """
+        ended = {task: code for task, p in self._running.items() if (code := p.poll()) is not None}
+        for task, code in ended.items():
+            del self._running[task]
+            asked = self._stopping and -code in (signal.SIGTERM, signal.SIGKILL)
+            if code < 0 and not asked:
+                self._log(killed_words(task, -code))
 
     def _end(self) -> int:
         deadline = time.monotonic() + KILL_WAIT
-        for process in self._running:
+        processes = [*self._running.values()]
+        for process in processes:
             process.terminate()
-        for process in self._running:
+        for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-        for process in self._running:
+        for process in processes:
             process.kill()
             process.wait()
+        self._forget_ended()
         return exit_codes.INTERRUPTED
 
 

@@ -432,7 +432,7 @@ class TestLocalStore(FolderContract):
     def test_a_folder_in_the_place_of_a_file(self, store: Store) -> None:
         with pytest.raises(StoreError):
             store.read("shards")
-        with pytest.raises(FileTaken):
+        with pytest.raises(StoreError, match="/shards: Is a directory; only a file may have that"):
             store.create("shards", b"x")
 
     def test_a_folder_that_was_removed(self, store: Store) -> None:
@@ -526,6 +526,37 @@ def test_links_to_files_are_listed_and_other_links_are_not(tmp_path: Path) -> No
     os.symlink("nothing", tmp_path / "c")
     os.symlink(".", tmp_path / "d")
     assert sorted(store.names("")) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (os.mkfifo, "Is no regular file"),
+        (os.mkdir, "Is a directory"),
+        (lambda path: os.symlink("nothing", path), "Is a link to nothing"),
+        (lambda path: os.symlink("/dev/null", path), "Is no regular file"),
+    ],
+    ids=["pipe", "folder", "link to nothing", "device"],
+)
+def test_what_has_the_name_of_a_record_and_is_none(
+    tmp_path: Path, make: Callable[[Path], None], problem: str
+) -> None:
+    store = LocalStore(str(tmp_path))
+    (tmp_path / "receipts").mkdir()
+    make(tmp_path / "receipts/000000.json")
+    make(tmp_path / "receipts/foreign")
+    words = f"receipts/000000.json: {problem}; only a file may have that name, so move it away"
+    asked: list[Callable[[], object]] = [
+        lambda: store.names("receipts"),
+        lambda: store.exists("receipts/000000.json"),
+        lambda: store.create("receipts/000000.json", b"{}"),
+    ]
+    for ask in asked:
+        with pytest.raises(StoreError, match=words) as raised:
+            ask()
+        assert not isinstance(raised.value, FileTaken)
+    (tmp_path / "receipts/000000.json").rename(tmp_path / "elsewhere")
+    assert store.names("receipts") == []
 
 
 def _storage_threads() -> list[threading.Thread]:

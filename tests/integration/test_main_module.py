@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.helpers import python
+from tests.support.scripts import PROVIDER_OF_NOTHING
 
 # Says at its import where that happens; what is below the guard would submit again.
 WORK = """
@@ -234,18 +235,15 @@ def test_a_script_that_no_class_is_from_is_imported_when_a_pickle_asks(
         assert imported == (["__main__", "__mp_main__"] if load else ["__main__"])
 
 
-JOBLIB = """
+JOBLIB = (
+    PROVIDER_OF_NOTHING
+    + """\
 import os
 from joblib import Parallel, delayed
-from espnet3.parallel import BaseRunner, EnvironmentProvider
-from espnet3.run import submit_run
 
 def double(x):
     return 2 * x
 
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        return {}
 
 class Runner(BaseRunner):
     @staticmethod
@@ -257,6 +255,7 @@ if __name__ == "__main__":
     run.wait(interval=0.2)
     print(run.collect(), Runner(Provider({}))([3]))
 """
+)
 
 
 def test_joblib_in_forward(tmp_path: Path) -> None:

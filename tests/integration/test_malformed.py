@@ -342,6 +342,34 @@ def test_what_is_no_file(
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to itself", "link to nothing"])
+@pytest.mark.parametrize("file", [
+    "run.json", "submissions/0001.json", "submissions/0001.jobs.json",
+    "submissions/0001.cancelled.json", "submissions/0002.json", "submissions/0002.jobs.json",
+    "receipts/000000.json", "receipts/000001.json", "withdrawals/000001.1.json",
+    "attempts/000000.0001-aaaaaaaaaaaa.started.json",
+])  # fmt: skip
+def test_a_records_name_on_what_is_no_file_is_said_at_once(
+    run_dir: Path, capfd: pytest.CaptureFixture[str], kind: str, file: str
+) -> None:
+    """Nobody waits for it to become one, and nobody takes it for one."""
+    unfinish(run_dir)
+    path = run_dir / file
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+    ANY[kind](path)
+    for command in ("status", "resume", "cancel"):
+        code, out, err = said(command, str(run_dir))
+        assert (code in (1, 2), out) == (True, ""), command
+        words = "run.json" if (file, kind) == ("run.json", "link to nothing") else str(path)
+        one_line(err, "espnet3: ", "/dev/zero" if "/dev/zero is" in err else words)
+    if file == "receipts/000000.json":
+        code, err = work(run_dir, capfd)
+        assert code != 0
+        assert file in err
+
+
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("damage", [*any_damage(*GONE, "folder", "pipe", "device",
                                                 "link to itself"), *JOBS])  # fmt: skip
 def test_jobs(run_dir: Path, damage: Damage) -> None:

@@ -15,15 +15,12 @@ import pytest
 from espnet3.errors import RunDirectoryError
 from espnet3.run import Run
 from tests.integration.cli_project import COMMAND, Project
+from tests.support.scripts import PROVIDER_OF_NOTHING
 
-SCRIPT = """
+SCRIPT = (
+    PROVIDER_OF_NOTHING
+    + """\
 import sys
-from espnet3.parallel import BaseRunner, EnvironmentProvider
-
-
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        return {}
 
 
 class Runner(BaseRunner):
@@ -38,6 +35,7 @@ if __name__ == "__main__":
     assert run.collect() == [*range(4)]
     print(run.run_dir)
 """
+)
 
 
 def in_a_shell(folder: str | bytes, line: str, **environ: Any) -> subprocess.CompletedProcess[str]:
@@ -121,7 +119,7 @@ def test_names_that_are_no_text_are_refused_before_anything_is_left(
         assert done.returncode == 2, done
         [said] = [said for said in done.stderr.splitlines() if said != "imported"]
         assert said.startswith("espnet3: ")
-        assert "no UTF-8" in said or "'utf-8' codec can't encode" in said
+        assert "no UTF-8" in said or "is not UTF-8" in said or "'utf-8' codec can't encode" in said
         assert {*walked(tmp_path)} == before
 
 

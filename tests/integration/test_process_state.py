@@ -15,12 +15,13 @@ from espnet3.run import Run
 from espnet3.specs import layout
 from tests.integration.helpers import parallel, python
 from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.scripts import PROVIDER_OF_NOTHING
 
 SEED = "7"
-SCRIPT = """
+SCRIPT = (
+    PROVIDER_OF_NOTHING
+    + """\
 import argparse, json, locale, multiprocessing, os, sys, time, warnings
-from espnet3.parallel import BaseRunner, EnvironmentProvider
-from espnet3.run import submit_run
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--beam", type=int, default=1)
@@ -46,11 +47,6 @@ def state():
         "flags": [sys.flags.optimize, sys.flags.utf8_mode],
         "warnoptions": sys.warnoptions, "debug": __debug__,
     }
-
-
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        return {}
 
 
 class Runner(BaseRunner):
@@ -83,6 +79,7 @@ if __name__ == "__main__":
     with open(args.out, "w") as file:
         json.dump([local, run.collect()], file)
 """
+)
 
 
 def forget(run_dir: Path, rank: int) -> None:
@@ -152,14 +149,11 @@ def test_the_same_call_with_other_words_says_which_ones_workers_keep(tmp_path: P
     assert json.loads((tmp_path / "out.json").read_text())[1][0]["beam"] == 1
 
 
-SMALL = """
+SMALL = (
+    PROVIDER_OF_NOTHING
+    + """\
 import os, sys
-from espnet3.parallel import BaseRunner, EnvironmentProvider
-from espnet3.run import submit_run
 
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        return {}
 
 class Runner(BaseRunner):
     @staticmethod
@@ -176,6 +170,7 @@ if __name__ == "__main__":
     except Exception as error:
         print(type(error).__name__, error)
 """
+)
 
 
 @pytest.mark.parametrize("named", [[], ["HF_TOKEN"]])
@@ -198,20 +193,19 @@ def test_a_word_that_is_not_utf_8_is_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-COMMAND = """
+COMMAND = (
+    PROVIDER_OF_NOTHING
+    + """\
 import sys
-from espnet3.parallel import BaseRunner, EnvironmentProvider
 SEEN = list(sys.argv)
 
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        return {}
 
 class Runner(BaseRunner):
     @staticmethod
     def forward(idx):
         return [SEEN, sys.argv]
 """
+)
 
 
 def test_modules_do_not_see_the_words_of_our_own_command(tmp_path: Path) -> None:

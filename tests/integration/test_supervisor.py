@@ -15,6 +15,7 @@ from espnet3.run import Run
 from espnet3.submit.launch import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
 from tests.integration.helpers import (
+    attempts,
     causes,
     ended,
     files_of,
@@ -110,6 +111,52 @@ def test_a_supervisor_that_a_signal_ends(tmp_path: Path, name: str) -> None:
     else:
         assert causes(run)[1].startswith(said)
         assert causes(run)[1].endswith(f"ended by {name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "words"),
+    [
+        ("SIGKILL", "interrupted", "killed by SIGKILL, often for want of memory, "),
+        ("SIGSEGV", "lost", "crashed by SIGSEGV, "),
+        ("SIGABRT", "lost", "crashed by SIGABRT, "),
+    ],
+)
+def test_a_worker_that_a_signal_kills(tmp_path: Path, name: str, state: str, words: str) -> None:
+    run = submit_noting(tmp_path, 3, parallel("local", n_workers=2, n_shards=3), gated=[0, 1])
+    wait_for(lambda: len(noted(tmp_path, "begun")) == 2, "ranks 0 and 1 do not run")
+    [started] = attempts(run, 1, "started")
+    os.kill(started.pid, signal.Signals[name])
+    wait_for(lambda: states(run)[1] == state, f"{name} is not told: {causes(run)[1]}")
+    silent = f"attempt {started.attempt} on {started.host} ended without a word, "
+    assert causes(run)[1].startswith(words + silent)
+    (tmp_path / GATE).touch()
+    ended(run)
+    number = int(signal.Signals[name])
+    assert _said(run).endswith(f" task 1 was killed by signal {number} ({name})\n")
+    assert run.resume().ranks == [1]
+    ended(run)
+    assert run.collect() == locally(tmp_path, 3)
+
+
+def test_a_real_time_signal_has_no_name(tmp_path: Path) -> None:
+    run = submit_noting(tmp_path, 1, parallel("local", n_workers=1, n_shards=1), gated=[0])
+    wait_for(lambda: noted(tmp_path, "begun")[0], "rank 0 does not run")
+    number = signal.SIGRTMIN + 3
+    os.kill(attempts(run, 0, "started")[0].pid, number)
+    wait_for(lambda: causes(run)[0].endswith(f", signal {number}"), "it is not told")
+    assert states(run) == {0: "lost"}
+
+
+def test_a_killed_worker_is_not_why_others_were_never_started(tmp_path: Path) -> None:
+    run = submit_noting(tmp_path, 3, parallel("local", n_workers=1, n_shards=3), gated=[0, 1])
+    wait_for(lambda: noted(tmp_path, "begun")[0], "rank 0 does not run")
+    os.kill(attempts(run, 0, "started")[0].pid, signal.SIGKILL)
+    wait_for(lambda: noted(tmp_path, "begun")[1], "rank 1 does not run")
+    [job] = jobs(run).jobs
+    os.kill(int(job.job_id), signal.SIGKILL)
+    (tmp_path / GATE).touch()
+    ended(run)
+    assert causes(run)[2].endswith(", the supervisor of its submission has ended")
 
 
 def test_a_cancelled_one_has_nothing_to_say(tmp_path: Path) -> None:

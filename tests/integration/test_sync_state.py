@@ -11,7 +11,7 @@ import pytest
 from tests.integration.helpers import python
 
 CLASSES = """
-import os, sys
+import multiprocessing, os, sys, time
 from pathlib import Path
 from espnet3.parallel import BaseRunner, EnvironmentProvider, InferenceProvider
 
@@ -54,13 +54,15 @@ class State(BaseRunner):
     def forward(idx, **env):
         status = Path("/proc/self/status").read_text()
         return [
-            sys.argv, os.getcwd(), os.environ.get("BEAM"), os.environ.get("GONE"),
+            [ascii(word) for word in sys.argv], ascii(os.environ.get("BYTES")), os.getcwd(),
+            os.environ.get("BEAM"), os.environ.get("GONE"), time.strftime("%H", time.localtime(0)),
+            multiprocessing.get_start_method(),
             sys.getrecursionlimit(), status.partition("Umask:")[2].split()[0],
         ]
 """
 
 CHANGES = """
-import json, os, sys
+import json, multiprocessing, os, sys, time
 from omegaconf import OmegaConf
 from espnet3.parallel import set_parallel
 IMPORT
@@ -77,6 +79,7 @@ def main():
         Work.cache = None
         seen.append([name, remote == local, after - before, remote, local])
 
+    multiprocessing.set_start_method("fork")
     set_parallel({"env": "local", "n_workers": 1})
     config = {"beam": 1, "deep": {"list": [1]}}
     for kind, cfg in (("dict", config), ("OmegaConf", OmegaConf.create(config))):
@@ -124,6 +127,13 @@ def main():
     look("variables are gone", s)
     sys.argv.append("--beam")
     look("argv", s)
+    sys.argv.append(os.fsdecode(b"caf\\xe9"))
+    os.environ["BYTES"] = os.fsdecode(b"caf\\xe9")
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    look("what is no UTF-8", s)
+    multiprocessing.set_start_method("forkserver", force=True)
+    look("start method", s)
     os.makedirs("folder")
     os.chdir("folder")
     look("folder", s)

@@ -20,6 +20,7 @@ from espnet3.text import visible, visible_json, visible_line
 from tests.integration.cli_project import COMMAND, Project
 from tests.integration.commands import said
 from tests.integration.test_cli_local import read_all
+from tests.support.scripts import PROVIDER_OF_NOTHING
 
 # The title, the clipboard, a cleared screen; C1; backspaces; text that is turned around.
 EVIL = "\x1b]0;owned\x07\x1b]52;c;eA==\x1b\\\x1b[2J\x9b2J\x08\x08\u202e\u2066x\ry\u2028\x7f"
@@ -29,15 +30,9 @@ OBEYED = re.compile("[\x00-\x07\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\u200e\u20
 # What rich and click themselves send: colours, a cursor that is hidden, moved up, lines erased.
 OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\r?\x1b\[[0-9]*[AK]")
 
-MODULE = """
-from espnet3.parallel import BaseRunner, EnvironmentProvider
-
-
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        return {}
-
-
+MODULE = (
+    PROVIDER_OF_NOTHING
+    + """\
 class Runner(BaseRunner):
     @staticmethod
     def forward(idx):
@@ -49,6 +44,7 @@ class Runner(BaseRunner):
 
 EVIL = %a
 """
+)
 CONFIG = {
     "provider": {"_target_": "evil_decode.Provider"},
     "runner": {"_target_": "evil_decode.Runner"},

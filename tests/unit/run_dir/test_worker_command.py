@@ -48,7 +48,7 @@ def test_a_command_is_read_back(
     if module == WORKER:
         assert arguments_of(changed(words, task=task)) == arguments._replace(task=task)
     else:
-        with pytest.raises(UsageError, match="runs no espnet3.worker"):
+        with pytest.raises(UsageError, match=r"runs no espnet3\.worker"):
             arguments_of(words)
 
 
