@@ -7,7 +7,6 @@ for each task, in order. Its log file exists from the moment when a task is star
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import signal
@@ -15,8 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from espnet3.errors import SchedulerUnavailable
+from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run_dir.processes import is_of, user_ids
+from espnet3.run_dir.worker_command import SUPERVISOR, WORKER, arguments_of
 from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.file_modes import regular
@@ -25,19 +25,12 @@ from espnet3.text import one_line
 if TYPE_CHECKING:
     import psutil
 
-WORKER = "espnet3.worker"
-SUPERVISOR = "espnet3.worker.supervisor"
 START_PATIENCE = 0.5  # seconds that a task may take from its log to its process
 _MOST_SAID = 1 << 24  # bytes that are read of a supervisor's log, its last ones
 _FORKED = 0x40  # PF_FORKNOEXEC of Linux
 # As text, since workers import this module and need it never.
 _KILLED = rf"\S+ \S+ {SUPERVISOR}: task (\d{{1,9}}) was killed by signal (\d{{1,3}})\b.*"
 T = TypeVar("T")
-
-
-def name_task(job_name: str, task: int) -> list[str]:
-    """Arguments of a worker by which it knows its task, and others find its process."""
-    return ["--job", job_name, "--task", str(task)]
 
 
 def supervisor_log(submission: Submission) -> str:
@@ -186,16 +179,20 @@ def _processes(users: frozenset[int]) -> dict[tuple[str, int | None], psutil.Pro
         words = process.info["cmdline"] or []
         if process.info["status"] == psutil.STATUS_ZOMBIE or not {SUPERVISOR, WORKER} & set(words):
             continue
-        name, task = _option(words, "--job"), _option(words, "--task")
-        if name is None or not is_of(process, users):
+        module = SUPERVISOR if SUPERVISOR in words else WORKER
+        try:
+            told = arguments_of(words, module)
+        except UsageError:  # another program that was given our words
             continue
-        if SUPERVISOR in words:
+        if told.job is None or not is_of(process, users):
+            continue
+        if module == SUPERVISOR:
             # What is starting it, and what it is starting, look the same until they exec.
             with contextlib.suppress(ProcessLookupError):
                 if os.getsid(process.pid) == process.pid:
-                    found[name, None] = process
-        elif task is not None and task.isdecimal() and not _is_forked(process.pid):
-            found[name, int(task)] = process
+                    found[told.job, None] = process
+        elif told.task is not None and not _is_forked(process.pid):
+            found[told.job, told.task] = process
     return found
 
 
@@ -210,14 +207,6 @@ def _is_forked(pid: int) -> bool:
     except OSError:
         return False  # it has ended, or this is no Linux
     return bool(int(flags) & _FORKED)
-
-
-def _option(words: Sequence[str], option: str) -> str | None:
-    """The word after an option of a command line, if there is one."""
-    for before, word in itertools.pairwise(words):
-        if before == option:
-            return word
-    return None
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:

@@ -16,9 +16,9 @@ from espnet3.errors import (
 )
 from espnet3.run_dir.processes import this_process, this_user
 from espnet3.run_dir.trust import Trust, require_submissions, tightened
+from espnet3.run_dir.worker_command import arguments_of
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import KnownSubmission
-from espnet3.schedulers.local import WORKER
 from espnet3.schedulers.ownership import is_own_job
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, encode, now
@@ -183,13 +183,13 @@ def _root(known: KnownSubmission) -> str:
     Raises:
         UsageError: the command starts no worker of ours.
     """
-    words = known.submission.worker_command
-    if WORKER not in words[:-1]:
+    try:
+        return arguments_of(known.submission.worker_command).run
+    except UsageError:
         raise UsageError(
             f"submission {known.submission.number:04d}: its worker_command names no run directory; "
             "was the file edited by hand?"
-        )
-    return words[words.index(WORKER) + 1]
+        ) from None
 
 
 def _is_another(store: LocalStore, root: str, run: RunSpec) -> bool:

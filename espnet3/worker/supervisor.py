@@ -7,7 +7,6 @@ of the submitter afterwards, and nobody needs it to collect or resume.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import select
@@ -22,8 +21,9 @@ from espnet3.errors import EspnetError, FileMissing, FileTaken, UsageError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.trust import POLICIES, require_trusted
-from espnet3.schedulers.local import SUPERVISOR, killed_words, name_task, supervisor_log
+from espnet3.run_dir.trust import require_trusted
+from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
+from espnet3.schedulers.local import killed_words, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, encode, now
 from espnet3.storage.base import Store
@@ -43,13 +43,13 @@ _PAUSES = 0.1, 5.0  # seconds between two tries to start one, at first and at mo
 
 def main(argv: list[str]) -> int:
     """Detach, record this process as the submission's job, run the tasks."""
-    parser = argparse.ArgumentParser(prog="python -m espnet3.worker.supervisor")
-    parser.add_argument("run")
-    parser.add_argument("number", type=int)
-    parser.add_argument("--run-id", required=True)
-    parser.add_argument("--job", required=True)
-    parser.add_argument("--trust", choices=POLICIES)
-    options = parser.parse_args(argv)
+    try:
+        options = parse_arguments(argv)
+        if options.run_id is None or options.job is None:
+            raise UsageError("it is not told its run's id and its job's name")
+    except UsageError as error:
+        print(f"{SUPERVISOR}: {error}", file=sys.stderr)
+        return exit_codes.USAGE
     # Before anything is opened: connections to a store do not survive a fork.
     try:
         if not _detach():
@@ -215,7 +215,7 @@ class _Tasks:
     def _start(self, task: int) -> None:
         with _open_log(self._path_of_log(task)) as log:
             self._running[task] = subprocess.Popen(
-                [*self._submission.worker_command, *name_task(self._job.name, task)],
+                changed(self._submission.worker_command, job=self._job.name, task=task),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
