@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import enum
 import math
+from collections import deque
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import Any
@@ -161,7 +162,7 @@ class _Writer:
         self.note(at, "bytes")
         return base64.b64encode(value).decode()
 
-    def _list(self, value: list[Any], where: str, at: At, depth: int) -> JsonValue:
+    def _list(self, value: Any, where: str, at: At, depth: int) -> JsonValue:
         written = self._parts(value, where, at, depth)
         if type(value) is not list:
             self._own_class(value, "list", where, at)
@@ -281,4 +282,5 @@ _WAYS_BY_BASE: list[tuple[type[Any], Callable[..., JsonValue]]] = [
     (list, _Writer._list),
     (tuple, _Writer._tuple),
     (dict, _Writer._dict),
+    (deque, _Writer._list),
 ]

@@ -11,17 +11,18 @@ import functools
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from espnet3.specs.alike import alike, copied
+from espnet3.specs.alike import alike
+from espnet3.specs.look import Look, seen
 from espnet3.specs.references import WORKER_VARIABLE
 
 _MOST = 2_000  # functions and classes that are looked at
 _TABLE = 1_000  # entries of a container in which functions are looked for
-_LARGEST = 100_000  # entries of a container; a larger one is known by its identity
 _ESPNET3 = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _WRAPPERS = (staticmethod, classmethod, property, functools.cached_property)
@@ -70,9 +71,22 @@ def _is_imported(owner: Any) -> bool:
 
 
 def _kept(value: Any) -> Any:
-    if isinstance(value, dict | list | set | tuple) and len(value) > _LARGEST:
+    """A variable's value, to be compared later."""
+    if value is None or isinstance(value, (str, int, float, bytes, Look, *_NOT_DATA)):
         return value
-    return copied(value)
+    field = type(value).__name__ == "Field"  # of a dataclass, with the default in it
+    return value if field else seen(value, opened=False)
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether a value is what was kept, or what the source says."""
+    if isinstance(before, Look) or isinstance(now, Look):
+        return bool(_kept(before) == _kept(now))
+    return alike(before, now)
+
+
+def _kind(kept: Any) -> type[Any]:
+    return kept.kind if isinstance(kept, Look) else type(kept)
 
 
 @contextmanager
@@ -85,7 +99,7 @@ def its_own_work(classes: Iterable[type[Any]]) -> Iterator[None]:
     finally:
         for variable in used_variables(classes):
             earlier = before.get(variable.key)
-            if earlier is not None and alike(earlier.value, variable.value):
+            if earlier is not None and _same(earlier.value, variable.value):
                 continue
             if earlier is None or not is_changed(earlier):
                 _worked[variable.key] = _kept(variable.value)
@@ -233,7 +247,7 @@ def _was_seen(cls: type[Any]) -> bool:
 def is_changed(variable: Variable) -> bool:
     """Whether a variable is demonstrably not what a new import would make it."""
     before = _before(variable)
-    return before.known and not (before.is_there and alike(before.value, variable.value))
+    return before.known and not (before.is_there and _same(before.value, variable.value))
 
 
 def must_be_refused(variable: Variable) -> bool:
@@ -245,7 +259,7 @@ def must_be_refused(variable: Variable) -> bool:
 
     owner, name, value = variable
     before = _before(variable)
-    if isinstance(value, dict | list | set) and type(before.value) is type(value):
+    if isinstance(value, dict | list | set | deque) and _kind(before.value) is type(value):
         return False
     of_class = isinstance(owner, type)
     if of_class and not before.is_there and not _code_in(value):  # of a metaclass, say
