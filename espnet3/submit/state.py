@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from espnet3.specs.alike import alike
@@ -73,6 +74,7 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
     for _, variable in sorted(found.items()):
         try:
             value = stored(variable.value, str(variable))
+            _require_another(variable)
         except ConfigError as error:
             if must_be_refused(variable):
                 shown = one_line(repr(masked(variable.value, variable.name)), 60)
@@ -87,6 +89,20 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
         if target is not None:
             assignments.append(Assignment(target=target, name=variable.name, value=value))
     return assignments
+
+
+def _require_another(variable: Variable) -> None:
+    """Refuse a function that the import makes otherwise, and that would be found by its own name.
+
+    Raises:
+        ConfigError: the variable holds such a one.
+    """
+    if not isinstance(variable.value, FunctionType):
+        return
+    module, owner, name = variable.key
+    own = f"{owner}.{name}" if owner else name
+    if (variable.value.__module__, variable.value.__qualname__) == (module, own):
+        raise ConfigError(str(variable), "is another function than the import's, of the same name")
 
 
 def _target(variable: Variable) -> ClassReference | None:

@@ -29,7 +29,7 @@ from tests.integration.helpers import ROOT, ended, parallel, python
 from tests.integration.holding import Holder, Options, Search, Show, Tool
 
 HERE = Surroundings(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
-SYNCHRONOUS_TOO = False  # whether that mode builds the environment of a changed provider anew
+SYNCHRONOUS_TOO = True
 AS_IMPORTED = [
     (owner, name, copy.deepcopy(vars(owner)[name]))
     for owner, name in [
@@ -335,3 +335,65 @@ def test_a_script_that_changes_what_its_classes_use(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     done = python(str(tmp_path / "script.py"), str(tmp_path / "runs"), cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("alike\n", 0), done.stderr
+
+
+# --- innocent code --------------------------------------------------------------------------------
+
+INNOCENT = """
+import argparse, collections, sys
+from functools import cached_property
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+class Data:
+    def __getitem__(self, i):
+        return i * 2
+
+class Provider(EnvironmentProvider):
+    def __init__(self, config):
+        super().__init__(config)
+        self.sizes = collections.deque([1])
+    @cached_property
+    def dataset(self):
+        return Data()
+    def build_env_local(self):
+        return {**vars(self), "dataset": self.dataset}
+
+def greedy(x):
+    return "greedy"
+
+def beam(x):
+    return "beam"
+
+search = greedy
+
+class Show(BaseRunner):
+    @staticmethod
+    def forward(idx, *, dataset, config, sizes):
+        return [dataset[idx], config, [*sizes], args.beam, args.func.__name__, search(idx)]
+
+def decode():
+    provider = Provider({"a": 1})
+    assert provider.dataset[1] == 2
+    provider.sizes.append(2)
+    run = Show(provider, async_mode=True, run_dir=sys.argv[1])([1])
+    run.wait(timeout=100, interval=0.1)
+    local = Show(provider)([1])
+    assert run.collect() == local, (run.collect(), local)
+    print(*local[0])
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    command = commands.add_parser("decode")
+    command.add_argument("--beam", type=int)
+    command.set_defaults(func=decode)
+    args = parser.parse_args(["decode", "--beam", "9"])
+    search = beam
+    args.func()
+"""
+
+
+def test_innocent_code_is_neither_refused_nor_broken(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(INNOCENT)
+    done = python(str(tmp_path / "script.py"), str(tmp_path / "run"), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("2 {'a': 1} [1, 2] 9 decode beam\n", 0), done.stderr
