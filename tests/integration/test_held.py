@@ -29,7 +29,6 @@ from tests.integration.helpers import ROOT, ended, parallel, python
 from tests.integration.holding import Holder, Options, Search, Show, Tool
 
 HERE = Surroundings(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
-SYNCHRONOUS_TOO = True
 AS_IMPORTED = [
     (owner, name, copy.deepcopy(vars(owner)[name]))
     for owner, name in [
@@ -117,36 +116,60 @@ CHANGES: list[tuple[str, Callable[[Any, Any], Any]]] = [
 ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    config=CONFIGS,
-    omegaconf=st.booleans(),
-    params=st.none() | st.just({"lm": 0.1}),
-    changes=st.lists(st.tuples(st.sampled_from(CHANGES), VALUES), max_size=4),
-    tried_before=st.booleans(),
-)
-def test_any_changes_are_taken_over(
-    rebuilt: Any, config: Any, omegaconf: bool, params: Any, changes: Any, tried_before: bool
-) -> None:
+DIRECT: Any = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+ANY_CHANGES: Any = {
+    "config": CONFIGS,
+    "omegaconf": st.booleans(),
+    "params": st.none() | st.just({"lm": 0.1}),
+    "changes": st.lists(st.tuples(st.sampled_from(CHANGES), VALUES), max_size=4),
+    "tried_before": st.booleans(),
+}
+
+
+def changed_runner(
+    config: Any, omegaconf: bool, params: Any, changes: Any, tried_before: bool
+) -> Show:
+    """A runner whose provider, classes and modules were changed after the construction."""
     restore()
     given_config = copy.deepcopy(config)
     provider = Holder(OmegaConf.create(given_config) if omegaconf else given_config, params=params)
     if tried_before:
-        Show(provider)([0])
+        locally(Show(provider))
     for (_, change), value in changes:
         with contextlib.suppress(LookupError, TypeError, AttributeError):  # what it was is gone
             change(provider, value)
-    run = planned(Show(provider))
-    assert [rebuilt(run)] == Show(provider)([0])
-    if SYNCHRONOUS_TOO:
-        set_parallel({"env": "local", "n_workers": 1})
-        try:
-            assert Show(provider)([0]) == [rebuilt(run)]
-        finally:
-            set_parallel(None)
+    return Show(provider)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def locally(runner: Show) -> Any:
+    """What local mode gives, whatever is configured."""
+    return runner._run_here([0], False)
+
+
+@settings(max_examples=60, **DIRECT)
+@given(**ANY_CHANGES)
+def test_any_changes_are_taken_over(rebuilt: Any, **changes: Any) -> None:
+    runner = changed_runner(**changes)
+    run = planned(runner)
+    assert [rebuilt(run)] == locally(runner)
+
+
+@pytest.fixture
+def workers() -> Iterator[None]:
+    """Those of the synchronous mode."""
+    set_parallel({"env": "local", "n_workers": 1})
+    yield
+    set_parallel(None)
+
+
+@settings(max_examples=40, **DIRECT)
+@given(**ANY_CHANGES)
+def test_the_synchronous_mode_sees_any_changes(workers: None, **changes: Any) -> None:
+    runner = changed_runner(**changes)
+    assert runner([0]) == locally(runner)
+
+
+@settings(max_examples=30, **DIRECT)
 @given(
     change=st.sampled_from(
         [c for c in CHANGES if c[0] not in ("config", "SETTINGS")] + [CHANGES[2]]
