@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from espnet3.parallel.pickles import dumps, loads
-from espnet3.specs.variables import is_changed, used_variables
+from espnet3.specs.variables import Holder, is_changed, used_variables
 
 Attributes = Mapping[str, bytes]
 
@@ -54,19 +54,21 @@ def _used_states(cls: type[Any]) -> ClassStates:
     """
     states: dict[type[Any] | ModuleType, dict[str, bytes]] = {}
     for variable in used_variables([cls], exact=True):
-        owner = variable.owner
+        owner, name, value = variable
+        if isinstance(owner, Holder):  # it is sent whole
+            owner, name, value = owner.module, owner.name, owner.held
         if variable.key[0] == "__main__" or owner in cls.__mro__:
             continue
-        if isinstance(variable.value, ModuleType):
+        if isinstance(value, ModuleType):
             continue
-        if isinstance(owner, type) and hasattr(type(variable.value), "__get__"):
+        if isinstance(owner, type) and hasattr(type(value), "__get__"):
             continue
         if is_changed(variable):
             _ever_changed.add(variable.key)
         if variable.key in _ever_changed:  # also where it is as it was before
-            pickled = _pickled(variable.value)
+            pickled = _pickled(value)
             if pickled is not None:
-                states.setdefault(owner, {})[variable.name] = pickled
+                states.setdefault(owner, {})[name] = pickled
     return tuple(State(owner, attributes, False) for owner, attributes in states.items())
 
 

@@ -14,7 +14,7 @@ from espnet3.specs.models import Argument, Assignment, ClassReference, ProviderS
 from espnet3.specs.plain import is_omegaconf
 from espnet3.specs.references import refer_to
 from espnet3.specs.values import stored, stored_and_early
-from espnet3.specs.variables import Variable, is_changed, must_be_refused, used_variables
+from espnet3.specs.variables import Holder, Variable, is_changed, must_be_refused, used_variables
 
 
 def describe_instance(
@@ -111,7 +111,8 @@ def _target(variable: Variable) -> ClassReference | None:
     try:
         if isinstance(owner, type):
             return refer_to(owner)
-        of_module = type("", (), {"__module__": owner.__name__})
-        return refer_to(of_module).model_copy(update={"qualname": ""})
+        module, name = (owner.module, owner.name) if isinstance(owner, Holder) else (owner, "")
+        of_module = type("", (), {"__module__": module.__name__})
+        return refer_to(of_module).model_copy(update={"qualname": name})
     except ClassError:
         return None

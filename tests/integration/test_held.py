@@ -360,6 +360,62 @@ def test_a_script_that_changes_what_its_classes_use(tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("alike\n", 0), done.stderr
 
 
+REACHED = """
+import os, sys
+import package.settings, settings
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+class Options:
+    def __init__(self):
+        self.beam = 1
+        self.tool = object()
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+def score():
+    return score.beam
+
+score.beam = 1
+options = Options()
+SCALE = float(os.environ.get("SCALE", "1"))
+
+class Show(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        from other import BEAM
+        return [BEAM, package.settings.BEAM, settings.options.beam, options.beam, score(), helper()]
+
+def helper():
+    return SCALE
+
+def main():
+    global SCALE
+    SCALE, options.beam, score.beam, package.settings.BEAM = 2.5, 20, 21, 22
+    options.tool = object()
+    settings.options.beam = 23
+    import other
+    other.BEAM = 24
+    run = Show(Provider({}), async_mode=True, run_dir=sys.argv[1])([1])
+    run.wait(timeout=100, interval=0.1)
+    print(*run.collect()[0], run.collect() == Show(Provider({}))([1]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_what_code_reaches_by_other_ways_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    for name in ("other.py", "package/__init__.py", "package/settings.py"):
+        (tmp_path / name).write_text("BEAM = 1\n")
+    (tmp_path / "settings.py").write_text("import types\noptions = types.SimpleNamespace(beam=1)\n")
+    (tmp_path / "script.py").write_text(REACHED)
+    done = python(str(tmp_path / "script.py"), str(tmp_path / "run"), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("24 22 23 20 21 2.5 True\n", 0), done.stderr
+
+
 # --- innocent code --------------------------------------------------------------------------------
 
 INNOCENT = """
