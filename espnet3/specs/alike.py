@@ -11,6 +11,7 @@ from typing import Any
 from espnet3.specs.plain import is_omegaconf
 
 _EXACT = frozenset({str, bool, bytes, int, type(None)})
+_ATOMS = _EXACT | {float}
 _CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
@@ -36,7 +37,7 @@ class _Copier:
 
     def copy(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _EXACT or kind is float:
+        if kind in _ATOMS:
             return value
         if id(value) in self.done:
             return self.done[id(value)]
@@ -56,9 +57,9 @@ class _Copier:
         made: Any = kind()
         self.done[id(value)] = made
         if kind is list:
-            plain = set(map(type, value)) <= _EXACT
+            plain = set(map(type, value)) <= _ATOMS
             made.extend(value if plain else map(self.copy, value))
-        elif set(map(type, value.values())) <= _EXACT:
+        elif set(map(type, value.values())) <= _ATOMS:
             made.update(value)
         else:
             made.update((key, self.copy(part)) for key, part in value.items())

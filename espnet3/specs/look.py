@@ -74,7 +74,7 @@ def seen(value: Any, *, opened: bool = True, within: Any = None) -> Look:
         value: anything. What holds more than can be looked at in a moment (20,000 objects, 128 MB
             of plain data) is known by its identity and length, and of arrays beyond 64 MB a sample
             is read.
-        opened: look at the public attributes of objects, too.
+        opened: look at the public attributes of objects and into arrays, too.
         within: what holds it, which is looked at elsewhere.
 
     Example:
@@ -195,7 +195,8 @@ class _Looker:
         return None
 
     def _array(self, value: Any) -> Any:
-        if value.dtype.hasobject or type(value).__name__ == "memmap" or _is_mapped(value):
+        is_closed = value.dtype.hasobject or (value.ndim and not self.opened)
+        if is_closed or type(value).__name__ == "memmap" or _is_mapped(value):
             return self._known(value)
         if value.ndim == 0 or not value.nbytes:
             return type(value).__name__, repr(value.dtype), value.shape, value.tobytes()
