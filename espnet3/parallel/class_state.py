@@ -8,54 +8,68 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from espnet3.parallel.pickles import dumps, loads
-from espnet3.user_code.variables import is_changed, used_variables
+from espnet3.user_code.variables import Holder, is_changed, used_variables
 
 Attributes = Mapping[str, bytes]
-ClassStates = tuple[tuple[type[Any] | ModuleType, Attributes], ...]
+
+
+class State(NamedTuple):
+    """Attributes of a class or module; `whole` where those that are missing were deleted."""
+
+    owner: type[Any] | ModuleType
+    attributes: Attributes
+    whole: bool
+
+
+ClassStates = tuple[State, ...]
 _MISSING = object()  # its pickle is that of no attribute
 _applied: dict[type[Any] | ModuleType, Attributes] = {}
 _ever_changed: set[tuple[str, str, str]] = set()
 
 
 def class_states(cls: type[Any]) -> ClassStates:
-    """The data of a class and of its bases, each attribute pickled.
+    """The data of a class and of its bases, and the changed data that its code uses, pickled.
 
     Classes of the script travel with all they have anyway. Methods, and what cannot be pickled, are
     what a worker imports.
 
     Example:
         >>> from tests.integration.sync_runners import Counted
-        >>> [sorted(attributes) for _, attributes in class_states(Counted)]
+        >>> [sorted(state.attributes) for state in class_states(Counted)]
         [['pickled']]
     """
     bases = (base for base in cls.__mro__ if not _is_ours(base.__module__))
     found = ((base, _attributes(base)) for base in bases)
-    of_classes = ((base, attributes) for base, attributes in found if attributes)
-    return (*of_classes, *_module_states(cls))
+    whole = (State(base, attributes, True) for base, attributes in found if attributes)
+    return (*whole, *_used_states(cls))
 
 
-def _module_states(cls: type[Any]) -> ClassStates:
-    """The variables of imported modules that code of a class may read and the caller changed.
+def _used_states(cls: type[Any]) -> ClassStates:
+    """Variables of imported modules and other classes that code may read and the caller changed.
 
     Those of the script travel with its functions.
     """
-    states: dict[ModuleType, dict[str, bytes]] = {}
+    states: dict[type[Any] | ModuleType, dict[str, bytes]] = {}
     for variable in used_variables([cls], exact=True):
-        owner = variable.owner
-        if not isinstance(owner, ModuleType) or owner.__name__ == "__main__":
+        owner, name, value = variable
+        if isinstance(owner, Holder):  # it is sent whole
+            owner, name, value = owner.module, owner.name, owner.held
+        if variable.key[0] == "__main__" or owner in cls.__mro__:
             continue
-        if isinstance(variable.value, ModuleType):
+        if isinstance(value, ModuleType):
+            continue
+        if isinstance(owner, type) and hasattr(type(value), "__get__"):
             continue
         if is_changed(variable):
             _ever_changed.add(variable.key)
         if variable.key in _ever_changed:  # also where it is as it was before
-            pickled = _pickled(variable.value)
+            pickled = _pickled(value)
             if pickled is not None:
-                states.setdefault(owner, {})[variable.name] = pickled
-    return tuple(states.items())
+                states.setdefault(owner, {})[name] = pickled
+    return tuple(State(owner, attributes, False) for owner, attributes in states.items())
 
 
 def _is_ours(module: str) -> bool:
@@ -85,14 +99,14 @@ def apply(states: ClassStates) -> None:
 
     Each is set once: what `forward` makes of it stays, until the caller changes it again.
     """
-    for cls, attributes in states:
+    for cls, attributes, whole in states:
         before = _applied.get(cls, {})
-        if before == attributes:
+        if before == (attributes if whole else {**before, **attributes}):
             continue
         for name, value in attributes.items():
             if value != before.get(name) and value != _pickled(vars(cls).get(name, _MISSING)):
                 setattr(cls, name, loads(value))
-        if isinstance(cls, ModuleType):  # provider and runner name some of its variables each
+        if not whole:  # provider and runner name some of its variables each
             _applied[cls] = {**before, **attributes}
             continue
         for name in (before.keys() - attributes.keys()) & vars(cls).keys():

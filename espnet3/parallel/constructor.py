@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, SupportsIndex
 
 from espnet3.user_code.alike import copied
-from espnet3.user_code.held import look_at_instance
+from espnet3.user_code.held import (
+    Record,
+    Recorded,
+    its_state,
+    own_state,
+    record_of,
+    reduced,
+    remember,
+    set_state,
+)
 
 
-class RemembersArguments:
+class RemembersArguments(Recorded):
     """Base of classes whose instances are persisted as their class and constructor arguments.
 
     A subclass may give its constructor any signature. Arguments are copied before the constructor
@@ -17,34 +27,66 @@ class RemembersArguments:
     persisted too. A submission refuses what a worker could not have alike.
     """
 
-    constructor_arguments: tuple[tuple[Any, ...], dict[str, Any]]
-
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         _look_after_construction(cls)
         instance = super().__new__(cls)
-        # Not `instance.x = …`, which is the subclass's own affair (`__setattr__`, frozen ones).
-        object.__setattr__(instance, "constructor_arguments", copied((args, kwargs)))
+        remember(instance, Record(copied((args, kwargs))))
         return instance
+
+    @property
+    def constructor_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the constructor, as they were: positional ones, and keywords."""
+        record = record_of(self)
+        if record is None:
+            raise AttributeError("constructor_arguments")
+        return record.arguments
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return reduced(self, super().__reduce_ex__(protocol))
+
+    def __getstate__(self) -> Any:
+        return own_state(super().__getstate__())
+
+    def __setstate__(self, state: Any) -> None:
+        with its_state(self, state) as own:
+            set_state(self, own)
 
 
 def _look_after_construction(cls: type[Any]) -> None:
-    """Have a class's constructor end with a look at the instance.
+    """Have a class's constructor, and what fills a copy, end with a look at the instance.
 
     At the first instance, since decorators such as `dataclass` make constructors after the class;
     and without a metaclass, which could not be combined with those of other bases.
     """
-    own = vars(cls).get("__init__")
+
+    def look(self: Any) -> None:
+        record = record_of(self)
+        if type(self) is cls and record is not None:
+            record.look(self)
+
+    def construct(call: Callable[..., None], self: Any, /, *args: Any, **kwargs: Any) -> None:
+        call(*args, **kwargs)
+        look(self)
+
+    def fill(call: Callable[..., None], self: Any, /, state: Any) -> None:
+        with its_state(self, state) as own:
+            if own is not None:
+                call(own)
+
+    _wrap(cls, "__init__", construct)
+    if cls.__setstate__ is not RemembersArguments.__setstate__:
+        _wrap(cls, "__setstate__", fill)
+
+
+def _wrap(cls: type[Any], name: str, around: Callable[..., None]) -> None:
+    own = vars(cls).get(name)
     if getattr(own, "_looks_for", None) is cls:
         return
 
-    @functools.wraps(cls.__init__)
-    def __init__(self: Any, /, *args: Any, **kwargs: Any) -> None:
-        if own is None:
-            super(cls, self).__init__(*args, **kwargs)
-        else:
-            own.__get__(self, type(self))(*args, **kwargs)
-        if type(self) is cls:
-            look_at_instance(self)
+    @functools.wraps(getattr(cls, name))
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> None:
+        bound = getattr(super(cls, self), name) if own is None else own.__get__(self, type(self))
+        around(bound, self, *args, **kwargs)
 
-    __init__._looks_for = cls  # type: ignore[attr-defined]
-    type.__setattr__(cls, "__init__", __init__)
+    method._looks_for = cls  # type: ignore[attr-defined]
+    type.__setattr__(cls, name, method)

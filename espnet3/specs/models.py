@@ -67,7 +67,7 @@ class ClassReference(Part):
 
 Kind = Literal[
     "enum", "path", "bytes", "number", "scalar", "tuple", "list", "set", "mapping", "pairs",
-    "fields", "interpolation", "omegaconf",
+    "fields", "interpolation", "omegaconf", "function",
 ]  # fmt: skip
 
 

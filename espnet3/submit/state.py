@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from espnet3.errors import ClassError, ConfigError
@@ -14,7 +15,13 @@ from espnet3.user_code.alike import alike
 from espnet3.user_code.held import attributes_of, changed_attributes
 from espnet3.user_code.references import refer_to
 from espnet3.user_code.values import stored, stored_and_early
-from espnet3.user_code.variables import Variable, is_changed, must_be_refused, used_variables
+from espnet3.user_code.variables import (
+    Holder,
+    Variable,
+    is_changed,
+    must_be_refused,
+    used_variables,
+)
 
 
 def describe_instance(
@@ -74,6 +81,7 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
     for _, variable in sorted(found.items()):
         try:
             value = stored(variable.value, str(variable))
+            _require_another(variable)
         except ConfigError as error:
             if must_be_refused(variable):
                 shown = one_line(repr(masked(variable.value, variable.name)), 60)
@@ -90,13 +98,28 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
     return assignments
 
 
+def _require_another(variable: Variable) -> None:
+    """Refuse a function that the import makes otherwise, and that would be found by its own name.
+
+    Raises:
+        ConfigError: the variable holds such a one.
+    """
+    if not isinstance(variable.value, FunctionType):
+        return
+    module, owner, name = variable.key
+    own = f"{owner}.{name}" if owner else name
+    if (variable.value.__module__, variable.value.__qualname__) == (module, own):
+        raise ConfigError(str(variable), "is another function than the import's, of the same name")
+
+
 def _target(variable: Variable) -> ClassReference | None:
     """Where a worker finds what has the variable; None where it finds nothing."""
     owner = variable.owner
     try:
         if isinstance(owner, type):
             return refer_to(owner)
-        of_module = type("", (), {"__module__": owner.__name__})
-        return refer_to(of_module).model_copy(update={"qualname": ""})
+        module, name = (owner.module, owner.name) if isinstance(owner, Holder) else (owner, "")
+        of_module = type("", (), {"__module__": module.__name__})
+        return refer_to(of_module).model_copy(update={"qualname": name})
     except ClassError:
         return None

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import enum
+from collections import deque
 from pathlib import PurePath
-from types import FunctionType, MethodType, ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 from espnet3.specs.plain import is_omegaconf
 
 _EXACT = frozenset({str, bool, bytes, int, type(None)})
+_ATOMS = _EXACT | {float}
 _CONTAINERS = (dict, list, tuple, set, frozenset)
-_INSIDE = 3  # objects within objects that are looked into
-_MOST = 10_000  # public attributes of one object that are looked at
-_CLOSED = (ModuleType, FunctionType, MethodType, type, enum.Enum, PurePath, str, int, float, bytes)
-
-
-class Seen:
-    """An object of any class as it was: itself, and what its public attributes were."""
-
-    __slots__ = ("object", "state")
-
-    def __init__(self, seen: Any, state: dict[str, Any]) -> None:
-        self.object, self.state = seen, state
 
 
 def copied(value: Any) -> Any:
@@ -38,24 +28,16 @@ def copied(value: Any) -> Any:
         >>> before
         {'beam': [1, 2]}
     """
-    return _Copier(see=False).copy(value)
-
-
-def seen(value: Any) -> Any:
-    """As `copied`, to be compared only: of other objects it holds the public attributes too."""
-    return _Copier(see=True).copy(value)
+    return _Copier().copy(value)
 
 
 class _Copier:
-    def __init__(self, see: bool) -> None:
-        self.see = see
+    def __init__(self) -> None:
         self.done: dict[int, Any] = {}  # what stands at two places, or holds itself
-        self.left = _MOST
-        self.inside = 0
 
     def copy(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _EXACT or kind is float:
+        if kind in _ATOMS:
             return value
         if id(value) in self.done:
             return self.done[id(value)]
@@ -64,9 +46,7 @@ class _Copier:
         if is_omegaconf(value):
             return self._config(value)
         fields = fields_of(value)
-        if fields is not None and not self.see:
-            return self._with_fields(value, fields)
-        return self._seen(value, fields) if self.see else value
+        return value if fields is None else self._with_fields(value, fields)
 
     def _container(self, value: Any) -> Any:
         kind = type(value)
@@ -77,8 +57,10 @@ class _Copier:
         made: Any = kind()
         self.done[id(value)] = made
         if kind is list:
-            plain = set(map(type, value)) <= _EXACT
+            plain = set(map(type, value)) <= _ATOMS
             made.extend(value if plain else map(self.copy, value))
+        elif set(map(type, value.values())) <= _ATOMS:
+            made.update(value)
         else:
             made.update((key, self.copy(part)) for key, part in value.items())
         return made
@@ -103,41 +85,6 @@ class _Copier:
         except Exception:  # noqa: BLE001 (the user's class: it is what it is)
             return value
         return made
-
-    def _seen(self, value: Any, fields: dict[str, Any] | None) -> Any:
-        state = _public(value) if fields is None else fields
-        if not state or self.inside == _INSIDE or self.left < len(state):
-            return value
-        self.left -= len(state)
-        self.inside += 1
-        made = self.done[id(value)] = Seen(value, {})
-        made.state.update((name, self.copy(part)) for name, part in state.items())
-        self.inside -= 1
-        return made
-
-
-def _public(value: Any) -> dict[str, Any]:
-    """The public attributes of an object of a class, with what a container of its own class holds.
-
-    Those of loggers, threads and the like are their own affair.
-    """
-    if isinstance(value, _CLOSED) or type(value).__module__ in ("logging", "threading"):
-        return {}
-    try:
-        own = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        own = {}
-    state = {name: part for name, part in own.items() if name[:1] != "_"}
-    if isinstance(value, dict | list | set):
-        # Not by the methods of its class, which may load what is asked for, or have other bases.
-        if isinstance(value, dict):
-            state["contents"] = dict(dict.items(value))
-        else:
-            kind: Any = list if isinstance(value, list) else set
-            state["contents"] = kind(kind.__iter__(value))
-    if type(value).__module__ == "numpy" and getattr(value, "nbytes", 2**20) < 2**20:
-        state["contents"] = value.tobytes()
-    return state
 
 
 def fields_of(value: Any) -> dict[str, Any] | None:
@@ -164,7 +111,7 @@ def alike(one: Any, other: Any, *, resolved: bool = False) -> bool:
     """Whether two values are the same: the same types, and equal all the way down.
 
     Args:
-        one: a value, `copied` or `seen` before, or rebuilt.
+        one: a value, `copied` before or rebuilt.
         other: the value now.
         resolved: compare what interpolations of OmegaConf give, not how they are written.
 
@@ -182,8 +129,6 @@ class _Comparison:
 
     def same(self, one: Any, other: Any) -> bool:
         kind = type(one)
-        if kind is Seen:
-            return one.object is other and self._once(one, other, self._same_state)
         if kind is not type(other):
             return False
         if kind in _EXACT:
@@ -204,10 +149,6 @@ class _Comparison:
         finally:
             self.under_way.discard(pair)
 
-    def _same_state(self, one: Seen, other: Any) -> bool:
-        fields = fields_of(other)
-        return self.same(one.state, _public(other) if fields is None else fields)
-
     def _same_parts(self, one: Any, other: Any) -> bool:
         if is_omegaconf(one):
             from espnet3.user_code.omegaconf_values import same_configs
@@ -219,6 +160,8 @@ class _Comparison:
             return bool(one == other)
         if isinstance(one, list | tuple):
             return self._same_sequence(one, other) and self._same_own(one, other)
+        if isinstance(one, deque):
+            return one.maxlen == other.maxlen and self._same_sequence([*one], [*other])
         if isinstance(one, dict):
             return (
                 self._same_sequence([*one], [*other])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 from espnet3.errors import ClassError
@@ -36,6 +36,21 @@ def refer_to(cls: object) -> ClassReference:
     """
     if not isinstance(cls, type):
         raise ClassError(one_line(repr(cls), 80), "is no class; define a class in a module")
+    return _refer_to(cls, lambda: _namespace(cls))
+
+
+def refer_to_function(function: FunctionType) -> ClassReference:
+    """The reference by which a worker finds a function again.
+
+    Raises:
+        ClassError: as `refer_to`; it may be a lambda, too.
+    """
+    return _refer_to(function, lambda: function.__globals__)
+
+
+def _refer_to(
+    cls: type[Any] | FunctionType, namespace: Callable[[], Mapping[str, Any]]
+) -> ClassReference:
     name = f"{cls.__module__}.{cls.__qualname__}"
     if "<locals>" in cls.__qualname__:
         raise ClassError(
@@ -45,7 +60,7 @@ def refer_to(cls: object) -> ClassReference:
     if cls.__module__.startswith(SCRIPT_MODULE):  # a resume loaded it from the script
         main = describe_main(vars(sys.modules[cls.__module__]))
     elif cls.__module__ == MAIN:
-        main = describe_main(_namespace(cls))
+        main = describe_main(namespace())
     else:
         return ClassReference(module=cls.__module__, qualname=cls.__qualname__)
     if main is None:

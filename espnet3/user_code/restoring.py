@@ -80,6 +80,10 @@ def _fields(value: Any, note: RestoredValue) -> Any:
     return _class(note)(**value)
 
 
+def _function(value: Any, note: RestoredValue) -> Any:
+    return _class(note)
+
+
 def _interpolation(value: Any, note: RestoredValue) -> str:
     return _Written(note.text or "")
 
@@ -137,4 +141,5 @@ _WAYS: dict[str, Callable[[Any, RestoredValue], Any]] = {
     "fields": _fields,
     "interpolation": _interpolation,
     "omegaconf": _omegaconf,
+    "function": _function,
 }

@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import enum
 import math
+from collections import deque
 from collections.abc import Callable
 from pathlib import PurePath
+from types import FunctionType
 from typing import Any
 
 from espnet3.errors import ClassError, ConfigError
@@ -22,7 +24,7 @@ from espnet3.specs.plain import MAX_DEPTH, is_omegaconf, no_json, utf8
 from espnet3.text import one_line
 from espnet3.user_code.alike import alike, fields_of
 from espnet3.user_code.omegaconf_values import ConfigReader
-from espnet3.user_code.references import refer_to
+from espnet3.user_code.references import refer_to, refer_to_function
 from espnet3.user_code.restoring import restored
 
 At = tuple[str | int, ...]
@@ -33,7 +35,7 @@ def stored(value: Any, where: str) -> Argument:
 
     Args:
         value: plain values, containers of them, OmegaConf configs, enum members, paths, bytes,
-            NumPy scalars, dataclasses and namespaces.
+            NumPy scalars, dataclasses and namespaces; functions as the value, or in the last two.
         where: its name, for errors.
 
     Raises:
@@ -52,7 +54,7 @@ def stored(value: Any, where: str) -> Argument:
 def stored_and_early(value: Any, where: str) -> tuple[Argument, bool]:
     """As `stored`; and whether it holds an interpolation of which only the result is stored."""
     writer = _Writer()
-    written = writer.write(value, where, (), 0)
+    written = writer.write(_by_name(value), where, (), 0)
     omegaconf = is_omegaconf(value)
     if omegaconf and writer.notes[-1].at == [] and not _says_something(writer.notes[-1]):
         writer.notes.pop()
@@ -85,6 +87,20 @@ def _require_alike(value: Any, argument: Argument, where: str) -> None:
         )
 
 
+class _ByName:
+    """A function that stands where a worker is given it: not deep in data, such as a registry.
+
+    Those are the import's affair.
+    """
+
+    def __init__(self, function: FunctionType) -> None:
+        self.function = function
+
+
+def _by_name(value: Any) -> Any:
+    return _ByName(value) if isinstance(value, FunctionType) else value
+
+
 class _Writer:
     """Writes one value; `notes` are in the order in which they are restored: inner ones first."""
 
@@ -92,7 +108,9 @@ class _Writer:
         self.notes: list[RestoredValue] = []
         self.configs = ConfigReader(self)
 
-    def note(self, at: At, kind: Kind, cls: type[Any] | None = None, **more: Any) -> None:
+    def note(
+        self, at: At, kind: Kind, cls: type[Any] | ClassReference | None = None, **more: Any
+    ) -> None:
         reference = None if cls is None else self._reference(cls)
         self.notes.append(RestoredValue(at=[*at], kind=kind, cls=reference, **more))
 
@@ -117,7 +135,8 @@ class _Writer:
             return self._scalar(value, where, at)
         fields = fields_of(value)
         if fields is not None:
-            written = self._mapping(fields, where, at, depth)
+            named = {name: _by_name(part) for name, part in fields.items()}
+            written = self._mapping(named, where, at, depth)
             self._own_class(value, "fields", where, at)
             return written
         raise no_json(value, where)
@@ -162,7 +181,7 @@ class _Writer:
         self.note(at, "bytes")
         return base64.b64encode(value).decode()
 
-    def _list(self, value: list[Any], where: str, at: At, depth: int) -> JsonValue:
+    def _list(self, value: Any, where: str, at: At, depth: int) -> JsonValue:
         written = self._parts(value, where, at, depth)
         if type(value) is not list:
             self._own_class(value, "list", where, at)
@@ -190,6 +209,14 @@ class _Writer:
         if type(value) is not dict:
             self._own_class(value, "mapping", where, at)
         return written
+
+    def _function(self, value: _ByName, where: str, at: At, depth: int) -> JsonValue:
+        try:
+            reference = refer_to_function(value.function)
+        except ClassError as error:
+            raise ConfigError(where, f"is the function {error}") from None
+        self.note(at, "function", reference)
+        return value.function.__qualname__
 
     def _subclass(self, value: Any, where: str, at: At, depth: int) -> JsonValue:
         return self._scalar(value, where, at)
@@ -272,6 +299,7 @@ _WAYS: dict[type[Any], Callable[..., JsonValue]] = {
     set: _Writer._set,
     frozenset: _Writer._set,
     dict: _Writer._dict,
+    _ByName: _Writer._function,
 }
 _WAYS_BY_BASE: list[tuple[type[Any], Callable[..., JsonValue]]] = [
     (enum.Enum, _Writer._enum),  # before what a member may be besides
@@ -282,4 +310,5 @@ _WAYS_BY_BASE: list[tuple[type[Any], Callable[..., JsonValue]]] = [
     (list, _Writer._list),
     (tuple, _Writer._tuple),
     (dict, _Writer._dict),
+    (deque, _Writer._list),
 ]

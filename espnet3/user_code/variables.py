@@ -7,29 +7,41 @@ when the class was made, and in the source.
 
 from __future__ import annotations
 
+import enum
 import functools
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from espnet3.user_code.alike import alike, copied
+from espnet3.user_code.alike import alike
+from espnet3.user_code.look import Look, seen
 from espnet3.user_code.references import WORKER_VARIABLE
 
 _MOST = 2_000  # functions and classes that are looked at
 _TABLE = 1_000  # entries of a container in which functions are looked for
-_LARGEST = 100_000  # entries of a container; a larger one is known by its identity
 _ESPNET3 = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _WRAPPERS = (staticmethod, classmethod, property, functools.cached_property)
 _NOT_DATA = (ModuleType, FunctionType, BuiltinFunctionType, type, logging.Logger, *_WRAPPERS)
+_DATA = (str, int, float, bytes, type(None), tuple, list, dict, set, enum.Enum, PurePath)
+
+
+class Holder(NamedTuple):
+    """An object, or a function, that a variable of a module holds, and that has attributes."""
+
+    module: ModuleType
+    name: str
+    held: Any
 
 
 class Variable(NamedTuple):
-    """A variable of a module, or of a class, with its value."""
+    """A variable of a module or class, or an attribute of what one holds, with its value."""
 
     owner: Any
     name: str
@@ -39,6 +51,8 @@ class Variable(NamedTuple):
     def key(self) -> tuple[str, str, str]:
         if isinstance(self.owner, type):
             return self.owner.__module__, self.owner.__qualname__, self.name
+        if isinstance(self.owner, Holder):
+            return self.owner.module.__name__, self.owner.name, self.name
         return self.owner.__name__, "", self.name
 
     def __str__(self) -> str:
@@ -61,6 +75,13 @@ def look_at(cls: type[Any]) -> None:
             _first[variable.key] = _kept(variable.value)
             if _is_imported(variable.owner):
                 _final.add(variable.key)
+    module = sys.modules.get(cls.__module__)
+    if module is None or not is_users(cls.__module__):
+        return
+    for name, value in [*vars(module).items()]:  # what functions further below may read
+        key = Variable(module, name, value).key
+        if isinstance(value, _DATA) and name[:2] != "__" and key not in _first:
+            _first[key] = _kept(value)
 
 
 def _is_imported(owner: Any) -> bool:
@@ -70,9 +91,22 @@ def _is_imported(owner: Any) -> bool:
 
 
 def _kept(value: Any) -> Any:
-    if isinstance(value, dict | list | set | tuple) and len(value) > _LARGEST:
+    """A variable's value, to be compared later."""
+    if value is None or isinstance(value, (str, int, float, bytes, Look, *_NOT_DATA)):
         return value
-    return copied(value)
+    field = type(value).__name__ == "Field"  # of a dataclass, with the default in it
+    return value if field else seen(value, opened=False)
+
+
+def _same(before: Any, now: Any) -> bool:
+    """Whether a value is what was kept, or what the source says."""
+    if isinstance(before, Look) or isinstance(now, Look):
+        return bool(_kept(before) == _kept(now))
+    return alike(before, now)
+
+
+def _kind(kept: Any) -> type[Any]:
+    return kept.kind if isinstance(kept, Look) else type(kept)
 
 
 @contextmanager
@@ -85,7 +119,7 @@ def its_own_work(classes: Iterable[type[Any]]) -> Iterator[None]:
     finally:
         for variable in used_variables(classes):
             earlier = before.get(variable.key)
-            if earlier is not None and alike(earlier.value, variable.value):
+            if earlier is not None and _same(earlier.value, variable.value):
                 continue
             if earlier is None or not is_changed(earlier):
                 _worked[variable.key] = _kept(variable.value)
@@ -137,26 +171,70 @@ def _of_function(function: FunctionType, exact: bool) -> Iterator[Variable]:
     for name in _names(function.__code__, exact):
         if name not in known or name.startswith("__"):
             continue
-        value = known[name]
-        yield Variable(module, name, value)
-        if isinstance(value, ModuleType) and is_users(value.__name__):
-            for attribute in set(_names(function.__code__, False)) & vars(value).keys():
-                if not attribute.startswith("__"):
-                    yield Variable(value, attribute, vars(value)[attribute])
+        yield Variable(module, name, known[name])
+        yield from _attributes(module, name, known[name], function.__code__)
+    for found in _imported_in(function.__code__, module, exact):
+        yield from _attributes(module, found.__name__, found, function.__code__)
+
+
+def _attributes(module: ModuleType, name: str, value: Any, code: CodeType) -> Iterator[Variable]:
+    """Attributes of what a variable holds, if code names them: of a module, object or function."""
+    todo, met = [value], set()
+    while todo:
+        part = todo.pop()
+        inside = isinstance(part, ModuleType) and is_users(part.__name__)
+        own = not inside and _has_attributes(part)
+        if not (inside or own) or id(part) in met:
+            continue
+        met.add(id(part))
+        for attribute in sorted(set(_names(code, False)) & vars(part).keys()):
+            if not attribute.startswith("__"):
+                holder = part if inside else Holder(module, name, part)
+                yield Variable(holder, attribute, vars(part)[attribute])
+                if inside and isinstance(vars(part)[attribute], ModuleType):
+                    todo.append(vars(part)[attribute])  # `package.settings.BEAM`
+
+
+def _has_attributes(value: Any) -> bool:
+    """Whether it is a function, or an object of a class of the user's, that holds something."""
+    kind = type(value)
+    if isinstance(value, type | ModuleType) or not (
+        kind is FunctionType or is_users(kind.__module__)
+    ):
+        return False
+    return type(getattr(value, "__dict__", None)) is dict and not hasattr(kind, "_espnet3")
+
+
+def _imported_in(code: CodeType, module: ModuleType, exact: bool) -> Iterator[ModuleType]:
+    """The user's modules that code imports when it runs: `from settings import BEAM`."""
+    package = vars(module).get("__package__") or ""
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _imported_in(inner, module, exact)
+    for name in code.co_names:
+        for full in (name, f"{package}.{name}"):
+            found = sys.modules.get(full)
+            if not isinstance(found, ModuleType) or found is module or not is_users(full):
+                continue
+            if not exact or name in _opcodes(code, "IMPORT_NAME"):
+                yield found
 
 
 def _names(code: CodeType, exact: bool) -> Iterator[str]:
     if exact:
-        import dis
-
-        for step in dis.get_instructions(code):
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-                yield step.argval
+        yield from _opcodes(code, "LOAD_GLOBAL", "LOAD_NAME")
     else:
         yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
             yield from _names(inner, exact)
+
+
+def _opcodes(code: CodeType, *names: str) -> list[str]:
+    """What instructions of some kinds name."""
+    import dis
+
+    return [step.argval for step in dis.get_instructions(code) if step.opname in names]
 
 
 def _code_in(value: Any) -> list[Any]:
@@ -209,6 +287,8 @@ def _before(variable: Variable) -> _Before:
         if type(first.value).__name__ == "Field":  # of a dataclass, which puts its default there
             return first._replace(value=first.value.default)
         return first if first.known else _Before(_was_seen(variable.owner), False)
+    if isinstance(variable.owner, Holder):
+        return first
     from espnet3.user_code.declared import declared
 
     found = declared(getattr(variable.owner, "__file__", None))
@@ -233,7 +313,7 @@ def _was_seen(cls: type[Any]) -> bool:
 def is_changed(variable: Variable) -> bool:
     """Whether a variable is demonstrably not what a new import would make it."""
     before = _before(variable)
-    return before.known and not (before.is_there and alike(before.value, variable.value))
+    return before.known and not (before.is_there and _same(before.value, variable.value))
 
 
 def must_be_refused(variable: Variable) -> bool:
@@ -245,7 +325,9 @@ def must_be_refused(variable: Variable) -> bool:
 
     owner, name, value = variable
     before = _before(variable)
-    if isinstance(value, dict | list | set) and type(before.value) is type(value):
+    if isinstance(owner, Holder):
+        return False  # an object's own affair
+    if isinstance(value, dict | list | set | deque) and _kind(before.value) is type(value):
         return False
     of_class = isinstance(owner, type)
     if of_class and not before.is_there and not _code_in(value):  # of a metaclass, say

@@ -64,7 +64,7 @@ class Holder(Mixin, InferenceProvider):
         return None
 
     def build_env_local(self) -> dict[str, Any]:
-        hidden = ("constructor_arguments", "_held", "tool", "loaded")
+        hidden = ("tool", "loaded")
         held = {name: value for name, value in sorted(vars(self).items()) if name not in hidden}
         self.loaded = Tool()  # what it makes for itself is its own affair
         return {"held": held, "variables": (self.beam, self.mixed, self.tool.size)}

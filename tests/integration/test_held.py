@@ -29,7 +29,6 @@ from tests.integration.helpers import ROOT, ended, parallel, python
 from tests.integration.holding import Holder, Options, Search, Show, Tool
 
 HERE = Surroundings(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
-SYNCHRONOUS_TOO = False  # whether that mode builds the environment of a changed provider anew
 AS_IMPORTED = [
     (owner, name, copy.deepcopy(vars(owner)[name]))
     for owner, name in [
@@ -117,36 +116,60 @@ CHANGES: list[tuple[str, Callable[[Any, Any], Any]]] = [
 ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    config=CONFIGS,
-    omegaconf=st.booleans(),
-    params=st.none() | st.just({"lm": 0.1}),
-    changes=st.lists(st.tuples(st.sampled_from(CHANGES), VALUES), max_size=4),
-    tried_before=st.booleans(),
-)
-def test_any_changes_are_taken_over(
-    rebuilt: Any, config: Any, omegaconf: bool, params: Any, changes: Any, tried_before: bool
-) -> None:
+DIRECT: Any = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+ANY_CHANGES: Any = {
+    "config": CONFIGS,
+    "omegaconf": st.booleans(),
+    "params": st.none() | st.just({"lm": 0.1}),
+    "changes": st.lists(st.tuples(st.sampled_from(CHANGES), VALUES), max_size=4),
+    "tried_before": st.booleans(),
+}
+
+
+def changed_runner(
+    config: Any, omegaconf: bool, params: Any, changes: Any, tried_before: bool
+) -> Show:
+    """A runner whose provider, classes and modules were changed after the construction."""
     restore()
     given_config = copy.deepcopy(config)
     provider = Holder(OmegaConf.create(given_config) if omegaconf else given_config, params=params)
     if tried_before:
-        Show(provider)([0])
+        locally(Show(provider))
     for (_, change), value in changes:
         with contextlib.suppress(LookupError, TypeError, AttributeError):  # what it was is gone
             change(provider, value)
-    run = planned(Show(provider))
-    assert [rebuilt(run)] == Show(provider)([0])
-    if SYNCHRONOUS_TOO:
-        set_parallel({"env": "local", "n_workers": 1})
-        try:
-            assert Show(provider)([0]) == [rebuilt(run)]
-        finally:
-            set_parallel(None)
+    return Show(provider)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def locally(runner: Show) -> Any:
+    """What local mode gives, whatever is configured."""
+    return runner._run_here([0], False)
+
+
+@settings(max_examples=60, **DIRECT)
+@given(**ANY_CHANGES)
+def test_any_changes_are_taken_over(rebuilt: Any, **changes: Any) -> None:
+    runner = changed_runner(**changes)
+    run = planned(runner)
+    assert [rebuilt(run)] == locally(runner)
+
+
+@pytest.fixture
+def workers() -> Iterator[None]:
+    """Those of the synchronous mode."""
+    set_parallel({"env": "local", "n_workers": 1})
+    yield
+    set_parallel(None)
+
+
+@settings(max_examples=40, **DIRECT)
+@given(**ANY_CHANGES)
+def test_the_synchronous_mode_sees_any_changes(workers: None, **changes: Any) -> None:
+    runner = changed_runner(**changes)
+    assert runner([0]) == locally(runner)
+
+
+@settings(max_examples=30, **DIRECT)
 @given(
     change=st.sampled_from(
         [c for c in CHANGES if c[0] not in ("config", "SETTINGS")] + [CHANGES[2]]
@@ -335,3 +358,121 @@ def test_a_script_that_changes_what_its_classes_use(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     done = python(str(tmp_path / "script.py"), str(tmp_path / "runs"), cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("alike\n", 0), done.stderr
+
+
+REACHED = """
+import os, sys
+import package.settings, settings
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+class Options:
+    def __init__(self):
+        self.beam = 1
+        self.tool = object()
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+def score():
+    return score.beam
+
+score.beam = 1
+options = Options()
+SCALE = float(os.environ.get("SCALE", "1"))
+
+class Show(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        from other import BEAM
+        return [BEAM, package.settings.BEAM, settings.options.beam, options.beam, score(), helper()]
+
+def helper():
+    return SCALE
+
+def main():
+    global SCALE
+    SCALE, options.beam, score.beam, package.settings.BEAM = 2.5, 20, 21, 22
+    options.tool = object()
+    settings.options.beam = 23
+    import other
+    other.BEAM = 24
+    run = Show(Provider({}), async_mode=True, run_dir=sys.argv[1])([1])
+    run.wait(timeout=100, interval=0.1)
+    print(*run.collect()[0], run.collect() == Show(Provider({}))([1]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_what_code_reaches_by_other_ways_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    for name in ("other.py", "package/__init__.py", "package/settings.py"):
+        (tmp_path / name).write_text("BEAM = 1\n")
+    (tmp_path / "settings.py").write_text("import types\noptions = types.SimpleNamespace(beam=1)\n")
+    (tmp_path / "script.py").write_text(REACHED)
+    done = python(str(tmp_path / "script.py"), str(tmp_path / "run"), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("24 22 23 20 21 2.5 True\n", 0), done.stderr
+
+
+# --- innocent code --------------------------------------------------------------------------------
+
+INNOCENT = """
+import argparse, collections, sys
+from functools import cached_property
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+class Data:
+    def __getitem__(self, i):
+        return i * 2
+
+class Provider(EnvironmentProvider):
+    def __init__(self, config):
+        super().__init__(config)
+        self.sizes = collections.deque([1])
+    @cached_property
+    def dataset(self):
+        return Data()
+    def build_env_local(self):
+        return {**vars(self), "dataset": self.dataset}
+
+def greedy(x):
+    return "greedy"
+
+def beam(x):
+    return "beam"
+
+search = greedy
+
+class Show(BaseRunner):
+    @staticmethod
+    def forward(idx, *, dataset, config, sizes):
+        return [dataset[idx], config, [*sizes], args.beam, args.func.__name__, search(idx)]
+
+def decode():
+    provider = Provider({"a": 1})
+    assert provider.dataset[1] == 2
+    provider.sizes.append(2)
+    run = Show(provider, async_mode=True, run_dir=sys.argv[1])([1])
+    run.wait(timeout=100, interval=0.1)
+    local = Show(provider)([1])
+    assert run.collect() == local, (run.collect(), local)
+    print(*local[0])
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    command = commands.add_parser("decode")
+    command.add_argument("--beam", type=int)
+    command.set_defaults(func=decode)
+    args = parser.parse_args(["decode", "--beam", "9"])
+    search = beam
+    args.func()
+"""
+
+
+def test_innocent_code_is_neither_refused_nor_broken(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(INNOCENT)
+    done = python(str(tmp_path / "script.py"), str(tmp_path / "run"), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("2 {'a': 1} [1, 2] 9 decode beam\n", 0), done.stderr

@@ -83,7 +83,9 @@ EXACT: list[Any] = [
     OmegaConf.create({"a": 1, "b": "${a}", "c": "x${.a}", "d": "${e}", "e": {"f": "\\${a}"}}),
     OmegaConf.create({1: 2, Search.BEAM: {"x": "${nope}"}}), OmegaConf.create([1, "${.0}", [None]]),
     ROOT, ROOT.sub, STRUCT, STRUCT.b, {"config": STRUCT, "list": [ROOT.sub]},
-    OmegaConf.structured(Outer), OmegaConf.create({"o": OmegaConf.structured(Outer)}),
+    stored, argparse.Namespace(func=stored, beam=1),
+    collections.deque([1, (2,)]), OmegaConf.structured(Outer),
+    OmegaConf.create({"o": OmegaConf.structured(Outer)}),
 ]  # fmt: skip
 
 
@@ -135,6 +137,7 @@ def test_any_nesting_comes_back_exactly(value: Any) -> None:
         (np.longdouble(1), "longdouble"),
         (object(), "object"),
         (lambda: 1, "function"),
+        (collections.deque([1], 2), "cannot be rebuilt alike"),
         (enum.Enum("Made", "A").A, "cannot be rebuilt alike"),  # type: ignore[attr-defined]
     ],
 )
