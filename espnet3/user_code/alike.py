@@ -151,7 +151,7 @@ class _Comparison:
 
     def _same_parts(self, one: Any, other: Any) -> bool:
         if is_omegaconf(one):
-            from espnet3.user_code.omegaconf_values import same_configs
+            from espnet3.user_code.omegaconf_nodes import same_configs
 
             return same_configs(one, other, self.same, resolved=self.resolved)
         if isinstance(one, enum.Enum | type):

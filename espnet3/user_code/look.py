@@ -286,7 +286,7 @@ def _is_mapped(value: Any) -> bool:
 
 def _config(value: Any) -> Any:
     """What an OmegaConf container holds, as it is written, with its flags and structure."""
-    from espnet3.user_code.omegaconf_values import nodes, own_flags, structure
+    from espnet3.user_code.omegaconf_nodes import nodes, own_flags, structure
 
     kind = type(value).__name__
     if not hasattr(value, "_get_node"):
