@@ -23,7 +23,7 @@ from espnet3.errors import ClassError, ConfigError
 from espnet3.redaction import is_secret, masked_text
 from espnet3.schedulers import get_scheduler, known_schedulers
 from espnet3.specs.models import ClassReference, ProcessState, WarningFilter
-from espnet3.storage import file_modes as modes
+from espnet3.storage import file_modes
 from espnet3.storage.paths import readable
 from espnet3.text import one_line
 from espnet3.user_code.main_module import MAIN, WORKER_VARIABLE, describe_main
@@ -90,7 +90,7 @@ def held_here(named: Iterable[str] = (), *, passed_on: bool = False) -> Held:
         flags=_flags(),
         start_environment=_at_start(started),
         environment=changed,
-        umask=modes.umask(),
+        umask=file_modes.umask(),
         recursion_limit=sys.getrecursionlimit(),
         int_max_str_digits=sys.get_int_max_str_digits(),
         start_method=_start_method(),

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from espnet3.storage import syncfs as whole_sync
+from espnet3.storage import syncfs
 
 VARIABLE = "ESPNET3_TEST_FAULTS"
 SITE = Path(__file__).parent / "site"
@@ -100,7 +100,7 @@ def install_from_environment() -> None:
         install(Faults(**{**said, "rules": [Rule(**rule) for rule in said["rules"]]}))
 
 
-_SYNC_WHOLE = whole_sync.sync_whole
+_SYNC_WHOLE = syncfs.sync_whole
 _MODULES = ("espnet3.storage.local", "espnet3.storage.file_modes", "espnet3.collect.output")
 
 
@@ -113,7 +113,7 @@ def install(faults: Faults) -> None:
         module: Any = importlib.import_module(name)
         module.os = _System(chance)
         module.open = _opener(chance)
-    whole_sync.sync_whole = _System(chance).sync_whole
+    syncfs.sync_whole = _System(chance).sync_whole
 
 
 def uninstall() -> None:
@@ -123,7 +123,7 @@ def uninstall() -> None:
         if module is not None and isinstance(module.os, _System):
             module.os = os
             del module.open
-    whole_sync.sync_whole = _SYNC_WHOLE
+    syncfs.sync_whole = _SYNC_WHOLE
 
 
 class _Chance:

@@ -16,7 +16,7 @@ import pytest
 
 from espnet3.errors import FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
-from espnet3.storage import syncfs as whole_sync
+from espnet3.storage import syncfs
 from espnet3.storage.local import LocalStore
 from espnet3.storage.retry import RetryPolicy
 from tests.chaos.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
@@ -48,7 +48,7 @@ def names(store: LocalStore) -> set[str]:
 def _each(store: LocalStore) -> None:
     """`create_many` where each file is synced by itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(whole_sync, "can_sync_whole", lambda folder: False)
+        patch.setattr(syncfs, "can_sync_whole", lambda folder: False)
         store.create_many("receipts", [("000000.json", TEXT)])
 
 
@@ -155,7 +155,7 @@ def _surely_new(new: set[str], call: str) -> set[str]:
 def test_a_whole_file_system_is_never_synced_again(
     store: LocalStore, pauses: list[float], monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
-    monkeypatch.setattr(whole_sync, "can_sync_whole", lambda folder: True)
+    monkeypatch.setattr(syncfs, "can_sync_whole", lambda folder: True)
     before = names(store)
     install(Faults([Rule("syncfs", error=error, when="after")]))
     with pytest.raises(StoreError):

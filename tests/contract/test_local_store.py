@@ -19,7 +19,7 @@ import pytest
 
 from espnet3.errors import FileMissing, FileTaken, RunDirectoryError, StoreError
 from espnet3.specs.layout import FOLDERS
-from espnet3.storage import syncfs as whole_sync
+from espnet3.storage import syncfs
 from espnet3.storage.base import IN_FLIGHT, Store
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import open_store
@@ -201,14 +201,14 @@ class TestLocalStore(FolderContract):
 
         for name in ("fsync", "link", "unlink", "rename"):
             monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
-        monkeypatch.setattr(whole_sync, "sync_whole", noted("syncfs", whole_sync.sync_whole))
+        monkeypatch.setattr(syncfs, "sync_whole", noted("syncfs", syncfs.sync_whole))
         return calls
 
     @pytest.fixture(params=[True, False])
     def whole(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
         """Whether the whole file system is synced, or each file."""
         whole: bool = request.param
-        monkeypatch.setattr(whole_sync, "can_sync_whole", lambda folder: whole)
+        monkeypatch.setattr(syncfs, "can_sync_whole", lambda folder: whole)
         return whole
 
     def all_of(self, store: Store) -> set[str]:
@@ -228,7 +228,7 @@ class TestLocalStore(FolderContract):
 
         fsync, calls = os.fsync, itertools.count()
         with monkeypatch.context() as patch:
-            patch.setattr(*(whole_sync, "sync_whole", full) if whole else (os, "fsync", full))
+            patch.setattr(*(syncfs, "sync_whole", full) if whole else (os, "fsync", full))
             with pytest.raises(StoreError, match="No space left on device"):
                 store.create_many("shards", files)
         assert not _storage_threads()

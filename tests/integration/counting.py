@@ -29,7 +29,7 @@ from moto.server import ThreadedMotoServer
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import Run, submit_run
 from espnet3.schedulers.base import TaskState
-from espnet3.storage import syncfs as whole_sync
+from espnet3.storage import syncfs
 from espnet3.storage.base import AppendFile, Store
 from espnet3.storage.local import LocalStore
 from espnet3.submit import surroundings
@@ -88,7 +88,7 @@ def live(
         cluster = stand_in_cluster.install(patch)
         patch.setattr(surroundings, "_git_commit", lambda: None)
         # As on a network file system, where each file is synced by itself.
-        patch.setattr(whole_sync, "can_sync_whole", lambda folder: False)
+        patch.setattr(syncfs, "can_sync_whole", lambda folder: False)
         patch.chdir(folder)
 
         def work(ranks: Iterable[int] | None = None) -> None:

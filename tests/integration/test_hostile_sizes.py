@@ -191,12 +191,12 @@ def test_logs_are_regular_files(run: Run, tmp_path: Path) -> None:
 
 def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from espnet3.collect import merge
-    from espnet3.run_dir import verification as verify
+    from espnet3.run_dir import verification
     from espnet3.worker import salvage
 
-    for module in (records, merge, verify, salvage):
+    for module in (records, merge, verification, salvage):
         monkeypatch.setattr(module, "MAX_LINE", 4 << 20)
-    monkeypatch.setattr(verify, "IN_MEMORY", 1 << 20)
+    monkeypatch.setattr(verification, "IN_MEMORY", 1 << 20)
     store = LocalStore(run.run_dir)
     file = layout.ResultFile(0, "0001-0123456789ab", 0)
     Path(run.run_dir, layout.result(*file)).write_bytes(
@@ -207,7 +207,7 @@ def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.Monkey
         Path(run.run_dir, layout.result(*file)).open("rb") as stream,
         pytest.raises(InvalidFile, match="x: holds a line of more than 4194304 bytes"),
     ):
-        [*verify.line_blocks(stream, 6 << 20, "x")]
+        [*verification.line_blocks(stream, 6 << 20, "x")]
     for encoded in (records.encode_json, records.encode_pickle):
         with pytest.raises(UnserializableResult, match=r"its line would have .* and may have"):
             encoded(1, "x" * (5 << 20))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from espnet3 import redaction as masking
+from espnet3 import redaction
 from espnet3.config.model import as_parallel_config
 from espnet3.errors import ConfigError, PlanMismatch, PreflightError
 from espnet3.parallel import BaseRunner, EnvironmentProvider
@@ -65,7 +65,7 @@ class Runner(BaseRunner):
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masking, "_known", set())
+    monkeypatch.setattr(redaction, "_known", set())
 
 
 def no_secret(*texts: str) -> None:
@@ -99,8 +99,8 @@ def test_what_does_not(name: str) -> None:
 )  # fmt: skip
 def test_kinds_of_tokens_are_no_secrets(value: Any) -> None:
     assert masked({"token": value}) == {"token": value}
-    masking.remember({"token": value})
-    assert masking._known == set()
+    redaction.remember({"token": value})
+    assert redaction._known == set()
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_kinds_of_tokens_are_no_secrets(value: Any) -> None:
 def test_what_may_be_a_key_is_one(value: Any) -> None:
     for key in ("token", "HF_TOKEN", "hubToken"):
         assert masked({key: value}) == {key: "***"}
-    masking.remember({"token": value})
-    assert masking.scrubbed(
+    redaction.remember({"token": value})
+    assert redaction.scrubbed(
         f"cannot use {value!r}: x{value}y"
     ) == "cannot use '***': x***y".replace("'***'", repr(value).replace(str(value), "***"))
 
@@ -124,8 +124,8 @@ def test_a_word_is_a_secret_where_the_key_says_more_than_token() -> None:
     assert masked_text("HF_TOKEN=sesame; run --token char --unk_token='<unk>'") == (
         "HF_TOKEN=***; run --token char --unk_token='<unk>'"
     )
-    masking.remember({"password": "sesame", "api_key": 1234, "secret": "false"})
-    said = masking.scrubbed("open sesame! (sesame, 1234) sesameseeds open_sesame.txt 12345 false")
+    redaction.remember({"password": "sesame", "api_key": 1234, "secret": "false"})
+    said = redaction.scrubbed("open sesame! (sesame, 1234) sesameseeds open_sesame.txt 12345 false")
     assert said == "open ***! (***, ***) sesameseeds open_sesame.txt 12345 false"
 
 

@@ -1,4 +1,4 @@
-"""Waiting for storage in threads, or not at all."""
+"""Waiting for storage in concurrency, or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from espnet3.storage import concurrency as threads
+from espnet3.storage import concurrency
 from espnet3.storage.concurrency import gather
 
 
@@ -17,7 +17,7 @@ def test_what_takes_its_time_is_done_together() -> None:
 
     def action(i: int) -> int:
         if i < waits:
-            time.sleep(3 * threads.AT_ONCE)
+            time.sleep(3 * concurrency.AT_ONCE)
         elif i < waits + 4:
             together.wait(timeout=30)
         return -i
@@ -26,13 +26,13 @@ def test_what_takes_its_time_is_done_together() -> None:
 
 
 def test_what_takes_no_time_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "AT_ONCE", 60.0)
+    monkeypatch.setattr(concurrency, "AT_ONCE", 60.0)
     assert set(gather(lambda i: threading.get_ident(), range(100), 4)) == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("at_once", [0.0, 60.0])
 def test_the_first_that_fails_is_told(monkeypatch: pytest.MonkeyPatch, at_once: float) -> None:
-    monkeypatch.setattr(threads, "AT_ONCE", at_once)
+    monkeypatch.setattr(concurrency, "AT_ONCE", at_once)
 
     def action(i: int) -> int:
         if i in (7, 9):

@@ -11,22 +11,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from espnet3.storage import syncfs as whole_sync
+from espnet3.storage import syncfs
 from espnet3.storage.syncfs import can_sync_whole, sync_whole
 
 
 @pytest.fixture(autouse=True)
 def _quiet_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests may be writing."""
-    whole_sync._tells_errors.cache_clear()
-    monkeypatch.setattr(whole_sync, "_LITTLE", 1 << 60)
+    syncfs._tells_errors.cache_clear()
+    monkeypatch.setattr(syncfs, "_LITTLE", 1 << 60)
 
 
 def test_only_on_file_systems_that_are_known(tmp_path: Path) -> None:
     words = ["stat", "--file-system", "--format=%T", str(tmp_path)]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
     assert can_sync_whole(str(tmp_path)) == (said in ("ext2/ext3", "xfs", "tmpfs"))
-    assert whole_sync._type_of("/proc") == "proc"
+    assert syncfs._type_of("/proc") == "proc"
     assert not can_sync_whole("/proc")
     assert not can_sync_whole(str(tmp_path / "nothing"))
 
@@ -45,33 +45,33 @@ def test_only_on_file_systems_that_are_known(tmp_path: Path) -> None:
 def test_only_where_errors_are_told(
     monkeypatch: pytest.MonkeyPatch, system: str, release: str, known: bool
 ) -> None:
-    monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
+    monkeypatch.setattr(syncfs, "_type_of", lambda folder: "ext4")
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(sysname=system, release=release))
     assert can_sync_whole("/") == known
 
 
 def test_only_where_it_can_be_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
+    monkeypatch.setattr(syncfs, "_type_of", lambda folder: "ext4")
 
     def filtered(descriptor: int) -> int:
         return errno.ENOSYS
 
-    for syncfs, known in ((filtered, False), (whole_sync._syncfs, True)):
-        whole_sync._can_be_called.cache_clear()
-        monkeypatch.setattr(whole_sync, "_syncfs", syncfs)
+    for call, known in ((filtered, False), (syncfs._syncfs, True)):
+        syncfs._can_be_called.cache_clear()
+        monkeypatch.setattr(syncfs, "_syncfs", call)
         assert can_sync_whole("/") == known
 
 
 def test_not_where_the_interpreter_lacks_ctypes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
+    monkeypatch.setattr(syncfs, "_type_of", lambda folder: "ext4")
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    whole_sync._can_be_called.cache_clear()
+    syncfs._can_be_called.cache_clear()
     assert not can_sync_whole("/")
 
 
 def test_not_where_much_waits_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole_sync, "_type_of", lambda folder: "ext4")
-    monkeypatch.setattr(whole_sync, "_LITTLE", 0)
+    monkeypatch.setattr(syncfs, "_type_of", lambda folder: "ext4")
+    monkeypatch.setattr(syncfs, "_LITTLE", 0)
     assert not can_sync_whole("/")
 
 
