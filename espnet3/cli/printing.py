@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 from espnet3.errors import UsageError
 from espnet3.run import Run
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.records import encode_error, encode_json
-from espnet3.status.observe import read_run
 from espnet3.storage.file_modes import regular
-from espnet3.storage.opening import open_store
 from espnet3.text import visible, visible_json
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def print_records(
         UsageError: the results are pickled, which no line shows.
         EspnetError: as for `espnet3.collect.stream`.
     """
-    if read_run(open_store(run_dir)).results == "pickle":
+    if RunDirectory.open(run_dir).run().results == "pickle":
         raise UsageError(f"{run_dir}: holds pickled results; collect them into a file with -o FILE")
     out = sys.stdout.buffer
     obeyed = sys.stdout.isatty()  # a program gets the bytes of the file

@@ -104,13 +104,12 @@ def spec_of(words: Sequence[str]) -> str:
     run_dir, rank = _run_and_rank(words)
     if rank is None:
         return run_dir
+    from espnet3.run_dir.directory import RunDirectory
     from espnet3.specs import layout
-    from espnet3.status.observe import read_run
-    from espnet3.storage.opening import open_store
 
-    store = open_store(run_dir)
-    read_run(store).require_rank(rank, store.root)
-    return store.locate(layout.shard(rank))
+    directory = RunDirectory.open(run_dir)
+    directory.run().require_rank(rank, directory.root)
+    return directory.store.locate(layout.shard(rank))
 
 
 def _run_and_rank(words: Sequence[str]) -> tuple[str, int | None]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
-from espnet3.status.observe import read_run, read_submissions
 from espnet3.storage.local import LocalStore
-from espnet3.storage.opening import open_store
 
 
 async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
@@ -31,11 +30,11 @@ async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
 
 
 def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
-    store = open_store(run_dir)
-    run = read_run(store)
-    run.require_rank(rank, store.root)
+    directory = RunDirectory.open(run_dir)
+    store = directory.store
+    directory.run().require_rank(rank, directory.root)
     found = []
-    for submission, _ in read_submissions(store)[0]:
+    for submission, _ in directory.submissions().known:
         place = submission.place_of(rank)
         if place is None:
             continue

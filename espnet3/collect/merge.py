@@ -20,8 +20,9 @@ from espnet3.errors import (
     IncompleteRun,
     InvalidFile,
 )
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.records import MAX_LINE, ResultRecord, decode_line, decode_results
-from espnet3.run_dir.trust import Trust, require_scripts, require_trusted, tightened
+from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import (
     IN_MEMORY,
     PATIENCE,
@@ -29,16 +30,15 @@ from espnet3.run_dir.verification import (
     line_blocks,
     mismatch,
     patiently,
-    read_receipt,
     require_line,
     stopping,
 )
 from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.status.observe import list_receipts, observe, read_run
+from espnet3.status.observe import observe
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
-from espnet3.storage.opening import absolute_root, open_store
+from espnet3.storage.opening import absolute_root
 from espnet3.text import visible
 from espnet3.user_code.main_module import main_of
 
@@ -194,9 +194,10 @@ async def _vouch(
     stop: threading.Event,
 ) -> Vouched:
     """Read all receipts and check that the run may be merged."""
-    store = await asyncio.to_thread(open_store, run_dir)
-    run = await asyncio.to_thread(read_run, store)
-    done = await asyncio.to_thread(list_receipts, store, run.world_size)
+    directory = await asyncio.to_thread(RunDirectory.open, run_dir, chosen_policy(trust))
+    store = directory.store
+    run = await asyncio.to_thread(directory.run)
+    done = (await asyncio.to_thread(directory.receipts, run.world_size)).done
     left_out: dict[int, str] = {}
     if len(done) < run.world_size:
         await asyncio.to_thread(store.refresh, layout.RECEIPTS)
@@ -206,7 +207,7 @@ async def _vouch(
             raise IncompleteRun(store.root, run.world_size, left_out)
     receipts = await asyncio.to_thread(_read_receipts, store, run, done, patience, stop)
     if run.results == "pickle":
-        await asyncio.to_thread(_require_trusted, store, run, receipts, chosen_policy(trust))
+        await asyncio.to_thread(_require_trusted, directory, run, receipts)
     failed = [receipt for receipt in receipts if receipt.errors]
     if failed and errors == "raise":
         count = sum(receipt.errors for receipt in failed)
@@ -223,14 +224,13 @@ async def _vouch(
     return Vouched(store, run, receipts, left_out, patience, stop)
 
 
-def _require_trusted(
-    store: Store, run: RunSpec, receipts: Sequence[Receipt], policy: Trust | None
-) -> None:
+def _require_trusted(directory: RunDirectory, run: RunSpec, receipts: Sequence[Receipt]) -> None:
     """Refuse to unpickle what others could have written."""
-    strict = tightened(policy, run.parallel)
-    files = (f"{layout.RESULTS}/{part.file}" for receipt in receipts for part in receipt.parts)
-    require_trusted(store, strict, files)
-    require_scripts(run, strict)
+    directory.tighten(run.parallel)
+    directory.require_trusted(
+        f"{layout.RESULTS}/{part.file}" for receipt in receipts for part in receipt.parts
+    )
+    directory.require_scripts(run)
 
 
 def _read_receipts(
@@ -240,7 +240,9 @@ def _read_receipts(
 
     def read(rank: int) -> Receipt:
         try:
-            return patiently(lambda: read_receipt(store, run, rank, done[rank]), patience, stop)
+            return patiently(
+                lambda: RunDirectory(store).receipt(run, rank, done[rank]), patience, stop
+            )
         except BaseException:
             stop.set()  # one that is missing is reason enough
             raise

@@ -27,7 +27,7 @@ from espnet3.doctor.visit import (
     python_here,
 )
 from espnet3.errors import EspnetError, FileMissing, FileTaken, SubmissionRefused, UsageError
-from espnet3.run_dir.trust import require_trusted
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers import get_scheduler
 from espnet3.storage.base import Store
 from espnet3.storage.file_modes import regular
@@ -117,7 +117,8 @@ async def examine(
     name = f"espnet3-doctor-{secrets.token_hex(4)}"
     store = open_store(f"{os.fspath(folder).rstrip('/')}/{name}")
     run_dir = f"{store.root}/run"
-    await asyncio.to_thread(require_trusted, store, chosen_policy(parallel.trust))
+    directory = RunDirectory(store, chosen_policy(parallel.trust))
+    await asyncio.to_thread(directory.require_trusted)
     one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
     one["overrides"] = []
     config = parallel.model_copy(update=one)

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
 from espnet3.errors import DamagedResult, FileMissing, InvalidFile
-from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.records import MAX_LINE
 from espnet3.specs import layout
-from espnet3.specs.items import count_batches, shard_bounds
-from espnet3.specs.models import Receipt, ResultPart, RunSpec
+from espnet3.specs.models import Receipt, ResultPart
 from espnet3.storage import retry
 from espnet3.storage.base import Store
 
@@ -23,34 +21,6 @@ PATIENCE = retry.PATIENCE
 BLOCK = 1 << 20
 IN_MEMORY = 8 << 20  # bytes: a part up to that is read once, a larger one twice
 T = TypeVar("T")
-
-
-def read_receipt(store: Store, run: RunSpec, rank: int, generation: int = 1) -> Receipt:
-    """Read a receipt and compare it with the plan.
-
-    Raises:
-        DamagedResult: it is no receipt of this shard of this plan.
-        FileMissing: there is none.
-        NewerFormat: a later espnet3 wrote it.
-    """
-    path = layout.receipt(rank, generation)
-    file = store.locate(path)
-
-    def wrong(field: str, problem: str) -> InvalidFile:
-        return InvalidFile(file, field, problem)
-
-    try:
-        receipt = read_persisted(store, Receipt, path)
-        if receipt.rank != rank or receipt.fingerprint != run.fingerprint:
-            raise wrong("fingerprint", "belongs to another shard or plan")
-        n_calls = count_batches(run.n_inputs, run.batch_size)
-        first, last = shard_bounds(rank, run.world_size, n_calls)
-        if receipt.records != last - first:
-            raise wrong("records", f"is {receipt.records}, but the plan has {last - first}")
-    except InvalidFile as error:
-        problem = str(error).removeprefix(f"{file}: ")
-        raise DamagedResult(file, rank, problem, store.root) from None
-    return receipt
 
 
 def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.processes import is_of, user_ids
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.commands import ask
 from espnet3.schedulers.walltimes import clock_seconds
-from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, Submission
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -50,17 +51,6 @@ class SubmitCall(NamedTuple):
 
     words: list[str]
     stdin: str | None = None
-
-
-class KnownSubmission(NamedTuple):
-    """A submission together with the jobs known for it; `recorded` is None before they are."""
-
-    submission: Submission
-    recorded: AcceptedJobs | None
-
-    def job_ids(self) -> dict[str, str]:
-        """Unique job name -> scheduler id."""
-        return {job.name: job.job_id for job in self.recorded.jobs} if self.recorded else {}
 
 
 class Scheduler(ABC):

@@ -8,7 +8,8 @@ from collections.abc import Collection, Container, Sequence
 from datetime import timedelta
 from itertools import chain, repeat
 
-from espnet3.schedulers.base import KnownSubmission, TaskKey, Wanted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import TaskKey, Wanted
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.models import PlannedJob
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run_dir.processes import is_of, user_ids
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.worker_command import SUPERVISOR, WORKER, arguments_of
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.file_modes import regular
 from espnet3.text import one_line

@@ -7,7 +7,18 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from espnet3.specs.models import ATTEMPT
+from espnet3.specs.base import PersistedModel
+from espnet3.specs.models import (
+    ATTEMPT,
+    AcceptedJobs,
+    AttemptRecord,
+    Cancellation,
+    Receipt,
+    RunSpec,
+    ShardSpec,
+    Submission,
+    Withdrawal,
+)
 
 RUN = "run.json"
 SHARDS = "shards"
@@ -102,6 +113,35 @@ def attempt_record(rank: int, attempt: str, event: str) -> str:
 def result(rank: int, attempt: str, first: int) -> str:
     """Path of the result file of an attempt whose first record has that position in the shard."""
     return f"{RESULTS}/{rank:06d}.{attempt}.{first}.jsonl"
+
+
+def path_of(record: PersistedModel, generation: int = 1) -> str:
+    """Path of a record, by what it says.
+
+    Args:
+        record: any persisted model.
+        generation: of a receipt, which does not say it.
+
+    Raises:
+        TypeError: it is no record of a run directory.
+    """
+    if isinstance(record, AttemptRecord):
+        return attempt_record(record.rank, record.attempt, record.event)
+    if isinstance(record, Receipt):
+        return receipt(record.rank, generation)
+    if isinstance(record, RunSpec):
+        return RUN
+    if isinstance(record, ShardSpec):
+        return shard(record.rank)
+    if isinstance(record, Submission):
+        return submission(record.number)
+    if isinstance(record, AcceptedJobs):
+        return accepted_jobs(record.number)
+    if isinstance(record, Cancellation):
+        return cancellation(record.number)
+    if isinstance(record, Withdrawal):
+        return withdrawal(record.rank, record.generation)
+    raise TypeError(type(record).__name__)
 
 
 def new_attempt(submission_number: int) -> str:

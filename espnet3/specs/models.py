@@ -22,7 +22,7 @@ from espnet3.specs.base import (
     model_validator,
 )
 from espnet3.specs.codec import decode, encode
-from espnet3.specs.items import ItemList, ItemRange, Items, count_batches
+from espnet3.specs.items import ItemList, ItemRange, Items, count_batches, shard_bounds
 from espnet3.specs.plain import finite
 
 MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
@@ -214,6 +214,15 @@ class RunSpec(PersistedModel):
         """How many items the run has; with `batch_size`, lists of inputs are the items."""
         return count_batches(self.n_inputs, self.batch_size)
 
+    def bounds_of(self, rank: int) -> tuple[int, int]:
+        """Positions of a shard's first item and of the item after its last one."""
+        return shard_bounds(rank, self.world_size, self.n_items)
+
+    def n_items_of(self, rank: int) -> int:
+        """How many items a shard has."""
+        first, last = self.bounds_of(rank)
+        return last - first
+
     def require_rank(self, rank: int, run_dir: str) -> None:
         """Raise UsageError where the run, which lies in `run_dir`, has no such shard."""
         if not 0 <= rank < self.world_size:
@@ -221,7 +230,7 @@ class RunSpec(PersistedModel):
 
     @model_validator(mode="after")
     def _shards_have_items(self) -> Self:
-        most = min(MAX_SHARDS, count_batches(self.n_inputs, self.batch_size))
+        most = min(MAX_SHARDS, self.n_items)
         if self.world_size > most:
             raise ValueError(f"world_size: is {self.world_size}, but can be {most} at most")
         return self

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from espnet3.errors import EspnetError
-from espnet3.run_dir.verification import read_receipt
-from espnet3.schedulers.base import KnownSubmission
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs.models import RunSpec
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
@@ -52,7 +52,7 @@ class FailedItemCounts:
 
         def read(receipt: tuple[int, int]) -> int | None:
             try:
-                return read_receipt(store, run, *receipt).errors
+                return RunDirectory(store).receipt(run, *receipt).errors
             except EspnetError:  # a look must not fail; `collect` says what is wrong
                 return None
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from espnet3.errors import (
     FileMissing,
     FormatError,
-    RunDirectoryError,
     SchedulerUnavailable,
 )
-from espnet3.run_dir.processes import is_busy, this_process
+from espnet3.run_dir.directory import RunDirectory, jobs_record
+from espnet3.run_dir.processes import is_busy
 from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.receipts import Receipts, look_at_receipts
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs import layout
 from espnet3.specs.layout import AttemptFile
@@ -34,7 +34,6 @@ from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import Evidence, shard_states
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
-from espnet3.storage.local import LocalStore
 
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
 # and clock cannot be seen, earlier.
@@ -58,84 +57,6 @@ class Observation(NamedTuple):
     submissions: list[KnownSubmission]
     found: dict[int, AcceptedJobs]
     receipts: dict[int, int]
-
-
-class Receipts(NamedTuple):
-    """Which shards are done, and which are not any more.
-
-    Attributes:
-        done: rank -> generation of the receipt that counts.
-        withdrawn: rank -> generation that its next receipt will have.
-        names: of all receipts, as they were listed.
-        newest: rank -> generation of the newest of them, which may be withdrawn.
-    """
-
-    done: dict[int, int]
-    withdrawn: dict[int, int]
-    names: list[str]
-    newest: dict[int, int]
-
-
-def read_run(store: Store) -> RunSpec:
-    """Read run.json.
-
-    Raises:
-        RunDirectoryError: there is no whole plan in this directory.
-    """
-    try:
-        return read_persisted(store, RunSpec, layout.RUN, store.read_filled)
-    except FileMissing:
-        if isinstance(store, LocalStore) and not os.path.lexists(store.root):
-            raise RunDirectoryError(
-                store.root, "does not exist; name the run directory that submit printed"
-            ) from None
-        raise RunDirectoryError(
-            store.root,
-            "is no run directory: it has no run.json; if a submission was cut short here, "
-            "submit again with the same call",
-        ) from None
-
-
-def list_receipts(store: Store, world_size: int) -> dict[int, int]:
-    """The shards of a run that are done: rank -> generation of the receipt that counts."""
-    return look_at_receipts(store, world_size).done
-
-
-def look_at_receipts(store: Store, world_size: int, before: Receipts | None = None) -> Receipts:
-    """Which shards are done, by names alone: those with a receipt newer than any withdrawal.
-
-    Args:
-        store: the run directory.
-        world_size: how many shards there are.
-        before: what an earlier look found; spares work where nothing has changed.
-    """
-    names = store.names(layout.RECEIPTS)
-    if before is not None and names == before.names:
-        newest = before.newest
-    else:
-        newest = layout.newest_receipts(names, world_size)
-    # Looked at last, so that what was withdrawn meanwhile is not taken for done.
-    ended = layout.newest_withdrawals(store.names(layout.WITHDRAWALS), world_size)
-    withdrawn = {rank: n + 1 for rank, n in ended.items() if newest.get(rank, 0) <= n}
-    done = {rank: n for rank, n in newest.items() if rank not in withdrawn} if withdrawn else newest
-    return Receipts(done, withdrawn, names, newest)
-
-
-def read_submissions(store: Store) -> tuple[list[KnownSubmission], set[int]]:
-    """All submissions in order, and the numbers of those that were cancelled."""
-    names = set(store.names(layout.SUBMISSIONS))
-    numbers = sorted(n for n in map(layout.submission_number, names) if n is not None)
-    found, cancelled = [], set()
-    for number in numbers:
-        path, jobs_path = layout.submission(number), layout.accepted_jobs(number)
-        submission = read_persisted(store, Submission, path, store.await_file)
-        recorded = None
-        if jobs_path.rpartition("/")[2] in names:
-            recorded = read_persisted(store, AcceptedJobs, jobs_path, store.await_file)
-        found.append(KnownSubmission(submission, recorded))
-        if layout.cancellation(number).rpartition("/")[2] in names:
-            cancelled.add(number)
-    return found, cancelled
 
 
 async def observe(
@@ -194,8 +115,9 @@ async def observe(
 
 def _look(store: Store) -> tuple[RunSpec, list[KnownSubmission], set[int], Receipts]:
     """What the directory alone tells, without the attempts."""
-    run = read_run(store)
-    return run, *read_submissions(store), look_at_receipts(store, run.world_size)
+    directory = RunDirectory(store)
+    run = directory.run()
+    return run, *directory.submissions(), directory.receipts(run.world_size)
 
 
 def _read_records(store: Store, done: Container[int]) -> dict[AttemptFile, AttemptRecord]:
@@ -246,9 +168,7 @@ async def _find_unrecorded(
             submission.jobs, submission.submitter.user
         )
         if jobs:
-            found[submission.number] = AcceptedJobs(
-                number=submission.number, created=now(), recorded_by=this_process(), jobs=jobs
-            )
+            found[submission.number] = jobs_record(submission.number, jobs)
     return found
 
 

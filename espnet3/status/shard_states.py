@@ -9,8 +9,9 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskState
+from espnet3.schedulers.base import Scheduler, TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile, submission_of
 from espnet3.specs.models import CUT_SHORT, AttemptRecord, PlannedJob

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
     EspnetError,
-    FileTaken,
     RunDirectoryError,
     StoreError,
     UsageError,
 )
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process, this_user
-from espnet3.run_dir.trust import Trust, require_submissions, tightened
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.worker_command import arguments_of
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission
 from espnet3.schedulers.ownership import is_own_job
-from espnet3.specs import layout
-from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, encode, now
-from espnet3.status.observe import Observation, observe, read_run
+from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
+from espnet3.status.observe import Observation, observe
 from espnet3.storage.base import Store
 from espnet3.storage.local import LocalStore
-from espnet3.storage.opening import open_store
 
 _GONE = (
     "is not there, so its jobs are not known; if it was removed while they lived, running ones end "
@@ -56,16 +53,14 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    store = await asyncio.to_thread(open_store, run_dir)
+    directory = await asyncio.to_thread(RunDirectory.open, run_dir, chosen_policy(trust))
+    store = directory.store
     await asyncio.to_thread(_require_there, store)
-    policy = chosen_policy(trust)
-    await asyncio.to_thread(require_submissions, store, policy)
+    await asyncio.to_thread(directory.require_submissions)
     seen = await observe(store)
-    strict = policy
-    for parallel in (seen.run.parallel, *(s.submission.parallel for s in seen.submissions[-1:])):
-        strict = tightened(strict, parallel)
-    if strict != policy:
-        await asyncio.to_thread(require_submissions, store, strict)
+    last = (known.submission.parallel for known in seen.submissions[-1:])
+    if directory.tighten(seen.run.parallel, *last):
+        await asyncio.to_thread(directory.require_submissions)
     own = await asyncio.to_thread(_own, store, seen)
     stopped: list[str] = []
     renamed: list[str] = []
@@ -81,7 +76,8 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         if others and not jobs:
             continue
         try:
-            await asyncio.to_thread(_note, store, known.submission.number)
+            note = Cancellation(number=known.submission.number, created=now(), by=this_process())
+            await asyncio.to_thread(directory.publish_first, note)
         except StoreError as error:  # jobs on a full disk are to end, too
             problem = problem or error
         await get_scheduler(known.submission.scheduler).cancel(jobs)
@@ -197,12 +193,6 @@ def _is_another(store: LocalStore, root: str, run: RunSpec) -> bool:
     if os.path.realpath(root) == os.path.realpath(store.root):
         return False
     try:
-        return read_run(open_store(root)).run_id == run.run_id
+        return RunDirectory.open(root).run().run_id == run.run_id
     except EspnetError:
         return False
-
-
-def _note(store: Store, number: int) -> None:
-    note = Cancellation(number=number, created=now(), by=this_process())
-    with contextlib.suppress(FileTaken):
-        store.create(layout.cancellation(number), encode(note))

@@ -12,24 +12,16 @@ from typing import Any, NamedTuple
 
 from espnet3.config.current import get_current
 from espnet3.config.model import ParallelConfig, as_parallel_config
-from espnet3.errors import FileMissing, FileTaken, RunDirectoryError, Untrusted
+from espnet3.errors import FileTaken, RunDirectoryError, Untrusted
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.trust import (
-    Trust,
-    require_scripts,
-    require_submissions,
-    require_trusted,
-    tightened,
-)
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observe import observe
-from espnet3.storage.base import Store
 from espnet3.storage.file_modes import removed_on_error
 from espnet3.storage.local import LocalStore
-from espnet3.storage.opening import open_store
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.launchers import make_launcher
 from espnet3.submit.overrides import Groups, submit_portions
@@ -76,13 +68,14 @@ async def submit(
         ... # doctest: +SKIP
     """
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
-    store, plan, groups = ready[:3]
+    directory, plan, groups = ready[:3]
+    store = directory.store
     submitted: list[Submitted] = []
     if ready.existing is None:
         portions = await groups.portions(range(plan.run.world_size))
         if groups.config.preflight:
             await preflight(plan.run)
-        if await asyncio.to_thread(_write_plan, store, plan, groups.config.trust):
+        if await asyncio.to_thread(_write_plan, directory, plan):
             with contextlib.suppress(Overtaken):
                 await submit_portions(store, plan.run, groups, portions, 1, 0, submitted)
                 return reduce(Submitted.and_then, submitted)
@@ -106,7 +99,8 @@ async def dry_run(
         As `submit`.
     """
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
-    store, plan, groups = ready[:3]
+    directory, plan, groups = ready[:3]
+    store = directory.store
     run, first = ready.existing or plan.run, 1
     chosen: Sequence[int] = range(run.world_size)
     if ready.existing is not None:
@@ -126,7 +120,7 @@ async def dry_run(
 class _Ready(NamedTuple):
     """A checked call."""
 
-    store: Store
+    directory: RunDirectory
     plan: Plan
     groups: Groups
     existing: RunSpec | None
@@ -154,30 +148,31 @@ async def _prepare(
     chosen = run_dir if run_dir is not None else runner.run_dir
     if chosen is None:
         chosen = _new_run_dir(os.fspath(runner.async_result_dir))
-    store = await asyncio.to_thread(open_store, chosen)
-    existing = await asyncio.to_thread(_existing, store)
+    directory = await asyncio.to_thread(RunDirectory.open, chosen, config.trust)
+    existing = await asyncio.to_thread(_existing, directory)
     if existing is not None and n_shards is None and config.n_shards is None:
         n_shards = existing.world_size
     plan = await asyncio.to_thread(
         lambda: plan_run(runner, planned, config, surroundings, n_shards=n_shards)
     )
     if existing is not None:
-        require_same_plan(store.root, existing, plan.run)
+        require_same_plan(directory.root, existing, plan.run)
         warn_of_others(existing.process, plan.run.process)
-        strict = tightened(config.trust, existing.parallel)
-        config = config.model_copy(update={"trust": strict})
-    await asyncio.to_thread(require_submissions, store, config.trust)
-    await asyncio.to_thread(require_scripts, plan.run, config.trust)
+        directory.tighten(existing.parallel)
+        config = config.model_copy(update={"trust": directory.trust})
+    await asyncio.to_thread(directory.require_submissions)
+    await asyncio.to_thread(directory.require_scripts, plan.run)
     groups = await asyncio.to_thread(Groups, config, plan.run.world_size, launcher, make)
-    return _Ready(store, plan, groups, existing)
+    return _Ready(directory, plan, groups, existing)
 
 
 def _new_run_dir(folder: str) -> str:
     return os.path.join(folder, f"{now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}")
 
 
-def _existing(store: Store) -> RunSpec | None:
+def _existing(directory: RunDirectory) -> RunSpec | None:
     """The run that the directory holds already, or None."""
+    store = directory.store
     if isinstance(store, LocalStore) and os.path.exists(store.root):
         if not os.path.isdir(store.root):
             raise RunDirectoryError(store.root, "is a file; choose another run_dir")
@@ -195,37 +190,35 @@ def _existing(store: Store) -> RunSpec | None:
                 f"is not empty and no run directory (it holds {min(foreign)!r}); choose another "
                 "run_dir",
             )
-    try:
-        return read_persisted(store, RunSpec, layout.RUN, store.read_filled)
-    except FileMissing:
-        return None
+    return directory.run_if_there()
 
 
-def _require_believable(store: Store, trust: Trust | None) -> None:
+def _require_believable(directory: RunDirectory) -> None:
     """Refuse storage that shows what is made there as a worker would not believe it.
 
     Some mounts show all files as one user's. Where the directory was looked at before, it was not
     there yet.
     """
     try:
-        require_trusted(store, trust)
+        directory.require_trusted()
     except Untrusted as error:
         raise RunDirectoryError(
-            store.root,
+            directory.root,
             f"shows what is made there otherwise, so no job would believe it ({error.path} "
             f"{error.problem.partition(';')[0]}); choose another run_dir",
         ) from None
 
 
-def _write_plan(store: Store, plan: Plan, trust: Trust | None) -> bool:
+def _write_plan(directory: RunDirectory, plan: Plan) -> bool:
     """Write all specs, run.json last; False where another submitter wrote the same run first."""
+    store = directory.store
     run_file = store.locate(layout.RUN)
     files = ((layout.shard_name(spec.rank), encode(spec)) for spec in plan.shards(run_file))
     folders = map(store.locate, layout.FOLDERS) if isinstance(store, LocalStore) else ()
     try:
         with removed_on_error(folders):
             store.prepare(layout.FOLDERS)
-            _require_believable(store, trust)
+            _require_believable(directory)
             store.create_many(layout.SHARDS, files)
     except FileTaken as error:
         raise RunDirectoryError(
@@ -234,7 +227,7 @@ def _write_plan(store: Store, plan: Plan, trust: Trust | None) -> bool:
             "or choose another run_dir",
         ) from None
     try:
-        store.create(layout.RUN, encode(plan.run))
+        directory.publish(plan.run)
     except FileTaken:
         there = read_persisted(store, RunSpec, layout.RUN, store.await_file)
         require_same_plan(store.root, there, plan.run)

@@ -14,7 +14,7 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import ClassError, ConfigError, PlanMismatch
 from espnet3.redaction import masked
 from espnet3.specs.base import Part
-from espnet3.specs.items import ItemList, ItemRange, count_batches, shard_bounds
+from espnet3.specs.items import ItemList, ItemRange, count_batches
 from espnet3.specs.models import (
     MAX_SHARDS,
     Assignment,
@@ -60,10 +60,9 @@ class Plan(NamedTuple):
 
     def shards(self, run_file: str) -> Iterator[ShardSpec]:
         """The specs of all shards, by rank; `run_file` is where run.json will be."""
-        n_calls = count_batches(self.run.n_inputs, self.run.batch_size)
         size, world = self.run.batch_size or 1, self.run.world_size
         for rank in range(world):
-            first, last = (bound * size for bound in shard_bounds(rank, world, n_calls))
+            first, last = (bound * size for bound in self.run.bounds_of(rank))
             yield ShardSpec(
                 rank=rank,
                 world_size=world,

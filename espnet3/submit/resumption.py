@@ -13,16 +13,13 @@ from typing import Any, Literal, get_args
 
 from espnet3.config.current import chosen_policy
 from espnet3.config.model import ParallelConfig, parse_parallel
-from espnet3.errors import FileTaken, RunDirectoryError, SchedulerUnavailable, UsageError
+from espnet3.errors import RunDirectoryError, SchedulerUnavailable, UsageError
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import (
     Trust,
-    require_scripts,
-    require_submissions,
-    require_trusted,
-    tightened,
 )
 from espnet3.specs import layout
-from espnet3.specs.models import RunSpec, ShardSpec, decode, encode
+from espnet3.specs.models import RunSpec, ShardSpec, decode
 from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
 from espnet3.status.observe import Observation, observe
@@ -100,9 +97,9 @@ async def resume(
         raise UsageError(f"items: {items!r} is neither missing nor failed")
     refuse_in_worker()
     require_usable_umask()
-    policy = chosen_policy(trust)
-    store = await asyncio.to_thread(open_store, run_dir)
-    await asyncio.to_thread(require_submissions, store, policy)
+    directory = await asyncio.to_thread(RunDirectory.open, run_dir, chosen_policy(trust))
+    store = directory.store
+    await asyncio.to_thread(directory.require_submissions)
     for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):
         await asyncio.to_thread(store.refresh, folder)
     seen = await observe(store)
@@ -110,10 +107,9 @@ async def resume(
     # What helped the last time helps again; the first config may be the one that was refused.
     last = seen.submissions[-1].submission if seen.submissions else seen.run
     config = parse_parallel(last.parallel)
-    for parallel in (seen.run.parallel, last.parallel):
-        policy = tightened(policy, parallel)
-    config = config.model_copy(update={"trust": policy})
-    await asyncio.to_thread(_require_trusted, store, seen, policy)
+    directory.tighten(seen.run.parallel, last.parallel)
+    config = config.model_copy(update={"trust": directory.trust})
+    await asyncio.to_thread(_require_trusted, directory, seen)
     if options:
         config = set_for_all(config, _plain_options(options))
     groups = await asyncio.to_thread(_groups, config, seen.run)
@@ -211,10 +207,10 @@ def _errors_from(seen: Observation, chosen: Iterable[int]) -> int:
     return bound
 
 
-def _require_trusted(store: Store, seen: Observation, policy: Trust | None) -> None:
-    submissions = [layout.submission(known.submission.number) for known in seen.submissions[-1:]]
-    require_trusted(store, policy, submissions)
-    require_scripts(seen.run, policy)
+def _require_trusted(directory: RunDirectory, seen: Observation) -> None:
+    last = seen.submissions[-1:]
+    directory.require_trusted(layout.submission(known.submission.number) for known in last)
+    directory.require_scripts(seen.run)
 
 
 def choose_ranks(
@@ -256,9 +252,8 @@ def choose_ranks(
 
 def _record_found_jobs(store: Store, seen: Observation) -> None:
     """Record jobs whose submitter died before it could, so that nobody has to search again."""
-    for number, jobs in seen.found.items():
-        with contextlib.suppress(FileTaken):
-            store.create(layout.accepted_jobs(number), encode(jobs))
+    for jobs in seen.found.values():
+        RunDirectory(store).publish_first(jobs)
 
 
 def _ranks(store: Store, run: RunSpec, wanted: Iterable[int | str | os.PathLike[str]]) -> list[int]:

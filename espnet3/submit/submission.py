@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
+from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.worker_command import WORKER, WorkerArguments, command
@@ -24,7 +25,6 @@ from espnet3.specs.models import (
     PlannedJob,
     RunSpec,
     Submission,
-    encode,
     now,
 )
 from espnet3.storage.base import Store
@@ -32,7 +32,6 @@ from espnet3.storage.file_modes import make_folders
 from espnet3.storage.local import LocalStore
 from espnet3.storage.paths import absolute
 from espnet3.submit.launch import Launcher
-from espnet3.text import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +215,9 @@ async def submit_ranks(
 
     with busy_with(submission.jobs[0].name):
         try:
-            path = layout.submission(number)
-            claim = asyncio.ensure_future(asyncio.to_thread(store.create, path, encode(submission)))
+            claim = asyncio.ensure_future(
+                asyncio.to_thread(RunDirectory(store).publish, submission)
+            )
             await asyncio.shield(claim)
             to_record = await portion.launcher.launch(submission, accepted, check_cancelled)
             if to_record:
@@ -254,12 +254,4 @@ def _record(
     store: Store, submission: Submission, accepted: list[AcceptedJob], refused: str | None
 ) -> None:
     """Record the jobs, unless somebody else did: a supervisor, or who found them by their names."""
-    record = AcceptedJobs(
-        number=submission.number,
-        created=now(),
-        recorded_by=this_process(),
-        jobs=accepted,
-        refused=None if refused is None else cut(refused),
-    )
-    with contextlib.suppress(FileTaken):
-        store.create(layout.accepted_jobs(submission.number), encode(record))
+    RunDirectory(store).publish_first(jobs_record(submission.number, accepted, refused))

@@ -6,18 +6,18 @@ What is damaged, or failed, is found by reading; nothing that was published is c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
-from espnet3.errors import DamagedResult, FileMissing, FileTaken
+from espnet3.errors import DamagedResult, FileMissing
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
-from espnet3.run_dir.verification import find_damage, patiently, read_receipt, stopping
+from espnet3.run_dir.verification import find_damage, patiently, stopping
 from espnet3.specs import layout
-from espnet3.specs.models import RunSpec, Withdrawal, encode, now
+from espnet3.specs.models import RunSpec, Withdrawal, now
 from espnet3.storage.base import Store
 from espnet3.text import one_line
 
@@ -62,7 +62,7 @@ async def find_failed(
 
     def look(rank: int) -> Finding | None:
         errors = patiently(
-            lambda: read_receipt(store, run, rank, receipts[rank]), patience, stop
+            lambda: RunDirectory(store).receipt(run, rank, receipts[rank]), patience, stop
         ).errors
         words = "1 item failed" if errors == 1 else f"{errors} items failed"
         return Finding("failed-items", words, []) if errors else None
@@ -96,8 +96,7 @@ def withdraw(
             from_submission=errors_from,
             **finding._asdict(),
         )
-        with contextlib.suppress(FileTaken):
-            store.create(layout.withdrawal(rank, receipts[rank]), encode(record))
+        RunDirectory(store).publish_first(record)
 
 
 def _find_damaged(
@@ -122,7 +121,7 @@ def _find_damaged(
 
 def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> Finding | None:
     try:
-        receipt = read_receipt(store, run, rank, generation)
+        receipt = RunDirectory(store).receipt(run, rank, generation)
     except DamagedResult as error:
         return Finding("damaged", one_line(f"the receipt: {error.problem}"), [])
     except FileMissing:

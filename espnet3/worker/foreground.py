@@ -21,8 +21,9 @@ from espnet3.errors import (
     UsageError,
 )
 from espnet3.redaction import scrubbed
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.trust import POLICIES, require_own, tightened
+from espnet3.run_dir.trust import POLICIES, require_own
 from espnet3.specs import layout
 from espnet3.specs.codec import decode
 from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec, Submission
@@ -32,7 +33,6 @@ from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_state import restart
-from espnet3.worker.rebuild import read_trusted
 from espnet3.worker.shard import NO_LIMITS, Limits, Place, limits_of
 from espnet3.worker.task import run_task
 
@@ -52,20 +52,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("spec")
     parser.add_argument("--trust", choices=POLICIES)
     options = parser.parse_args(argv)
-    path, policy = options.spec, options.trust
+    path = options.spec
     log_to_stderr()
     print_by_line()
     try:
         spec, store = find_run(path)
+        directory = RunDirectory(store, options.trust)
         newest = _newest_submission(store)
-        run = read_trusted(store, policy, [newest] if newest else [])
+        run = directory.trusted_run([newest] if newest else [])
         if "://" not in path:  # it says which run, and may lie elsewhere
-            require_own(os.path.abspath(os.path.expanduser(path)), tightened(policy, run.parallel))
+            require_own(os.path.abspath(os.path.expanduser(path)), directory.trust)
         if spec.fingerprint != run.fingerprint:
             raise RunDirectoryError(path, f"is a shard of another run than {store.root}")
         restart(run)
         code = run_task(
-            store,
+            directory,
             run,
             [spec.rank],
             SUBMISSION,

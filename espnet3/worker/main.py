@@ -12,19 +12,16 @@ from typing import TextIO
 from espnet3._streams import print_by_line
 from espnet3.errors import EspnetError, FileMissing, UsageError
 from espnet3.redaction import scrubbed
-from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.trust import require_files, tightened
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.worker_command import parse_arguments
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.models import Submission
-from espnet3.storage.opening import open_store
 from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.process_state import restart
-from espnet3.worker.rebuild import read_trusted
-from espnet3.worker.shard import Place, describe, limits_of, require_run
+from espnet3.worker.shard import Place, describe, limits_of
 from espnet3.worker.task import run_task
 
 
@@ -43,16 +40,16 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
     print_by_line()
     try:
         options = parse_arguments(argv)
-        store = open_store(options.run)
-        path = layout.submission(options.number)
+        directory = RunDirectory.open(options.run, options.trust)
+        store, path = directory.store, layout.submission(options.number)
         # A node may see later than its scheduler what the submitter wrote.
         for file in (layout.RUN, path):
             store.await_file(file)
-        run = read_trusted(store, options.trust, [path])
+        run = directory.trusted_run([path])
         restart(run)
         if options.run_id is not None:
-            require_run(store, options.run_id)
-        submission = read_persisted(store, Submission, path)
+            directory.require_run(options.run_id)
+        submission = directory.read(Submission, path)
         scheduler = get_scheduler(submission.scheduler)
         task = options.task
         if task is None:
@@ -63,9 +60,9 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         for rank in ranks:
             with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
                 store.await_file(layout.shard(rank))
-        require_files(store, tightened(options.trust, run.parallel), map(layout.shard, ranks))
+        directory.require_files(map(layout.shard, ranks))
         return run_task(
-            store,
+            directory,
             run,
             ranks,
             submission.number,

@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from espnet3.errors import ClassError, EspnetError
 from espnet3.redaction import scrubbed
-from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.secrets import remember_run
-from espnet3.run_dir.trust import Trust, require_scripts, require_trusted, tightened
-from espnet3.specs import layout
 from espnet3.specs.models import Argument, RunSpec
-from espnet3.storage.base import Store
 from espnet3.text import one_line
 from espnet3.user_code.main_module import WORKER_VARIABLE, adopt, main_of
 from espnet3.user_code.references import find_class
 from espnet3.user_code.restoring import restored
 from espnet3.worker.process_state import enter_process, settle_process
-
-
-def read_trusted(store: Store, policy: Trust | None, files: Iterable[str] = ()) -> RunSpec:
-    """Read run.json of a directory that is to be believed, as far as `files` and scripts go.
-
-    Raises:
-        Untrusted: others could have written what would be imported.
-        FileMissing, FormatError: there is no run.json, or it cannot be used.
-    """
-    believed = [*files]
-    require_trusted(store, policy, believed)
-    run = read_persisted(store, RunSpec, layout.RUN)
-    strict = tightened(policy, run.parallel)
-    if strict != policy:
-        require_trusted(store, strict, believed)
-    require_scripts(run, strict)
-    remember_run(run)
-    return run
 
 
 def enter_surroundings(run: RunSpec) -> None:

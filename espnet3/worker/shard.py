@@ -16,7 +16,6 @@ from espnet3.errors import (
     FileMissing,
     FileTaken,
     ForwardFailed,
-    InvalidFile,
     TooManyErrors,
     UnserializableResult,
     UsageError,
@@ -24,21 +23,18 @@ from espnet3.errors import (
 )
 from espnet3.redaction import scrubbed
 from espnet3.run_dir import records
-from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
-from espnet3.specs.items import batched, count_batches, may_change, shard_bounds
+from espnet3.specs.items import batched, may_change
 from espnet3.specs.models import (
     AttemptRecord,
     ErrorRecord,
     Receipt,
     ResultPart,
     RunSpec,
-    ShardSpec,
     Submission,
-    encode,
     now,
 )
-from espnet3.storage.base import Store
 from espnet3.text import cut, one_line
 from espnet3.worker.generations import read_belief
 from espnet3.worker.results import ResultWriter
@@ -84,7 +80,7 @@ def limits_of(submission: Submission, run: RunSpec) -> Limits:
 class Work(NamedTuple):
     """What all shards of a process share."""
 
-    store: Store
+    directory: RunDirectory
     run: RunSpec
     forward: Callable[..., Any]
     env: Mapping[str, Any]
@@ -102,7 +98,7 @@ class Attempt:
 
     def __init__(
         self,
-        store: Store,
+        directory: RunDirectory,
         run: RunSpec,
         rank: int,
         submission_number: int,
@@ -110,7 +106,7 @@ class Attempt:
         generation: int,
         spare: Spare,
     ) -> None:
-        self.store, self.run, self.rank, self.place = store, run, rank, place
+        self.directory, self.run, self.rank, self.place = directory, run, rank, place
         self.generation, self.spare = generation, spare
         self.name = layout.new_attempt(submission_number)
 
@@ -134,7 +130,7 @@ class Attempt:
             log.error("shard %d: that it %s cannot be recorded: %s", self.rank, event, error)
 
     def _record(self, event: str, durable: bool, details: Mapping[str, Any]) -> None:
-        require_run(self.store, self.run.run_id)
+        self.directory.require_run(self.run.run_id)
         record = AttemptRecord(
             event=event,  # type: ignore[arg-type]
             rank=self.rank,
@@ -148,34 +144,13 @@ class Attempt:
             elapsed=round(time.monotonic() - _BEGAN, 3),
             **details,
         )
-        path = layout.attempt_record(self.rank, self.name, event)
-        self.store.create(path, encode(record), durable=durable)
+        self.directory.publish(record, durable=durable)
 
 
-def read_run(store: Store) -> RunSpec:
-    """Read run.json."""
-    return read_persisted(store, RunSpec, layout.RUN)
-
-
-def require_run(store: Store, run_id: str) -> None:
-    """Refuse to work for another run than the job was submitted for.
-
-    Asked again before each file that the new run would take for its own: a job that has begun goes
-    on while its directory is removed and used again.
-
-    Raises:
-        UsageError: the run directory was removed and used again since.
-        FileMissing: it was removed.
-    """
-    there = read_run(store).run_id
-    if there != run_id:
-        raise UsageError(f"{store.root}: holds run {there}, this job belongs to run {run_id}")
-
-
-def _require_wanted(store: Store, run_id: str) -> None:
-    """`require_run` at a checkpoint: an open file would take results for ever, and lose them."""
+def _require_wanted(directory: RunDirectory, run_id: str) -> None:
+    """At a checkpoint: an open file of a run that is gone would take results, and lose them."""
     try:
-        require_run(store, run_id)
+        directory.require_run(run_id)
     except EspnetError as error:  # whether results can be written shows when they are
         if isinstance(error, FileMissing | UsageError):
             raise
@@ -230,28 +205,6 @@ def log_traceback(error: EspnetError) -> None:
         log.error("%s", error_record(error.__cause__).traceback)
 
 
-def read_shard(store: Store, run: RunSpec, rank: int) -> ShardSpec:
-    """Read a shard's spec and check that it belongs to the run.
-
-    Raises:
-        FileMissing, InvalidFile, NewerFormat: it cannot be used.
-    """
-    path = layout.shard(rank)
-    spec = read_persisted(store, ShardSpec, path)
-    if spec.fingerprint != run.fingerprint:
-        raise InvalidFile(store.locate(path), "fingerprint", "belongs to another plan")
-    if spec.rank != rank or spec.world_size != run.world_size:
-        raise InvalidFile(store.locate(path), "rank", f"is {spec.rank}, not {rank}")
-    n_calls = count_batches(run.n_inputs, run.batch_size)
-    first, last = shard_bounds(rank, run.world_size, n_calls)
-    found = count_batches(len(spec.items), run.batch_size)
-    if found != last - first:
-        raise InvalidFile(
-            store.locate(path), "items", f"are {found}, but the plan has {last - first}"
-        )
-    return spec
-
-
 def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultFile]) -> bool:
     """Compute one shard to its receipt, going on from what earlier attempts left.
 
@@ -267,11 +220,12 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
         Interrupted: a signal came; what was done is kept and the attempt recorded as interrupted.
         UsageError: the directory belongs to another run by now; nothing is recorded.
     """
-    store, run = work.store, work.run
+    directory, run = work.directory, work.run
+    store = directory.store
     salvaged, writer = NOTHING, None
     try:
         attempt.record("started", durable=False)
-        inputs = read_shard(store, run, attempt.rank).items
+        inputs = directory.shard(run, attempt.rank).items
         items = batched(inputs, run.batch_size)
         if run.batch_size is not None or may_change(inputs):
             work = work._replace(forward=_on_copies(work.forward))
@@ -288,8 +242,8 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
             attempt.name,
             salvaged.records,
             run.checkpoint_every,
-            before_file=lambda: require_run(store, run.run_id),
-            before_checkpoint=lambda: _require_wanted(store, run.run_id),
+            before_file=lambda: directory.require_run(run.run_id),
+            before_checkpoint=lambda: _require_wanted(directory, run.run_id),
         ) as writer:
             tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
             todo = items[salvaged.records :] if salvaged.records else items
@@ -404,7 +358,6 @@ def _publish_receipt(
     work: Work, attempt: Attempt, salvaged: Salvage, parts: list[ResultPart], tally: _Tally
 ) -> None:
     """Vouch for the results, unless another attempt was first."""
-    store = work.store
     receipt = Receipt(
         rank=attempt.rank,
         attempt=attempt.name,
@@ -416,9 +369,9 @@ def _publish_receipt(
         host=os.uname().nodename,
         created=now(),
     )
-    require_run(store, work.run.run_id)
+    work.directory.require_run(work.run.run_id)
     try:
-        store.create(layout.receipt(attempt.rank, attempt.generation), encode(receipt))
+        work.directory.publish(receipt, generation=attempt.generation)
     except FileTaken:
         log.warning(
             "shard %d: another attempt was first; this one's results are not used", attempt.rank

@@ -19,20 +19,16 @@ from typing import BinaryIO
 
 from espnet3.errors import EspnetError, FileMissing, FileTaken, UsageError
 from espnet3.redaction import scrubbed
-from espnet3.run_dir.processes import this_process
-from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.trust import require_trusted
+from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
 from espnet3.schedulers.local import killed_words, supervisor_log
 from espnet3.specs import layout
-from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, encode, now
-from espnet3.storage.base import Store
+from espnet3.specs.models import AcceptedJob, Submission, now
 from espnet3.storage.file_modes import opener
-from espnet3.storage.opening import open_store
 from espnet3.storage.retry import RetryPolicy, is_shortage
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
-from espnet3.worker.shard import describe, require_run
+from espnet3.worker.shard import describe
 from espnet3.worker.signals import HANDLED, to_handle
 from espnet3.worker.spare import Spare
 
@@ -58,11 +54,11 @@ def main(argv: list[str]) -> int:
         print(f"no process can be made for the supervisor: {error.strerror}", file=sys.stderr)
         return exit_codes.USAGE
     try:
-        store = open_store(options.run)
+        directory = RunDirectory.open(options.run, options.trust)
         path = layout.submission(options.number)
-        require_trusted(store, options.trust, [path])  # it names commands to run
-        submission = read_persisted(store, Submission, path)
-        _record(store, submission)
+        directory.require_trusted([path])  # it names commands to run
+        submission = directory.read(Submission, path)
+        _record(directory, submission)
     except FileTaken:
         return _report("another supervisor runs this submission already")
     except EspnetError as error:
@@ -71,7 +67,7 @@ def main(argv: list[str]) -> int:
         return _report(describe(error))
     os.write(_READY, b"\n")
     os.close(_READY)
-    return _Tasks(store, submission, options.run_id).run()
+    return _Tasks(directory, submission, options.run_id).run()
 
 
 _READY = -1  # the write end of the pipe by which the detached process reports
@@ -108,15 +104,9 @@ def _detach() -> bool:
     return False
 
 
-def _record(store: Store, submission: Submission) -> None:
-    me = this_process()
-    jobs = AcceptedJobs(
-        number=submission.number,
-        created=now(),
-        recorded_by=me,
-        jobs=[AcceptedJob(name=submission.jobs[0].name, job_id=str(me.pid))],
-    )
-    store.create(layout.accepted_jobs(submission.number), encode(jobs))
+def _record(directory: RunDirectory, submission: Submission) -> None:
+    me = AcceptedJob(name=submission.jobs[0].name, job_id=str(os.getpid()))
+    directory.publish(jobs_record(submission.number, [me]))
 
 
 def _open_log(path: str) -> BinaryIO:
@@ -130,8 +120,8 @@ def _open_log(path: str) -> BinaryIO:
 class _Tasks:
     """The worker processes of a submission."""
 
-    def __init__(self, store: Store, submission: Submission, run_id: str) -> None:
-        self._store, self._run_id = store, run_id
+    def __init__(self, directory: RunDirectory, submission: Submission, run_id: str) -> None:
+        self._directory, self._run_id = directory, run_id
         self._submission = submission
         self._job = submission.jobs[0]
         self._running: dict[int, subprocess.Popen[bytes]] = {}  # by task
@@ -176,8 +166,8 @@ class _Tasks:
     def _ended_elsewhere(self) -> bool:
         """Whether the submission was cancelled, or its run removed, and this process not told."""
         try:
-            require_run(self._store, self._run_id)
-            return self._store.exists(layout.cancellation(self._submission.number))
+            self._directory.require_run(self._run_id)
+            return self._directory.store.exists(layout.cancellation(self._submission.number))
         except (FileMissing, UsageError):
             return True
         except EspnetError:

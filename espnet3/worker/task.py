@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from espnet3.errors import EnvironmentFailed, EspnetError
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
-from espnet3.storage.base import Store
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
 from espnet3.worker.generations import open_generations
@@ -34,7 +34,7 @@ log = logging.getLogger("espnet3.worker")
 
 
 def run_task(
-    store: Store,
+    directory: RunDirectory,
     run: RunSpec,
     ranks: list[int],
     submission_number: int,
@@ -46,7 +46,7 @@ def run_task(
     """Compute the shards of one task.
 
     Args:
-        store: the run directory.
+        directory: the run directory.
         run: its run.json.
         ranks: the shards, in order; those with a receipt are passed over.
         submission_number: of the submission that the task belongs to; 0 in the foreground.
@@ -57,6 +57,7 @@ def run_task(
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
+    store = directory.store
     if may_have_predecessors:  # which other hosts may have been, a moment ago
         for folder in (layout.RECEIPTS, layout.RESULTS):
             store.refresh(folder)
@@ -68,7 +69,7 @@ def run_task(
     spare = Spare()
 
     def attempt(rank: int) -> Attempt:
-        return Attempt(store, run, rank, submission_number, place, todo[rank], spare)
+        return Attempt(directory, run, rank, submission_number, place, todo[rank], spare)
 
     code = exit_codes.DONE
     with Signals() as signals:
@@ -76,7 +77,7 @@ def run_task(
             forward, env = _build(run, signals)
             again = may_have_predecessors or any(n > 1 for n in todo.values())
             earlier = list_results(store) if again else {}
-            work = Work(store, run, forward, env, signals, place, limits)
+            work = Work(directory, run, forward, env, signals, place, limits)
             while todo:
                 signals.check()
                 rank = next(iter(todo))

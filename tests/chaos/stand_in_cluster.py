@@ -16,7 +16,8 @@ import pytest
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import espnet3
-from espnet3.status.observe import list_receipts, observe
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.status.observe import observe
 from espnet3.storage.opening import open_store
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
 from tests.integration.helpers import wait_for
@@ -63,7 +64,7 @@ def check(folder: Path) -> None:
     computed = Counter((folder / "counts").read_text().split())
     assert computed == Counter(str(item) for item in range(N_ITEMS))
     seen = asyncio.run(observe(open_store(folder / "run")))
-    assert set(list_receipts(open_store(folder / "run"), N_SHARDS)) == set(range(N_SHARDS))
+    assert set(RunDirectory.open(folder / "run").receipts(N_SHARDS).done) == set(range(N_SHARDS))
     assert all(entry.recorded is not None or not entry.job_ids() for entry in seen.submissions)
 
 

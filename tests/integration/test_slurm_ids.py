@@ -8,8 +8,7 @@ import pytest
 
 from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run import Run
-from espnet3.status.observe import read_run
-from espnet3.storage.opening import open_store
+from espnet3.run_dir.directory import RunDirectory
 from tests.integration.helpers import (
     ended,
     jobs,
@@ -90,6 +89,6 @@ def test_squeue_shows_whose_jobs_they_are(
     short = slurm.run("squeue", "--noheader", "--format=%.8j").stdout  # as it shows by itself
     assert short.startswith(begin[:7])
     [job] = jobs(run).jobs
-    assert job.name == f"{begin}{read_run(open_store(run.run_dir)).run_id}-0001-0"
+    assert job.name == f"{begin}{RunDirectory.open(run.run_dir).run().run_id}-0001-0"
     (tmp_path / GATE).touch()
     ended(run)

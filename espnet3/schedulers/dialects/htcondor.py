@@ -16,7 +16,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError, SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask, require_done
 from espnet3.schedulers.dialects.htcondor_description import Description, literal
 from espnet3.schedulers.dialects.htcondor_words import queued_words, task_state, waiting_words

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.dialects.moab_words import array_state, is_vacated, task_state
 from espnet3.schedulers.dialects.pbs import PbsScheduler

@@ -15,14 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import (
-    KnownSubmission,
-    Scheduler,
-    SubmitCall,
-    TaskKey,
-    TaskState,
-    Wanted,
-)
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, SubmitCall, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.dialects.oar_words import task_state
 from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.dialects.sge_words import ended_state, live_state, with_error
 from espnet3.schedulers.job_keys import JobKeys, positions

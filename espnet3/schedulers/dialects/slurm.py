@@ -11,7 +11,8 @@ from itertools import repeat
 from typing import ClassVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, Scheduler, TaskKey, TaskState, Wanted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.dialects.slurm_words import Ending, task_state
 from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from espnet3.schedulers.base import KnownSubmission
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, ProcessIdentity, Submission
 

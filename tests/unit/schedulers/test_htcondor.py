@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from espnet3.errors import ConfigError, SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects.htcondor import HtcondorScheduler
 from espnet3.schedulers.dialects.htcondor_description import Description
 from espnet3.schedulers.dialects.htcondor_words import queued_words, task_state, waiting_words

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, SubmitCall, TaskState
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import SubmitCall, TaskState
 from espnet3.schedulers.dialects.lsf import LsfScheduler, _parsed
 from espnet3.schedulers.dialects.lsf_words import task_state
 from espnet3.specs.models import AcceptedJob, PlannedJob

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects.pbs import PbsScheduler
 from espnet3.schedulers.dialects.pbs_words import queued_words, task_state
 from espnet3.specs.items import ItemRange

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects.sge import SgeScheduler
 from espnet3.specs.models import AcceptedJob, PlannedJob
 from tests.unit.schedulers.asking import Commands, entry

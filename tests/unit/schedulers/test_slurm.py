@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.errors import ConfigError, SchedulerUnavailable
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import KnownSubmission, TaskState
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects.slurm import SlurmScheduler
 from espnet3.schedulers.dialects.slurm_words import STOPPED
 from espnet3.specs.models import (

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
 from espnet3.status.failed_items import FailedItemCounts
-from espnet3.status.observe import observe, read_run
+from espnet3.status.observe import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from espnet3.submit import resume, resumption, submit
@@ -147,7 +148,7 @@ async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
     parallel = {"env": stand_in_cluster.NAME, "preflight": False, **shape}
     await submit(Work(Setup({})), range(9), run_dir=tmp_path / "run", parallel=parallel)
     store = CountingStore(tmp_path / "run")
-    fingerprint = read_run(store).fingerprint
+    fingerprint = RunDirectory(store).run().fingerprint
 
     def done(rank: int, errors: int) -> None:
         attempt = layout.new_attempt(1)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from espnet3.schedulers.base import KnownSubmission, TaskKey, TaskState
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import TaskKey, TaskState
 from espnet3.schedulers.dialects.slurm_words import Ending
 from espnet3.schedulers.dialects.slurm_words import task_state as slurm_state
 from espnet3.schedulers.task_states import TaskStates

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
-from espnet3.run_dir.verification import read_receipt
+from espnet3.run_dir.receipts import look_at_receipts
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Withdrawal, encode, now
-from espnet3.status.observe import look_at_receipts
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.generations import open_generations, read_belief
@@ -27,7 +27,7 @@ def run_here(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> int:
     return run_task(
-        store, run, [*range(run.world_size)], number, Place(0, "1"),
+        RunDirectory(store), run, [*range(run.world_size)], number, Place(0, "1"),
         may_have_predecessors=number > 1, limits=limits,
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_errors_of_before_the_withdrawal_are_computed_again(store: Store) -> Non
     withdraw(store, 0, reason="failed-items", from_submission=2)
     before = Path(store.root, layout.receipt(0)).read_bytes()
     assert run_here(store, run) == exit_codes.DONE
-    receipt = read_receipt(store, run, 0, 2)
+    receipt = RunDirectory(store).receipt(run, 0, 2)
     assert (receipt.records, receipt.errors, receipt.salvaged) == (6, 0, 5)
     assert [part.first for part in receipt.parts] == [0, 2]
     assert store.read(layout.receipt(0)) == before
@@ -98,7 +98,7 @@ def test_what_is_vouched_for_stays_with_its_errors(store: Store) -> None:
     run = failing_run(store, at=5)  # at the end, where nobody but the receipt speaks for it
     withdraw(store, 0)
     assert run_here(store, run) == exit_codes.DONE
-    receipt = read_receipt(store, run, 0, 2)
+    receipt = RunDirectory(store).receipt(run, 0, 2)
     assert (receipt.errors, receipt.salvaged) == (1, 6)
 
 
@@ -109,14 +109,14 @@ def test_a_file_that_does_not_match_is_not_believed_even_if_nobody_names_it(stor
     withdraw(store, 0)
     assert read_belief(store, run, 0, 2).damaged == {file.name}
     assert run_here(store, run) == exit_codes.DONE
-    assert read_receipt(store, run, 0, 2).salvaged == 0
+    assert RunDirectory(store).receipt(run, 0, 2).salvaged == 0
 
 
 def test_a_file_that_a_withdrawal_names_is_not_believed_even_if_it_matches(store: Store) -> None:
     run = failing_run(store, at=None)
     withdraw(store, 0, files=[file_of(store).name])
     assert run_here(store, run) == exit_codes.DONE
-    assert read_receipt(store, run, 0, 2).salvaged == 0
+    assert RunDirectory(store).receipt(run, 0, 2).salvaged == 0
 
 
 @pytest.mark.parametrize("contents", [b"", b"null", b'{"schema_version": 9}'])
@@ -125,7 +125,7 @@ def test_where_a_withdrawal_cannot_be_read_no_error_counts(store: Store, content
     store.prepare([layout.WITHDRAWALS])
     store.create(layout.withdrawal(0, 1), contents)
     assert run_here(store, run) == exit_codes.DONE
-    assert read_receipt(store, run, 0, 2).errors == 0
+    assert RunDirectory(store).receipt(run, 0, 2).errors == 0
 
 
 @pytest.mark.parametrize("contents", [None, b"", b"null"])
@@ -140,7 +140,7 @@ def test_a_receipt_that_cannot_be_read_vouches_for_nothing(
         path.write_bytes(contents)
     withdraw(store, 0)
     assert run_here(store, run) == exit_codes.DONE
-    receipt = read_receipt(store, run, 0, 2)
+    receipt = RunDirectory(store).receipt(run, 0, 2)
     assert (receipt.errors, receipt.salvaged) == (1, 6)  # as after an interruption
 
 
@@ -148,7 +148,7 @@ def test_a_submission_says_which_errors_count(store: Store) -> None:
     run = failing_run(store)
     Path(store.root, layout.receipt(0)).unlink()
     assert run_here(store, run, 2, Limits(errors_from_submission=2)) == exit_codes.DONE
-    assert read_receipt(store, run, 0).errors == 0
+    assert RunDirectory(store).receipt(run, 0).errors == 0
 
 
 def test_errors_that_are_taken_over_count_against_the_limit(store: Store) -> None:
@@ -166,10 +166,10 @@ def test_an_attempt_that_began_before_the_withdrawal_loses(store: Store) -> None
     run = write_run(store, config, n_shards=1)
 
     assert run_here(store, run, 1) == exit_codes.DONE
-    first = read_receipt(store, run, 0)
+    first = RunDirectory(store).receipt(run, 0)
     withdraw(store, 0, files=[part.file for part in first.parts])
     assert [r.generation for r in records_of(store, "started")] == [1, 1]
     assert set(store.names(layout.RECEIPTS)) == {"000000.json"}
     assert run_here(store, run) == exit_codes.DONE
-    second = read_receipt(store, run, 0, 2)
+    second = RunDirectory(store).receipt(run, 0, 2)
     assert not {part.file for part in second.parts} & {part.file for part in first.parts}

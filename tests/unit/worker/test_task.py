@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from espnet3.parallel import BaseRunner
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.records import decode_line
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
@@ -31,7 +32,7 @@ from tests.unit.worker.runs import (
 
 def run_here(store: Store, run: RunSpec, *, ranks: list[int] | None = None, again: int = 0) -> int:
     return run_task(
-        store,
+        RunDirectory(store),
         run,
         list(range(run.world_size)) if ranks is None else ranks,
         1 + again,

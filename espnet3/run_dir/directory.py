@@ -1,0 +1,292 @@
+"""A run directory as one thing: whom to believe, what its records say, and how one is published."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from espnet3.errors import (
+    DamagedResult,
+    FileMissing,
+    FileTaken,
+    InvalidFile,
+    RunDirectoryError,
+    UsageError,
+)
+from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.receipts import Receipts, look_at_receipts
+from espnet3.run_dir.secrets import remember_run
+from espnet3.run_dir.submissions import KnownSubmission, Submissions
+from espnet3.run_dir.trust import (
+    Trust,
+    require_files,
+    require_scripts,
+    require_submissions,
+    require_trusted,
+    tightened,
+)
+from espnet3.specs import layout
+from espnet3.specs.base import PersistedModel
+from espnet3.specs.codec import Model, encode
+from espnet3.specs.items import count_batches
+from espnet3.specs.models import (
+    AcceptedJob,
+    AcceptedJobs,
+    Receipt,
+    RunSpec,
+    ShardSpec,
+    Submission,
+    now,
+)
+from espnet3.storage.base import Store
+from espnet3.storage.local import LocalStore
+from espnet3.storage.opening import open_store
+from espnet3.text import cut
+
+
+class RunDirectory:
+    """A run directory, whose files are believed as far as a policy of trust says.
+
+    Reading alone asks nobody. Whoever imports, unpickles or ends something because of what a
+    directory says calls `require_trusted` or `trusted_run` first.
+
+    Attributes:
+        store: its files.
+        trust: whose files are believed: `owner`, `group`, or None for the usual policy.
+            What the directory says of itself makes it stricter, never looser.
+    """
+
+    def __init__(self, store: Store, trust: Trust | None = None) -> None:
+        self.store, self.trust = store, trust
+
+    @classmethod
+    def open(cls, run_dir: str | os.PathLike[str], trust: Trust | None = None) -> RunDirectory:
+        """The run directory at a path or URL; nothing is read yet.
+
+        Raises:
+            RunDirectoryError: it is no path, or the URL's file system cannot hold one.
+
+        Example:
+            >>> RunDirectory.open("/shared/decode").root
+            '/shared/decode'
+        """
+        return cls(open_store(run_dir), trust)
+
+    @property
+    def root(self) -> str:
+        """Absolute path or URL."""
+        return self.store.root
+
+    # --- whom to believe --------------------------------------------------------------------------
+
+    def require_trusted(self, files: Iterable[str] = ()) -> None:
+        """Refuse a directory that somebody else could have filled; see `trust.require_trusted`.
+
+        Raises:
+            Untrusted: names the first folder or file that others control.
+        """
+        require_trusted(self.store, self.trust, files)
+
+    def require_files(self, files: Iterable[str]) -> None:
+        """Refuse files of a trusted directory that others control.
+
+        Raises:
+            Untrusted: see `require_trusted`.
+        """
+        require_files(self.store, self.trust, files)
+
+    def require_submissions(self) -> None:
+        """Refuse a directory before something is done because of what its submissions say.
+
+        Raises:
+            Untrusted: see `require_trusted`.
+        """
+        require_submissions(self.store, self.trust)
+
+    def require_scripts(self, run: RunSpec) -> None:
+        """Refuse scripts of a run that others control.
+
+        Raises:
+            Untrusted: see `require_trusted`.
+        """
+        require_scripts(run, self.trust)
+
+    def tighten(self, *parallel: Mapping[str, Any]) -> bool:
+        """Believe fewer from now on, where parallel configs that the directory holds say so.
+
+        Returns:
+            Whether the policy is stricter than it was.
+        """
+        before = self.trust
+        for config in parallel:
+            self.trust = tightened(self.trust, config)
+        return self.trust != before
+
+    def trusted_run(self, files: Iterable[str] = ()) -> RunSpec:
+        """Read run.json of a directory that is to be believed, as far as files and scripts go.
+
+        Raises:
+            Untrusted: others could have written what would be imported.
+            FileMissing, FormatError: there is no run.json, or it cannot be used.
+        """
+        believed = [*files]
+        self.require_trusted(believed)
+        run = self.read(RunSpec, layout.RUN)
+        if self.tighten(run.parallel):
+            self.require_trusted(believed)
+        self.require_scripts(run)
+        remember_run(run)
+        return run
+
+    # --- what its records say ---------------------------------------------------------------------
+
+    def read(self, model: type[Model], path: str) -> Model:
+        """Read a record; see `reading.read_persisted`."""
+        return read_persisted(self.store, model, path)
+
+    def run(self) -> RunSpec:
+        """Read run.json.
+
+        Raises:
+            RunDirectoryError: there is no whole plan in this directory.
+        """
+        found = self.run_if_there()
+        if found is not None:
+            return found
+        if isinstance(self.store, LocalStore) and not os.path.lexists(self.root):
+            raise RunDirectoryError(
+                self.root, "does not exist; name the run directory that submit printed"
+            )
+        raise RunDirectoryError(
+            self.root,
+            "is no run directory: it has no run.json; if a submission was cut short here, "
+            "submit again with the same call",
+        )
+
+    def run_if_there(self) -> RunSpec | None:
+        """Read run.json; None where there is none."""
+        try:
+            return read_persisted(self.store, RunSpec, layout.RUN, self.store.read_filled)
+        except FileMissing:
+            return None
+
+    def require_run(self, run_id: str) -> None:
+        """Refuse to work for another run than the job was submitted for.
+
+        Asked again before each file that the new run would take for its own: a job that has begun
+        goes on while its directory is removed and used again.
+
+        Raises:
+            UsageError: the run directory was removed and used again since.
+            FileMissing: it was removed.
+        """
+        there = self.read(RunSpec, layout.RUN).run_id
+        if there != run_id:
+            raise UsageError(f"{self.root}: holds run {there}, this job belongs to run {run_id}")
+
+    def submissions(self) -> Submissions:
+        """All submissions in order, and the numbers of those that were cancelled."""
+        names = set(self.store.names(layout.SUBMISSIONS))
+        numbers = sorted(n for n in map(layout.submission_number, names) if n is not None)
+        found: list[KnownSubmission] = []
+        cancelled: set[int] = set()
+        await_file = self.store.await_file
+        for number in numbers:
+            path, jobs_path = layout.submission(number), layout.accepted_jobs(number)
+            submission = read_persisted(self.store, Submission, path, await_file)
+            recorded = None
+            if jobs_path.rpartition("/")[2] in names:
+                recorded = read_persisted(self.store, AcceptedJobs, jobs_path, await_file)
+            found.append(KnownSubmission(submission, recorded))
+            if layout.cancellation(number).rpartition("/")[2] in names:
+                cancelled.add(number)
+        return Submissions(found, cancelled)
+
+    def shard(self, run: RunSpec, rank: int) -> ShardSpec:
+        """Read a shard's spec and check that it belongs to the run.
+
+        Raises:
+            FileMissing, InvalidFile, NewerFormat: it cannot be used.
+        """
+        path = layout.shard(rank)
+        spec = self.read(ShardSpec, path)
+
+        def wrong(field: str, problem: str) -> InvalidFile:
+            return InvalidFile(self.store.locate(path), field, problem)
+
+        if spec.fingerprint != run.fingerprint:
+            raise wrong("fingerprint", "belongs to another plan")
+        if spec.rank != rank or spec.world_size != run.world_size:
+            raise wrong("rank", f"is {spec.rank}, not {rank}")
+        found = count_batches(len(spec.items), run.batch_size)
+        if found != run.n_items_of(rank):
+            raise wrong("items", f"are {found}, but the plan has {run.n_items_of(rank)}")
+        return spec
+
+    def receipts(self, world_size: int, before: Receipts | None = None) -> Receipts:
+        """Which shards are done, by names alone; see `receipts.look_at_receipts`."""
+        return look_at_receipts(self.store, world_size, before)
+
+    def receipt(self, run: RunSpec, rank: int, generation: int = 1) -> Receipt:
+        """Read a receipt and compare it with the plan.
+
+        Raises:
+            DamagedResult: it is no receipt of this shard of this plan.
+            FileMissing: there is none.
+            NewerFormat: a later espnet3 wrote it.
+        """
+        path = layout.receipt(rank, generation)
+        file = self.store.locate(path)
+        try:
+            receipt = self.read(Receipt, path)
+            if receipt.rank != rank or receipt.fingerprint != run.fingerprint:
+                raise InvalidFile(file, "fingerprint", "belongs to another shard or plan")
+            if receipt.records != (wanted := run.n_items_of(rank)):
+                raise InvalidFile(
+                    file, "records", f"is {receipt.records}, but the plan has {wanted}"
+                )
+        except InvalidFile as error:
+            problem = str(error).removeprefix(f"{file}: ")
+            raise DamagedResult(file, rank, problem, self.root) from None
+        return receipt
+
+    # --- one more ---------------------------------------------------------------------------------
+
+    def publish(self, record: PersistedModel, *, generation: int = 1, durable: bool = True) -> None:
+        """Write a record under the name that it has in a run directory, atomically.
+
+        Args:
+            record: any but a shard's spec, which are published all at once.
+            generation: of a receipt.
+            durable: False where it is only a hint and may be lost with the host.
+
+        Raises:
+            FileTaken: there is one already, which stays.
+            StoreError: it cannot be written.
+        """
+        self.store.create(layout.path_of(record, generation), encode(record), durable=durable)
+
+    def publish_first(self, record: PersistedModel) -> None:
+        """As `publish`, but where somebody else was first, theirs counts."""
+        with contextlib.suppress(FileTaken):
+            self.publish(record)
+
+
+def jobs_record(number: int, jobs: list[AcceptedJob], refused: str | None = None) -> AcceptedJobs:
+    """The record of a submission's jobs, made by this process.
+
+    Args:
+        number: of the submission.
+        jobs: those that the scheduler accepted.
+        refused: the scheduler's words where it did not accept every job.
+    """
+    return AcceptedJobs(
+        number=number,
+        created=now(),
+        recorded_by=this_process(),
+        jobs=jobs,
+        refused=None if refused is None else cut(refused),
+    )

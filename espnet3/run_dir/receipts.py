@@ -1,0 +1,45 @@
+"""Which shards of a run are done, by the names of its receipts and withdrawals alone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from espnet3.specs import layout
+from espnet3.storage.base import Store
+
+
+class Receipts(NamedTuple):
+    """The receipts of a run, seen at one moment.
+
+    Attributes:
+        done: rank -> generation of the receipt that counts.
+        withdrawn: rank -> generation that a new receipt of a shard would have, where the last one
+            was withdrawn.
+        names: of all files in the folder of receipts.
+        newest: rank -> generation of the newest of them, which may be withdrawn.
+    """
+
+    done: dict[int, int]
+    withdrawn: dict[int, int]
+    names: list[str]
+    newest: dict[int, int]
+
+
+def look_at_receipts(store: Store, world_size: int, before: Receipts | None = None) -> Receipts:
+    """Which shards are done: those with a receipt newer than any withdrawal.
+
+    Args:
+        store: the run directory.
+        world_size: how many shards there are.
+        before: what an earlier look found; spares work where nothing has changed.
+    """
+    names = store.names(layout.RECEIPTS)
+    if before is not None and names == before.names:
+        newest = before.newest
+    else:
+        newest = layout.newest_receipts(names, world_size)
+    # Looked at last, so that what was withdrawn meanwhile is not taken for done.
+    ended = layout.newest_withdrawals(store.names(layout.WITHDRAWALS), world_size)
+    withdrawn = {rank: n + 1 for rank, n in ended.items() if newest.get(rank, 0) <= n}
+    done = {rank: n for rank, n in newest.items() if rank not in withdrawn} if withdrawn else newest
+    return Receipts(done, withdrawn, names, newest)

@@ -1,0 +1,30 @@
+"""A submission together with what became of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from espnet3.specs.models import AcceptedJobs, Submission
+
+
+class KnownSubmission(NamedTuple):
+    """A submission together with the jobs known for it; `recorded` is None before they are."""
+
+    submission: Submission
+    recorded: AcceptedJobs | None
+
+    def job_ids(self) -> dict[str, str]:
+        """Unique job name -> scheduler id."""
+        return {job.name: job.job_id for job in self.recorded.jobs} if self.recorded else {}
+
+
+class Submissions(NamedTuple):
+    """All submissions of a run, in order.
+
+    Attributes:
+        known: each with its jobs.
+        cancelled: the numbers of those that were cancelled.
+    """
+
+    known: list[KnownSubmission]
+    cancelled: set[int]
