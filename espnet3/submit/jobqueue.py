@@ -12,7 +12,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, cast
 
 import dask
@@ -194,20 +194,12 @@ class JobQueueLauncher(Launcher):
         rendered = self._job(submission, job, after)
         return Rendered(rendered.job_script(), rendered.submit_words())
 
-    async def launch(
-        self,
-        submission: Submission,
-        accepted: list[AcceptedJob],
-        check: Callable[[], Awaitable[None]],
-    ) -> bool:
-        ids: dict[int, str] = {}
-        for position, planned in enumerate(submission.jobs):
-            await check()
+    async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
+        ids: list[str] = []
+        for planned in submission.jobs:
             after = None if planned.after is None else ids[planned.after]
-            job_id = await self._submit(self._job(submission, planned, after), planned)
-            ids[position] = job_id
-            accepted.append(AcceptedJob(name=planned.name, job_id=job_id))
-        return True
+            ids.append(await self._submit(self._job(submission, planned, after), planned))
+            yield AcceptedJob(name=planned.name, job_id=ids[-1])
 
     async def _submit(self, job: Any, planned: PlannedJob) -> str:
         """Submit a job; its id, also where the command failed and the job is in the queue."""

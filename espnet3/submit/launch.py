@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncGenerator, Sequence
+from typing import ClassVar, NamedTuple
 
 from pydantic import JsonValue
 
@@ -28,11 +28,13 @@ class Launcher(ABC):
         options: the options that are really used, defaults of the site included.
         python: the interpreter's command, as it stands in a script.
         log_directory: where the options want the jobs' logs, or None.
+        records_jobs: whether what is launched writes the record of the jobs itself.
     """
 
     options: dict[str, JsonValue]
     python: str
     log_directory: str | None = None
+    records_jobs: ClassVar[bool] = False
 
     async def prepare(self) -> None:
         """Find out what rendering depends on; called before anything is rendered."""
@@ -54,21 +56,16 @@ class Launcher(ABC):
         """Render a job without submitting it."""
 
     @abstractmethod
-    async def launch(
-        self,
-        submission: Submission,
-        accepted: list[AcceptedJob],
-        check: Callable[[], Awaitable[None]],
-    ) -> bool:
-        """Start all jobs of a submission.
+    def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
+        """Start the jobs of a submission, each when it is asked for.
+
+        Whoever asks records them, but where `records_jobs` is set.
 
         Args:
             submission: the intent, which is on disk.
-            accepted: gets each job as soon as the scheduler has accepted it.
-            check: called before each job; raises where there should be no more.
 
-        Returns:
-            Whether the caller has to record the jobs; False where the launched process did.
+        Yields:
+            Each job as soon as the scheduler has accepted it, in the submission's order.
 
         Raises:
             SubmissionRefused: the scheduler refused a job.

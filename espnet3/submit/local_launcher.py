@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SubmissionRefused
@@ -19,6 +19,8 @@ from espnet3.submit.plan import JobShape
 
 class LocalLauncher(Launcher):
     """Starts `espnet3.worker.supervisor`, which outlives the submitter."""
+
+    records_jobs = True
 
     def __init__(self, parallel: ParallelConfig) -> None:
         self.options = dict(parallel.options)
@@ -38,26 +40,20 @@ class LocalLauncher(Launcher):
         arguments = arguments_of(submission.worker_command)._replace(job=job.name)
         return Rendered("", command(shlex.split(self.python), (), SUPERVISOR, arguments))
 
-    async def launch(
-        self,
-        submission: Submission,
-        accepted: list[AcceptedJob],
-        check: Callable[[], Awaitable[None]],
-    ) -> bool:
+    async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         [job] = submission.jobs
-        await check()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self.render(submission, job).command,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
             problem = f"no process can be made for the supervisor: {error.strerror}"
             raise SubmissionRefused("local", problem) from None
-        _, words = await process.communicate()
+        pid, words = await process.communicate()
         if process.returncode != 0:
             problem = words.decode(errors="replace").strip() or "the supervisor died at its start"
             raise SubmissionRefused("local", problem)
-        return False
+        yield AcceptedJob(name=job.name, job_id=pid.decode().strip())

@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 from espnet3.config.current import get_current
@@ -24,12 +23,12 @@ from espnet3.storage.file_modes import removed_on_error
 from espnet3.storage.local import LocalStore
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.launchers import make_launcher
-from espnet3.submit.overrides import Groups, submit_portions
+from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
 from espnet3.submit.process_state import warn_of_others
 from espnet3.submit.resumption import choose_ranks, submit_missing
-from espnet3.submit.submission import Overtaken, Submitted, make_submission
+from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_portions
 from espnet3.submit.surroundings import surroundings_here
 
 
@@ -69,17 +68,19 @@ async def submit(
     """
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
     directory, plan, groups = ready[:3]
-    store = directory.store
-    submitted: list[Submitted] = []
+    submitted = Submitted.nothing(directory.root)
     if ready.existing is None:
         portions = await groups.portions(range(plan.run.world_size))
         if groups.config.preflight:
             await preflight(plan.run)
         if await asyncio.to_thread(_write_plan, directory, plan):
             with contextlib.suppress(Overtaken):
-                await submit_portions(store, plan.run, groups, portions, 1, 0, submitted)
-                return reduce(Submitted.and_then, submitted)
-    return await submit_missing(store, await observe(store), groups, submitted=submitted)
+                of_all = groups.config
+                async for part in submit_portions(directory, plan.run, portions, 1, of_all=of_all):
+                    submitted = submitted.and_then(part)
+                return submitted
+    seen = await observe(directory.store)
+    return await submit_missing(directory, seen, groups, submitted=submitted)
 
 
 async def dry_run(

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 from espnet3.config.model import Override, ParallelConfig, parse_parallel
 from espnet3.errors import ConfigError, UsageError
 from espnet3.specs.items import plan_items
-from espnet3.specs.models import RunSpec
-from espnet3.storage.base import Store
 from espnet3.submit.launch import Launcher
-from espnet3.submit.submission import Portion, Submitted, array_size, submit_ranks
+from espnet3.submit.submission import Portion, array_size
 
 # What may be changed for some shards, or by a resume, besides the scheduler's options.
 _BESIDE = frozenset(
@@ -126,33 +124,6 @@ def _by_options(
         else:
             own.add(rank)
     return found
-
-
-async def submit_portions(
-    store: Store,
-    run: RunSpec,
-    groups: Groups,
-    portions: Iterable[Portion],
-    number: int,
-    errors_from: int,
-    submitted: list[Submitted],
-) -> None:
-    """Submit portions of the shards, one after the other.
-
-    Args:
-        store: the run directory.
-        run: its run.json.
-        groups: whose portions they are.
-        portions: what to submit.
-        number: of the first submission; see `submit_ranks`.
-        errors_from: recorded errors count from attempts of this submission on.
-        submitted: gets what each came to.
-
-    Raises:
-        As `submit_ranks`. What no submission holds then is left to a resume.
-    """
-    for n, portion in enumerate(portions, number):
-        submitted.append(await submit_ranks(store, run, portion, n, errors_from, groups.config))
 
 
 def overridden(

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from typing import Any, Literal, get_args
 
 from espnet3.config.current import chosen_policy
@@ -30,9 +29,9 @@ from espnet3.storage.opening import open_store
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.launch import Launcher
 from espnet3.submit.launchers import make_launcher
-from espnet3.submit.overrides import Groups, set_for_all, submit_portions
+from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
-from espnet3.submit.submission import Overtaken, Submitted
+from espnet3.submit.submission import Overtaken, Submitted, submit_portions
 from espnet3.submit.surroundings import refuse_in_worker
 from espnet3.submit.withdrawals import Finding, find_damaged, find_failed, withdraw
 from espnet3.user_code.main_module import importing_as, main_of
@@ -132,13 +131,13 @@ async def resume(
         await asyncio.to_thread(withdraw, store, receipts, findings, errors_from)
         seen = await observe(store)
     submitted = await submit_missing(
-        store, seen, groups, wanted, force=force, failed=failed, checked=bool(findings)
+        directory, seen, groups, wanted, force=force, failed=failed, checked=bool(findings)
     )
     return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
 
 
 async def submit_missing(
-    store: Store,
+    directory: RunDirectory,
     seen: Observation,
     groups: Groups,
     wanted: list[int] | None = None,
@@ -146,12 +145,12 @@ async def submit_missing(
     force: bool = False,
     failed: bool = False,
     checked: bool = False,
-    submitted: list[Submitted] | None = None,
+    submitted: Submitted | None = None,
 ) -> Submitted:
     """Submit the shards of an observed run that are missing; see `resume`.
 
     Args:
-        store: the run directory.
+        directory: the run directory.
         seen: what is known of the run.
         groups: its shards by their options.
         wanted: only these shards; all where unset.
@@ -161,11 +160,11 @@ async def submit_missing(
         submitted: what the caller has submitted of the run already.
     """
     checked = checked or not groups.config.preflight
-    submitted = [] if submitted is None else submitted
+    submitted = Submitted.nothing(directory.root) if submitted is None else submitted
     while True:
-        await asyncio.to_thread(_record_found_jobs, store, seen)
+        await asyncio.to_thread(_record_found_jobs, directory, seen)
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
-        before = {rank for part in submitted for rank in part.ranks}
+        before = set(submitted.ranks)
         chosen = [rank for rank in chosen if rank not in before]
         left_alone = {rank: why for rank, why in left_alone.items() if rank not in before}
         if chosen:
@@ -178,16 +177,17 @@ async def submit_missing(
             strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
             errors_from = number if failed or strict else _errors_from(seen, chosen)
             try:
-                await submit_portions(
-                    store, seen.run, groups, portions, number, errors_from, submitted
-                )
+                async for part in submit_portions(
+                    directory, seen.run, portions, number, errors_from, groups.config
+                ):
+                    submitted = submitted.and_then(part)
             except Overtaken as error:
                 # Its file was made by another host, and may be listed here late.
-                await asyncio.to_thread(store.await_listed, layout.submission(error.number))
-                seen = await observe(store)
+                path = layout.submission(error.number)
+                await asyncio.to_thread(directory.store.await_listed, path)
+                seen = await observe(directory.store)
                 continue
-        nothing = Submitted(store.root, None, [], [], {})
-        return replace(reduce(Submitted.and_then, submitted, nothing), left_alone=left_alone)
+        return replace(submitted, left_alone=left_alone)
 
 
 def _next_number(seen: Observation) -> int:
@@ -250,10 +250,10 @@ def choose_ranks(
     return chosen, left_alone
 
 
-def _record_found_jobs(store: Store, seen: Observation) -> None:
+def _record_found_jobs(directory: RunDirectory, seen: Observation) -> None:
     """Record jobs whose submitter died before it could, so that nobody has to search again."""
     for jobs in seen.found.values():
-        RunDirectory(store).publish_first(jobs)
+        directory.publish_first(jobs)
 
 
 def _ranks(store: Store, run: RunSpec, wanted: Iterable[int | str | os.PathLike[str]]) -> list[int]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.processes import busy_with, this_process
-from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.worker_command import WORKER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
@@ -21,7 +21,6 @@ from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.models import (
     CUT_SHORT,
     AcceptedJob,
-    AcceptedJobs,
     PlannedJob,
     RunSpec,
     Submission,
@@ -56,6 +55,11 @@ class Submitted:
     left_alone: dict[int, str]
     withdrawn: dict[int, str] = field(default_factory=dict)
     further: list[int] = field(default_factory=list)
+
+    @classmethod
+    def nothing(cls, run_dir: str) -> Submitted:
+        """That nothing of a run was submitted."""
+        return cls(run_dir, None, [], [], {})
 
     def and_then(self, other: Submitted) -> Submitted:
         """This and a further submission, as one."""
@@ -169,59 +173,75 @@ class Overtaken(Exception):
         self.number = number
 
 
-async def submit_ranks(
-    store: Store,
+async def submit_portions(
+    directory: RunDirectory,
     run: RunSpec,
-    portion: Portion,
+    portions: Iterable[Portion],
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
-) -> Submitted:
-    """Submit some shards of a run whose plan is written.
-
-    The intent is on disk before any job exists, so that a job whose id was never recorded can be
-    found by its name.
+) -> AsyncGenerator[Submitted]:
+    """Submit portions of the shards of a run whose plan is written, one after the other.
 
     Args:
-        store: the run directory.
+        directory: the run directory.
         run: its run.json.
-        portion: which shards, and how.
-        number: one more than that of the last submission that was seen when the ranks were chosen.
+        portions: what to submit.
+        number: of the first submission: one more than that of the last one that was seen when the
+            ranks were chosen.
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config that a later resume starts from; the portion's where unset.
 
+    Yields:
+        What each came to. What no submission holds when an error ends it is left to a resume.
+
     Raises:
-        Overtaken: another submission took this number; choose the ranks again.
+        Overtaken: another submission took a number; choose the ranks again.
         SubmissionRefused: the scheduler refused a job, or the submission was cancelled meanwhile.
         SchedulerUnavailable: a submit command gave no answer, and its job is not in the queue.
         StoreError: the intent, the log folder or the record of the jobs cannot be written.
     """
+    for n, portion in enumerate(portions, number):
+        yield await _submit_portion(directory, run, portion, n, errors_from, of_all)
+
+
+async def _submit_portion(
+    directory: RunDirectory,
+    run: RunSpec,
+    portion: Portion,
+    number: int,
+    errors_from: int,
+    of_all: ParallelConfig | None,
+) -> Submitted:
+    """Submit one portion.
+
+    The intent is on disk before any job exists, so that a job whose id was never recorded can be
+    found by its name. Whatever ends this, a cancellation too, leaves no intent, or an intent with
+    the record of all jobs that were accepted.
+    """
     submission = await asyncio.to_thread(
-        make_submission, store, run, portion, number=number, errors_from=errors_from, of_all=of_all
+        make_submission,
+        directory.store,
+        run,
+        portion,
+        number=number,
+        errors_from=errors_from,
+        of_all=of_all,
     )
-    try:
-        await asyncio.to_thread(make_folders, submission.log_directory)
-    except OSError as error:
-        words = error.strerror or str(error)
-        raise StoreError(submission.log_directory, f"no logs can be written: {words}") from None
-    accepted: list[AcceptedJob] = []
-    claim: asyncio.Future[None] | None = None
-
-    async def check_cancelled() -> None:
-        if await asyncio.to_thread(store.exists, layout.cancellation(number)):
-            # Who cancelled could not know of a job that the scheduler accepted after that.
-            await get_scheduler(submission.scheduler).cancel(accepted)
-            raise SubmissionRefused(submission.scheduler, "the run was cancelled meanwhile")
-
+    launcher, accepted = portion.launcher, list[AcceptedJob]()
     with busy_with(submission.jobs[0].name):
+        claim = asyncio.ensure_future(asyncio.to_thread(_claim, directory, submission))
         try:
-            claim = asyncio.ensure_future(
-                asyncio.to_thread(RunDirectory(store).publish, submission)
-            )
             await asyncio.shield(claim)
-            to_record = await portion.launcher.launch(submission, accepted, check_cancelled)
-            if to_record:
-                await asyncio.to_thread(_record, store, submission, accepted, None)
+            async with contextlib.aclosing(launcher.launch(submission)) as launched:
+                for _ in submission.jobs:
+                    if await _was_cancelled(directory, submission, accepted):
+                        words = "the run was cancelled meanwhile"
+                        raise SubmissionRefused(submission.scheduler, words)
+                    accepted.append(await anext(launched))
+            if not launcher.records_jobs:
+                record = jobs_record(number, accepted)
+                await asyncio.to_thread(directory.publish_first, record)
         except FileTaken:
             raise Overtaken(number) from None
         except BaseException as error:
@@ -230,28 +250,46 @@ async def submit_ranks(
             words = CUT_SHORT
             if isinstance(error, SubmissionRefused | SchedulerUnavailable):
                 words = error.words if isinstance(error, SubmissionRefused) else str(error)
-            if claim is not None and await _ended_well(claim):
+            if await _ended_well(claim):
                 # What ended it matters more; a job that is not recorded is found by its name.
                 with contextlib.suppress(StoreError):
-                    _record(store, submission, accepted, words)
+                    directory.publish_first(jobs_record(number, accepted, words))
             raise
-    if await asyncio.to_thread(store.exists, layout.cancellation(number)):
-        await get_scheduler(submission.scheduler).cancel(accepted)
-    path = layout.accepted_jobs(number)
-    recorded = await asyncio.to_thread(read_persisted, store, AcceptedJobs, path)
-    job_ids = [job.job_id for job in recorded.jobs]
+    await _was_cancelled(directory, submission, accepted)
     chosen = [rank for rank in portion.ranks if isinstance(rank, int)]
-    return Submitted(store.root, number, chosen, job_ids, {})
+    return Submitted(directory.root, number, chosen, [job.job_id for job in accepted], {})
+
+
+def _claim(directory: RunDirectory, submission: Submission) -> None:
+    """Write the intent, for whose number submitters compete.
+
+    Raises:
+        FileTaken: another submission has the number.
+        StoreError: it cannot be written, or no logs can be.
+    """
+    try:
+        make_folders(submission.log_directory)
+    except OSError as error:
+        words = error.strerror or str(error)
+        raise StoreError(submission.log_directory, f"no logs can be written: {words}") from None
+    directory.publish(submission)
+
+
+async def _was_cancelled(
+    directory: RunDirectory, submission: Submission, accepted: list[AcceptedJob]
+) -> bool:
+    """Whether somebody cancelled a submission that is being made; its jobs are cancelled then.
+
+    Who did so could not know of a job that the scheduler accepted after that.
+    """
+    cancelled = layout.cancellation(submission.number)
+    if not await asyncio.to_thread(directory.store.exists, cancelled):
+        return False
+    await get_scheduler(submission.scheduler).cancel(accepted)
+    return True
 
 
 async def _ended_well(claim: asyncio.Future[None]) -> bool:
     """Wait for the end of the claim, which a thread goes on with whatever happens here."""
     await asyncio.wait([claim])
     return not claim.cancelled() and claim.exception() is None
-
-
-def _record(
-    store: Store, submission: Submission, accepted: list[AcceptedJob], refused: str | None
-) -> None:
-    """Record the jobs, unless somebody else did: a supervisor, or who found them by their names."""
-    RunDirectory(store).publish_first(jobs_record(submission.number, accepted, refused))

@@ -81,12 +81,13 @@ def _report(problem: str) -> int:
 def _detach() -> bool:
     """Fork into a session of its own. True in the detached process, False in the first one.
 
-    The first process waits until the detached one has reported, and exits with an error where that
-    failed.
+    The first process waits until the detached one has reported, and prints its pid, or exits with
+    an error where that failed.
     """
     global _READY
     reading, writing = os.pipe()
-    if RetryPolicy().call(os.fork, is_shortage) == 0:
+    detached = RetryPolicy().call(os.fork, is_shortage)
+    if detached == 0:
         os.close(reading)
         _READY = writing
         os.setsid()
@@ -101,6 +102,7 @@ def _detach() -> bool:
     if words != "\n":
         print(words or "the supervisor died at its start", file=sys.stderr)
         sys.exit(exit_codes.USAGE)
+    print(detached)
     return False
 
 

@@ -7,7 +7,7 @@ Nothing starts by itself: a test takes queued tasks and lets them run as it like
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -163,20 +163,13 @@ class StandInLauncher(Launcher):
     def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         return Rendered("", ["stand-in", job.name])
 
-    async def launch(
-        self,
-        submission: Submission,
-        accepted: list[AcceptedJob],
-        check: Callable[[], Awaitable[None]],
-    ) -> bool:
+    async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         words = submission.worker_command[submission.worker_command.index("espnet3.worker") + 1 :]
         for job in submission.jobs:
-            await check()
             reach()
             job_id = StandInScheduler.cluster.accept(job, words)
             reach()
-            accepted.append(AcceptedJob(name=job.name, job_id=job_id))
-        return True
+            yield AcceptedJob(name=job.name, job_id=job_id)
 
 
 def install_dialect(monkeypatch: pytest.MonkeyPatch) -> None:

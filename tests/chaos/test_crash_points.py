@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -258,8 +258,7 @@ class InProcessLauncher(LocalLauncher):
 
     process = Process()
 
-    async def launch(self, submission: Submission, accepted: list[AcceptedJob], check: Any) -> bool:
-        await check()
+    async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         words = self.render(submission, submission.jobs[0]).command
         reading, writing = os.pipe2(os.O_NONBLOCK)
         supervisor._READY = writing
@@ -275,7 +274,7 @@ class InProcessLauncher(LocalLauncher):
             raise SubmissionRefused("local", "the supervisor died at its start") from None
         finally:
             os.close(reading)
-        return False
+        yield AcceptedJob(name=submission.jobs[0].name, job_id=str(os.getpid()))
 
 
 class InProcessWorker:
