@@ -36,7 +36,6 @@ from espnet3.run_dir.verification import (
 from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.status.observe import observe
-from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 from espnet3.storage.opening import absolute_root
 from espnet3.text import visible
@@ -194,20 +193,15 @@ async def _vouch(
     stop: threading.Event,
 ) -> Vouched:
     """Read all receipts and check that the run may be merged."""
-    directory = await asyncio.to_thread(RunDirectory.open, run_dir, chosen_policy(trust))
+    directory, run, done = await asyncio.to_thread(_look, run_dir, chosen_policy(trust))
     store = directory.store
-    run = await asyncio.to_thread(directory.run)
-    done = (await asyncio.to_thread(directory.receipts, run.world_size)).done
     left_out: dict[int, str] = {}
     if len(done) < run.world_size:
-        await asyncio.to_thread(store.refresh, layout.RECEIPTS)
         seen = await observe(store)
         left_out, done = seen.status.unfinished(), seen.receipts
         if left_out and not partial:
             raise IncompleteRun(store.root, run.world_size, left_out)
-    receipts = await asyncio.to_thread(_read_receipts, store, run, done, patience, stop)
-    if run.results == "pickle":
-        await asyncio.to_thread(_require_trusted, directory, run, receipts)
+    receipts = await asyncio.to_thread(_read_receipts, directory, run, done, patience, stop)
     failed = [receipt for receipt in receipts if receipt.errors]
     if failed and errors == "raise":
         count = sum(receipt.errors for receipt in failed)
@@ -224,6 +218,18 @@ async def _vouch(
     return Vouched(store, run, receipts, left_out, patience, stop)
 
 
+def _look(
+    run_dir: str | os.PathLike[str], policy: Trust | None
+) -> tuple[RunDirectory, RunSpec, dict[int, int]]:
+    """The directory, its run, and which shards are done."""
+    directory = RunDirectory.open(run_dir, policy)
+    run = directory.run()
+    done = directory.receipts(run.world_size).done
+    if len(done) < run.world_size:
+        directory.store.refresh(layout.RECEIPTS)
+    return directory, run, done
+
+
 def _require_trusted(directory: RunDirectory, run: RunSpec, receipts: Sequence[Receipt]) -> None:
     """Refuse to unpickle what others could have written."""
     directory.tighten(run.parallel)
@@ -234,20 +240,25 @@ def _require_trusted(directory: RunDirectory, run: RunSpec, receipts: Sequence[R
 
 
 def _read_receipts(
-    store: Store, run: RunSpec, done: Mapping[int, int], patience: float, stop: threading.Event
+    directory: RunDirectory,
+    run: RunSpec,
+    done: Mapping[int, int],
+    patience: float,
+    stop: threading.Event,
 ) -> list[Receipt]:
-    """All receipts, in the order of their ranks."""
+    """All receipts, in the order of their ranks; what they vouch for may be unpickled."""
 
     def read(rank: int) -> Receipt:
         try:
-            return patiently(
-                lambda: RunDirectory(store).receipt(run, rank, done[rank]), patience, stop
-            )
+            return patiently(lambda: directory.receipt(run, rank, done[rank]), patience, stop)
         except BaseException:
             stop.set()  # one that is missing is reason enough
             raise
 
-    return gather(read, sorted(done), READERS)
+    receipts = gather(read, sorted(done), READERS)
+    if run.results == "pickle":
+        _require_trusted(directory, run, receipts)
+    return receipts
 
 
 def _lines(vouched: Vouched, receipt: Receipt) -> Iterator[bytes]:

@@ -21,7 +21,6 @@ from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.ownership import is_own_job
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observe import Observation, observe
-from espnet3.storage.base import Store
 from espnet3.storage.local import LocalStore
 
 _GONE = (
@@ -53,15 +52,8 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    directory = await asyncio.to_thread(RunDirectory.open, run_dir, chosen_policy(trust))
-    store = directory.store
-    await asyncio.to_thread(_require_there, store)
-    await asyncio.to_thread(directory.require_submissions)
-    seen = await observe(store)
-    last = (known.submission.parallel for known in seen.submissions[-1:])
-    if directory.tighten(seen.run.parallel, *last):
-        await asyncio.to_thread(directory.require_submissions)
-    own = await asyncio.to_thread(_own, store, seen)
+    directory = await asyncio.to_thread(_open, run_dir, chosen_policy(trust))
+    own = await asyncio.to_thread(_own, directory, await observe(directory.store))
     stopped: list[str] = []
     renamed: list[str] = []
     problem = None
@@ -90,11 +82,6 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             "alone; if you have renamed them, stop them by the scheduler's own command"
         )
     return stopped
-
-
-def _require_there(store: Store) -> None:
-    if isinstance(store, LocalStore) and not os.path.lexists(store.root):
-        raise RunDirectoryError(store.root, _GONE)
 
 
 async def _jobs_of_mine(
@@ -140,13 +127,27 @@ async def _jobs_of_mine(
     return whole, renamed
 
 
-def _own(store: Store, seen: Observation) -> list[KnownSubmission]:
+def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
+    """A directory whose submissions may be believed."""
+    directory = RunDirectory.open(run_dir, policy)
+    if isinstance(directory.store, LocalStore) and not os.path.lexists(directory.root):
+        raise RunDirectoryError(directory.root, _GONE)
+    directory.require_submissions()
+    return directory
+
+
+def _own(directory: RunDirectory, seen: Observation) -> list[KnownSubmission]:
     """The submissions whose jobs work in this directory.
 
     Raises:
+        Untrusted: the run's own policy is stricter, and others could have written which they are.
         RunDirectoryError: it is a copy of a run, and all jobs work in the original.
         UsageError: jobs are not named after the run.
     """
+    last = (known.submission.parallel for known in seen.submissions[-1:])
+    if directory.tighten(seen.run.parallel, *last):
+        directory.require_submissions()
+    store = directory.store
     own, root = [], ""
     for known in seen.submissions:
         _require_own_names(known, seen.run)

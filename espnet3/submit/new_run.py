@@ -134,37 +134,39 @@ async def _prepare(
     current = get_current() if parallel is None else parallel
     config = ParallelConfig() if current is None else as_parallel_config(current)
     check_runner(runner)
+    ready = await asyncio.to_thread(_check, runner, items, run_dir, n_shards, config)
+    if ready.existing is not None:  # here, where the user's call is seen
+        warn_of_others(ready.existing.process, ready.plan.run.process)
+    return ready
 
+
+def _check(
+    runner: Runner, items: Any, run_dir: Any, n_shards: int | None, config: ParallelConfig
+) -> _Ready:
     def make(changed: ParallelConfig) -> Launcher:
         return make_launcher(changed, type(runner))
 
-    launcher = await asyncio.to_thread(make, config)
-    surroundings = await asyncio.to_thread(
-        surroundings_here,
-        launcher.python,
-        config.environment_variables,
-        passed_on=get_scheduler(config.env).passes_environment,
+    launcher = make(config)
+    passed_on = get_scheduler(config.env).passes_environment
+    surroundings = surroundings_here(
+        launcher.python, config.environment_variables, passed_on=passed_on
     )
-    planned = await asyncio.to_thread(plan_items, items)
+    planned = plan_items(items)
     chosen = run_dir if run_dir is not None else runner.run_dir
     if chosen is None:
         chosen = _new_run_dir(os.fspath(runner.async_result_dir))
-    directory = await asyncio.to_thread(RunDirectory.open, chosen, config.trust)
-    existing = await asyncio.to_thread(_existing, directory)
+    directory = RunDirectory.open(chosen, config.trust)
+    existing = _existing(directory)
     if existing is not None and n_shards is None and config.n_shards is None:
         n_shards = existing.world_size
-    plan = await asyncio.to_thread(
-        lambda: plan_run(runner, planned, config, surroundings, n_shards=n_shards)
-    )
+    plan = plan_run(runner, planned, config, surroundings, n_shards=n_shards)
     if existing is not None:
         require_same_plan(directory.root, existing, plan.run)
-        warn_of_others(existing.process, plan.run.process)
         directory.tighten(existing.parallel)
         config = config.model_copy(update={"trust": directory.trust})
-    await asyncio.to_thread(directory.require_submissions)
-    await asyncio.to_thread(directory.require_scripts, plan.run)
-    groups = await asyncio.to_thread(Groups, config, plan.run.world_size, launcher, make)
-    return _Ready(directory, plan, groups, existing)
+    directory.require_submissions()
+    directory.require_scripts(plan.run)
+    return _Ready(directory, plan, Groups(config, plan.run.world_size, launcher, make), existing)
 
 
 def _new_run_dir(folder: str) -> str:

@@ -96,22 +96,10 @@ async def resume(
         raise UsageError(f"items: {items!r} is neither missing nor failed")
     refuse_in_worker()
     require_usable_umask()
-    directory = await asyncio.to_thread(RunDirectory.open, run_dir, chosen_policy(trust))
+    directory = await asyncio.to_thread(_open, run_dir, chosen_policy(trust))
     store = directory.store
-    await asyncio.to_thread(directory.require_submissions)
-    for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):
-        await asyncio.to_thread(store.refresh, folder)
     seen = await observe(store)
-    wanted = None if ranks is None else await asyncio.to_thread(_ranks, store, seen.run, ranks)
-    # What helped the last time helps again; the first config may be the one that was refused.
-    last = seen.submissions[-1].submission if seen.submissions else seen.run
-    config = parse_parallel(last.parallel)
-    directory.tighten(seen.run.parallel, last.parallel)
-    config = config.model_copy(update={"trust": directory.trust})
-    await asyncio.to_thread(_require_trusted, directory, seen)
-    if options:
-        config = set_for_all(config, _plain_options(options))
-    groups = await asyncio.to_thread(_groups, config, seen.run)
+    wanted, groups = await asyncio.to_thread(_check, directory, seen, ranks, options)
     findings: dict[int, Finding] = {}
     receipts = {
         rank: generation
@@ -125,7 +113,7 @@ async def resume(
         sound = {rank: n for rank, n in receipts.items() if rank not in findings}
         findings |= await find_failed(store, seen.run, sound, patience)
     if findings:
-        if config.preflight:  # before anything is withdrawn
+        if groups.config.preflight:  # before anything is withdrawn
             await preflight(seen.run)
         errors_from = _next_number(seen) if failed else 0
         await asyncio.to_thread(withdraw, store, receipts, findings, errors_from)
@@ -134,6 +122,34 @@ async def resume(
         directory, seen, groups, wanted, force=force, failed=failed, checked=bool(findings)
     )
     return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
+
+
+def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
+    """A directory whose submissions may be believed, as it is now."""
+    directory = RunDirectory.open(run_dir, policy)
+    directory.require_submissions()
+    for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):
+        directory.store.refresh(folder)
+    return directory
+
+
+def _check(
+    directory: RunDirectory,
+    seen: Observation,
+    ranks: Iterable[int | str | os.PathLike[str]] | None,
+    options: Mapping[str, Any] | None,
+) -> tuple[list[int] | None, Groups]:
+    """What a resume is asked for: which shards, and by which options."""
+    wanted = None if ranks is None else _ranks(directory.store, seen.run, ranks)
+    # What helped the last time helps again; the first config may be the one that was refused.
+    last = seen.submissions[-1].submission if seen.submissions else seen.run
+    config = parse_parallel(last.parallel)
+    directory.tighten(seen.run.parallel, last.parallel)
+    config = config.model_copy(update={"trust": directory.trust})
+    _require_trusted(directory, seen)
+    if options:
+        config = set_for_all(config, _plain_options(options))
+    return wanted, _groups(config, seen.run)
 
 
 async def submit_missing(
