@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import orjson
+from pydantic import Field, JsonValue, model_validator
 
 from espnet3.errors import ItemsError
-from espnet3.specs.base import Field, JsonValue, Part, model_validator
+from espnet3.specs.base import Part
 from espnet3.specs.plain import MAX_DEPTH
 from espnet3.text import one_line
 

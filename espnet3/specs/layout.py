@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from espnet3.specs.base import PersistedModel
 from espnet3.specs.models import (
-    ATTEMPT,
     AcceptedJobs,
     AttemptRecord,
     Cancellation,
@@ -19,6 +18,7 @@ from espnet3.specs.models import (
     Submission,
     Withdrawal,
 )
+from espnet3.specs.parts import ATTEMPT
 
 RUN = "run.json"
 SHARDS = "shards"

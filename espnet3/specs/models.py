@@ -11,147 +11,40 @@ from collections.abc import Container, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
+
 from espnet3.errors import UsageError
-from espnet3.specs.base import (
-    AfterValidator,
-    AwareDatetime,
-    Field,
-    JsonValue,
-    Part,
-    PersistedModel,
-    model_validator,
-)
+from espnet3.specs.base import Part, PersistedModel
 from espnet3.specs.codec import decode, encode
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches, shard_bounds
-from espnet3.specs.plain import finite
+from espnet3.specs.parts import (
+    AcceptedJob,
+    Argument,
+    Assignment,
+    AttemptName,
+    Checksum,
+    ClassReference,
+    Count,
+    ErrorRecord,
+    Generation,
+    PlainJson,
+    PlannedJob,
+    ProcessIdentity,
+    ProcessState,
+    ProviderSpec,
+    Rank,
+    RestoredValue,
+    ResultName,
+    ResultPart,
+    Text,
+)
 
 MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
-
-ATTEMPT = r"[0-9]{4,}-[0-9a-f]{12}"
-
-
-def _utf8(text: str) -> str:
-    """Python holds bytes of foreign file names as lone surrogates, which JSON cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-Text = Annotated[str, AfterValidator(_utf8)]
-PlainJson = Annotated[JsonValue, AfterValidator(finite)]
-Rank = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-Generation = Annotated[int, Field(ge=1)]
-AttemptName = Annotated[str, Field(pattern=rf"^{ATTEMPT}$")]
-ResultName = Annotated[str, Field(pattern=rf"^[0-9]{{6,}}\.{ATTEMPT}\.[0-9]+\.jsonl$")]
-Checksum = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 def now() -> datetime:
     """The time here, in UTC; times of two hosts are never compared, only shown."""
     return datetime.now(UTC)
-
-
-class ClassReference(Part):
-    """Where a worker finds a class again.
-
-    `file` is set where the class was defined in the submitted script itself, which has no module
-    name that can be imported.
-    """
-
-    module: str
-    qualname: str
-    file: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.file or self.module}:{self.qualname}"
-
-
-Kind = Literal[
-    "enum", "path", "bytes", "number", "scalar", "tuple", "list", "set", "mapping", "pairs",
-    "fields", "interpolation", "omegaconf", "function",
-]  # fmt: skip
-
-
-class RestoredValue(Part):
-    """A value of which JSON holds the contents only: where it stands, and what it was.
-
-    `at` are the keys and positions that lead to it; inner values come before what holds them.
-    `docs/format.md` has what stands in the JSON for each kind. `flags` are the set ones of an
-    OmegaConf container, `text` is that of an interpolation, whose result stands in the JSON.
-    """
-
-    at: list[str | int]
-    kind: Kind
-    cls: ClassReference | None = None
-    flags: dict[Literal["struct", "readonly"], bool] = {}
-    text: str | None = None
-
-
-class Argument(Part):
-    """A value as JSON; `omegaconf` says that it was a DictConfig or ListConfig."""
-
-    value: PlainJson
-    omegaconf: bool = False
-    restored: list[RestoredValue] = []
-
-
-class ProviderSpec(Part):
-    """How to construct the provider again: its class and the arguments it was constructed with.
-
-    `attributes` are those that were changed since, as they were at the call.
-    """
-
-    cls: ClassReference
-    args: list[Argument] = []
-    kwargs: dict[str, Argument] = {}
-    attributes: dict[str, Argument] = {}
-
-    def given(self) -> list[Argument]:
-        """All values that the provider is made of."""
-        return [*self.args, *self.kwargs.values(), *self.attributes.values()]
-
-
-class Assignment(Part):
-    """A variable of a class or module that the user's process had changed since the import.
-
-    `qualname` of `target` is empty where it is the module itself.
-    """
-
-    target: ClassReference
-    name: str
-    value: Argument
-
-
-class WarningFilter(Part):
-    """An entry of `warnings.filters`; `message` and `module` are patterns."""
-
-    action: str
-    message: str | None = None
-    category: ClassReference
-    module: str | None = None
-    lineno: Count = 0
-
-
-class ProcessState(Part):
-    """What else of the submitter's process a worker takes over; see `docs/process-state.md`.
-
-    `main` is its main module, with an empty `qualname`, and `initial_argv` what that saw as
-    `sys.argv`, where this was changed since. `flags` and `start_environment` are what an
-    interpreter has to be started with; `environment` are the variables that were changed in Python,
-    None for those that were removed.
-    """
-
-    argv: list[str]
-    initial_argv: list[str] | None = None
-    main: ClassReference | None = None
-    flags: list[str] = []
-    start_environment: dict[str, str] = {}
-    environment: dict[str, str | None] = {}
-    umask: Count | None = None
-    recursion_limit: Annotated[int, Field(ge=1)] | None = None
-    int_max_str_digits: Count | None = None
-    start_method: Literal["fork", "forkserver", "spawn"] | None = None
-    locale: dict[str, str] = {}
-    warning_filters: list[WarningFilter] = []
 
 
 class RunSpec(PersistedModel):
@@ -261,30 +154,6 @@ class ShardSpec(PersistedModel):
     items: Items
 
 
-class ProcessIdentity(Part):
-    """A process, so that another process of the same host can tell whether it still lives."""
-
-    host: str
-    pid: Annotated[int, Field(ge=1)]
-    started: float
-    user: str
-
-
-class PlannedJob(Part):
-    """One job or job array of a submission: tasks `first_task` … `first_task + n_tasks - 1`.
-
-    It starts when the job at position `after` has ended, in whatever way. In `log`, `{index}`
-    stands for the index in the job.
-    """
-
-    name: str
-    first_task: Count
-    n_tasks: Annotated[int, Field(ge=1)]
-    throttle: Annotated[int, Field(ge=1)] | None = None
-    after: Count | None = None
-    log: str
-
-
 class Submission(PersistedModel):
     """The intent to hand shards to a scheduler, written before any job (`submissions/0001.json`).
 
@@ -382,13 +251,6 @@ class Submission(PersistedModel):
         return self.jobs[bisect_right(self.jobs, task, key=lambda job: job.first_task) - 1]
 
 
-class AcceptedJob(Part):
-    """A job that the scheduler accepted; `name` is the unique name of its planned job."""
-
-    name: str
-    job_id: str
-
-
 # What `refused` says of a submission that somebody ended, as by Ctrl-C.
 CUT_SHORT = "it was cut short"
 
@@ -419,14 +281,6 @@ class Cancellation(PersistedModel):
     by: ProcessIdentity
 
 
-class ErrorRecord(Part):
-    """An exception of the user's code."""
-
-    type: Text
-    message: Text
-    traceback: Text = ""
-
-
 class AttemptRecord(PersistedModel):
     """One event of one execution of one shard (`attempts/000042.<attempt>.<event>.json`)."""
 
@@ -446,16 +300,6 @@ class AttemptRecord(PersistedModel):
     error: ErrorRecord | None = None
     item: JsonValue = None
     items_done: Count = 0
-
-
-class ResultPart(Part):
-    """The first `records` lines, `bytes` long, of a result file; `first` is their position."""
-
-    file: ResultName
-    first: Count
-    records: Annotated[int, Field(ge=1)]
-    bytes: Annotated[int, Field(ge=1)]
-    checksum: Checksum
 
 
 class Receipt(PersistedModel):
@@ -536,6 +380,7 @@ __all__ = [
     "ErrorRecord",
     "ItemList",
     "ItemRange",
+    "Part",
     "PersistedModel",
     "PlannedJob",
     "ProcessIdentity",

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from espnet3.errors import ClassError, ConfigError
 from espnet3.redaction import is_secret, masked_text
 from espnet3.schedulers import get_scheduler, known_schedulers
-from espnet3.specs.models import ClassReference, ProcessState, WarningFilter
+from espnet3.specs.models import ClassReference, ProcessState
+from espnet3.specs.parts import WarningFilter
 from espnet3.storage import file_modes
 from espnet3.storage.paths import readable
 from espnet3.text import one_line

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from espnet3.errors import ClassError, ConfigError
-from espnet3.specs.base import JsonValue
 from espnet3.specs.plain import MAX_DEPTH, is_omegaconf
 from espnet3.text import one_line
 from espnet3.user_code.alike import alike
@@ -20,6 +19,9 @@ from espnet3.user_code.omegaconf_nodes import (
     own_flags,
     structure,
 )
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 MISSING = "???"
 # Resolvers whose results depend on nothing but the config, and that every process has.

@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping
 
 from espnet3.errors import EspnetError
-from espnet3.specs.models import ProcessState, WarningFilter
+from espnet3.specs.models import ProcessState
+from espnet3.specs.parts import WarningFilter
 from espnet3.text import one_line
 
 

@@ -14,18 +14,21 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import PurePath
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ClassError, ConfigError
 from espnet3.redaction import masked
-from espnet3.specs.base import JsonValue
-from espnet3.specs.models import Argument, ClassReference, Kind, RestoredValue
+from espnet3.specs.models import Argument, ClassReference, RestoredValue
+from espnet3.specs.parts import Kind
 from espnet3.specs.plain import MAX_DEPTH, is_omegaconf, no_json, utf8
 from espnet3.text import one_line
 from espnet3.user_code.alike import alike, fields_of
 from espnet3.user_code.omegaconf_values import ConfigReader
 from espnet3.user_code.references import refer_to, refer_to_function
 from espnet3.user_code.restoring import restored
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 At = tuple[str | int, ...]
 

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from espnet3.startup import extension, late
+from espnet3.startup import extension
 
 
 def start() -> int:
@@ -12,11 +12,11 @@ def start() -> int:
     # cost a tenth of the start.
     gc.disable()
     extension.load()
-    late.import_for_worker()
     from espnet3.startup import compiled
 
     compiled.load()
-    from espnet3.specs.base import Part
+    with compiled.in_place_of_pydantic():
+        from espnet3.specs.models import Part
     from espnet3.worker.main import main, settle_streams
 
     compiled.keep(Part)
