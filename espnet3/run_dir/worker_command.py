@@ -162,7 +162,6 @@ def without_python(words: Sequence[str], python: str) -> list[str]:
 
 
 def _program_ends(words: Sequence[str], module: str) -> int:
-    for position in range(1, len(words)):
-        if words[position] == module and words[position - 1] == "-m":
-            return position + 1
-    raise UsageError(f"the command runs no {module}")
+    if module not in words[1:]:
+        raise UsageError(f"the command runs no {module}")
+    return words.index(module, 1) + 1

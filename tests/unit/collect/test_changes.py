@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 import pytest
 
-from espnet3.collect import merge
 from espnet3.collect.merge import collect
 from espnet3.errors import DamagedResult
 from espnet3.run_dir.verification import IN_MEMORY
@@ -39,7 +38,7 @@ async def test_a_part_that_shrinks_after_it_was_verified_is_not_merged(
     monkeypatch.setattr(test_costs, "SHARDS", 1)
     monkeypatch.setattr(test_costs, "PARTS", 1)
     test_costs.finish(store, 1, "x" * (IN_MEMORY + 1000))
-    monkeypatch.setattr(merge, "open_store", lambda url: store)
+    monkeypatch.setattr("espnet3.run_dir.directory.open_store", lambda url: store)
     with pytest.raises(DamagedResult, match=r"has 8388608 bytes, but the receipt vouches for"):
         await collect(store.root, tmp_path / "out")
     assert os.listdir(tmp_path) == ["run"]
@@ -68,7 +67,7 @@ async def test_a_part_that_is_overwritten_after_it_was_verified_is_not_merged(
     monkeypatch.setattr(test_costs, "SHARDS", 1)
     monkeypatch.setattr(test_costs, "PARTS", 1)
     test_costs.finish(store, 1, "x" * (IN_MEMORY + 1000))
-    monkeypatch.setattr(merge, "open_store", lambda url: store)
+    monkeypatch.setattr("espnet3.run_dir.directory.open_store", lambda url: store)
     with pytest.raises(DamagedResult, match="has changed since its receipt was written"):
         await collect(store.root, tmp_path / "out")
     assert os.listdir(tmp_path) == ["run"]

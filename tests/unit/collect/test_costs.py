@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from espnet3.collect import collect, merge, output, parts
+from espnet3.collect import collect, output, parts
 from espnet3.errors import StoreError
 from espnet3.run_dir.records import encode_json
 from espnet3.run_dir.verification import IN_MEMORY
@@ -106,7 +106,7 @@ def finish(store: LocalStore, n_items: int, result: Any = None) -> bytes:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CountingStore:
     store = CountingStore(str(tmp_path / "run"))
-    monkeypatch.setattr(merge, "open_store", lambda url: store)
+    monkeypatch.setattr("espnet3.run_dir.directory.open_store", lambda url: store)
     return store
 
 
@@ -132,7 +132,7 @@ async def test_more_is_read_at_once_where_the_storage_takes_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = CountingStore(str(tmp_path / "run"), delay=0.02)
-    monkeypatch.setattr(merge, "open_store", lambda url: store)
+    monkeypatch.setattr("espnet3.run_dir.directory.open_store", lambda url: store)
     merged = finish(store, 4 * SHARDS)
     await collect(store.root, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == merged

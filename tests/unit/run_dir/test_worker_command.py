@@ -31,7 +31,8 @@ ARGUMENTS = st.builds(
     job=st.none() | TEXT,
     trust=st.sampled_from([None, *POLICIES]),
 )
-INTERPRETERS = st.lists(TEXT.filter(lambda word: word != "-m"), min_size=1, max_size=3)
+WORDS = TEXT.filter(lambda word: word not in (WORKER, SUPERVISOR))
+INTERPRETERS = st.lists(WORDS, min_size=1, max_size=3)
 
 
 @given(ARGUMENTS)

@@ -60,15 +60,12 @@ except SystemExit as end:
 # What every worker once loaded, and none needs.
 SPARED = {
     "argparse",
-    "ast",
     "difflib",
     "email",
     "espnet3.config.model",
     "importlib.metadata",
     "gettext",
-    "inspect",
     "locale",
-    "platform",
     "pydantic",
     "pydantic_core",  # only its compiled module
     "random",

@@ -157,6 +157,7 @@ from espnet3.specs.models import RunSpec, decode
 from espnet3.storage.local import LocalStore
 from espnet3.worker import results
 from espnet3.worker.shard import Place
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.worker.task import run_task
 
 results.WRITE_EVERY = 0.0  # every item is written by itself
@@ -178,7 +179,8 @@ class Store(LocalStore):
 NAME = sys.argv[2]  # before it is that of the submitter
 store = Store(sys.argv[1])
 run = decode(RunSpec, store.read(layout.RUN), layout.RUN)
-sys.exit(run_task(store, run, [0], 1, Place(0, None), may_have_predecessors=False))
+directory = RunDirectory(store)
+sys.exit(run_task(directory, run, [0], 1, Place(0, None), may_have_predecessors=False))
 """
 
 
