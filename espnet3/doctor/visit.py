@@ -17,6 +17,7 @@ from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run_dir.processes import this_user
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.models import PlannedJob
+from espnet3.startup import compiled
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
 
@@ -57,6 +58,7 @@ class Visit(BaseRunner):
         return {
             "host": os.uname().nodename,
             "python": python_here(),
+            "keeps_bytecode": compiled.is_kept(),
             "seen_after": seconds_until(lambda: store.exists(GREETING)),
             "exclusive": _is_refused(store, TAKEN),
             "there_and_back": _call(store),

@@ -87,6 +87,11 @@ def _stand_in() -> ModuleType:
     return module
 
 
+def is_kept() -> bool:
+    """Whether schemas are kept where the next worker looks for them."""
+    return os.path.exists(_file())
+
+
 def is_loaded() -> bool:
     """Whether the models of this process are made of kept schemas, without pydantic."""
     return bool(_schemas)

@@ -36,6 +36,7 @@ def test_all_is_well_on_slurm(slurm: SlurmCluster, tmp_path: Path) -> None:
     assert found.pop("node") == os.uname().nodename
     assert found == {
         "packages there": "as here",
+        "bytecode": "is kept there",
         "exclusive create": "works between the hosts",
         "jobs from jobs": "possible, the scheduler answers there",
     }
@@ -50,6 +51,14 @@ def test_all_is_well_here(tmp_path: Path) -> None:
     assert {found["name"] for found in seen["findings"]} >= {"python there", "exclusive create"}
     assert project.files() >= {"espnet3_runs"}
     assert not [*(project.folder / "espnet3_runs").iterdir()]
+
+
+def test_workers_that_keep_no_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path, "local")
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "nothing"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    found = findings(project)
+    assert found["bytecode"].startswith("is not kept there, so every worker takes about")
 
 
 def test_a_job_that_does_not_start(slurm: SlurmCluster, tmp_path: Path) -> None:
