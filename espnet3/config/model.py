@@ -9,12 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -24,7 +22,8 @@ from pydantic_core import PydanticCustomError
 from espnet3.errors import ConfigError
 from espnet3.redaction import masked
 from espnet3.run_dir.trust import Trust
-from espnet3.specs.plain import finite, plain_config, plain_json
+from espnet3.specs.parts import PlainJson
+from espnet3.specs.plain import plain_config, plain_json
 from espnet3.text import one_line
 
 Env = Literal[
@@ -40,7 +39,6 @@ Env = Literal[
     "moab",
     "oar",
 ]
-PlainJson = Annotated[JsonValue, AfterValidator(finite)]
 ENVS: tuple[str, ...] = get_args(Env)
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 

@@ -20,19 +20,19 @@ from espnet3.specs.models import PlannedJob
 from espnet3.startup import compiled
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
+from espnet3.submit.surroundings import PACKAGES
 
 # Files of the doctor's folder: written before the job; by the job, and by who submitted it.
 GREETING, TAKEN = "greeting", "taken"
 CALL, ANSWER = "call", "answer"
 PATIENCE = 60.0  # seconds that a file may take from one host to the other
 PAUSE = 0.05  # seconds between two looks
-PACKAGES = ("espnet3", "dask", "distributed", "dask-jobqueue", "pydantic", "orjson", "fsspec")
 
 
 def python_here() -> dict[str, Any]:
     """This process's interpreter and the versions of espnet3 and what it needs."""
     versions = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, "fsspec"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {

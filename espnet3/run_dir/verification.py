@@ -150,12 +150,6 @@ def patiently(action: Callable[[], T], patience: float, stop: threading.Event) -
         patience: seconds before such an error is believed.
         stop: ends the wait at once; the error is raised then.
     """
-    deadline = time.monotonic() + patience
-    pause = 0.05
-    while True:
-        try:
-            return action()
-        except (DamagedResult, FileMissing, InvalidFile):
-            if time.monotonic() + pause > deadline or stop.wait(pause):
-                raise
-            pause = min(2 * pause, 5.0)
+    late = (DamagedResult, FileMissing, InvalidFile)
+    policy = retry.RetryPolicy(sleep=stop.wait, clock=time.monotonic)
+    return policy.patiently(action, late, patience)

@@ -51,7 +51,7 @@ class RetryPolicy(NamedTuple):
         tries: tries in all.
         first: seconds of the first pause.
         longest: seconds of the longest pause.
-        sleep: waits for so many seconds.
+        sleep: waits for so many seconds; what is true ends `patiently` at once.
         clock: seconds that pass, for `patiently`.
 
     Example:
@@ -104,7 +104,12 @@ class RetryPolicy(NamedTuple):
                 failed += 1
                 self.pause(failed, error)
 
-    def patiently(self, action: Callable[[], T], late: type[Exception], patience: float) -> T:
+    def patiently(
+        self,
+        action: Callable[[], T],
+        late: type[Exception] | tuple[type[Exception], ...],
+        patience: float,
+    ) -> T:
         """Do something that may fail because a network file system shows files late.
 
         Args:
@@ -117,9 +122,8 @@ class RetryPolicy(NamedTuple):
             try:
                 return action()
             except late:
-                if self.clock() + pause > deadline:
+                if self.clock() + pause > deadline or self.sleep(pause):
                     raise
-            self.sleep(pause)
             pause = min(2 * pause, self.longest / 2)
 
 

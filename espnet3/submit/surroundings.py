@@ -30,7 +30,7 @@ RECORDED = (
     "TZ",
     "VIRTUAL_ENV",
 )
-_PACKAGES = ("espnet3", "dask", "distributed", "dask-jobqueue", "pydantic", "orjson")
+PACKAGES = ("espnet3", "dask", "distributed", "dask-jobqueue", "pydantic", "orjson")
 
 
 def refuse_in_worker() -> None:
@@ -86,7 +86,7 @@ def surroundings_here(
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in _PACKAGES:
+    for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -6,6 +6,7 @@ What is damaged, or failed, is found by reading; nothing that was published is c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from espnet3.run_dir.verification import find_damage, patiently, stopping
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Withdrawal, now
 from espnet3.storage.base import Store
+from espnet3.storage.retry import RetryPolicy
 from espnet3.text import one_line
 
 _READERS = 8  # threads; most of the time is spent waiting for the storage
@@ -106,17 +108,27 @@ def _find_damaged(
     patience: float,
     stop: threading.Event,
 ) -> dict[int, Finding]:
-    deadline = time.monotonic() + patience
-    pause = 0.05
-
     def look(rank: int) -> Finding | None:
         return _damage(store, run, rank, receipts[rank])
 
-    found = _look_at_all(look, sorted(receipts), stop)
-    while found and time.monotonic() + pause <= deadline and not stop.wait(pause):
-        found = _look_at_all(look, sorted(found), stop)
-        pause = min(2 * pause, 5.0)
+    found: dict[int, Finding] = {}
+    ranks = sorted(receipts)
+
+    def look_again() -> None:
+        nonlocal found, ranks
+        found = _look_at_all(look, ranks, stop)
+        ranks = sorted(found)
+        if found:
+            raise _MayBeLate
+
+    with contextlib.suppress(_MayBeLate):
+        policy = RetryPolicy(sleep=stop.wait, clock=time.monotonic)
+        policy.patiently(look_again, _MayBeLate, patience)
     return found
+
+
+class _MayBeLate(Exception):
+    """What does not match may still be on its way through a network file system."""
 
 
 def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> Finding | None:

@@ -63,8 +63,7 @@ def host(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hos
 
     def become(name: str) -> DelayingStore:
         store = DelayingStore(str(tmp_path / "run"), server, name)
-        for module in ("espnet3.worker.main", "espnet3.collect.merge"):
-            monkeypatch.setattr(f"{module}.open_store", lambda url: store)
+        monkeypatch.setattr("espnet3.run_dir.directory.open_store", lambda url: store)
         return store
 
     return become

@@ -59,7 +59,7 @@ def test_a_detached_worker_and_one_in_the_foreground(script: Path, tmp_path: Pat
     done = python(script, tmp_path / "run", "detached")
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "run")
-    assert run.status().counts() == {"lost": 1}
+    assert run.status().counts() == {"interrupted": 1}
     said = ["builds", "a child needs 80 GB", "utterance 7 needs 80 GB"]
     [log] = run.logs(0)
     assert Path(log).read_text().splitlines() == said

@@ -174,7 +174,7 @@ def test_only_failed_items_are_computed_again_also_after_a_kill(tmp_path: Path) 
     wait_for(lambda: lines_kept(run, 0) == 6 + 3, "what was copied is not on disk")
     os.kill(attempts(run, 0, "started")[-1].pid, signal.SIGKILL)
     ended(run)
-    assert states(run) == {0: "lost", 1: "done", 2: "done"}
+    assert states(run) == {0: "interrupted", 1: "done", 2: "done"}
     (tmp_path / GATE).touch()
     assert run.resume().ranks == [0]
     assert ended(run).collect(patience=0) == locally(tmp_path, 18)

@@ -16,7 +16,7 @@ from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observe import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
-from espnet3.submit import resume, resumption, submit
+from espnet3.submit import resume, submit
 from tests.chaos import stand_in_cluster
 from tests.chaos.stand_in_cluster import StandInScheduler
 from tests.unit.worker.runs import Setup, Work
@@ -131,7 +131,9 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
     operations = []
     for n_shards in (2, MANY):
         store = await unfinished_run(tmp_path, n_shards)
-        monkeypatch.setattr(resumption, "open_store", lambda run_dir, store=store: store)
+        monkeypatch.setattr(
+            "espnet3.run_dir.directory.open_store", lambda run_dir, store=store: store
+        )
         asked.clear()
         assert (await resume(store.root)).ranks == [0]
         assert asked == ["query"]
