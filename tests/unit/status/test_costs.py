@@ -131,11 +131,10 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
     operations = []
     for n_shards in (2, MANY):
         store = await unfinished_run(tmp_path, n_shards)
-        monkeypatch.setattr(
-            "espnet3.run_dir.directory.open_store", lambda run_dir, store=store: store
-        )
         asked.clear()
-        assert (await resume(store.root)).ranks == [0]
+        with monkeypatch.context() as patch:
+            patch.setattr("espnet3.run_dir.directory.open_store", lambda run_dir, s=store: s)
+            assert (await resume(store.root)).ranks == [0]
         assert asked == ["query"]
         operations.append(store.operations)
     assert operations[0] == operations[1]
