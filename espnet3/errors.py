@@ -43,6 +43,39 @@ from typing import Any
 
 from espnet3.text import one_line, visible
 
+__all__ = [
+    "ClassError",
+    "ConfigError",
+    "DamagedResult",
+    "EnvironmentFailed",
+    "EspnetError",
+    "FailedItems",
+    "FileMissing",
+    "FileTaken",
+    "FileTooLarge",
+    "FormatError",
+    "ForwardFailed",
+    "IncompleteRun",
+    "InvalidFile",
+    "ItemsError",
+    "NewerFormat",
+    "NoWorkers",
+    "PlanMismatch",
+    "PreflightError",
+    "RunDirectoryError",
+    "RunError",
+    "SchedulerError",
+    "SchedulerUnavailable",
+    "StoreError",
+    "SubmissionRefused",
+    "TooManyErrors",
+    "UnserializableResult",
+    "Untrusted",
+    "UsageError",
+    "WorkError",
+    "WorkersKilled",
+]
+
 
 class EspnetError(Exception):
     """Base of all errors that espnet3 raises on purpose.
