@@ -7,6 +7,8 @@ FAULTS ?= 1000
 SEED ?=
 BENCH_ARGS ?=
 SCALING_ARGS ?=
+# Which Pythons the wheel is tried on; every one of this host where empty.
+PYTHONS ?=
 
 # Workers that may keep no bytecode start several times slower.
 unexport PYTHONDONTWRITEBYTECODE
@@ -14,21 +16,22 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-CODE := $(wildcard espnet3 tests examples benchmarks)
+CODE := $(wildcard espnet3 tests examples benchmarks docs)
 # Touched when an installation succeeded, so that it is repeated only when pyproject.toml changed.
 DEV := $(VENV)/.installed-dev
 EXAMPLES := $(VENV)/.installed-examples
 PLOTS := $(VENV)/.installed-bench
+DOCS := $(VENV)/.installed-docs
 # What the benchmarks compare with, in an environment of its own.
 PEERS_VENV := .venv-peers
 PEERS := $(PEERS_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test chaos bench scaling check schemas clean
+.PHONY: help venv demo test chaos bench scaling check schemas docs dist dist-check clean
 
 help:  ## say what the targets do
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
-	    printf '%-14s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	    printf '%-16s %s\n' "$$target" "$$text"; done
 	@echo "PYTEST_ARGS='-k name -x' goes to pytest, BENCH_ARGS='--only sync' to the benchmarks, PYTHON=python3.12 chooses the interpreter."
 
 venv: $(DEV)  ## make .venv with everything for development
@@ -61,6 +64,18 @@ check: $(DEV)  ## lint, types, the rules of the imports, current schemas
 schemas: $(DEV)  ## write schemas/ anew from the models
 	$(PY) -m espnet3.specs.schema
 
+# The theme's makers announce its end on each call.
+docs: $(DOCS)  ## build the site into build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
+
+dist: $(DEV)  ## build sdist and wheel into dist/, and check them
+	@rm -rf dist
+	@$(PY) -m build --outdir dist . >/dev/null
+	@$(PY) -m twine check --strict dist/*
+
+dist-check: dist  ## install the wheel on each Python of this host, and run the demo there
+	@$(PY) -m tests.dist_check $(PYTHONS)
+
 clean:  ## remove the environment, caches and builds
 	rm -rf $(VENV) $(PEERS_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -78,6 +93,11 @@ $(EXAMPLES): pyproject.toml | $(PY)
 $(PLOTS): pyproject.toml | $(DEV)
 	@echo "installing what draws plots into $(VENV)"
 	@$(PIP) install --quiet --editable '.[bench]'
+	@touch $@
+
+$(DOCS): pyproject.toml | $(DEV)
+	@echo "installing what builds the site into $(VENV)"
+	@$(PIP) install --quiet --editable '.[docs]'
 	@touch $@
 
 $(PEERS): benchmarks/peers.txt | $(PY)

@@ -1,30 +1,60 @@
-"""Public names that are imported only when first used, so that `import espnet3` costs nothing."""
+"""Public names that are imported only when first used, so that `import espnet3` costs nothing.
+
+A package's stub, the `__init__.pyi` beside its `__init__.py`, is the only place that says where its
+public names come from. Type checkers and editors read it, and so does this module.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
+import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
+_IMPORT = re.compile(r"^from (\S+) import \(?\s*(\*|\w+)", re.MULTILINE)  # of one name each
+_DECLARED = re.compile(r"^(\w+): ", re.MULTILINE)
 
-def lazy_names(package: str, origins: dict[str, str]) -> Callable[[str], Any]:
-    """Make a package's `__getattr__` (PEP 562) from a map of name to defining module.
 
-    Type checkers read the imports beside it, under `TYPE_CHECKING`, and so know every name.
+def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make a package's `__getattr__` (PEP 562) and `__dir__` from its stub.
+
+    `__all__` is among the names that the first one knows: everything in the stub.
 
     Args:
         package: the package's `__name__`.
-        origins: public name -> module that defines it, absolute.
+
+    Example:
+        >>> import espnet3
+        >>> "Run" in dir(espnet3)
+        True
     """
 
     def __getattr__(name: str) -> Any:
-        try:
-            origin = origins[name]
-        except KeyError:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
-        value = getattr(importlib.import_module(origin), name)
+        origins = _origins(package)
+        if name == "__all__":
+            value: Any = sorted(origins)
+        elif name in origins:
+            value = getattr(importlib.import_module(origins[name]), name)
+        else:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         setattr(sys.modules[package], name, value)
         return value
 
-    return __getattr__
+    def __dir__() -> list[str]:
+        return sorted(_origins(package))
+
+    return __getattr__, __dir__
+
+
+@functools.cache
+def _origins(package: str) -> dict[str, str]:
+    """Public name -> the module that defines it, as the package's stub has it."""
+    stub = (pkgutil.get_data(package, "__init__.pyi") or b"").decode()
+    found = dict.fromkeys(_DECLARED.findall(stub), package)
+    for module, name in _IMPORT.findall(stub):
+        names = importlib.import_module(module).__all__ if name == "*" else [name]
+        found |= dict.fromkeys(names, module)
+    return found

@@ -1,5 +1,6 @@
 """Every error that espnet3 raises on purpose, grouped by what a handler would do about it.
 
+```
 EspnetError
 ├── UsageError             the call or a file that the user wrote is wrong: mend it, call again
 │   ├── ConfigError            a value of the parallel config, the config file or an option
@@ -30,6 +31,7 @@ EspnetError
     ├── UnserializableResult   `forward` returned what the result format cannot hold
     ├── TooManyErrors          more items of a shard failed than `max_errors` allows
     └── WorkersKilled          an item keeps killing the Dask workers that compute it
+```
 
 Each error is one line for a person: what was wrong, where, and what to do. What a program needs is
 in the fields.
@@ -42,6 +44,39 @@ from collections.abc import Mapping
 from typing import Any
 
 from espnet3.text import one_line, visible
+
+__all__ = [
+    "ClassError",
+    "ConfigError",
+    "DamagedResult",
+    "EnvironmentFailed",
+    "EspnetError",
+    "FailedItems",
+    "FileMissing",
+    "FileTaken",
+    "FileTooLarge",
+    "FormatError",
+    "ForwardFailed",
+    "IncompleteRun",
+    "InvalidFile",
+    "ItemsError",
+    "NewerFormat",
+    "NoWorkers",
+    "PlanMismatch",
+    "PreflightError",
+    "RunDirectoryError",
+    "RunError",
+    "SchedulerError",
+    "SchedulerUnavailable",
+    "StoreError",
+    "SubmissionRefused",
+    "TooManyErrors",
+    "UnserializableResult",
+    "Untrusted",
+    "UsageError",
+    "WorkError",
+    "WorkersKilled",
+]
 
 
 class EspnetError(Exception):

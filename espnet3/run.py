@@ -1,15 +1,15 @@
-"""`Run`: the blocking façade of submit and collect for one run directory."""
+"""`AsyncRun` and `Run`: submit and collect for one run directory, awaited or blocking."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, overload
 
 from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.collect.log_files import logs
-from espnet3.collect.merge import Collected, Errors, collect, stream_chunks
+from espnet3.collect.merge import Collected, Errors, collect, stream, stream_chunks
 from espnet3.collect.progress import status, watch
 from espnet3.config.model import ParallelConfig, as_parallel_config
 from espnet3.run_dir.records import ResultRecord
@@ -24,8 +24,156 @@ from espnet3.submit.submission import Submitted
 from espnet3.text import visible_line
 
 
-class Run:
+class _KnownRun:
+    """What both kinds know of their run."""
+
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        submitted: Submitted | None = None,
+        *,
+        trust: Trust | None = None,
+    ) -> None:
+        self.trust = trust
+        self.run_dir = absolute_root(run_dir)
+        self.submitted = submitted
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.run_dir!r})"
+
+    def __str__(self) -> str:
+        """The run, and what the call that made this object submitted."""
+        done = self.submitted
+        if done is None:
+            return repr(self)
+        if done.number is None:
+            return f"{self!r}: nothing had to be submitted"
+        ids = visible_line(", ".join(done.job_ids))
+        return f"{self!r}: submitted {len(done.ranks)} shards, job ids {ids}"
+
+
+class AsyncRun(_KnownRun):
+    """A run, known by its directory alone, for programs that have an event loop.
+
+    It has the methods of `Run`, each to be awaited; `stream` is an asynchronous iterator. Nothing
+    is read before a method is called.
+
+    Args:
+        run_dir: the run directory, a path or fsspec URL.
+        submitted: what the call that made this object submitted, if one did.
+        trust: whose run directories `resume`, `cancel` and `collect` believe, as in the parallel
+            config; what `set_parallel` set where unset.
+
+    Example:
+        >>> run = AsyncRun("/shared/decode")
+        >>> (await run.status()).counts()               # doctest: +SKIP
+        {'done': 40}
+        >>> async for record in run.stream(): ...       # doctest: +SKIP
+    """
+
+    async def status(self) -> RunStatus:
+        """The state of every shard, and failed items; see `espnet3.collect.status`."""
+        return await status(self.run_dir)
+
+    async def wait(self, timeout: float | None = None, interval: float = 5.0) -> RunStatus:
+        """Wait until nothing of the run is queued or running.
+
+        Args:
+            timeout: seconds after which to give up; no limit where unset.
+            interval: seconds between two looks.
+
+        Returns:
+            The state then; `done` says whether every shard has a receipt, `sound` whether no item
+            failed either.
+
+        Raises:
+            TimeoutError: the timeout has passed.
+        """
+        async with asyncio.timeout(timeout):
+            async for seen in watch(self.run_dir, interval):
+                last = seen
+        return last
+
+    @overload
+    async def collect(
+        self,
+        output: None = None,
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> list[Any]: ...
+
+    @overload
+    async def collect(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> Collected: ...
+
+    async def collect(
+        self,
+        output: str | os.PathLike[str] | None = None,
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> list[Any] | Collected:
+        """Gather the results, complete and verified; see `espnet3.collect.collect`."""
+        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
+        collected: list[Any] | Collected = await collect(
+            self.run_dir, output, trust=self.trust, **how
+        )
+        return collected
+
+    def stream(
+        self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
+    ) -> AsyncIterator[ResultRecord]:
+        """The records one by one, in constant memory; see `espnet3.collect.stream`."""
+        return stream(
+            self.run_dir, partial=partial, errors=errors, patience=patience, trust=self.trust
+        )
+
+    async def resume(
+        self,
+        ranks: Iterable[int | str | os.PathLike[str]] | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        force: bool = False,
+        repair: bool = False,
+        items: Items = "missing",
+        patience: float = PATIENCE,
+    ) -> Submitted:
+        """Submit what is missing; see `espnet3.submit.resume`."""
+        self.submitted = await resume(
+            self.run_dir,
+            ranks,
+            options=options,
+            force=force,
+            repair=repair,
+            items=items,
+            patience=patience,
+            trust=self.trust,
+        )
+        return self.submitted
+
+    async def cancel(self) -> list[str]:
+        """Stop all jobs of the run; see `espnet3.submit.cancel`."""
+        return await cancel(self.run_dir, trust=self.trust)
+
+    async def logs(self, rank: int) -> list[str]:
+        """The log files of a shard; see `espnet3.collect.logs`."""
+        return await logs(self.run_dir, rank)
+
+
+class Run(_KnownRun):
     """A run, known by its directory alone. Nothing is read before a method is called.
+
+    Each method is that of `AsyncRun`, run to its end; also where an event loop runs already, as in
+    a notebook.
 
     Args:
         run_dir: the run directory, a path or fsspec URL.
@@ -40,33 +188,13 @@ class Run:
         >>> run.collect()              # doctest: +SKIP
     """
 
-    def __init__(
-        self,
-        run_dir: str | os.PathLike[str],
-        submitted: Submitted | None = None,
-        *,
-        trust: Trust | None = None,
-    ) -> None:
-        self.trust = trust
-        self.run_dir = absolute_root(run_dir)
-        self.submitted = submitted
-
-    def __repr__(self) -> str:
-        return f"Run({self.run_dir!r})"
-
-    def __str__(self) -> str:
-        """The run, and what the call that made this object submitted."""
-        done = self.submitted
-        if done is None:
-            return repr(self)
-        if done.number is None:
-            return f"{self!r}: nothing had to be submitted"
-        ids = visible_line(", ".join(done.job_ids))
-        return f"{self!r}: submitted {len(done.ranks)} shards, job ids {ids}"
+    @property
+    def _awaited(self) -> AsyncRun:
+        return AsyncRun(self.run_dir, self.submitted, trust=self.trust)
 
     def status(self) -> RunStatus:
         """The state of every shard, and failed items; see `espnet3.collect.status`."""
-        return run_blocking(status(self.run_dir))
+        return run_blocking(self._awaited.status())
 
     def wait(self, timeout: float | None = None, interval: float = 5.0) -> RunStatus:
         """Wait until nothing of the run is queued or running.
@@ -82,13 +210,7 @@ class Run:
         Raises:
             TimeoutError: the timeout has passed.
         """
-        return run_blocking(self._wait(timeout, interval))
-
-    async def _wait(self, timeout: float | None, interval: float) -> RunStatus:
-        async with asyncio.timeout(timeout):
-            async for seen in watch(self.run_dir, interval):
-                last = seen
-        return last
+        return run_blocking(self._awaited.wait(timeout, interval))
 
     @overload
     def collect(
@@ -119,18 +241,16 @@ class Run:
         patience: float = PATIENCE,
     ) -> list[Any] | Collected:
         """Gather the results, complete and verified; see `espnet3.collect.collect`."""
-        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
-        how["trust"] = self.trust
+        run = self._awaited
         if output is None:
-            results: list[Any] = run_blocking(collect(self.run_dir, **how))
-            return results
-        written: Collected = run_blocking(collect(self.run_dir, output, **how))
-        return written
+            return run_blocking(run.collect(partial=partial, errors=errors, patience=patience))
+        return run_blocking(run.collect(output, partial=partial, errors=errors, patience=patience))
 
     def stream(
         self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
     ) -> Iterator[ResultRecord]:
         """The records one by one, in constant memory; see `espnet3.collect.stream`."""
+        # In lists: a step into the event loop's thread costs more than most records.
         chunks = stream_chunks(
             self.run_dir, partial=partial, errors=errors, patience=patience, trust=self.trust
         )
@@ -149,26 +269,19 @@ class Run:
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = run_blocking(
-            resume(
-                self.run_dir,
-                ranks,
-                options=options,
-                force=force,
-                repair=repair,
-                items=items,
-                patience=patience,
-                trust=self.trust,
+            self._awaited.resume(
+                ranks, options=options, force=force, repair=repair, items=items, patience=patience
             )
         )
         return self.submitted
 
     def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
-        return run_blocking(cancel(self.run_dir, trust=self.trust))
+        return run_blocking(self._awaited.cancel())
 
     def logs(self, rank: int) -> list[str]:
         """The log files of a shard; see `espnet3.collect.logs`."""
-        return run_blocking(logs(self.run_dir, rank))
+        return run_blocking(self._awaited.logs(rank))
 
 
 def submit_run(

@@ -11,6 +11,7 @@ What a block may be, by the language of its fence:
   print, where ``…`` stands for anything. A comment ``# the next day`` waits for all runs to end.
   Of ``make TARGET`` only the target is looked up.
 * ``json``: has to fit one of the schemas.
+* ``mermaid``: a drawing, no code.
 * ``text``: no code. `TEXT_BLOCKS` limits them.
 
 Anything else is an error, so that no block is skipped unnoticed.
@@ -47,7 +48,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
-LANGUAGES = ("python", "yaml", "console", "json", "text")
+LANGUAGES = ("python", "yaml", "console", "json", "mermaid", "text")
 TEXT_BLOCKS = {"docs/format.md": 1}  # the shape of a run directory
 ANYTHING = "…"
 PATIENCE = 300  # seconds that a command may take, on a host that does much else
@@ -170,6 +171,9 @@ class Walkthrough:
 
     def _text(self, text: str, place: str) -> None:
         """No code."""
+
+    def _mermaid(self, text: str, place: str) -> None:
+        assert text.startswith("flowchart "), f"{place}: what does it draw?"
 
     # The shell
 

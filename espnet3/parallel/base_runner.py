@@ -134,7 +134,7 @@ class BaseRunner:
             The run. The same call again continues it.
 
         Raises:
-            As `espnet3.submit.submit`.
+            EspnetError: as `espnet3.submit.submit` does.
         """
         # The one way from what users subclass to what submits; at call time, so that a worker,
         # which imports this module, loads nothing of it.

@@ -97,7 +97,7 @@ async def dry_run(
         Script and submit command of each job; none where nothing is missing.
 
     Raises:
-        As `submit`.
+        EspnetError: as `submit` does.
     """
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
     directory, plan, groups = ready[:3]

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -51,6 +53,38 @@ def anchors(document: Path) -> set[str]:
     """The anchors of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_architecture_names_each_room_from_above_to_below() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition("| room | promise |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    rooms = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [layers] = [each["layers"] for each in rules["contracts"] if each["id"] == "layers"]
+    assert rooms == [room for layer in layers for room in layer.split(" | ")]
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".collect", ".errors", ".parallel", ".specs", ".status", ".submit"]
+)
+def test_the_reference_has_every_public_name(module: str) -> None:
+    """By a directive for the name or its whole module, or in words beside the module's name."""
+    pages = [page.read_text() for page in (ROOT / "docs/reference").glob("*.md")]
+    shown = set(re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE))
+    package = importlib.import_module(f"espnet3{module}")
+    for name in package.__all__:
+        home = getattr(getattr(package, name), "__module__", "")
+        where = {f"espnet3{module}.{name}", f"espnet3{module}", home} & shown
+        in_words = [page for page in pages if f"`{name}`" in page and f"espnet3{module}" in page]
+        assert where or in_words, f"espnet3{module}.{name}"
+
+
+def test_every_page_of_docs_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name in navigation or name.startswith("decisions/"), name
 
 
 def test_every_guarantee_names_tests_that_exist() -> None:
@@ -116,6 +150,7 @@ def test_blocks_share_names_and_a_folder(walkthrough: Walkthrough, tmp_path: Pat
         ("console", "$ echo one\ntwo\n"),
         ("console", "echo one\n"),
         ("console", "$ make nothing\n"),
+        ("mermaid", "a --> b\n"),
         ("json", '{"schema_version": 1}'),
         ("rust", "fn main() {}\n"),
         ("", "shape\n"),
