@@ -32,8 +32,9 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.oar_cluster import PROGRAMS, OarCluster
+from tests.integration.oar_cluster import PROGRAMS, REPLACED, OarCluster, original
 from tests.integration.runners import GATE
+from tests.support.interrupted import WAYS, leaves_nothing
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,17 @@ def oar() -> Iterator[OarCluster]:
     temporary = tempfile.TemporaryDirectory(prefix="oar-", ignore_cleanup_errors=True)
     with temporary as folder, OarCluster(folder) as cluster:
         yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_no_oar_stays_behind(tmp_path: Path, way: str) -> None:
+    """First of all, as long as this process does not have the only OAR."""
+    require("OAR", PROGRAMS)
+    setup = "from tests.integration.oar_cluster import OarCluster"
+    job = "cluster.run('oarsub', '-d', '/tmp', 'sleep 1000')"
+    leaves_nothing(tmp_path, way, setup, "OarCluster", job)
+    assert not any(original(file).exists() for file in REPLACED)
 
 
 class TestOar(SchedulerContract):

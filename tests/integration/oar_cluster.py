@@ -32,6 +32,7 @@ from typing import IO, Self
 
 from tests.integration.daemons import Process, free_ports, processes_with, wait_for
 from tests.integration.debian import PackagesUnavailableError, install
+from tests.support import guard
 
 # What it needs, and the Debian package that brings it.
 PROGRAMS = {
@@ -180,6 +181,7 @@ class OarCluster:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o755)  # the daemons' users must get in
+            guard.started("tests.integration.oar_cluster", self.root)
             for name, owner in (("log", "oar"), ("postgres", "postgres")):
                 (self.root / name).mkdir(exist_ok=True)
                 shutil.chown(self.root / name, owner)
@@ -212,11 +214,12 @@ class OarCluster:
         for process in processes_with(f"{MARK}={self.root}"):
             process.kill(signal.SIGKILL)
         for file in REPLACED:
-            if _original(file).exists():
-                _original(file).rename(file)
+            if original(file).exists():
+                original(file).rename(file)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+        guard.stopped(self.root)
 
     # Inside
 
@@ -251,16 +254,16 @@ class OarCluster:
 
     def _replace_files(self) -> None:
         for file in REPLACED:
-            if not _original(file).exists():  # it exists after a kill in midst of this
-                shutil.copy2(file, _original(file))
-                shutil.chown(_original(file), file.owner(), file.group())
+            if not original(file).exists():  # it exists after a kill in midst of this
+                shutil.copy2(file, original(file))
+                shutil.chown(original(file), file.owner(), file.group())
         ssh = self.root / "ssh"
         ssh.write_text(_SSH.format(mark=f"{MARK}={self.root}"))
         ssh.chmod(0o755)
         log = self.root / "log/oar.log"
         log.touch()
         shutil.chown(log, "oar")
-        text = _original(CONF).read_text()
+        text = original(CONF).read_text()
         for name, value in self._configuration().items():
             text = re.sub(rf"(?m)^#?\s*{name}\s*=.*\n", "", text)
             text += f"\n{name}={json.dumps(value)}" if value is not None else ""
@@ -379,7 +382,8 @@ def _locks(file: IO[str]) -> bool:
     return True
 
 
-def _original(file: Path) -> Path:
+def original(file: Path) -> Path:
+    """Where a file of the package's is kept while ours is in its place."""
     return file.with_name(f"{file.name}.of-the-package")
 
 

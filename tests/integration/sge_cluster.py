@@ -25,6 +25,7 @@ from typing import Self
 
 from tests.integration.daemons import Process, free_ports, processes_with, wait_for
 from tests.integration.debian import PackagesUnavailableError, install, missing_packages
+from tests.support import guard
 
 LIBRARY = Path("/usr/lib/gridengine")
 SHARE = Path("/usr/share/gridengine")
@@ -127,6 +128,7 @@ class SgeCluster:
             raise PackagesUnavailableError(f"needs the Debian packages {' '.join(missing)}")
         if (self.root / "ports").exists():
             raise SgeError(f"a cluster was started in {self.root} already")
+        guard.started("tests.integration.sge_cluster", self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "ports").write_text(json.dumps(free_ports(2)))
         try:
@@ -150,6 +152,7 @@ class SgeCluster:
             process.kill(signal.SIGKILL)
         wait_for(lambda: not self._job_processes(), 10)
         (self.root / "ports").unlink(missing_ok=True)
+        guard.stopped(self.root)
 
     # Inside
 

@@ -32,6 +32,7 @@ from typing import NamedTuple, Self
 
 from tests.integration.daemons import Process, free_ports, processes_with, wait_for
 from tests.integration.debian import PackagesUnavailableError, install, missing_packages
+from tests.support import guard
 
 # What a cluster needs, and the Debian package that brings it.
 PROGRAMS = {
@@ -187,6 +188,7 @@ class SlurmCluster:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         (self.root / "munge").chmod(0o700)  # munged is strict about its key's folder
         for last in (False, False, True):
+            guard.started("tests.integration.slurm_cluster", self.root)
             try:
                 self._start_daemons(free_ports(1 + self.nodes + self.more_ports))
             except PortTakenError:
@@ -217,6 +219,7 @@ class SlurmCluster:
         wait_for(lambda: not self.processes(), 10)
         for name in recorded:
             self._record(name).unlink()
+        guard.stopped(self.root)
 
     def processes(self) -> list[Process]:
         """All live processes of this cluster: its daemons, and whatever its jobs have started."""
