@@ -37,9 +37,9 @@ demo: $(EXAMPLES)  ## decode real speech on this machine
 	@$(PY) examples/librivox/demo.py
 
 test: $(DEV)  ## run all tests, against a real Slurm where one can be installed
-	@$(PY) -m tests.integration.slurm_cluster install || true
-	@$(PY) -m tests.integration.sge_cluster install || true
-	@$(PY) -m tests.integration.oar_cluster install || true
+	@$(PY) -m tests.support.slurm_cluster install || true
+	@$(PY) -m tests.support.sge_cluster install || true
+	@$(PY) -m tests.support.oar_cluster install || true
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: $(DEV)  ## inject FAULTS=1000 random faults into many small runs; SEED=n repeats

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import collect, makespan, s3, submit, sync, worker
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
-from tests.integration.debian import PackagesUnavailableError
+from tests.support.debian import PackagesUnavailableError
 
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "submit-1000": submit.submit_1000,

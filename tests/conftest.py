@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from tests.support import guard
 
-pytest_plugins = ["tests.slurm_fixtures", "tests.sge_fixtures"]
+pytest_plugins = ["tests.support.slurm_fixtures", "tests.support.sge_fixtures"]
 # How long files of other hosts may be late, before anything reads it: there are none here.
 os.environ.setdefault("ESPNET3_PATIENCE", "1")
 # How long an example takes says nothing on a machine that does something else besides.

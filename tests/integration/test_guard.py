@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import sge_cluster, slurm_accounting
-from tests.integration.daemons import Process, wait_for
-from tests.integration.debian import require
+from tests.support import sge_cluster, slurm_accounting
+from tests.support.daemons import Process, wait_for
+from tests.support.debian import require
 from tests.support.interrupted import ROOT, WAYS, leaves_nothing
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_slurm_with_accounting_ends(tmp_path: Path, way: str) -> None:
     require("Slurm", slurm_accounting.ACCOUNTING_PROGRAMS)
-    setup = "from tests.integration.slurm_accounting import AccountingCluster"
+    setup = "from tests.support.slurm_accounting import AccountingCluster"
     # It has nothing of its submitter's environment, and outlives its session.
     stays = f"touch {tmp_path}/stays; setsid sleep 1000 & sleep 1000"
     job = (
@@ -38,7 +38,7 @@ def test_slurm_with_accounting_ends(tmp_path: Path, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_sge_ends(tmp_path: Path, way: str) -> None:
     require("SGE", sge_cluster.PROGRAMS, sge_cluster.ANSWERS)
-    setup = "from tests.integration.sge_cluster import SgeCluster"
+    setup = "from tests.support.sge_cluster import SgeCluster"
     job = "cluster.run('qsub', '-b', 'y', '-o', '/dev/null', '-j', 'y', 'sleep', '1000')"
     leaves_nothing(tmp_path, way, setup, "SgeCluster", job)
 

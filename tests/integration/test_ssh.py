@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from espnet3.parallel import set_parallel
-from tests.integration.daemons import free_ports
-from tests.integration.debian import require
-from tests.integration.helpers import ROOT, wait_for
-from tests.integration.sync_runners import Env, Scale
+from tests.support.daemons import free_ports
+from tests.support.debian import require
+from tests.support.helpers import ROOT, wait_for
+from tests.support.sync_runners import Env, Scale
 
 SSHD = "/usr/sbin/sshd"
 PROGRAMS = {SSHD: "openssh-server", "/usr/bin/ssh-keygen": "openssh-client"}

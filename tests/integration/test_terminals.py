@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import ROOT, python
+from tests.support.helpers import ROOT, python
 
 # What local mode imports; pip finds the builds of another version.
 DEPENDENCIES = ("pydantic", "orjson", "rich")
@@ -141,8 +141,8 @@ def test_local_mode_on_a_terminal_ends_on_other_pythons(tmp_path: Path) -> None:
 
 OPEN = """
 import sys
-from tests.integration.helpers import parallel
-from tests.integration.sync_runners import Env, Scale
+from tests.support.helpers import parallel
+from tests.support.sync_runners import Env, Scale
 from espnet3.run import submit_run
 
 def main():

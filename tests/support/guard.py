@@ -20,7 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.integration.daemons import Process, processes_with
+from tests.support.daemons import Process, processes_with
 
 # The folder of a guarded process, in the environment of what it starts; by it they are found.
 SESSION = "ESPNET3_TEST_SESSION"

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.daemons import Process, wait_for
+from tests.support.daemons import Process, wait_for
 
 ROOT = Path(__file__).parents[2]
 # Ctrl-C goes to everything that the terminal started; a kill to pytest alone, or to a worker's end.
