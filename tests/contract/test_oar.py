@@ -47,6 +47,7 @@ def oar() -> Iterator[OarCluster]:
 
 
 @pytest.mark.slow
+@pytest.mark.server
 @pytest.mark.parametrize("way", WAYS)
 def test_no_oar_stays_behind(tmp_path: Path, way: str) -> None:
     """First of all, as long as this process does not have the only OAR."""

@@ -35,6 +35,7 @@ def test_slurm_with_accounting_ends(tmp_path: Path, way: str) -> None:
     leaves_nothing(tmp_path, way, setup, "AccountingCluster", job)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("way", WAYS)
 def test_sge_ends(tmp_path: Path, way: str) -> None:
     require("SGE", sge_cluster.PROGRAMS, sge_cluster.ANSWERS)

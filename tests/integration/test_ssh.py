@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def _sshd_is_installed() -> None:
+def sshd_is_installed() -> None:
     """From Debian's packages; no daemon of the system's is started."""
     require("sshd", PROGRAMS)
 
@@ -42,7 +42,7 @@ def _answers(port: int) -> bool:
 
 
 @pytest.fixture
-def connect_options(_sshd_is_installed: None, tmp_path: Path) -> Iterator[dict[str, Any]]:
+def connect_options(sshd_is_installed: None, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """What connects to a running sshd."""
     for name in ("host", "user"):
         subprocess.run(

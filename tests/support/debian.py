@@ -14,6 +14,8 @@ from typing import NoReturn
 
 import pytest
 
+from tests.support.guard import WITHOUT_SERVERS
+
 POLICY = Path("/usr/sbin/policy-rc.d")
 INSTALL_LOCK = Path("/tmp/slurm-cluster-install.lock")
 
@@ -47,6 +49,8 @@ def install(programs: Mapping[str, str], answers: Sequence[str] = ()) -> None:
     wanted = "needs the Debian packages " + " ".join(missing_packages(programs))
     if not Path("/etc/debian_version").exists() or shutil.which("apt-get") is None:
         raise PackagesUnavailableError(f"{wanted}, and this is no Debian with apt-get")
+    if os.environ.get(WITHOUT_SERVERS) == "1":
+        raise PackagesUnavailableError(f"{wanted}; {WITHOUT_SERVERS}=1, so nothing is installed")
     if os.geteuid() != 0:
         raise PackagesUnavailableError(f"{wanted}; to install them needs root")
     with INSTALL_LOCK.open("w") as lock:

@@ -25,6 +25,8 @@ from tests.support.daemons import Process, processes_with
 # The folder of a guarded process, in the environment of what it starts; by it they are found.
 SESSION = "ESPNET3_TEST_SESSION"
 ROOT = Path(__file__).parents[2]
+# Set to 1 where only those tests run that need none.
+WITHOUT_SERVERS = "ESPNET3_WITHOUT_SERVERS"
 _CLUSTERS = "clusters"
 _PATIENCE = 120  # seconds for a cluster to stop by itself
 
@@ -62,6 +64,8 @@ def started(module: str, root: Path) -> None:
         module: What stops it, with the arguments `down ROOT`.
         root: The cluster's folder, which is removed when it is stopped.
     """
+    if os.environ.get(WITHOUT_SERVERS) == "1":
+        raise RuntimeError(f"{WITHOUT_SERVERS}=1, but a test starts a cluster: mark it `server`")
     if (note := _note(root)) is not None:
         note.write_text(json.dumps({"module": module, "root": str(root)}))
 

@@ -12,12 +12,18 @@ import pytest
 from tests.support import slurm_cluster as sc
 from tests.support.debian import require
 
+# Fixtures that start a real server, or install one.
+SERVERS = {"slurm_packages", "sge_cluster", "oar", "sshd_is_installed"}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses Slurm, so that ``-m "not slurm"`` is always right."""
+    """Mark what uses Slurm or any server, so that ``-m "not server"`` is always right."""
     for item in items:
-        if {"slurm", "slurm_cluster"}.intersection(getattr(item, "fixturenames", ())):
+        names = set(getattr(item, "fixturenames", ()))
+        if {"slurm", "slurm_cluster"} & names:
             item.add_marker("slurm")
+        if SERVERS & names or any(map(item.get_closest_marker, ("slurm", "s3"))):
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="session")
