@@ -1,22 +1,24 @@
 """Stops what a test process leaves behind, however it ended: by itself, Ctrl-C, or SIGKILL.
 
-Each process of pytest is watched by one of these. When it is gone, the clusters that it started and
-did not stop are stopped, then every process that has its mark in the environment ends.
+Each process of pytest, and each benchmark, is watched by one of these. When it is gone, the
+clusters that it started and did not stop are stopped, then every process that has its mark in the
+environment ends.
 
     python -m tests.support.guard PID STARTED FOLDER
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,16 +33,19 @@ _CLUSTERS = "clusters"
 _PATIENCE = 120  # seconds for a cluster to stop by itself
 
 
-def watch(folder: Path) -> None:
+def watch(folder: Path | None = None) -> None:
     """Let what this process starts from now on end with it.
 
     Args:
-        folder: Where it is written down what is to be stopped; removed when this process is gone.
+        folder: Where it is written down what is to be stopped, and what else shall be removed when
+            this process is gone; a new one by default.
     """
-    (folder / _CLUSTERS).mkdir(exist_ok=True)
+    folder = folder or Path(tempfile.mkdtemp(prefix="espnet3-guard-"))
     process = Process.of(os.getpid())
-    if process is None:
-        raise RuntimeError(f"process {os.getpid()}, which is this one, is not in /proc")
+    if process is None:  # not Linux
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        return
+    (folder / _CLUSTERS).mkdir(exist_ok=True)
     os.environ.pop(SESSION, None)  # the guard itself shall not be found
     # A session of its own, or Ctrl-C would end it; no stream, or a pipe's reader would wait for it;
     # from a shell that ends at once, so that it is not among this process's children.
@@ -87,10 +92,8 @@ def _note(root: Path) -> Path | None:
 def main(pid: str, started_at: str, folder: str) -> None:
     """Wait for the end of a process, then clean up after it."""
     process = Process(int(pid), started_at)
-    with contextlib.suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(process.pid)
-        if process.alive():  # else the pid is another's by now
-            select.select([descriptor], [], [])
+    while process.alive():  # no pipe would do: children of fork would keep its end open
+        time.sleep(0.3)
     notes = [json.loads(note.read_text()) for note in Path(folder, _CLUSTERS).glob("*")]
     stopping = [
         subprocess.Popen([sys.executable, "-m", note["module"], "down", note["root"]], cwd=ROOT)
