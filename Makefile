@@ -3,6 +3,9 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # How many processes run tests, each the next file; on two cores, since many tests wait.
 TEST_WORKERS ?= 3
+# Where the tests are of which the whole takes less than two minutes on two cores.
+FAST := espnet3 tests/unit
+OLDEST ?= 3.11
 FAULTS ?= 1000
 SEED ?=
 BENCH_ARGS ?=
@@ -27,11 +30,11 @@ PEERS_VENV := .venv-peers
 PEERS := $(PEERS_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test chaos bench scaling check schemas docs dist dist-check clean
+.PHONY: help venv demo test test-fast test-pythons chaos bench scaling check schemas docs dist dist-check clean
 
 help:  ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
-	    printf '%-16s %s\n' "$$target" "$$text"; done
+	    printf '%-18s %s\n' "$$target" "$$text"; done
 	@echo "PYTEST_ARGS='-k name -x' goes to pytest, BENCH_ARGS='--only sync' to the benchmarks, PYTHON=python3.12 chooses the interpreter."
 
 venv: $(DEV)  ## make .venv with everything for development
@@ -40,10 +43,17 @@ demo: $(EXAMPLES)  ## decode real speech on this machine
 	@$(PY) examples/librivox/demo.py
 
 test: $(DEV)  ## run all tests, against a real Slurm where one can be installed
-	@$(PY) -m tests.integration.slurm_cluster install || true
-	@$(PY) -m tests.integration.sge_cluster install || true
-	@$(PY) -m tests.integration.oar_cluster install || true
+	@$(PY) -m tests.support.slurm_cluster install || true
+	@$(PY) -m tests.support.sge_cluster install || true
+	@$(PY) -m tests.support.oar_cluster install || true
 	@$(PY) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# Those that start a cluster all the same fail, and say so.
+test-fast: $(DEV)  ## run the tests that need no server and little time, before each commit
+	@ESPNET3_WITHOUT_SERVERS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not server and not slow" $(FAST) $(PYTEST_ARGS)
+
+test-pythons: $(DEV)  ## run the tests that need no server on each Python of this host from OLDEST=3.11 on
+	@$(PY) -m tests.support.pythons --from $(OLDEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 chaos: $(DEV)  ## inject FAULTS=1000 random faults into many small runs; SEED=n repeats
 	@$(PY) -m tests.chaos.soak --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
@@ -74,10 +84,10 @@ dist: $(DEV)  ## build sdist and wheel into dist/, and check them
 	@$(PY) -m twine check --strict dist/*
 
 dist-check: dist  ## install the wheel on each Python of this host, and run the demo there
-	@$(PY) -m tests.dist_check $(PYTHONS)
+	@$(PY) -m tests.support.dist_check $(PYTHONS)
 
 clean:  ## remove the environment, caches and builds
-	rm -rf $(VENV) $(PEERS_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) .venv-pythons build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(DEV): pyproject.toml | $(PY)

@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks import collect, makespan, s3, submit, sync, worker
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
-from tests.integration.debian import PackagesUnavailableError
+from tests.support import guard
+from tests.support.debian import PackagesUnavailableError
 
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "submit-1000": submit.submit_1000,
@@ -78,4 +79,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard.watch()
     sys.exit(main(sys.argv[1:]))

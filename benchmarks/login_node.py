@@ -20,7 +20,7 @@ from benchmarks.measuring import Bench
 from benchmarks.runs import fail_shard, finish_shards, write_run
 from benchmarks.submit import parallel
 from benchmarks.work import NoEnv, Trivial
-from tests.integration.helpers import wrap
+from tests.support.helpers import wrap
 
 SHARDS = (100, 1000, 10_000)
 ITEMS = (10_000, 100_000, 1_000_000)

@@ -16,8 +16,8 @@ from benchmarks.submit import OPTIONS
 from benchmarks.work import NoEnv, Second
 from espnet3.specs import layout
 from espnet3.submit import submit
-from tests.integration.debian import install
-from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster
+from tests.support.debian import install
+from tests.support.slurm_cluster import PROGRAMS, SlurmCluster
 
 N_CPUS = 16
 PACKED = 4  # shards in a job

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration.debian import install
-from tests.integration.slurm_cluster import PROGRAMS, SlurmCluster
+from tests.support.debian import install
+from tests.support.slurm_cluster import PROGRAMS, SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[1]
 PEAK = Path(__file__).with_name("peak.py")

@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks import login_node, scaling_plots, scaling_report
 from benchmarks.measuring import ROOT, NotThere
 from espnet3.specs.models import now
-from tests.integration import counting
-from tests.integration.debian import PackagesUnavailableError
+from tests.support import counting, guard
+from tests.support.debian import PackagesUnavailableError
 
 TRACED = (10, 100, 1000)
 REQUESTED = (5, 20, 50)
@@ -135,4 +135,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard.watch()
     sys.exit(main(sys.argv[1:]))

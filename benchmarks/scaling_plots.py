@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.measuring import ROOT
 from benchmarks.scaling_report import BY_ITEMS, Data, Line
-from tests.integration import counting
+from tests.support import counting
 
 
 def draw(data: Data) -> None:

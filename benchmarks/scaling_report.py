@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.measuring import ROOT
-from tests.integration import counting
+from tests.support import counting
 
 DATA = ROOT / "docs/scaling.json"
 PAGE = ROOT / "docs/scaling.md"

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.slurm_fixtures", "tests.sge_fixtures"]
+from tests.support import guard
+
+pytest_plugins = ["tests.support.slurm_fixtures", "tests.support.sge_fixtures"]
 # How long files of other hosts may be late, before anything reads it: there are none here.
 os.environ.setdefault("ESPNET3_PATIENCE", "1")
 # How long an example takes says nothing on a machine that does something else besides.
 settings.register_profile("untimed", settings.default, deadline=None)
 settings.load_profile("untimed")
 TESTS = Path(__file__).parent
-_home = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,19 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # so would what nohup starts
         signal.signal(signal.SIGHUP, lambda number, frame: None)
-    config.stash[_home] = tempfile.TemporaryDirectory(prefix="espnet3-home-")
-    home = Path(config.stash[_home].name)
+    home = Path(tempfile.mkdtemp(prefix="espnet3-home-"))
     (home / "dask").mkdir()
     for name in list(os.environ):
         if name.startswith(("DASK_", "SLURM_", "SBATCH_", "XDG_CONFIG_")):
             del os.environ[name]
     os.environ["HOME"] = str(home)
     os.environ["DASK_CONFIG"] = os.environ["DASK_ROOT_CONFIG"] = str(home / "dask")
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the home folder again."""
-    config.stash[_home].cleanup()
+    guard.watch(home)  # it removes the folder, too
 
 
 @pytest.hookimpl(trylast=True)  # when all marks are set

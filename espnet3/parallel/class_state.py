@@ -37,7 +37,7 @@ def class_states(cls: type[Any]) -> ClassStates:
     what a worker imports.
 
     Example:
-        >>> from tests.integration.sync_runners import Counted
+        >>> from tests.support.sync_runners import Counted
         >>> [sorted(state.attributes) for state in class_states(Counted)]
         [['pickled']]
     """

@@ -20,10 +20,10 @@ from espnet3.worker import main as main_module
 from espnet3.worker import rebuild as rebuild_module
 from espnet3.worker import signals as signals_module
 from espnet3.worker import task as task_module
-from tests.chaos import world as world_module
-from tests.chaos.mortal import Died, Process, current, reach
-from tests.chaos.stand_in_cluster import Task
-from tests.chaos.world import World
+from tests.support import world as world_module
+from tests.support.mortal import Died, Process, current, reach
+from tests.support.stand_in_cluster import Task
+from tests.support.world import World
 
 STUCK = 60.0  # seconds that one operation may take
 

@@ -1,7 +1,7 @@
 """`python -m tests.chaos.dying_process STEP REPORT MODULE …`: MODULE, killed at a store operation.
 
 It runs as `python -m MODULE …` would, until its operation number STEP, counted as in
-`tests.chaos.mortal`; there SIGKILL ends it. If it lives, REPORT holds how many there were.
+`tests.support.mortal`; there SIGKILL ends it. If it lives, REPORT holds how many there were.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import mortal, stand_in_cluster
+from tests.support import mortal, stand_in_cluster
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ import pytest
 from tests.chaos.soak_real import RealRun
 from tests.chaos.soak_simulated import SimulatedRun
 from tests.chaos.tally import Tally
+from tests.support import guard
 
 AT_ONCE = 2  # runs
 
@@ -104,4 +105,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard.watch()
     sys.exit(main(sys.argv[1:]))

@@ -22,10 +22,10 @@ from espnet3.run import Run
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
 from espnet3.specs.models import Receipt, decode
-from tests.chaos.faulty_store import VARIABLE, Faults, faults_environment, injected
 from tests.chaos.soak_work import BEGUN, MENDED, PLAN, RUN, answer, submit
 from tests.chaos.tally import Tally
-from tests.integration.helpers import ROOT
+from tests.support.faulty_store import VARIABLE, Faults, faults_environment, injected
+from tests.support.helpers import ROOT
 
 LONGEST = 120.0  # seconds that anything may take
 TRIES = 15  # resumes without a fault after which a run is given up

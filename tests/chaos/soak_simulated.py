@@ -1,4 +1,4 @@
-"""One run of the soak with simulated processes, which die anywhere; see `tests/chaos/mortal.py`."""
+"""One run of the soak with simulated processes, which die anywhere (tests/support/mortal.py)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from espnet3.errors import DamagedResult, EspnetError
 from espnet3.run import Run
 from espnet3.specs import layout
-from tests.chaos import world as world_module
-from tests.chaos.mortal import Died, Process
 from tests.chaos.tally import Tally
-from tests.chaos.world import N_ITEMS, N_SHARDS, World
+from tests.support import world as world_module
+from tests.support.mortal import Died, Process
+from tests.support.world import N_ITEMS, N_SHARDS, World
 
 
 class SimulatedRun:

@@ -1,6 +1,6 @@
 """Every crash point of every process: it dies there, resume and collect follow, nothing is lost.
 
-In process, exhaustively: see `tests/chaos/mortal.py` for how a process dies. The same with real
+In process, exhaustively: see `tests/support/mortal.py` for how a process dies. The same with real
 processes and SIGKILL is in `test_driver_dies.py` and `test_kill_points.py`.
 """
 
@@ -23,9 +23,9 @@ from espnet3.specs.models import AcceptedJob, Submission
 from espnet3.submit.local_launcher import LocalLauncher
 from espnet3.worker import supervisor
 from espnet3.worker.main import main as worker
-from tests.chaos import world as world_module
-from tests.chaos.mortal import Died, Process, reach
-from tests.chaos.world import (
+from tests.support import world as world_module
+from tests.support.mortal import Died, Process, reach
+from tests.support.world import (
     N_ITEMS,
     N_SHARDS,
     World,

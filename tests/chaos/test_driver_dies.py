@@ -18,8 +18,8 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.status.observe import observe
 from espnet3.storage.opening import open_store
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
-from tests.integration.helpers import wait_for
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.helpers import wait_for
+from tests.support.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = [item * item for item in range(N_ITEMS)]

@@ -24,9 +24,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit.launch import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
-from tests.chaos.stand_in_cluster import Task
-from tests.chaos.world import N_ITEMS, Counted, Nothing, World, expected
-from tests.integration.helpers import (
+from tests.support.helpers import (
     ROOT,
     ended,
     locally,
@@ -36,7 +34,9 @@ from tests.integration.helpers import (
     processes_of,
     wait_for,
 )
-from tests.integration.runners import MENDED, Noting, Workshop
+from tests.support.runners import MENDED, Noting, Workshop
+from tests.support.stand_in_cluster import Task
+from tests.support.world import N_ITEMS, Counted, Nothing, World, expected
 
 ALL = os.environ.get("ESPNET3_LONG_TESTS") == "1"
 

@@ -22,7 +22,7 @@ from espnet3.submit.launchers import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import Portion, make_submission
 from espnet3.submit.surroundings import surroundings_here
-from tests.integration.helpers import (
+from tests.support.helpers import (
     TINY,
     attempts,
     ended,
@@ -37,7 +37,7 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, MENDED, Helped, Noting, Workshop
+from tests.support.runners import GATE, MENDED, Helped, Noting, Workshop
 
 WORDS = "another attempt was first; this one's results are not used"
 N_ITEMS, GATED = 4, 1

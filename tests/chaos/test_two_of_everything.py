@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ from espnet3.run_dir.processes import is_alive
 from espnet3.specs import layout
 from espnet3.status.run_status import LIVE
 from espnet3.worker import exit_codes
-from tests.integration.helpers import (
-    ROOT,
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -39,8 +36,9 @@ from tests.integration.helpers import (
     wait_for,
     wrap,
 )
-from tests.integration.runners import GATE, MENDED, Child, Noting, Workshop
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.rude import meet, rude, said
+from tests.support.runners import GATE, MENDED, Child, Noting, Workshop
+from tests.support.slurm_cluster import SlurmCluster
 
 TWO = parallel("local", n_workers=2, n_shards=2)
 
@@ -55,29 +53,10 @@ def _nothing_stays(tmp_path: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGKILL)
 
 
-def rude(*words: str | Path, **environ: str) -> subprocess.Popen[str]:
-    """Start a driver; see rude_driver.py."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.chaos.rude_driver", *map(str, words)],
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def submitting(
     folder: Path, n_items: int, config: Any, gated: Iterable[int] = ()
 ) -> tuple[str, ...]:
     return ("submit", str(folder), str(n_items), json.dumps(config), json.dumps([*gated]))
-
-
-def said(driver: subprocess.Popen[str], code: int = 0) -> str:
-    """What a driver printed in the end."""
-    out, err = driver.communicate(timeout=60)
-    assert driver.returncode == code, out + err
-    return out if code == 0 else err
 
 
 def twice(folder: Path, n_items: int) -> Run:
@@ -155,15 +134,6 @@ def test_a_packed_task_passes_over_what_was_done_elsewhere(tmp_path: Path) -> No
 
 
 # --- two drivers ----------------------------------------------------------------------------------
-
-
-def meet(folder: Path, file: str, *words: str) -> list[str]:
-    """What two drivers say that come to the writing of the same file at the same time."""
-    (folder / "meeting").write_text("2")
-    drivers = [rude("meet", folder, file, *words) for _ in range(2)]
-    found = [said(driver) for driver in drivers]
-    assert len((folder / "met").read_text().split()) >= 2
-    return found
 
 
 def test_two_resumes_at_once(tmp_path: Path) -> None:

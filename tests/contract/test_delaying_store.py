@@ -22,8 +22,8 @@ from espnet3.worker import exit_codes
 from espnet3.worker.main import main
 from tests.contract.delaying_store import DelayingStore, Server
 from tests.contract.store_contract import FolderContract
-from tests.unit.worker import runs
-from tests.unit.worker.runs import Setup, Work, submit_again, write_run
+from tests.support import worker_runs as runs
+from tests.support.worker_runs import Setup, Work, submit_again, write_run
 
 DELAY = 20.0
 Host = Callable[[str], DelayingStore]

@@ -12,9 +12,7 @@ import pytest
 
 from espnet3.errors import ConfigError
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.htcondor import HtcondorSite, submitted
-from tests.contract.sites.site import Site
-from tests.integration.helpers import (
+from tests.support.helpers import (
     causes,
     ended,
     jobs,
@@ -23,9 +21,11 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE
-from tests.stand_ins.batch import StandIn
-from tests.stand_ins.htcondor import COMMANDS
+from tests.support.runners import GATE
+from tests.support.sites.htcondor import HtcondorSite, submitted
+from tests.support.sites.site import Site
+from tests.support.stand_ins.batch import StandIn
+from tests.support.stand_ins.htcondor import COMMANDS
 
 ONE = "executable = /bin/true\n"
 
@@ -34,7 +34,7 @@ ONE = "executable = /bin/true\n"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """The stand-in, running."""
     folder = tmp_path_factory.mktemp("htcondor") / "here"
-    with StandIn(folder, "tests.stand_ins.htcondor", COMMANDS).running() as started:
+    with StandIn(folder, "tests.support.stand_ins.htcondor", COMMANDS).running() as started:
         yield started
 
 

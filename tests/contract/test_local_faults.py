@@ -19,7 +19,7 @@ from espnet3.specs.layout import FOLDERS
 from espnet3.storage import syncfs
 from espnet3.storage.local import LocalStore
 from espnet3.storage.retry import RetryPolicy
-from tests.chaos.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
+from tests.support.faulty_store import LASTING, PASSING, Faults, Rule, install, uninstall
 
 NAME, TEXT = "receipts/000000.json", b'{"rank": 0}'
 

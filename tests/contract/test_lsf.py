@@ -13,11 +13,11 @@ import pytest
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run import Run
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.lsf import COMMANDS, LsfSite
-from tests.contract.sites.site import Site
-from tests.integration.helpers import causes, ended, locally, states, submit_noting, wait_for
-from tests.integration.runners import GATE
-from tests.stand_ins.batch import StandIn
+from tests.support.helpers import causes, ended, locally, states, submit_noting, wait_for
+from tests.support.runners import GATE
+from tests.support.sites.lsf import COMMANDS, LsfSite
+from tests.support.sites.site import Site
+from tests.support.stand_ins.batch import StandIn
 
 ONE = "#!/bin/sh\ntrue\n"
 
@@ -26,7 +26,7 @@ ONE = "#!/bin/sh\ntrue\n"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """The stand-in, running."""
     folder = tmp_path_factory.mktemp("lsf") / "here"
-    with StandIn(folder, "tests.stand_ins.lsf", COMMANDS).running() as started:
+    with StandIn(folder, "tests.support.stand_ins.lsf", COMMANDS).running() as started:
         yield started
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.moab import COMMANDS, MoabSite
-from tests.contract.sites.pbs import refusal
-from tests.contract.sites.site import Site
-from tests.stand_ins.batch import StandIn
+from tests.support.sites.moab import COMMANDS, MoabSite
+from tests.support.sites.pbs import refusal
+from tests.support.sites.site import Site
+from tests.support.stand_ins.batch import StandIn
 
 ONE = "#!/bin/sh\n"
 
@@ -20,7 +20,7 @@ ONE = "#!/bin/sh\n"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """The stand-in, running."""
     folder = tmp_path_factory.mktemp("moab") / "here"
-    with StandIn(folder, "tests.stand_ins.moab", COMMANDS).running() as started:
+    with StandIn(folder, "tests.support.stand_ins.moab", COMMANDS).running() as started:
         yield started
 
 

@@ -16,10 +16,8 @@ import pytest
 
 from espnet3.errors import SubmissionRefused
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.oar import OarSite
-from tests.contract.sites.site import Site
-from tests.integration.debian import require
-from tests.integration.helpers import (
+from tests.support.debian import require
+from tests.support.helpers import (
     causes,
     ended,
     jobs,
@@ -32,8 +30,11 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.oar_cluster import PROGRAMS, OarCluster
-from tests.integration.runners import GATE
+from tests.support.interrupted import WAYS, leaves_nothing
+from tests.support.oar_cluster import PROGRAMS, REPLACED, OarCluster, original
+from tests.support.runners import GATE
+from tests.support.sites.oar import OarSite
+from tests.support.sites.site import Site
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,18 @@ def oar() -> Iterator[OarCluster]:
     temporary = tempfile.TemporaryDirectory(prefix="oar-", ignore_cleanup_errors=True)
     with temporary as folder, OarCluster(folder) as cluster:
         yield cluster
+
+
+@pytest.mark.slow
+@pytest.mark.server
+@pytest.mark.parametrize("way", WAYS)
+def test_no_oar_stays_behind(tmp_path: Path, way: str) -> None:
+    """First of all, as long as this process does not have the only OAR."""
+    require("OAR", PROGRAMS)
+    setup = "from tests.support.oar_cluster import OarCluster"
+    job = "cluster.run('oarsub', '-d', '/tmp', 'sleep 1000')"
+    leaves_nothing(tmp_path, way, setup, "OarCluster", job)
+    assert not any(original(file).exists() for file in REPLACED)
 
 
 class TestOar(SchedulerContract):

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.pbs import COMMANDS, PbsProSite, refusal
-from tests.contract.sites.site import Site
-from tests.integration.helpers import (
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -28,8 +26,10 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE
-from tests.stand_ins.batch import StandIn
+from tests.support.runners import GATE
+from tests.support.sites.pbs import COMMANDS, PbsProSite, refusal
+from tests.support.sites.site import Site
+from tests.support.stand_ins.batch import StandIn
 
 ONE = "#!/bin/sh\n"
 
@@ -46,7 +46,7 @@ def config(*, options: dict[str, Any] | None = None, **keys: Any) -> dict[str, A
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """The stand-in, running."""
     folder = tmp_path_factory.mktemp("pbs_pro") / "here"
-    with StandIn(folder, "tests.stand_ins.pbs_pro", COMMANDS).running() as started:
+    with StandIn(folder, "tests.support.stand_ins.pbs_pro", COMMANDS).running() as started:
         yield started
 
 
@@ -54,7 +54,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """The same without job history."""
     folder = tmp_path_factory.mktemp("forgetful") / "here"
-    with StandIn(folder, "tests.stand_ins.pbs_pro_forgetful", COMMANDS).running() as started:
+    with StandIn(
+        folder, "tests.support.stand_ins.pbs_pro_forgetful", COMMANDS
+    ).running() as started:
         yield started
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.sge import SgeSite
-from tests.contract.sites.site import Site
-from tests.integration.sge_cluster import SgeCluster
+from tests.support.sge_cluster import SgeCluster
+from tests.support.sites.sge import SgeSite
+from tests.support.sites.site import Site
 
 
 class TestSge(SchedulerContract):

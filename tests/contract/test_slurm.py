@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.site import Site
-from tests.contract.sites.slurm import SlurmSite
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.sites.site import Site
+from tests.support.sites.slurm import SlurmSite
+from tests.support.slurm_cluster import SlurmCluster
 
 
 class TestSlurm(SchedulerContract):

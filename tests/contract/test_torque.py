@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from tests.contract.scheduler_contract import SchedulerContract
-from tests.contract.sites.pbs import COMMANDS, TorqueSite, refusal
-from tests.contract.sites.site import Site
-from tests.integration.helpers import (
+from tests.support.helpers import (
     causes,
     ended,
     jobs,
@@ -22,8 +20,10 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE
-from tests.stand_ins.batch import StandIn
+from tests.support.runners import GATE
+from tests.support.sites.pbs import COMMANDS, TorqueSite, refusal
+from tests.support.sites.site import Site
+from tests.support.stand_ins.batch import StandIn
 
 ONE = "#!/bin/sh\n"
 
@@ -32,7 +32,7 @@ ONE = "#!/bin/sh\n"
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
     """The stand-in, running."""
     folder = tmp_path_factory.mktemp("torque") / "here"
-    with StandIn(folder, "tests.stand_ins.torque", COMMANDS).running() as started:
+    with StandIn(folder, "tests.support.stand_ins.torque", COMMANDS).running() as started:
         yield started
 
 

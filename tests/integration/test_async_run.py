@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from espnet3 import AsyncRun, IncompleteRun
-from tests.integration.helpers import locally, parallel, submit_noting
-from tests.integration.runners import GATE, MENDED
+from tests.support.helpers import locally, parallel, submit_noting
+from tests.support.runners import GATE, MENDED
 
 
 async def test_the_methods_of_a_run_awaited(tmp_path: Path) -> None:

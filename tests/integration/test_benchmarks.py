@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import python
+from tests.support.helpers import python
 
 ROOT = Path(__file__).resolve().parents[2]
 CHEAP = ("worker-start", "further-shard", "million-items", "collect-file", "collect-list")

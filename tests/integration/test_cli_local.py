@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import COMMAND, Project
+from tests.support.cli_project import COMMAND, Project
+from tests.support.terminals import read_all
 
 
 @pytest.fixture
@@ -190,17 +191,3 @@ def test_on_a_terminal(espnet3: Project) -> None:
         assert "item 4 is bad" in " ".join(shown[command].split())
     assert "espnet3 resume" in shown["watch"]
     assert shown["collect"].startswith("espnet3: ")
-
-
-def read_all(descriptor: int) -> str:
-    """What is written to a terminal, until nobody has it open any more."""
-    parts: list[bytes] = []
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        while True:
-            try:
-                part = file.read(4096)
-            except OSError:  # Linux's way to say that the other side is closed
-                part = b""
-            if not part:
-                return b"".join(parts).decode()
-            parts.append(part)

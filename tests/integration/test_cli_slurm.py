@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli_project import Project
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.cli_project import Project
+from tests.support.slurm_cluster import SlurmCluster
 
 OPTIONS = {"cores": 1, "memory": "100MB", "walltime": "00:10:00"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import oar_cluster, sge_cluster, slurm_cluster
-from tests.integration.debian import require
-from tests.integration.slurm_accounting import ACCOUNTING_PROGRAMS
+from tests.support import oar_cluster, sge_cluster, slurm_cluster
+from tests.support.debian import require
+from tests.support.slurm_accounting import ACCOUNTING_PROGRAMS
 
 SERVERS = {
     "Slurm": slurm_cluster.PROGRAMS,

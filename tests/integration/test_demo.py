@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from espnet3 import Run
 from espnet3.parallel import set_parallel
 from examples.librivox.recognise import LibriVox, Recognise
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "librivox"

@@ -21,9 +21,9 @@ import pytest
 import espnet3._jobqueue  # noqa: F401 (before we set one of its defaults)
 from espnet3 import Run
 from espnet3.parallel import set_parallel
-from tests.documents import DOCUMENTS, ROOT, Walkthrough, blocks
-from tests.integration import documents_yours
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support import documents_yours
+from tests.support.documents import DOCUMENTS, ROOT, Walkthrough, blocks
+from tests.support.slurm_cluster import SlurmCluster
 
 SECONDS = 0.7
 SLURM = [

@@ -22,10 +22,10 @@ from espnet3.specs.items import plan_items
 from espnet3.specs.models import encode
 from espnet3.submit.plan import plan_run
 from espnet3.submit.surroundings import surroundings_here
-from tests.integration import counting
-from tests.integration.counting import STEPS
-from tests.integration.helpers import ended, parallel, wrap
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support import counting
+from tests.support.counting import STEPS
+from tests.support.helpers import ended, parallel, wrap
+from tests.support.slurm_cluster import SlurmCluster
 
 pytestmark = pytest.mark.skipif(
     not (counting.ROOT / "benchmarks").is_dir(), reason="the benchmarks are in the repository only"

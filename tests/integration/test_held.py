@@ -24,9 +24,9 @@ from espnet3.run import submit_run
 from espnet3.specs.codec import encode
 from espnet3.specs.items import plan_items
 from espnet3.submit.plan import Surroundings, plan_run, require_same_plan
-from tests.integration import holding
-from tests.integration.helpers import ROOT, ended, parallel, python
-from tests.integration.holding import Holder, Options, Search, Show, Tool
+from tests.support import holding
+from tests.support.helpers import ROOT, ended, parallel, python
+from tests.support.holding import Holder, Options, Search, Show, Tool
 
 HERE = Surroundings(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
 AS_IMPORTED = [
@@ -63,7 +63,7 @@ def planned(runner: Any) -> Any:
 def rebuilt() -> Iterator[Callable[[Any], str]]:
     """What a worker makes of a run; each in a clean process."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.rebuilding"],
+        [sys.executable, "-m", "tests.support.rebuilding"],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdin is not None
@@ -260,7 +260,7 @@ def test_another_state_is_another_plan() -> None:
     Holder.beam = 20
     with pytest.raises(PlanMismatch) as caught:
         require_same_plan("/run", one, planned(Show(Holder({}))))
-    assert caught.value.field == "assignments.tests.integration.holding.Holder.beam"
+    assert caught.value.field == "assignments.tests.support.holding.Holder.beam"
 
 
 # --- a script -------------------------------------------------------------------------------------

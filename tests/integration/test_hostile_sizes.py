@@ -23,8 +23,8 @@ from espnet3.specs.codec import decode, encode
 from espnet3.specs.models import PERSISTED, AttemptRecord, RunSpec, ShardSpec
 from espnet3.storage.local import LocalStore
 from espnet3.text import cut
-from tests.integration.commands import said
-from tests.integration.helpers import attempts, ended, states
+from tests.support.commands import said
+from tests.support.helpers import attempts, ended, states
 
 HUGE = 1 << 30
 CONFIG = {"preflight": False, "n_workers": 2, "n_shards": 2}

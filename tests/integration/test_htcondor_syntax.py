@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from espnet3.submit import dry_run
-from tests.integration.helpers import parallel
-from tests.integration.runners import Clock, Square
-from tests.stand_ins import htcondor_submit
+from tests.support.helpers import parallel
+from tests.support.runners import Clock, Square
+from tests.support.stand_ins import htcondor_submit
 
 pytestmark = pytest.mark.skipif(
     find_spec("htcondor") is None, reason="HTCondor's Python bindings are for Linux only"

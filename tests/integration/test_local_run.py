@@ -16,7 +16,7 @@ import pytest
 from espnet3.errors import ConfigError, IncompleteRun, RunDirectoryError, UsageError
 from espnet3.run import Run, submit_run
 from espnet3.run_dir.processes import is_alive
-from tests.integration.helpers import (
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -35,7 +35,7 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, MENDED, Collecting, Endless, Workshop
+from tests.support.runners import GATE, MENDED, Collecting, Endless, Workshop
 
 
 @pytest.fixture(autouse=True)

@@ -30,8 +30,8 @@ from espnet3.parallel.parallel import (
     parallel_map,
     wrap_func_with_worker_env,
 )
-from tests.integration.helpers import ROOT, python, wait_for
-from tests.integration.sync_runners import (
+from tests.support.helpers import ROOT, python, wait_for
+from tests.support.sync_runners import (
     Counted,
     add_all,
     add_offset,
@@ -172,7 +172,7 @@ def test_large_results_do_not_all_pass_through_memory_at_once() -> None:
     code = """
 import resource
 from espnet3.parallel.parallel import get_client, parallel_for
-from tests.integration.sync_runners import eight_megabytes
+from tests.support.sync_runners import eight_megabytes
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import python
+from tests.support.helpers import python
 from tests.support.scripts import PROVIDER_OF_NOTHING
 
 # Says at its import where that happens; what is below the guard would submit again.

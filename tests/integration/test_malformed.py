@@ -24,7 +24,7 @@ from espnet3.specs.models import AttemptRecord, decode
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import open_store
 from espnet3.worker.main import main as worker
-from tests.integration.commands import said
+from tests.support.commands import said
 
 Damage = Callable[[Path], None]
 MEMORY = 1 << 30  # bytes that this process may grow by in one case

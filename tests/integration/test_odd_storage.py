@@ -15,10 +15,10 @@ import pytest
 from espnet3.errors import RunDirectoryError
 from espnet3.run import submit_run
 from espnet3.storage.file_modes import make_folders, removed_on_error
-from tests.integration.cli_project import Project
-from tests.integration.debian import PackagesUnavailableError, install
-from tests.integration.helpers import ended, parallel
-from tests.integration.runners import Noting, Workshop
+from tests.support.cli_project import Project
+from tests.support.debian import PackagesUnavailableError, install
+from tests.support.helpers import ended, parallel
+from tests.support.runners import Noting, Workshop
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 Mount = Callable[..., Path]

@@ -11,8 +11,8 @@ import pytest
 from espnet3.errors import ConfigError, FailedItems, PlanMismatch, UsageError
 from espnet3.run import Run
 from espnet3.specs import layout
-from tests.integration.cli_project import Project
-from tests.integration.helpers import (
+from tests.support.cli_project import Project
+from tests.support.helpers import (
     causes,
     ended,
     locally,
@@ -24,7 +24,7 @@ from tests.integration.helpers import (
     submission,
     submit_noting,
 )
-from tests.integration.runners import MENDED
+from tests.support.runners import MENDED
 
 FAILING = [*range(1, 30, 3)]  # ten of thirty, in all shards
 SAID = "3 of 3 shards done, 10 of 30 items failed"

@@ -13,8 +13,8 @@ import pytest
 from espnet3.errors import ConfigError, UsageError
 from espnet3.run import Run
 from espnet3.submit import dry_run
-from tests.integration.cli_project import Project
-from tests.integration.helpers import (
+from tests.support.cli_project import Project
+from tests.support.helpers import (
     ended,
     jobs,
     locally,
@@ -27,8 +27,8 @@ from tests.integration.helpers import (
     submit_noting,
     wrap,
 )
-from tests.integration.runners import MENDED, Noting, Workshop
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import MENDED, Noting, Workshop
+from tests.support.slurm_cluster import SlurmCluster
 
 MORE = [{"ranks": "1,3-4", "options": {"memory": "300MB"}}]
 
@@ -85,7 +85,7 @@ SUBMIT = """
 import sys
 from pathlib import Path
 
-from tests.integration.helpers import parallel, submit_noting
+from tests.support.helpers import parallel, submit_noting
 from tests.integration.test_overrides import MORE
 
 submit_noting(Path(sys.argv[1]), 6, parallel(n_shards=6, overrides=MORE))

@@ -15,10 +15,10 @@ import pytest
 
 from espnet3.schedulers.dialects.pbs import PbsScheduler
 from espnet3.submit import dry_run
-from tests.integration import debian
-from tests.integration.helpers import parallel
-from tests.integration.runners import Clock, Square
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support import debian
+from tests.support.helpers import parallel
+from tests.support.runners import Clock, Square
+from tests.support.slurm_cluster import SlurmCluster
 
 PACKAGES = ("slurm-wlm-torque", "libslurm38", "libslurm-perl", "libslurmdb-perl", "libswitch-perl")
 VERSIONS = {"PBS Pro": "pbs_version = 23.06.06", "Torque": "Version: 6.1.3"}

@@ -14,7 +14,7 @@ import pytest
 
 from espnet3.errors import RunDirectoryError
 from espnet3.run import Run
-from tests.integration.cli_project import COMMAND, Project
+from tests.support.cli_project import COMMAND, Project
 from tests.support.scripts import PROVIDER_OF_NOTHING
 
 SCRIPT = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.run import Run
-from tests.integration.helpers import ROOT, python
+from tests.support.helpers import ROOT, python
 
 SCRIPT = """
 import multiprocessing, os, signal, sys

@@ -13,9 +13,9 @@ import pytest
 
 from espnet3.run import Run
 from espnet3.specs import layout
-from tests.integration.helpers import parallel, python
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.helpers import parallel, python
 from tests.support.scripts import PROVIDER_OF_NOTHING
+from tests.support.slurm_cluster import SlurmCluster
 
 SEED = "7"
 SCRIPT = (

@@ -15,9 +15,8 @@ import pytest
 from espnet3.errors import DamagedResult, FailedItems, IncompleteRun
 from espnet3.run import Run
 from espnet3.specs import layout
-from tests.chaos.test_two_of_everything import meet
-from tests.integration.cli_project import Project
-from tests.integration.helpers import (
+from tests.support.cli_project import Project
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -31,7 +30,8 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, MENDED
+from tests.support.rude import meet
+from tests.support.runners import GATE, MENDED
 
 
 def config(n_shards: int, **keys: Any) -> Any:

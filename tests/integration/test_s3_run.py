@@ -22,8 +22,7 @@ from espnet3.specs import layout
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
 from espnet3.storage.retry import RetryPolicy
-from tests.chaos.mortal import Died, Process, reach
-from tests.integration.faulty_proxy import (
+from tests.support.faulty_proxy import (
     KINDS,
     SHORT,
     FaultyProxy,
@@ -32,7 +31,7 @@ from tests.integration.faulty_proxy import (
     at_random,
     faulty_s3,
 )
-from tests.integration.helpers import (
+from tests.support.helpers import (
     locally,
     noted,
     once,
@@ -42,7 +41,8 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, Noting, Workshop
+from tests.support.mortal import Died, Process, reach
+from tests.support.runners import GATE, Noting, Workshop
 
 pytestmark = pytest.mark.s3
 

@@ -18,7 +18,7 @@ from espnet3.errors import ConfigError, PlanMismatch, PreflightError
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.redaction import is_secret, masked, masked_text
 from espnet3.run import submit_run
-from tests.integration.commands import said
+from tests.support.commands import said
 
 SECRET = "hunter2-Zq9"
 CONFIG = {

@@ -15,8 +15,7 @@ import pytest
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import submit_run
 from espnet3.schedulers import get_scheduler
-from tests.contract.sites.sge import SgeSite
-from tests.integration.helpers import (
+from tests.support.helpers import (
     TINY,
     attempts,
     causes,
@@ -32,8 +31,9 @@ from tests.integration.helpers import (
     wait_for,
     wrap,
 )
-from tests.integration.runners import GATE, Echo, Shell
-from tests.integration.sge_cluster import SgeCluster
+from tests.support.runners import GATE, Echo, Shell
+from tests.support.sge_cluster import SgeCluster
+from tests.support.sites.sge import SgeSite
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from espnet3.run import Run
-from tests.integration.debian import require
-from tests.integration.helpers import (
+from tests.support.debian import require
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -31,9 +31,9 @@ from tests.integration.helpers import (
     wait_for,
     wrap,
 )
-from tests.integration.runners import GATE
-from tests.integration.slurm_accounting import ACCOUNTING_PROGRAMS, AccountingCluster
-from tests.slurm_fixtures import talking_to
+from tests.support.runners import GATE
+from tests.support.slurm_accounting import ACCOUNTING_PROGRAMS, AccountingCluster
+from tests.support.slurm_fixtures import talking_to
 
 pytestmark = pytest.mark.slurm
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.slurm_cluster import SlurmCluster, SlurmError
+from tests.support.slurm_cluster import SlurmCluster, SlurmError
 
 
 def _wait_for_files(cluster: SlurmCluster, *files: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.run import Run
-from tests.integration.helpers import (
+from tests.support.helpers import (
     causes,
     collected_elsewhere,
     ended,
@@ -26,8 +26,8 @@ from tests.integration.helpers import (
     submission,
     wait_for,
 )
-from tests.integration.runners import GATE
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import GATE
+from tests.support.slurm_cluster import SlurmCluster
 
 # What a user writes: provider, runner and call in one file.
 SCRIPT = """

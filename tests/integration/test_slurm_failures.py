@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.errors import IncompleteRun
-from tests.integration.helpers import (
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -25,8 +25,8 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, MENDED
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import GATE, MENDED
+from tests.support.slurm_cluster import SlurmCluster
 
 
 def test_two_of_forty_shards_fail(slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from espnet3.collect.merge import PartialResults
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
-from tests.integration.helpers import (
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -34,9 +34,9 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE, MENDED, Noting, Workshop, note
-from tests.integration.slurm_cluster import SlurmCluster
-from tests.slurm_fixtures import talking_to
+from tests.support.runners import GATE, MENDED, Noting, Workshop, note
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.slurm_fixtures import talking_to
 
 pytestmark = pytest.mark.slurm
 

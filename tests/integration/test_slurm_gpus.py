@@ -12,7 +12,7 @@ import pytest
 
 from espnet3.errors import SubmissionRefused
 from espnet3.run import Run, submit_run
-from tests.integration.helpers import (
+from tests.support.helpers import (
     causes,
     ended,
     jobs,
@@ -21,9 +21,9 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import Echo, Shell
-from tests.integration.slurm_cluster import SlurmCluster
-from tests.slurm_fixtures import talking_to
+from tests.support.runners import Echo, Shell
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.slurm_fixtures import talking_to
 
 pytestmark = pytest.mark.slurm
 NAMES = ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"]

@@ -9,7 +9,7 @@ import pytest
 from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
-from tests.integration.helpers import (
+from tests.support.helpers import (
     ended,
     jobs,
     locally,
@@ -21,8 +21,8 @@ from tests.integration.helpers import (
     wait_for,
     wrap,
 )
-from tests.integration.runners import GATE
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import GATE
+from tests.support.slurm_cluster import SlurmCluster
 
 HOURS = '"$real" "$@"; code=$?; echo "Remaining node hours:"; echo "    {}"; exit $code'
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from espnet3.run import submit_run
 from espnet3.submit import dry_run
 from espnet3.submit.process_state import held_here
-from tests.integration.helpers import (
+from tests.support.helpers import (
     collected_elsewhere,
     ended,
     files_of,
@@ -28,8 +28,8 @@ from tests.integration.helpers import (
     parallel,
     submission,
 )
-from tests.integration.runners import Given, Returning
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import Given, Returning
+from tests.support.slurm_cluster import SlurmCluster
 
 NASTY = [
     " two  words ",

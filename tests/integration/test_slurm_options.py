@@ -17,8 +17,8 @@ from espnet3.parallel import BaseRunner
 from espnet3.parallel.parallel import make_client
 from espnet3.run import Run, submit_run
 from espnet3.submit import dry_run
-from tests.integration import runners
-from tests.integration.helpers import (
+from tests.support import runners
+from tests.support.helpers import (
     ended,
     files_of,
     jobs,
@@ -30,8 +30,8 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import Echo, Shell
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import Echo, Shell
+from tests.support.slurm_cluster import SlurmCluster
 
 
 def _see(
@@ -290,7 +290,7 @@ def test_the_user_s_jobqueue_yaml_counts_and_is_recorded(
     )
     script = tmp_path / "submit.py"
     script.write_text(
-        "import sys\nfrom tests.integration.runners import Echo, Shell\n"
+        "import sys\nfrom tests.support.runners import Echo, Shell\n"
         "from espnet3.run import submit_run\n"
         "config = {'env': 'slurm', 'options': {'memory': '60MB'}}\n"
         "names = ['FROM_YAML']\n"

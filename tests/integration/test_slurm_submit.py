@@ -15,7 +15,7 @@ import pytest
 
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run import Run
-from tests.integration.helpers import (
+from tests.support.helpers import (
     ROOT,
     attempts,
     causes,
@@ -31,8 +31,8 @@ from tests.integration.helpers import (
     wait_for,
     wrap,
 )
-from tests.integration.runners import GATE
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import GATE
+from tests.support.slurm_cluster import SlurmCluster
 
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 # The script is a file that espnet3 removes when it gives up; a slow sbatch has read it before.
@@ -119,7 +119,7 @@ def test_a_queue_that_is_full(
 DRIVER = """
 import sys
 from pathlib import Path
-from tests.integration.helpers import parallel, submit_noting
+from tests.support.helpers import parallel, submit_noting
 submit_noting(Path(sys.argv[1]), 4, parallel(n_shards=2))
 """
 

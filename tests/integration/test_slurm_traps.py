@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.worker import exit_codes
-from tests.integration.helpers import (
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -21,8 +21,8 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import GATE
+from tests.support.slurm_cluster import SlurmCluster
 
 
 @pytest.mark.parametrize("shebang", ["#!/bin/bash", "#!/bin/sh"])

@@ -10,7 +10,7 @@ import pytest
 
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
-from tests.integration.helpers import (
+from tests.support.helpers import (
     causes,
     ended,
     files_of,
@@ -24,8 +24,8 @@ from tests.integration.helpers import (
     wait_for,
     wrap,
 )
-from tests.integration.runners import GATE, MENDED, SomeRefused, Workshop
-from tests.integration.slurm_cluster import SlurmCluster
+from tests.support.runners import GATE, MENDED, SomeRefused, Workshop
+from tests.support.slurm_cluster import SlurmCluster
 
 
 def _without(folder: Path, *missing: str) -> str:

@@ -15,8 +15,8 @@ import pytest
 
 from espnet3.errors import FailedItems, PlanMismatch, UsageError
 from espnet3.run import Run
-from tests.integration.cli_project import COMMAND, Project
-from tests.integration.helpers import wait_for
+from tests.support.cli_project import COMMAND, Project
+from tests.support.helpers import wait_for
 
 
 @pytest.fixture(scope="module")

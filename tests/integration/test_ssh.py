@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from espnet3.parallel import set_parallel
-from tests.integration.daemons import free_ports
-from tests.integration.debian import require
-from tests.integration.helpers import ROOT, wait_for
-from tests.integration.sync_runners import Env, Scale
+from tests.support.daemons import free_ports
+from tests.support.debian import require
+from tests.support.helpers import ROOT, wait_for
+from tests.support.sync_runners import Env, Scale
 
 SSHD = "/usr/sbin/sshd"
 PROGRAMS = {SSHD: "openssh-server", "/usr/bin/ssh-keygen": "openssh-client"}
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def _sshd_is_installed() -> None:
+def sshd_is_installed() -> None:
     """From Debian's packages; no daemon of the system's is started."""
     require("sshd", PROGRAMS)
 
@@ -42,7 +42,7 @@ def _answers(port: int) -> bool:
 
 
 @pytest.fixture
-def connect_options(_sshd_is_installed: None, tmp_path: Path) -> Iterator[dict[str, Any]]:
+def connect_options(sshd_is_installed: None, tmp_path: Path) -> Iterator[dict[str, Any]]:
     """What connects to a running sshd."""
     for name in ("host", "user"):
         subprocess.run(

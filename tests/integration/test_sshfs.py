@@ -18,9 +18,9 @@ from espnet3.parallel import BaseRunner
 from espnet3.run import Run
 from espnet3.specs import layout
 from espnet3.storage.local import LocalStore
-from tests.integration.helpers import noted, once, wait_for
-from tests.integration.runners import MENDED, note
-from tests.unit.worker.runs import receipt_of, run_worker, submit_again, write_run
+from tests.support.helpers import noted, once, wait_for
+from tests.support.runners import MENDED, note
+from tests.support.worker_runs import receipt_of, run_worker, submit_again, write_run
 
 pytestmark = [
     pytest.mark.slow,

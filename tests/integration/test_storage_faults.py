@@ -16,8 +16,8 @@ from espnet3.errors import EspnetError, RunDirectoryError, StoreError
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.storage.local import LocalStore
-from tests.chaos.faulty_store import Faults, Rule, faults_environment, injected
-from tests.integration.helpers import (
+from tests.support.faulty_store import Faults, Rule, faults_environment, injected
+from tests.support.helpers import (
     ended,
     locally,
     noted,
@@ -27,8 +27,8 @@ from tests.integration.helpers import (
     states,
     wait_for,
 )
-from tests.integration.runners import GATE, Noting, Workshop
-from tests.unit.worker.runs import (
+from tests.support.runners import GATE, Noting, Workshop
+from tests.support.worker_runs import (
     Setup,
     Work,
     receipt_of,
@@ -336,7 +336,7 @@ def test_a_submission_that_cannot_be_written_is_made_again(
     tmp_path: Path, rule: Rule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = (
-        "import json, sys; from tests.integration.runners import *\n"
+        "import json, sys; from tests.support.runners import *\n"
         "from espnet3.run import submit_run\n"
         "from espnet3.errors import EspnetError\n"
         "runner = Noting(Workshop({'folder': sys.argv[1]}))\n"

@@ -21,7 +21,8 @@ from espnet3.schedulers.dialects.qsub_style import name_digest
 from espnet3.schedulers.ownership import is_own_job
 from espnet3.specs import layout
 from espnet3.specs.models import ProcessIdentity, RunSpec, decode
-from tests.integration.helpers import (
+from tests.support.asking import entry
+from tests.support.helpers import (
     ended,
     jobs,
     noted,
@@ -33,9 +34,8 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE
-from tests.integration.slurm_cluster import SlurmCluster
-from tests.unit.schedulers.asking import entry
+from tests.support.runners import GATE
+from tests.support.slurm_cluster import SlurmCluster
 
 STRANGER = 54321  # nobody on this host
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

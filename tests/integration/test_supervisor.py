@@ -14,7 +14,7 @@ import pytest
 from espnet3.run import Run
 from espnet3.submit.launch import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
-from tests.integration.helpers import (
+from tests.support.helpers import (
     attempts,
     causes,
     ended,
@@ -28,7 +28,7 @@ from tests.integration.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.integration.runners import GATE
+from tests.support.runners import GATE
 
 IMPATIENT = """
 import sys

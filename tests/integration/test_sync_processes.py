@@ -11,45 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.helpers import ROOT, python, wait_for
-
-POOL = """
-import multiprocessing, sys
-from concurrent.futures import ProcessPoolExecutor
-from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
-
-METHOD = sys.argv[1]
-
-def double(x):
-    return 2 * x
-
-class Point:
-    def __init__(self, x):
-        self.x = x
-
-def move(point):
-    return Point(point.x + 1)
-
-class Provider(EnvironmentProvider):
-    def build_env_local(self):
-        with multiprocessing.get_context(METHOD).Pool(1) as pool:  # there, too
-            return {"one": pool.apply(double, [0.5])}
-
-class Work(BaseRunner):
-    @staticmethod
-    def forward(idx, one):
-        context = multiprocessing.get_context(METHOD)
-        with context.Pool(1) as pool:
-            doubled = pool.map(double, [idx, one])
-            moved = pool.apply(move, [Point(idx)])
-        with ProcessPoolExecutor(1, mp_context=context) as executor:
-            return [*doubled, moved.x, executor.submit(double, idx).result()]
-
-if __name__ == "__main__":
-    local = Work(Provider({}))([1])
-    set_parallel({"env": "local", "n_workers": 1})
-    print(local == Work(Provider({}))([1]), local)
-"""
+from tests.support.helpers import ROOT, python, wait_for
+from tests.support.scripts import POOL
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.helpers import python
+from tests.support.helpers import python
 
 CLASSES = """
 import multiprocessing, os, sys, time

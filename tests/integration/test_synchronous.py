@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 from espnet3.errors import UnserializableResult, WorkersKilled
 from espnet3.parallel import set_parallel, synchronous
 from espnet3.run import Run
-from tests.integration.helpers import ROOT, noted, python, wait_for
-from tests.integration.sync_runners import (
+from tests.support.helpers import ROOT, noted, python, wait_for
+from tests.support.strategies import JSON
+from tests.support.sync_runners import (
     Entries,
     Env,
     Look,
@@ -37,7 +38,6 @@ from tests.integration.sync_runners import (
     TwoArgumentsError,
     Unbuildable,
 )
-from tests.unit.specs.strategies import JSON
 
 TWO: dict[str, Any] = {"env": "local", "n_workers": 2}
 IMPATIENT = {**TWO, "options": {"scheduler_kwargs": {"allowed_failures": 1}}}
@@ -367,7 +367,7 @@ def test_a_script_without_a_guard_is_told_so(script: Path, module: bool) -> None
 
 FORK = """
 import multiprocessing
-from tests.integration.sync_runners import Env, Scale
+from tests.support.sync_runners import Env, Scale
 from espnet3.parallel import set_parallel
 
 def child():
@@ -414,7 +414,7 @@ import os, signal, threading, time
 import psutil
 import espnet3.parallel.synchronous
 from espnet3.parallel import set_parallel
-from tests.integration.sync_runners import Env, Scale
+from tests.support.sync_runners import Env, Scale
 
 def children():
     here = psutil.Process().children(recursive=True)

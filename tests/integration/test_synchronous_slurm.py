@@ -24,10 +24,10 @@ from espnet3.parallel.parallel import (
     make_client,
     parallel_for,
 )
-from tests.integration.helpers import TINY, noted, python, wait_for, wrap
-from tests.integration.slurm_cluster import SlurmCluster
-from tests.integration.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env
-from tests.integration.test_sync_processes import POOL
+from tests.support.helpers import TINY, noted, python, wait_for, wrap
+from tests.support.scripts import POOL
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.sync_runners import Env, Misbehaving, Scale, Wait, add_offset, make_env
 
 JOBS: dict[str, Any] = {
     "env": "slurm",

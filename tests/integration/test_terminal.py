@@ -17,10 +17,10 @@ from espnet3.errors import EspnetError, IncompleteRun
 from espnet3.run import Run
 from espnet3.specs import layout
 from espnet3.text import visible, visible_json, visible_line
-from tests.integration.cli_project import COMMAND, Project
-from tests.integration.commands import said
-from tests.integration.test_cli_local import read_all
+from tests.support.cli_project import COMMAND, Project
+from tests.support.commands import said
 from tests.support.scripts import PROVIDER_OF_NOTHING
+from tests.support.terminals import read_all
 
 # The title, the clipboard, a cleared screen; C1; backspaces; text that is turned around.
 EVIL = "\x1b]0;owned\x07\x1b]52;c;eA==\x1b\\\x1b[2J\x9b2J\x08\x08\u202e\u2066x\ry\u2028\x7f"

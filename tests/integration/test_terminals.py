@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pty
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import ROOT, python
+from tests.support.helpers import ROOT, python
+from tests.support.pythons import THIS, pythons
 
 # What local mode imports; pip finds the builds of another version.
 DEPENDENCIES = ("pydantic", "orjson", "rich")
-OLDEST, NEWEST = 11, 19  # minor versions that are looked for
 
 SCRIPT = """
 import sys, time
@@ -47,21 +46,6 @@ if __name__ == "__main__":
         set_parallel({"env": "local", "n_workers": 1})
     print(sum(Work(Provider({}))(range(5))))
 """
-
-
-def other_pythons() -> dict[str, str]:
-    """Version -> interpreter: those on the PATH, and those that are installed beside this one."""
-    names = [f"python3.{minor}" for minor in range(OLDEST, NEWEST)]
-    beside = [str(file) for file in Path(sys.base_prefix).parent.glob("*/bin/python3")]
-    ask = "import sys, select; print(*sys.version_info[:2], sep='.')"
-    wanted = {f"3.{minor}" for minor in range(OLDEST, NEWEST)}
-    wanted.remove(f"3.{sys.version_info.minor}")
-    found: dict[str, str] = {}
-    for word in [*filter(None, map(shutil.which, names)), *sorted(beside)]:
-        asked = subprocess.run([word, "-c", ask], capture_output=True, text=True, check=False)
-        if asked.stdout.strip() in wanted:  # a shim may say that there is none
-            found[asked.stdout.strip()] = word
-    return found
 
 
 def on_a_terminal(
@@ -125,8 +109,10 @@ def test_a_call_on_a_terminal_ends(tmp_path: Path, mode: str) -> None:
     check(sys.executable, tmp_path, mode)
 
 
+@pytest.mark.server  # from which packages come
 def test_local_mode_on_a_terminal_ends_on_other_pythons(tmp_path: Path) -> None:
-    others = other_pythons()
+    others = pythons()
+    others.pop(THIS, None)
     if not others:
         pytest.skip("there is no other Python on this host")
     for version, interpreter in others.items():
@@ -141,8 +127,8 @@ def test_local_mode_on_a_terminal_ends_on_other_pythons(tmp_path: Path) -> None:
 
 OPEN = """
 import sys
-from tests.integration.helpers import parallel
-from tests.integration.sync_runners import Env, Scale
+from tests.support.helpers import parallel
+from tests.support.sync_runners import Env, Scale
 from espnet3.run import submit_run
 
 def main():

@@ -26,8 +26,8 @@ from espnet3.run_dir.trust import Trust, require_own, require_scripts, require_t
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, decode
 from espnet3.storage.opening import open_store
-from tests.integration.commands import said
-from tests.integration.helpers import submission
+from tests.support.commands import said
+from tests.support.helpers import submission
 
 STRANGER, GROUP = 54321, 54322  # nobody on this host, and a group of nobody
 FOLDERS = [folder for folder in layout.FOLDERS if folder != layout.LOGS]

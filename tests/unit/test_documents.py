@@ -14,7 +14,15 @@ from types import ModuleType
 import pytest
 
 from espnet3.errors import EspnetError
-from tests.documents import DOCUMENTS, LANGUAGES, ROOT, TEXT_BLOCKS, Block, Walkthrough, blocks
+from tests.support.documents import (
+    DOCUMENTS,
+    LANGUAGES,
+    ROOT,
+    TEXT_BLOCKS,
+    Block,
+    Walkthrough,
+    blocks,
+)
 
 GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 

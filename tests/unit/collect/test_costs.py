@@ -21,9 +21,9 @@ from espnet3.specs.items import shard_bounds
 from espnet3.specs.models import Receipt, ResultPart, encode, now
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
-from tests.chaos import faulty_store
-from tests.chaos.faulty_store import Faults, Rule
-from tests.unit.worker.runs import write_run
+from tests.support import faulty_store
+from tests.support.faulty_store import Faults, Rule
+from tests.support.worker_runs import write_run
 
 SHARDS, PARTS = 60, 2
 

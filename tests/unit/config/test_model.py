@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from espnet3.config.model import ENVS, ParallelConfig, parse_parallel
 from espnet3.errors import ConfigError
-from tests.unit.specs.strategies import JSON, TEXT, models
+from tests.support.strategies import JSON, TEXT, models
 
 
 @given(models(ParallelConfig), st.sampled_from(ENVS))

@@ -27,7 +27,7 @@ from espnet3.run_dir.records import (
     encode_pickle,
 )
 from espnet3.specs.models import ErrorRecord
-from tests.unit.specs.strategies import JSON, TEXT
+from tests.support.strategies import JSON, TEXT
 
 WHERE = "run/results/x.jsonl"
 NAN, INF = float("nan"), float("inf")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.schedulers.asking import Commands
+from tests.support.asking import Commands
 
 
 @pytest.fixture

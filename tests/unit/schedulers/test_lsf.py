@@ -21,7 +21,7 @@ from espnet3.schedulers.base import SubmitCall, TaskState
 from espnet3.schedulers.dialects.lsf import LsfScheduler, _parsed
 from espnet3.schedulers.dialects.lsf_words import task_state
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.unit.schedulers.asking import Commands, entry
+from tests.support.asking import Commands, entry
 
 LSF = LsfScheduler()
 FORMAT = "jobid jobindex stat user exit_code job_name exit_reason pend_reason delimiter='^'"

@@ -19,7 +19,7 @@ from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects.moab import MoabScheduler
 from espnet3.schedulers.dialects.moab_words import task_state
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.unit.schedulers.asking import NOW, Commands, entry
+from tests.support.asking import NOW, Commands, entry
 
 NAME = "esp_array"
 LIVE, ENDED = ("active", "eligible", "blocked"), ("completed",)

@@ -18,7 +18,7 @@ from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects.sge import SgeScheduler
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.unit.schedulers.asking import Commands, entry
+from tests.support.asking import Commands, entry
 
 SGE = SgeScheduler()
 

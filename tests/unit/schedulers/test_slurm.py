@@ -27,7 +27,7 @@ from espnet3.specs.models import (
     AcceptedJobs,
     PlannedJob,
 )
-from tests.unit.schedulers.asking import ME, NOW, Commands, entry
+from tests.support.asking import ME, NOW, Commands, entry
 
 SLURM = SlurmScheduler()
 

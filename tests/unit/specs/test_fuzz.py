@@ -14,7 +14,7 @@ from espnet3.config.yaml_values import parse_yaml
 from espnet3.errors import ConfigError, FormatError
 from espnet3.run_dir import records
 from espnet3.specs.models import PERSISTED, ErrorRecord, PersistedModel, decode, encode
-from tests.unit.specs.strategies import JSON, models
+from tests.support.strategies import JSON, models
 
 EXAMPLES = int(os.environ.get("ESPNET3_FUZZ", "25"))  # of each kind
 QUICK = settings(

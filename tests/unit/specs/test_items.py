@@ -23,7 +23,7 @@ from espnet3.specs.items import (
     plan_items,
 )
 from espnet3.specs.plain import MAX_DEPTH
-from tests.unit.specs.strategies import INT64, JSON
+from tests.support.strategies import INT64, JSON
 
 _stored: TypeAdapter[ItemRange | ItemList] = TypeAdapter(Items)
 RANGES = st.builds(

@@ -29,7 +29,7 @@ from espnet3.specs.models import (
     encode,
     now,
 )
-from tests.unit.specs.strategies import models
+from tests.support.strategies import models
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 DIGEST = "sha256:" + "0" * 64

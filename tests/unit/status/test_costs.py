@@ -17,9 +17,9 @@ from espnet3.status.observe import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from espnet3.submit import resume, submit
-from tests.chaos import stand_in_cluster
-from tests.chaos.stand_in_cluster import StandInScheduler
-from tests.unit.worker.runs import Setup, Work
+from tests.support import stand_in_cluster
+from tests.support.stand_in_cluster import StandInScheduler
+from tests.support.worker_runs import Setup, Work
 
 MANY = 70  # shards; in arrays of ten
 

@@ -11,7 +11,7 @@ import pytest
 from espnet3.run_dir.records import decode_line
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
-from tests.unit.worker.runs import receipt_of, result_lines, run_worker, write_run
+from tests.support.worker_runs import receipt_of, result_lines, run_worker, write_run
 
 # Hooks that are known before ours run while ours have the signals blocked.
 BEGINNING = """

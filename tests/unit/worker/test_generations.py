@@ -17,7 +17,7 @@ from espnet3.worker import exit_codes
 from espnet3.worker.generations import open_generations, read_belief
 from espnet3.worker.shard import Limits, Place
 from espnet3.worker.task import run_task
-from tests.unit.worker.runs import records_of, write_run
+from tests.support.worker_runs import records_of, write_run
 
 
 def run_here(

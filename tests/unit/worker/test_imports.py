@@ -12,7 +12,7 @@ import pytest
 
 from espnet3.specs import layout
 from espnet3.storage.base import Store
-from tests.unit.worker.runs import write_run
+from tests.support.worker_runs import write_run
 
 HEAVY = {
     "asyncio",

@@ -19,7 +19,7 @@ from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import open_store
 from espnet3.worker import results
 from espnet3.worker.results import BUFFER, ResultWriter
-from tests.unit.worker.runs import eventually
+from tests.support.worker_runs import eventually
 
 ATTEMPT = "0001-0123456789ab"
 LINES = [b'{"item":%d,"result":%d}\n' % (i, i * i) for i in range(300)]

@@ -16,7 +16,7 @@ from espnet3.storage.local import LocalStore
 from espnet3.storage.retry import RetryPolicy
 from espnet3.worker import exit_codes, results
 from espnet3.worker.spare import Spare
-from tests.unit.worker.runs import (
+from tests.support.worker_runs import (
     receipt_of,
     records_of,
     result_lines,

@@ -16,7 +16,7 @@ from espnet3.specs import layout
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.signals import HANDLED, Interrupted, Signals
-from tests.unit.worker.runs import (
+from tests.support.worker_runs import (
     eventually,
     receipt_of,
     records_of,

@@ -19,7 +19,7 @@ from espnet3.worker import exit_codes
 from espnet3.worker.main import main
 from espnet3.worker.shard import Place
 from espnet3.worker.task import run_task
-from tests.unit.worker.runs import (
+from tests.support.worker_runs import (
     TROUBLES,
     receipt_of,
     records_of,

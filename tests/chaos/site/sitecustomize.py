@@ -1,8 +1,0 @@
-"""Python reads this when it starts with the folder on PYTHONPATH: faults of the storage, if any."""
-
-import os
-
-if os.environ.get("ESPNET3_TEST_FAULTS"):
-    from tests.chaos.faulty_store import install_from_environment
-
-    install_from_environment()

@@ -1,0 +1,191 @@
+"""A stand-in for a batch system, at the ports `Scheduler` and `Launcher`. For tests.
+
+It accepts jobs, remembers them, and knows of each task whether it is queued, runs or has ended.
+Nothing starts by itself: a test takes queued tasks and lets them run as it likes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import SchedulerUnavailable
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
+from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.plan import JobShape, shape_jobs
+from tests.support.mortal import reach
+
+NAME = "oar"  # an env of the parallel config that this stands in for
+INDEX, RESTARTS = "STAND_IN_INDEX", "STAND_IN_RESTARTS"
+
+
+@dataclass
+class Task:
+    """One task of a job that was accepted."""
+
+    job: str
+    index: int
+    words: list[str]
+    state: TaskState = field(default_factory=lambda: TaskState("queued", "PENDING"))
+    restarts: int = 0
+
+    def environ(self) -> dict[str, str]:
+        """What the batch system sets for it."""
+        return {INDEX: str(self.index), RESTARTS: str(self.restarts)}
+
+
+class Cluster:
+    """What the batch system knows.
+
+    Attributes:
+        tasks: of all jobs, in the order of their acceptance.
+        answers: False where it does not answer.
+        cancelled: called with each task that is to be stopped.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.ids: dict[str, str] = {}
+        self.answers = True
+        self.cancelled: Callable[[Task], None] = lambda task: None
+
+    def accept(self, job: PlannedJob, words: Sequence[str]) -> str:
+        """Take a job."""
+        self.require()
+        assert job.name not in self.ids, f"{job.name} was submitted twice"
+        self.ids[job.name] = str(1000 + len(self.ids))
+        first = ["--first-task", str(job.first_task)]
+        for index in range(job.n_tasks):
+            self.tasks.append(Task(job.name, index, [*words, *first]))
+        return self.ids[job.name]
+
+    def queued(self) -> list[Task]:
+        """What may be started."""
+        return [task for task in self.tasks if task.state.state == "queued"]
+
+    def forget_ended(self) -> None:
+        """Forget all tasks that have ended, as batch systems do after a while."""
+        self.tasks = [task for task in self.tasks if task.state.state != "ended"]
+
+    def require(self) -> None:
+        """Answer, or not."""
+        if not self.answers:
+            raise SchedulerUnavailable(NAME, "connection refused")
+
+
+class StandInScheduler(Scheduler):
+    """Asks the cluster."""
+
+    name = NAME
+    passes_environment = True  # its workers are threads of this process
+    cluster: ClassVar[Cluster]
+
+    def array_index(self, environ: Mapping[str, str]) -> int | None:
+        return int(environ[INDEX])
+
+    def job_id(self, environ: Mapping[str, str]) -> str | None:
+        return f"stand-in-{environ[INDEX]}"
+
+    def was_requeued(self, environ: Mapping[str, str]) -> bool:
+        return environ[RESTARTS] != "0"
+
+    def job_ids(self, output: str) -> list[str]:
+        return [output]
+
+    async def max_array_size(self) -> int:
+        return 1000
+
+    async def query(
+        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
+    ) -> dict[TaskKey, TaskState]:
+        self.cluster.require()
+        keys = {
+            name: (entry.submission.number, job.first_task)
+            for entry in submissions
+            for name in entry.job_ids()
+            for job in entry.submission.jobs
+            if job.name == name
+        }
+        return {
+            (keys[task.job][0], keys[task.job][1] + task.index): task.state
+            for task in self.cluster.tasks
+            if task.job in keys
+        }
+
+    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
+        self.cluster.require()
+        known = {task.job for task in self.cluster.tasks}
+        ids = self.cluster.ids
+        return [AcceptedJob(name=p.name, job_id=ids[p.name]) for p in planned if p.name in known]
+
+    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
+        self.cluster.require()
+        names = {job.name for job in jobs}
+        for task in self.cluster.tasks:
+            if task.job not in names or task.state.state == "ended":
+                continue
+            if task.state.state == "queued":
+                task.state = TaskState("ended", "CANCELLED", stopped="cancelled")
+            else:
+                self.cluster.cancelled(task)
+
+
+class StandInLauncher(Launcher):
+    """Hands jobs to the cluster; the submitter may die before and after each acceptance."""
+
+    def __init__(self, parallel: ParallelConfig, runner: type[Any]) -> None:
+        self.options = dict(parallel.options)
+        self.python = "python"
+        self._config = parallel
+
+    async def max_array_size(self) -> int:
+        return 1000
+
+    def job_name_prefix(self) -> str:
+        return "stand-in"
+
+    def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
+        return shape_jobs(
+            n_tasks,
+            self._config.n_workers,
+            job_array=self._config.job_array,
+            max_array_size=max_array_size,
+        )
+
+    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        return Rendered("", ["stand-in", job.name])
+
+    async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
+        words = submission.worker_command[submission.worker_command.index("espnet3.worker") + 1 :]
+        for job in submission.jobs:
+            reach()
+            job_id = StandInScheduler.cluster.accept(job, words)
+            reach()
+            yield AcceptedJob(name=job.name, job_id=job_id)
+
+
+def install_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let espnet3 find the stand-in where it would find a real batch system's dialect."""
+    module = ModuleType(f"espnet3.schedulers.dialects.{NAME}")
+    module.SCHEDULER = StandInScheduler  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Let espnet3 submit to a new stand-in."""
+    from espnet3.submit import new_run, resumption
+
+    cluster = Cluster()
+    install_dialect(monkeypatch)
+    monkeypatch.setattr(StandInScheduler, "cluster", cluster, raising=False)
+    for user in (new_run, resumption):
+        monkeypatch.setattr(user, "make_launcher", StandInLauncher)
+    return cluster
