@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
-_IMPORT = re.compile(r"^from (\S+) import \(?\s*(\*|\w+)", re.MULTILINE)  # of one name each
-_DECLARED = re.compile(r"^(\w+): ", re.MULTILINE)
+_IMPORT = r"(?m)^from (\S+) import \(?\s*(\*|\w+)"  # of one name each
+_DECLARED = r"(?m)^(\w+): "
 
 
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -52,9 +50,13 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 @functools.cache
 def _origins(package: str) -> dict[str, str]:
     """Public name -> the module that defines it, as the package's stub has it."""
+    # Here, since workers import this module and need no public name.
+    import pkgutil
+    import re
+
     stub = (pkgutil.get_data(package, "__init__.pyi") or b"").decode()
-    found = dict.fromkeys(_DECLARED.findall(stub), package)
-    for module, name in _IMPORT.findall(stub):
+    found = dict.fromkeys(re.findall(_DECLARED, stub), package)
+    for module, name in re.findall(_IMPORT, stub):
         names = importlib.import_module(module).__all__ if name == "*" else [name]
         found |= dict.fromkeys(names, module)
     return found
