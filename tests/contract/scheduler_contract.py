@@ -224,6 +224,7 @@ class SchedulerContract:
             "node",
             "python there",
             "packages there",
+            "bytecode",
             "run directory",
             "new files",
             "exclusive create",
