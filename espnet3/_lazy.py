@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-import pkgutil
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -52,9 +52,12 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 @functools.cache
 def _origins(package: str) -> dict[str, str]:
     """Public name -> the module that defines it, as the package's stub has it."""
-    stub = (pkgutil.get_data(package, "__init__.pyi") or b"").decode()
+    module = sys.modules[package]
+    loader: Any = module.__loader__  # which also reads what lies in a zip archive
+    path = os.path.join(os.path.dirname(module.__file__ or ""), "__init__.pyi")
+    stub = loader.get_data(path).decode()
     found = dict.fromkeys(_DECLARED.findall(stub), package)
-    for module, name in _IMPORT.findall(stub):
-        names = importlib.import_module(module).__all__ if name == "*" else [name]
-        found |= dict.fromkeys(names, module)
+    for origin, name in _IMPORT.findall(stub):
+        names = importlib.import_module(origin).__all__ if name == "*" else [name]
+        found |= dict.fromkeys(names, origin)
     return found
