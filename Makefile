@@ -74,9 +74,9 @@ check: $(DEV)  ## lint, types, the rules of the imports, current schemas
 schemas: $(DEV)  ## write schemas/ anew from the models
 	$(PY) -m espnet3.specs.schema
 
-# The theme's makers announce its end on each call.
+# Not --quiet, which would count no warnings. The theme announces its end on each call.
 docs: $(DOCS)  ## build the site into build/site; a link that leads nowhere is an error
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 dist: $(DEV)  ## build sdist and wheel into dist/, and check them
 	@rm -rf dist

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -50,13 +51,14 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 @functools.cache
 def _origins(package: str) -> dict[str, str]:
     """Public name -> the module that defines it, as the package's stub has it."""
-    # Here, since workers import this module and need no public name.
-    import pkgutil
-    import re
+    import re  # workers import this module, and need no public name
 
-    stub = (pkgutil.get_data(package, "__init__.pyi") or b"").decode()
+    module = sys.modules[package]
+    loader: Any = module.__loader__  # which also reads what lies in a zip archive
+    path = os.path.join(os.path.dirname(module.__file__ or ""), "__init__.pyi")
+    stub = loader.get_data(path).decode()
     found = dict.fromkeys(re.findall(_DECLARED, stub), package)
-    for module, name in re.findall(_IMPORT, stub):
-        names = importlib.import_module(module).__all__ if name == "*" else [name]
-        found |= dict.fromkeys(names, module)
+    for origin, name in re.findall(_IMPORT, stub):
+        names = importlib.import_module(origin).__all__ if name == "*" else [name]
+        found |= dict.fromkeys(names, origin)
     return found
