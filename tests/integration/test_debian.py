@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import oar_cluster, sge_cluster, slurm_cluster
+from tests.support import guard, oar_cluster, sge_cluster, slurm_cluster
 from tests.support.debian import require
 from tests.support.slurm_accounting import ACCOUNTING_PROGRAMS
 
@@ -33,3 +33,15 @@ def test_without_its_packages(server: str, monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("ESPNET3_REQUIRE_SLURM", "1")
     with pytest.raises(pytest.fail.Exception, match=f"but {server} needs the Debian packages "):
         require(server, _elsewhere(SERVERS[server]))
+
+
+def test_nothing_is_installed_or_started_where_no_server_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in `make test-fast`: a missing server skips, and one that would be started fails."""
+    monkeypatch.setenv(guard.WITHOUT_SERVERS, "1")
+    monkeypatch.delenv("ESPNET3_REQUIRE_SLURM", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=f"{guard.WITHOUT_SERVERS}=1"):
+        require("Slurm", _elsewhere(SERVERS["Slurm"]))
+    with pytest.raises(RuntimeError, match="mark it `server`"):
+        guard.started("tests.support.slurm_cluster", tmp_path)

@@ -195,7 +195,9 @@ class TestJson:
         assert "results: pickle" in message
         assert "\n" not in message
 
-    @pytest.mark.parametrize("result", [{"\udce9": 1}, np.array([1], ">i4"), np.datetime64("NaT")])
+    @pytest.mark.parametrize(
+        "result", [{"\udce9": 1}, np.array([1], ">i4"), np.datetime64("NaT", "s")]
+    )
     def test_what_else_json_cannot_hold(self, result: Any) -> None:
         with pytest.raises(UnserializableResult, match="cannot be stored as JSON"):
             encode_json(0, result)
