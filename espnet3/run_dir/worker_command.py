@@ -87,7 +87,8 @@ def parse_arguments(words: Sequence[str]) -> WorkerArguments:
 
 
 def _number(name: str, word: str) -> int:
-    if not (word.isascii() and word.isdecimal() and len(word) <= 18):
+    digits = word.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 18):
         raise UsageError(f"{name}: {word!r} is not a number; usage: {_USAGE}")
     return int(word)
 

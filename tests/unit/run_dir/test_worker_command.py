@@ -81,7 +81,7 @@ def test_what_earlier_job_scripts_say(words: list[str], arguments: WorkerArgumen
         (["/run", "first"], "number: 'first' is not a number"),
         (["/run", "9" * 5000], "is not a number"),
         (["/run", "٣"], "is not a number"),
-        (["/run", "0001", "--task", "-1"], "task: '-1' is not a number"),
+        (["/run", "0001", "--task", "--1"], "task: '--1' is not a number"),
         (["/run", "0001", "--task"], "--task lacks its value"),
         (["/run", "0001", "--shard", "3"], "'--shard' is not an option"),
         (["/run", "0001", "--trust", "anyone"], "'anyone' is not one of owner, group"),
