@@ -512,7 +512,7 @@ class TestOpenStore:
     def test_paths_need_no_fsspec(self) -> None:
         code = (
             "import sys\n"
-            "from espnet3.storage.base import open_store\n"
+            "from espnet3.storage.opening import open_store\n"
             "open_store('/tmp')\n"
             "sys.exit('fsspec' in sys.modules or 'pydantic' in sys.modules)\n"
         )

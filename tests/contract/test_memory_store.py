@@ -66,7 +66,7 @@ def test_what_is_not_installed_is_named(module: str, url: str, extra: str) -> No
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from espnet3.errors import RunDirectoryError\n"
-        "from espnet3.storage.base import open_store\n"
+        "from espnet3.storage.opening import open_store\n"
         f"try: open_store({url!r})\n"
         "except RunDirectoryError as error: print(error)\n"
     )
