@@ -65,25 +65,29 @@ def parse_arguments(words: Sequence[str]) -> WorkerArguments:
         >>> parse_arguments(["/shared/decode", "0001", "--task", "3"]).task
         3
     """
-    if len(words) < 2 or words[0].startswith("-"):
-        raise UsageError(f"usage: {_USAGE}")
     # Not by argparse, nor by getopt: what these import is a tenth of a worker's start.
     given: dict[str, Any] = {}
-    rest = iter(words[2:])
+    places: list[str] = []
+    rest = iter(words)
     for word in rest:
         name = word[2:].replace("-", "_")
-        if not word.startswith("--") or name not in _OPTIONS:
+        if not word.startswith("--"):
+            places.append(word)
+            continue
+        if name not in _OPTIONS:
             raise UsageError(f"{word!r} is not an option; usage: {_USAGE}")
         if (value := next(rest, None)) is None:
             raise UsageError(f"{word} lacks its value; usage: {_USAGE}")
         given[name] = value
+    if len(places) != 2:
+        raise UsageError(f"usage: {_USAGE}")
     if given.get("trust", POLICIES[0]) not in POLICIES:
         raise UsageError(f"--trust: {given['trust']!r} is not one of {', '.join(POLICIES)}")
-    given["number"] = words[1]
+    run, given["number"] = places
     for name in ("number", *_NUMBERS):
         if name in given:
             given[name] = _number(name, given[name])
-    return WorkerArguments(words[0], **given)
+    return WorkerArguments(run, **given)
 
 
 def _number(name: str, word: str) -> int:
