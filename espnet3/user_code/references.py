@@ -32,7 +32,7 @@ def refer_to(cls: object) -> ClassReference:
 
     Example:
         >>> str(refer_to(ClassReference))
-        'espnet3.specs.models:ClassReference'
+        'espnet3.specs.parts:ClassReference'
     """
     if not isinstance(cls, type):
         raise ClassError(one_line(repr(cls), 80), "is no class; define a class in a module")

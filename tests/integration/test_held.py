@@ -194,7 +194,7 @@ def test_a_detached_run_gives_what_local_mode_gives(tmp_path: Path) -> None:
     holding.SETTINGS["beam"] = 23
     run = submit_run(Show(provider), [0], run_dir=tmp_path / "run", parallel=parallel("local"))
     assert ended(run).collect() == Show(provider)([0])
-    with pytest.raises(PlanMismatch, match=r"assignments\.tests\.integration\.holding\.BEAM"):
+    with pytest.raises(PlanMismatch, match=r"assignments\.tests\.support\.holding\.BEAM"):
         holding.BEAM = 24
         submit_run(Show(provider), [0], run_dir=tmp_path / "run", parallel=parallel("local"))
 
@@ -241,7 +241,7 @@ def test_an_attribute_that_is_gone_or_an_object_that_changed_is_named() -> None:
 
 def test_methods_that_were_replaced_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Holder, "build_model", staticmethod(lambda config: 20))
-    with pytest.raises(ClassError, match=r"^tests\.integration\.holding\.Holder\.build_model: was"):
+    with pytest.raises(ClassError, match=r"^tests\.support\.holding\.Holder\.build_model: was"):
         planned(Show(Holder({})))
     monkeypatch.undo()
     runner = Show(Holder({}))

@@ -10,6 +10,7 @@ import pytest
 
 from espnet3.parallel import set_parallel
 from espnet3.run import submit_run
+from tests.support.helpers import processes_of, wait_for
 from tests.support.refusals import IN_WORKER, Provider, Runner
 
 
@@ -28,6 +29,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "run"
     run = submit_run(Runner(Provider({})), range(4), run_dir=folder, parallel={"n_workers": 2})
     assert run.wait(60, 0.1).done
+    # A worker lives for a moment after its receipt, and would be taken for that of the copies.
+    wait_for(lambda: not processes_of(run), "its processes live on")
     return folder
 
 
