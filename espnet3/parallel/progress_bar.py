@@ -7,6 +7,7 @@ interpreter's end would wait for ever for the thread that draws (Python 3.13).
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -36,7 +37,9 @@ def progress_bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[i
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True)) as progress:
+    # What `forward` prints is drawn above the bar; with `python decode.py > log` it goes there.
+    printed_here = sys.stdout is not None and sys.stdout.isatty()
+    with Progress(console=Console(stderr=True), redirect_stdout=printed_here) as progress:
         task = progress.add_task(title, total=total)
         done, told = 0, time.monotonic()
 

@@ -38,7 +38,8 @@ class Work(BaseRunner):
             raise ValueError("two")
         if idx == 2 and deed == "wait":
             print("interrupt me", flush=True)
-            time.sleep(600)
+            for _ in range(6000):  # naps: Python does not see a signal just before a sleep
+                time.sleep(0.1)
         return idx
 
 if __name__ == "__main__":
@@ -107,6 +108,21 @@ def check(interpreter: str, folder: Path, mode: str, env: dict[str, str] | None 
 @pytest.mark.parametrize("mode", ["local", "sync"])
 def test_a_call_on_a_terminal_ends(tmp_path: Path, mode: str) -> None:
     check(sys.executable, tmp_path, mode)
+
+
+def test_what_forward_prints_goes_where_stdout_leads(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(SCRIPT.replace("        return idx\n", """\
+        print("computed", idx)
+        return idx
+"""))
+    command = f"exec {sys.executable} work.py nothing local > printed"
+    env = {"PYTHONPATH": str(ROOT)}
+    code, shown = on_a_terminal("sh", "-c", f"cd {tmp_path} && {command}", env=env)
+    assert code == 0, shown
+    assert "100%" in shown
+    assert "computed" not in shown
+    printed = (tmp_path / "printed").read_text().splitlines()
+    assert printed == [*(f"computed {item}" for item in range(5)), "10"]
 
 
 @pytest.mark.server  # from which packages come
