@@ -34,8 +34,12 @@ class Launcher(ABC):
     python: str
     log_directory: str | None = None
 
-    async def prepare(self) -> None:
-        """Find out what rendering depends on; called before anything is rendered."""
+    async def require_reachable(self) -> None:
+        """Ask what `render` would ask, so that nothing is written where there is no answer.
+
+        Raises:
+            SchedulerUnavailable: there is none.
+        """
 
     @abstractmethod
     async def max_array_size(self) -> int:
@@ -50,8 +54,12 @@ class Launcher(ABC):
         """Cut tasks into jobs."""
 
     @abstractmethod
-    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
-        """Render a job without submitting it."""
+    async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        """Render a job without submitting it.
+
+        Raises:
+            SchedulerUnavailable: the scheduler does not tell what its form depends on.
+        """
 
     @abstractmethod
     async def launch(

@@ -260,7 +260,7 @@ class InProcessLauncher(LocalLauncher):
 
     async def launch(self, submission: Submission, accepted: list[AcceptedJob], check: Any) -> bool:
         await check()
-        words = self.render(submission, submission.jobs[0]).command
+        words = (await self.render(submission, submission.jobs[0])).command
         reading, writing = os.pipe2(os.O_NONBLOCK)
         supervisor._READY = writing
         process, InProcessLauncher.process = InProcessLauncher.process, Process()

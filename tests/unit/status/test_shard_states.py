@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from espnet3.schedulers.base import KnownSubmission, TaskKey, TaskState
-from espnet3.schedulers.dialects.slurm_words import Ending
-from espnet3.schedulers.dialects.slurm_words import task_state as slurm_state
+from espnet3.schedulers.dialects.slurm import Ending
+from espnet3.schedulers.dialects.slurm import task_state as slurm_state
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.layout import AttemptFile
