@@ -188,14 +188,15 @@ def _ssh(config: ParallelConfig) -> Any:
 
 def _jobqueue(config: ParallelConfig) -> Any:
     from espnet3._jobqueue import CLUSTERS, noting_refusals, used_options
-    from espnet3.schedulers import get_scheduler
+    from espnet3.schedulers import get_dialect, get_scheduler
     from espnet3.schedulers.job_options import check_options
 
-    job, scheduler = CLUSTERS[config.env].job_cls, get_scheduler(config.env)
+    job, dialect = CLUSTERS[config.env].job_cls, get_dialect(config.env)
     used = used_options(job, config.options, _parameters(job))
     check_options(
-        scheduler, used.values, lambda name: used.place(config.options, name), detached=False
+        dialect, used.values, lambda name: used.place(config.options, name), detached=False
     )
+    scheduler = get_scheduler(config.env)
     cluster_class = noting_refusals(CLUSTERS[config.env], scheduler, used.stated)
     options: dict[str, Any] = {**used.corrected, **config.options}
     section = used.section

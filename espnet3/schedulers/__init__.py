@@ -1,15 +1,20 @@
-"""One dialect object for each scheduler. Light: a worker asks it for its task index."""
+"""One dialect for each batch system. Light: a worker asks it for its task index."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 
 from espnet3.errors import ConfigError
 from espnet3.schedulers.base import Scheduler
+from espnet3.schedulers.dialect import Dialect
+from espnet3.schedulers.engine import BatchSystem
+
+_LOCAL = "local"  # this host's processes, which no command tells about
 
 
 def get_scheduler(name: str) -> Scheduler:
-    """The dialect for an `env` of the parallel config.
+    """The scheduler for an `env` of the parallel config.
 
     Raises:
         ConfigError: this env has no asynchronous mode.
@@ -18,13 +23,35 @@ def get_scheduler(name: str) -> Scheduler:
         >>> get_scheduler("slurm").name
         'slurm'
     """
-    found = _dialect(name) if name.isidentifier() else None
-    if found is None:
-        known = ", ".join(known_schedulers())
-        raise ConfigError(
-            "parallel.env", f"{name!r} has no asynchronous mode here; it works with {known}"
-        )
-    return found()
+    if name == _LOCAL:
+        from espnet3.schedulers.local import LocalScheduler
+
+        return LocalScheduler()
+    return BatchSystem(get_dialect(name))
+
+
+def get_dialect(name: str) -> Dialect:
+    """The dialect of a batch system, by its `env` of the parallel config.
+
+    Raises:
+        ConfigError: this env is no batch system.
+
+    Example:
+        >>> get_dialect("sge").directive
+        '#$'
+    """
+    module = f"{__name__}.dialects.{name}"
+    try:
+        if name.isidentifier():
+            found: Dialect = importlib.import_module(module).DIALECT
+            return found
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    known = ", ".join(known_schedulers())
+    raise ConfigError(
+        "parallel.env", f"{name!r} has no asynchronous mode here; it works with {known}"
+    )
 
 
 def known_schedulers() -> list[str]:
@@ -34,23 +61,6 @@ def known_schedulers() -> list[str]:
         >>> "slurm" in known_schedulers()
         True
     """
-    import pkgutil
-
     from espnet3.schedulers import dialects
 
-    every = (m.name for path in (__path__, dialects.__path__) for m in pkgutil.iter_modules(path))
-    return sorted(filter(_dialect, every))
-
-
-def _dialect(name: str) -> type[Scheduler] | None:
-    """What a module makes of a batch system, or of this host; None where there is none."""
-    for module in (f"{__name__}.dialects.{name}", f"{__name__}.{name}"):
-        try:
-            found: type[Scheduler] | None
-            found = getattr(importlib.import_module(module), "SCHEDULER", None)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            continue
-        return found
-    return None
+    return sorted([_LOCAL, *(module.name for module in pkgutil.iter_modules(dialects.__path__))])

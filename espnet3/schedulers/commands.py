@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -47,7 +46,7 @@ async def ask(
         NoAnswer: it took longer than `timeout`.
         SchedulerUnavailable: the command is not installed.
     """
-    import asyncio  # workers, which import the dialects, never come here
+    import asyncio  # workers, which import the engine, never come here
 
     options: dict[str, Any] = {
         "stdin": asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
@@ -78,24 +77,3 @@ async def ask(
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return Answer(await process.wait(), out.decode(errors="replace"), err.decode(errors="replace"))
-
-
-def require_done(scheduler: str, answer: Answer, gone: re.Pattern[str]) -> None:
-    """Raise for what a command complains of, unless it is of jobs that are gone.
-
-    Args:
-        scheduler: the scheduler's name, for errors.
-        answer: the command's.
-        gone: found in each line that complains of a job which is gone.
-
-    Raises:
-        SchedulerUnavailable: it failed.
-
-    Example:
-        >>> require_done("pbs", Answer(35, "", "qdel: Job has finished 7"), re.compile("finished"))
-    """
-    said = [line for line in answer.err.splitlines() if line.strip()]
-    problems = [line for line in said if not gone.search(line)]
-    if answer.code != 0 and (problems or not said):
-        words = "\n".join(problems) or answer.out or f"exit code {answer.code}"
-        raise SchedulerUnavailable(scheduler, words)

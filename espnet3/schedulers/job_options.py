@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from espnet3.config.job_options import COUNTS, LISTS, RENAMED, SIZES, SWITCHES, TEXTS
 from espnet3.errors import ConfigError
 from espnet3.redaction import masked_text
-from espnet3.schedulers.base import Scheduler
+from espnet3.schedulers.dialect import Dialect
 from espnet3.text import one_line
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _INSTEAD = {
 
 
 def check_options(
-    scheduler: Scheduler,
+    dialect: Dialect,
     options: Mapping[str, JsonValue],
     where: Callable[[str], str],
     *,
@@ -47,7 +47,7 @@ def check_options(
     """Refuse options that dask-jobqueue or the scheduler would misunderstand without a word.
 
     Args:
-        scheduler: whose options they are.
+        dialect: of the batch system whose options they are.
         options: their values, those of the user's jobqueue.yaml included.
         where: an option's name -> its place, for the error.
         detached: whether espnet3 itself names the jobs and their logs.
@@ -56,7 +56,7 @@ def check_options(
         ConfigError: says which, and the right form.
     """
     for name, value in options.items():
-        problem = None if value is None else _problem(scheduler, name, value, detached)
+        problem = None if value is None else _problem(dialect, name, value, detached)
         if problem is not None:
             raise ConfigError(where(name), problem)
 
@@ -75,12 +75,12 @@ def with_new_names(options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     return found
 
 
-def _problem(scheduler: Scheduler, name: str, value: JsonValue, detached: bool) -> str | None:
+def _problem(dialect: Dialect, name: str, value: JsonValue, detached: bool) -> str | None:
     if name in LISTS:
         new = RENAMED.get(name, name)
-        if new == "job_extra_directives" and not scheduler.directive:
+        if new == "job_extra_directives" and not dialect.directive:
             return _no_mapping(value)
-        return _no_list(scheduler, new, value) or _wrong_part(scheduler, new, value, detached)
+        return _no_list(dialect, new, value) or _wrong_part(dialect, new, value, detached)
     if name in TEXTS and (isinstance(value, bool) or not isinstance(value, str | int)):
         if isinstance(value, list) and all(isinstance(part, str) for part in value):
             return f"is text, not a list; write {_shown(','.join(map(str, value)))}"
@@ -121,7 +121,7 @@ def _no_mapping(value: JsonValue) -> str | None:
     return None
 
 
-def _no_list(scheduler: Scheduler, name: str, value: JsonValue) -> str | None:
+def _no_list(dialect: Dialect, name: str, value: JsonValue) -> str | None:
     """Why this is no list of text."""
     what = _OF_WHAT.get(name, "directives")
     if isinstance(value, str):
@@ -134,25 +134,25 @@ def _no_list(scheduler: Scheduler, name: str, value: JsonValue) -> str | None:
     return None
 
 
-def _wrong_part(scheduler: Scheduler, name: str, value: JsonValue, detached: bool) -> str | None:
+def _wrong_part(dialect: Dialect, name: str, value: JsonValue, detached: bool) -> str | None:
     """What is wrong with one of a list's texts."""
     for part in map(str, value if isinstance(value, list) else ()):
         if name == "job_directives_skip":
-            if scheduler.directive and part in f"{scheduler.directive} -":
+            if dialect.directive and part in f"{dialect.directive} -":
                 return f"has {_shown(part)}, which is in every directive; name one, such as --mem"
-            if not scheduler.directive and part not in scheduler.directives:
-                known = ", ".join(sorted(scheduler.directives))
+            if not dialect.directive and part not in dialect.directives:
+                known = ", ".join(sorted(dialect.directives))
                 return f"has {_shown(part)}, which is none of the commands {known}"
         if name == "job_extra_directives":
-            problem = _wrong_directive(scheduler, part, detached)
+            problem = _wrong_directive(dialect, part, detached)
             if problem is not None:
                 return f"has {_shown(part)}, {problem}"
     return None
 
 
-def _wrong_directive(scheduler: Scheduler, text: str, detached: bool) -> str | None:
+def _wrong_directive(dialect: Dialect, text: str, detached: bool) -> str | None:
     plain = text.strip()
-    prefix = scheduler.directive
+    prefix = dialect.directive
     if plain.startswith("#"):
         own = plain.removeprefix(prefix).strip() if plain.startswith(prefix) else plain.lstrip("# ")
         return f"a comment behind dask-jobqueue's own {prefix}; write {_shown(own)}"
@@ -160,7 +160,7 @@ def _wrong_directive(scheduler: Scheduler, text: str, detached: bool) -> str | N
         words = shlex.split(plain)
     except ValueError as error:
         return f"which no shell could read: {error}"
-    for kind, pattern in scheduler.settled.items():
+    for kind, pattern in dialect.settled.items():
         if (detached or kind in ("array", "stay")) and any(re.match(pattern, w) for w in words):
             return f"which is not to be set here: {_INSTEAD[kind]}"
     if not plain.startswith("-"):

@@ -58,9 +58,6 @@ class LocalScheduler(Scheduler):
 
     # The supervisor names the task on the command line, and starts none again.
 
-    def job_ids(self, output: str) -> list[str]:
-        return []
-
     def log_of_all(self, submission: Submission) -> str | None:
         return supervisor_log(submission)
 
@@ -222,6 +219,3 @@ def _require_this_host(host: str) -> None:
         raise SchedulerUnavailable(
             "local", f"the run's processes live on {host}, this is {here}; ask there"
         )
-
-
-SCHEDULER = LocalScheduler

@@ -25,9 +25,10 @@ from espnet3.errors import ClassError, ConfigError, SchedulerUnavailable, Submis
 from espnet3.redaction import masked_text
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.worker_command import changed, without_python
-from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.base import Scheduler
+from espnet3.schedulers import get_dialect
 from espnet3.schedulers.commands import NoAnswer
+from espnet3.schedulers.dialect import Dialect, JobRequest
+from espnet3.schedulers.engine import BatchSystem
 from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
@@ -47,13 +48,14 @@ class JobQueueLauncher(Launcher):
     """Submits through the job class of a dask-jobqueue cluster."""
 
     def __init__(self, parallel: ParallelConfig, runner: type[Any]) -> None:
-        self._scheduler = get_scheduler(parallel.env)
+        self._dialect = get_dialect(parallel.env)
+        self._scheduler = BatchSystem(self._dialect)
         self._n_workers, self._job_array = parallel.n_workers, parallel.job_array
         self._submit_timeout = parallel.submit_timeout
         self._runner_name = runner.__name__
         cluster = CLUSTERS[parallel.env]
         self._base: type[Job] = cluster.job_cls
-        job_options = _parameters(self._base) | self._scheduler.own_options
+        job_options = _parameters(self._base) | self._dialect.own_options
         known = job_options | _parameters(cluster)
         for name in parallel.options:
             if name == "n_workers":
@@ -68,13 +70,13 @@ class JobQueueLauncher(Launcher):
         given = {k: v for k, v in parallel.options.items() if k in job_options}
         used = used_options(self._base, given, job_options)
         check_options(
-            self._scheduler, used.values, lambda name: used.place(given, name), detached=True
+            self._dialect, used.values, lambda name: used.place(given, name), detached=True
         )
         values = with_new_names(used.values)
         # The others dask-jobqueue finds by itself, but not what we have corrected or renamed.
         found = {n: v for n, v in used.values.items() if n not in {*given, *used.corrected}}
         ours = {n: v for n, v in values.items() if n not in found or found[n] != v}
-        self._given = self._scheduler.adapted(ours)
+        self._given = self._dialect.adapted(ours)
         self._section, self._stated = used.section, used.stated
         self.options = dict(sorted({**values, **self._given}.items()))
         for name in ("cores", "memory"):
@@ -85,8 +87,8 @@ class JobQueueLauncher(Launcher):
                     f"{'1' if name == 'cores' else '4GB'}`",
                 )
         _check_sizes(self.options)
-        self._scheduler.settle(self.options)
-        _check_walltime(self.options.get("walltime"), self._scheduler)
+        self._dialect.check(self.options)
+        _check_walltime(self.options.get("walltime"), self._dialect)
         _check_lines(self.options)
         self.python = str(self.options.get("python") or shlex.quote(as_entered(sys.executable)))
         self.log_directory = cast("str | None", self.options.get("log_directory"))
@@ -97,7 +99,7 @@ class JobQueueLauncher(Launcher):
     def _make_job_cls(self, runner: type[Any]) -> type[Job]:
         """One subclass for the whole submission, changed by the runner's hook."""
         mine = worker_job_cls(
-            self._base, self._scheduler, self.options, self._submit_timeout, self._stated
+            self._base, self._dialect, self.options, self._submit_timeout, self._stated
         )
         self._hook = f"{runner.__qualname__}.customize_job_cls"
         try:
@@ -123,21 +125,21 @@ class JobQueueLauncher(Launcher):
                 f"{command} is not on this host's PATH; submit from a login node of the cluster",
             )
 
-    async def prepare(self) -> None:
-        await self._scheduler.prepare()
+    async def require_reachable(self) -> None:
+        await self._scheduler.identified()
 
     async def max_array_size(self) -> int:
         return await self._scheduler.max_array_size()
 
     def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
-        throttled = self._scheduler.can_throttle or n_tasks <= self._n_workers
+        throttled = self._dialect.can_throttle or n_tasks <= self._n_workers
         shapes = shape_jobs(
             n_tasks,
             self._n_workers,
             job_array=self._job_array and throttled,
             max_array_size=max_array_size,
         )
-        if not self._scheduler.can_wait and any(job.after is not None for job in shapes):
+        if not self._dialect.can_wait and any(job.after is not None for job in shapes):
             other = "raise max_array_size" if self._job_array else "leave job_array on"
             raise ConfigError(
                 "parallel.n_workers",
@@ -154,7 +156,7 @@ class JobQueueLauncher(Launcher):
         return self._runner_name if name in ("", "dask-worker") else name
 
     def _new_job(self, prologue: Sequence[str] = ()) -> Any:
-        own = self._scheduler.own_options
+        own = self._dialect.own_options
         options: dict[str, Any] = {k: v for k, v in self._given.items() if k not in own}
         lines = cast("list[str]", self.options.get("job_script_prologue") or [])
         if prologue or lines:  # the user's jobqueue.yaml included, so that a hook can add to it
@@ -172,33 +174,28 @@ class JobQueueLauncher(Launcher):
             except Exception as error:  # a constructor of the user's hook
                 raise self._hook_failed(error) from error
 
-    def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
+    async def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
         words = changed(submission.worker_command, first_task=job.first_task)
         worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
-        place = job, submission.log_directory
-        own = self._scheduler.log_redirection(*place, array=self._job_array)
-        rendered = self._new_job(own)
-        rendered.own_lines = tuple(own)
+        request = JobRequest(job, submission.log_directory, self._job_array, after, self.options)
+        parts = (await self._scheduler.identified()).request(request)
+        rendered = self._new_job(parts.prologue)
+        rendered.parts = parts
         rendered.worker_command = worker
-        rendered.submit_arguments = [
-            *self._scheduler.submit_arguments(*place, array=self._job_array),
-            *(self._scheduler.after_argument(after) if after is not None else []),
-        ]
-        rendered.amended = lambda script: self._scheduler.amended(
-            script, *place, array=self._job_array, after=after
-        )
+        rendered.submit_arguments = list(parts.arguments)
         return rendered
 
-    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+    async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         after = None if job.after is None else f"<id of {submission.jobs[job.after].name}>"
-        rendered = self._job(submission, job, after)
+        rendered = await self._job(submission, job, after)
         return Rendered(rendered.job_script(), rendered.submit_words())
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []
         for planned in submission.jobs:
             after = None if planned.after is None else ids[planned.after]
-            ids.append(await self._submit(self._job(submission, planned, after), planned))
+            job = await self._job(submission, planned, after)
+            ids.append(await self._submit(job, planned))
             yield AcceptedJob(name=planned.name, job_id=ids[-1])
 
     async def _submit(self, job: Any, planned: PlannedJob) -> str:
@@ -295,11 +292,11 @@ def _check_lines(options: Mapping[str, JsonValue]) -> None:
         raise ConfigError("parallel.options.python", f"is no command: {error}") from None
 
 
-def _check_walltime(walltime: JsonValue, scheduler: Scheduler) -> None:
+def _check_walltime(walltime: JsonValue, dialect: Dialect) -> None:
     """YAML 1.1 reads 12:00:00 as a number to the base of 60, of seconds."""
     if not isinstance(walltime, int) or walltime < 3600:
         return
-    if scheduler.walltime_seconds(walltime) != walltime:
+    if dialect.walltime_seconds(walltime) != walltime:
         raise ConfigError(
             "parallel.options.walltime",
             f"is the number {walltime}, which is what YAML makes of "

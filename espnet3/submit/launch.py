@@ -36,8 +36,12 @@ class Launcher(ABC):
     log_directory: str | None = None
     records_jobs: ClassVar[bool] = False
 
-    async def prepare(self) -> None:
-        """Find out what rendering depends on; called before anything is rendered."""
+    async def require_reachable(self) -> None:
+        """Ask what `render` would ask, so that nothing is written where there is no answer.
+
+        Raises:
+            SchedulerUnavailable: there is none.
+        """
 
     @abstractmethod
     async def max_array_size(self) -> int:
@@ -52,8 +56,12 @@ class Launcher(ABC):
         """Cut tasks into jobs."""
 
     @abstractmethod
-    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
-        """Render a job without submitting it."""
+    async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        """Render a job without submitting it.
+
+        Raises:
+            SchedulerUnavailable: the scheduler does not tell what its form depends on.
+        """
 
     @abstractmethod
     def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:

@@ -36,7 +36,7 @@ class LocalLauncher(Launcher):
     def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
         return [JobShape(0, n_tasks, self._n_workers, None)]  # one supervisor for all tasks
 
-    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+    async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         arguments = arguments_of(submission.worker_command)._replace(job=job.name)
         return Rendered("", command(shlex.split(self.python), (), SUPERVISOR, arguments))
 
@@ -44,7 +44,7 @@ class LocalLauncher(Launcher):
         [job] = submission.jobs
         try:
             process = await asyncio.create_subprocess_exec(
-                *self.render(submission, job).command,
+                *(await self.render(submission, job)).command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

@@ -114,7 +114,7 @@ async def dry_run(
     portions = await groups.portions(chosen)
     for number, portion in enumerate(portions, first):
         submission = make_submission(store, run, portion, number=number)
-        shown += [portion.launcher.render(submission, job) for job in submission.jobs]
+        shown += [await portion.launcher.render(submission, job) for job in submission.jobs]
     return shown
 
 

@@ -89,7 +89,7 @@ class Groups:
                 ends = [config.n_workers * at // sum(sharing) for at in (before, shared)]
                 config = config.model_copy(update={"n_workers": max(1, ends[1] - ends[0])})
                 launcher = self._make(config)
-            await launcher.prepare()
+            await launcher.require_reachable()
             size = await array_size(config, launcher)
             launcher.shape_jobs(n, size)  # refused, if at all, before anything is written
             made.append(Portion(config, launcher, plan_items(ranks), size))

@@ -105,7 +105,7 @@ def make_submission(
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
 ) -> Submission:
-    """The intent to submit some shards; nothing is written or launched.
+    """The intent to submit some shards, without script; nothing is written or launched.
 
     Args:
         store: the run directory.
@@ -126,7 +126,7 @@ def make_submission(
         )
         for j, shape in enumerate(launcher.shape_jobs(n_tasks, max_array_size))
     ]
-    draft = Submission(
+    return Submission(
         number=number,
         created=now(),
         submitter=this_process(),
@@ -149,8 +149,17 @@ def make_submission(
         ranks=ranks,
         jobs=jobs,
     )  # fmt: skip
-    rendered = launcher.render(draft, jobs[0])
-    return draft.model_copy(update={"submit_command": rendered.command, "script": rendered.script})
+
+
+async def with_script(submission: Submission, launcher: Launcher) -> Submission:
+    """The same submission, with its first job as it will be submitted.
+
+    Raises:
+        SchedulerUnavailable: the scheduler does not tell what its form depends on.
+    """
+    rendered = await launcher.render(submission, submission.jobs[0])
+    update = {"submit_command": rendered.command, "script": rendered.script}
+    return submission.model_copy(update=update)
 
 
 def _log_directory(store: Store, run: RunSpec, launcher: Launcher) -> str:
@@ -228,6 +237,7 @@ async def _submit_portion(
         errors_from=errors_from,
         of_all=of_all,
     )
+    submission = await with_script(submission, portion.launcher)
     launcher, accepted = portion.launcher, list[AcceptedJob]()
     with busy_with(submission.jobs[0].name):
         claim = asyncio.ensure_future(asyncio.to_thread(_claim, directory, submission))

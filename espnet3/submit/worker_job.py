@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from espnet3._jobqueue import Job
-from espnet3.schedulers.base import Scheduler
 from espnet3.schedulers.commands import ask
+from espnet3.schedulers.dialect import Dialect, JobParts
 from espnet3.submit.traps import in_place_of_the_shell
 
 
 def worker_job_cls(
     base: type[Job],
-    scheduler: Scheduler,
+    dialect: Dialect,
     options: Mapping[str, JsonValue],
     submit_timeout: float,
     stated: Collection[str] = (),
@@ -26,7 +26,7 @@ def worker_job_cls(
 
     Args:
         base: a job class of dask-jobqueue.
-        scheduler: the dialect of its scheduler.
+        dialect: of its scheduler.
         options: those that are really used.
         submit_timeout: seconds that the submit command is given.
         stated: names of the options that somebody has set.
@@ -39,12 +39,11 @@ def worker_job_cls(
         submit_command = base.submit_command
         worker_command = ""
         submit_arguments: list[str] = []  # noqa: RUF012 (replaced in each instance)
-        amended = staticmethod(str)
+        parts = JobParts([])  # replaced in each instance
 
         # The base class builds Dask's command in its constructor, and HTCondor's folds the prologue
         # into it there; a marker stands for the worker until the script is rendered.
         _MARKER = "<espnet3 worker>"
-        own_lines: tuple[str, ...] = ()  # of the prologue, that are not the user's
 
         @property
         def _command_template(self) -> str:
@@ -54,10 +53,10 @@ def worker_job_cls(
             worker = self.worker_command
             if self._template == self._MARKER:
                 lines = [one for one in self._job_script_prologue or () if one.strip()]
-                users = [one for one in lines if one not in self.own_lines]
+                users = [one for one in lines if one not in self.parts.prologue]
                 worker = in_place_of_the_shell(worker, users, self.shebang or "")
             command = self._template.replace(self._MARKER, worker)
-            if not scheduler.prologue_in_command:
+            if not dialect.prologue_in_command:
                 return command
             return "\n".join([*filter(None, self._job_script_prologue or ()), command])
 
@@ -70,7 +69,7 @@ def worker_job_cls(
             self._template = self._MARKER if ours else command
 
         def job_script(self) -> str:
-            return str(self.amended(super().job_script()))
+            return self.parts.amend(super().job_script())
 
         def submit_words(self) -> list[str]:
             words = shlex.split(self.submit_command)
@@ -81,7 +80,9 @@ def worker_job_cls(
             return [*words, *self.submit_arguments]
 
         async def _submit_job(self, script_filename: str) -> str:
-            call = scheduler.submit_call(self.submit_words(), script_filename, options)
+            with open(script_filename) as file:  # noqa: ASYNC230 (a moment ago written, here)
+                script = file.read()
+            call = dialect.submit_call(self.submit_words(), script_filename, script, options)
             return await self._call(call.words, stdin=call.stdin)
 
         @staticmethod
@@ -90,9 +91,9 @@ def worker_job_cls(
         ) -> str:
             # Instead of the base class's, which waits for ever and hands on the variables of an
             # enclosing job.
-            environ = kwargs.get("env") or scheduler.submit_environ(os.environ, stated)
+            environ = kwargs.get("env") or dialect.submit_environ(os.environ, stated)
             answer = await ask(
-                scheduler.name,
+                dialect.name,
                 cmd,
                 environ=environ,
                 timeout=submit_timeout,

@@ -259,7 +259,7 @@ class InProcessLauncher(LocalLauncher):
     process = Process()
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
-        words = self.render(submission, submission.jobs[0]).command
+        words = (await self.render(submission, submission.jobs[0])).command
         reading, writing = os.pipe2(os.O_NONBLOCK)
         supervisor._READY = writing
         process, InProcessLauncher.process = InProcessLauncher.process, Process()

@@ -161,8 +161,8 @@ class DyingSupervisor(LocalLauncher):
 
     step, folder = 0, Path()
 
-    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
-        words = super().render(submission, job).command
+    async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+        words = (await super().render(submission, job)).command
         module = words.index("espnet3.worker.supervisor")
         return Rendered("", dying(self.step, self.folder, *words[module:]))
 

@@ -638,7 +638,7 @@ def test_a_spec_that_points_elsewhere(run_dir: Path, tmp_path: Path) -> None:
 
 def test_an_id_that_is_an_option_of_scancel(tmp_path: Path, monkeypatch: Any) -> None:
     """A jobs.json cannot make espnet3 cancel what is not the run's."""
-    from espnet3.schedulers.dialects.slurm import SlurmScheduler
+    from espnet3.schedulers import get_scheduler
     from espnet3.specs.models import AcceptedJob
 
     program = tmp_path / "scancel"
@@ -646,7 +646,7 @@ def test_an_id_that_is_an_option_of_scancel(tmp_path: Path, monkeypatch: Any) ->
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     ids = ["--user=root", "-u root", "7", "7 8", "", "$(id)", "9;--me"]
-    asyncio.run(SlurmScheduler().cancel([AcceptedJob(name="x", job_id=i) for i in ids]))
+    asyncio.run(get_scheduler("slurm").cancel([AcceptedJob(name="x", job_id=i) for i in ids]))
     called = (tmp_path / "called").read_text().splitlines()
     assert [word for word in called if not word.startswith("--cluster")] == ["7", "9"]
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.schedulers.dialects.pbs import PbsScheduler
+from espnet3.schedulers import get_dialect
+from espnet3.schedulers.engine import BatchSystem
 from espnet3.submit import dry_run
 from tests.support import debian
+from tests.support.asking import waiting
 from tests.support.helpers import parallel
 from tests.support.runners import Clock, Square
 from tests.support.slurm_cluster import SlurmCluster
@@ -71,7 +73,7 @@ def test_the_submission_is_understood(
     def submit(*more: str) -> str:
         words = [*shown.command, *more, str(tmp_path / "job.sh")]
         done = subprocess.run(words, capture_output=True, text=True)
-        job_id = PbsScheduler().parse_job_id(done.stdout)
+        job_id = BatchSystem(get_dialect("pbs")).parse_job_id(done.stdout)
         assert job_id is not None, done
         return job_id
 
@@ -80,5 +82,5 @@ def test_the_submission_is_understood(
     name = shown.command[shown.command.index("-N") + 1]
     for words in (f"JobName={name}", "ArrayTaskId=0-3%2", "TimeLimit=00:20:00", "StdOut=/dev/null"):
         assert words in job
-    second = submit(*PbsScheduler().after_argument(first))
+    second = submit(*waiting(BatchSystem(get_dialect("pbs")), first))
     assert f"Dependency=afterany:{first}" in slurm.run("scontrol", "show", "job", second).stdout

@@ -75,8 +75,8 @@ def test_a_supervisor_that_gives_up_says_why(
 ) -> None:
     render = LocalLauncher.render
 
-    def impatient(self: LocalLauncher, *args: Any) -> Rendered:
-        python, _, _, *words = render(self, *args).command
+    async def impatient(self: LocalLauncher, *args: Any) -> Rendered:
+        python, _, _, *words = (await render(self, *args)).command
         return Rendered("", [python, "-P", "-c", IMPATIENT, *words])
 
     monkeypatch.setattr(LocalLauncher, "render", impatient)

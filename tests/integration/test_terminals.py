@@ -111,10 +111,15 @@ def test_a_call_on_a_terminal_ends(tmp_path: Path, mode: str) -> None:
 
 
 def test_what_forward_prints_goes_where_stdout_leads(tmp_path: Path) -> None:
-    (tmp_path / "work.py").write_text(SCRIPT.replace("        return idx\n", """\
+    (tmp_path / "work.py").write_text(
+        SCRIPT.replace(
+            "        return idx\n",
+            """\
         print("computed", idx)
         return idx
-"""))
+""",
+        )
+    )
     command = f"exec {sys.executable} work.py nothing local > printed"
     env = {"PYTHONPATH": str(ROOT)}
     code, shown = on_a_terminal("sh", "-c", f"cd {tmp_path} && {command}", env=env)

@@ -1,15 +1,23 @@
-"""What tests of dialects share: submissions to ask for, and commands that print what is given."""
+"""What tests of dialects share: submissions to ask for, and commands that are text."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
 
+from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.schedulers import get_dialect
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import JobParts, JobRequest
+from espnet3.schedulers.engine import BatchSystem
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, ProcessIdentity, Submission
 
 ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
+Told: TypeAlias = Callable[[list[str], Mapping[str, str]], Answer]
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
@@ -33,23 +41,64 @@ def entry(
     return KnownSubmission(submission, recorded if accepted else None)
 
 
-class Commands:
-    """Programs on the PATH that print a given text."""
+def system(name: str) -> BatchSystem:
+    """A batch system whose commands are `Commands.current`."""
+    return BatchSystem(get_dialect(name), _told)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+
+def parts(
+    scheduler: BatchSystem,
+    job: PlannedJob,
+    log_directory: str = "/logs",
+    *,
+    array: bool = True,
+    after: str | None = None,
+    **options: Any,
+) -> JobParts:
+    """What a job is submitted with, as `JobRequest` has its arguments."""
+    request = JobRequest(job, log_directory, array, after, options)
+    return asyncio.run(scheduler.identified()).request(request)
+
+
+def waiting(scheduler: BatchSystem, job_id: str) -> list[str]:
+    """The arguments by which a job waits for another."""
+    job = PlannedJob(name="n", first_task=0, n_tasks=2, log="l")
+    without = parts(scheduler, job).arguments
+    return [word for word in parts(scheduler, job, after=job_id).arguments if word not in without]
+
+
+class Commands:
+    """Commands that answer with text, and what they were asked."""
+
+    current: ClassVar[Commands]
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self._answers: dict[str, Told] = {}
 
     def say(self, name: str, out: str = "", err: str = "", code: int = 0) -> None:
-        (self.folder / f"{name}.out").write_text(out)
-        (self.folder / f"{name}.err").write_text(err)
-        program = self.folder / name
-        program.write_text(
-            f'#!/bin/sh\nprintf "%s\\n" "$@" >> {self.folder}/{name}.args\n'
-            f"/bin/cat {self.folder}/{name}.out; /bin/cat {self.folder}/{name}.err >&2\n"
-            f"exit {code}\n"
-        )
-        program.chmod(0o755)
+        """Let a command print this."""
+        self.answer(name, lambda words, environ: Answer(code, out, err))
+
+    def answer(self, name: str, told: Told) -> None:
+        """Let a command answer by its words and its environment."""
+        self._answers[name] = told
 
     def asked(self, name: str) -> list[str]:
-        file = self.folder / f"{name}.args"
-        return file.read_text().splitlines() if file.exists() else []
+        """The words of all calls of a command."""
+        return [word for call in self.calls if call[0] == name for word in call[1:]]
+
+    def lines(self) -> list[str]:
+        """All calls, one line each."""
+        return [" ".join(call) for call in self.calls]
+
+
+async def _told(
+    scheduler: str, words: Sequence[str], *, environ: Mapping[str, str], timeout: float
+) -> Answer:
+    """What `commands.ask` would, of commands that are there."""
+    commands = Commands.current
+    commands.calls.append([*words])
+    if words[0] not in commands._answers:
+        raise SchedulerUnavailable(scheduler, f"{words[0]} is not on this host's PATH")
+    return commands._answers[words[0]]([*words], environ)

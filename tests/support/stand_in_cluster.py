@@ -1,4 +1,4 @@
-"""A stand-in for a batch system, at the ports `Scheduler` and `Launcher`. For tests.
+"""A stand-in for a batch system, at the ports `Dialect` and `Launcher`. For tests.
 
 It accepts jobs, remembers them, and knows of each task whether it is queued, runs or has ended.
 Nothing starts by itself: a test takes queued tasks and lets them run as it likes.
@@ -7,7 +7,7 @@ Nothing starts by itself: a test takes queued tasks and lets them run as it like
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar
@@ -16,8 +16,10 @@ import pytest
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SchedulerUnavailable
-from espnet3.run_dir.submissions import KnownSubmission
-from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
+from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest
+from espnet3.schedulers.dialect import Task as JobTask
+from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.submit.launch import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
@@ -81,56 +83,36 @@ class Cluster:
             raise SchedulerUnavailable(NAME, "connection refused")
 
 
-class StandInScheduler(Scheduler):
-    """Asks the cluster."""
+class StandInDialect(Dialect):
+    """Asks the cluster, which is no command but an object of this process."""
 
     name = NAME
     passes_environment = True  # its workers are threads of this process
     cluster: ClassVar[Cluster]
 
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        return int(environ[INDEX])
+    def task(self, environ: Mapping[str, str]) -> JobTask:
+        index = environ[INDEX]
+        return JobTask(int(index), f"stand-in-{index}", environ[RESTARTS] != "0")
 
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
-        return f"stand-in-{environ[INDEX]}"
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
-        return environ[RESTARTS] != "0"
+    def request(self, request: JobRequest) -> JobParts:
+        return JobParts([])
 
     def job_ids(self, output: str) -> list[str]:
         return [output]
 
-    async def max_array_size(self) -> int:
-        return 1000
-
-    async def query(
-        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> dict[TaskKey, TaskState]:
+    def look(self, keys: JobKeys) -> Dialogue[list[Row]]:
+        yield from ()
         self.cluster.require()
-        keys = {
-            name: (entry.submission.number, job.first_task)
-            for entry in submissions
-            for name in entry.job_ids()
-            for job in entry.submission.jobs
-            if job.name == name
-        }
-        return {
-            (keys[task.job][0], keys[task.job][1] + task.index): task.state
+        return [
+            Row(self.cluster.ids[task.job], task.state, task.job, indices=str(task.index))
             for task in self.cluster.tasks
-            if task.job in keys
-        }
+        ]
 
-    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
+    def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
+        yield from ()
         self.cluster.require()
-        known = {task.job for task in self.cluster.tasks}
-        ids = self.cluster.ids
-        return [AcceptedJob(name=p.name, job_id=ids[p.name]) for p in planned if p.name in known]
-
-    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        self.cluster.require()
-        names = {job.name for job in jobs}
         for task in self.cluster.tasks:
-            if task.job not in names or task.state.state == "ended":
+            if self.cluster.ids[task.job] not in job_ids or task.state.state == "ended":
                 continue
             if task.state.state == "queued":
                 task.state = TaskState("ended", "CANCELLED", stopped="cancelled")
@@ -160,14 +142,14 @@ class StandInLauncher(Launcher):
             max_array_size=max_array_size,
         )
 
-    def render(self, submission: Submission, job: PlannedJob) -> Rendered:
+    async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         return Rendered("", ["stand-in", job.name])
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         words = submission.worker_command[submission.worker_command.index("espnet3.worker") + 1 :]
         for job in submission.jobs:
             reach()
-            job_id = StandInScheduler.cluster.accept(job, words)
+            job_id = StandInDialect.cluster.accept(job, words)
             reach()
             yield AcceptedJob(name=job.name, job_id=job_id)
 
@@ -175,7 +157,7 @@ class StandInLauncher(Launcher):
 def install_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let espnet3 find the stand-in where it would find a real batch system's dialect."""
     module = ModuleType(f"espnet3.schedulers.dialects.{NAME}")
-    module.SCHEDULER = StandInScheduler  # type: ignore[attr-defined]
+    module.DIALECT = StandInDialect()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -185,7 +167,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
     cluster = Cluster()
     install_dialect(monkeypatch)
-    monkeypatch.setattr(StandInScheduler, "cluster", cluster, raising=False)
+    monkeypatch.setattr(StandInDialect, "cluster", cluster, raising=False)
     for user in (new_run, resumption):
         monkeypatch.setattr(user, "make_launcher", StandInLauncher)
     return cluster

@@ -9,21 +9,18 @@ An array is a cluster: one `queue N`, whose jobs have the numbers 0 to N - 1 beh
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError, SchedulerUnavailable
-from espnet3.run_dir.submissions import KnownSubmission
-from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
-from espnet3.schedulers.commands import Answer, ask, require_done
-from espnet3.schedulers.dialects.htcondor_description import Description, literal
-from espnet3.schedulers.dialects.htcondor_words import queued_words, task_state, waiting_words
-from espnet3.schedulers.job_keys import JobKeys
+from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.schedulers.scripts import handfuls
-from espnet3.specs.models import AcceptedJob, PlannedJob
+from espnet3.schedulers.submit_description import Description, literal
+from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line
 
 if TYPE_CHECKING:
@@ -45,11 +42,19 @@ _ASKED_OF_FACTORIES = (
     "ClusterId", "Owner", _ATTRIBUTE, "JobMaterializeNextProcId", "JobMaterializePaused",
     "JobMaterializePauseReason",
 )  # fmt: skip
-# What condor_rm says of jobs that have left the queue.
-_GONE = re.compile(r"couldn't find/remove all jobs|job [\d.]+ (not found|already)", re.IGNORECASE)
+# From "Job ClassAd Attributes", JobStatus and HoldReasonCode above all.
+_REMOVED, _COMPLETED, _HELD = 3, 4, 5
+_QUEUED = {1: "Idle", _HELD: "Held"}
+_RUNNING = {2: "Running", 6: "Transferring Output", 7: "Suspended"}
+# Hold codes of jobs that have used up what they asked for; they would end in the same way again.
+_USED_UP = {34: "out of memory", 46: "time limit", 47: "time limit"}
+# What HTCondor itself gives as the reason for a removal.
+_BY_EXPRESSION = re.compile(r"The (job attribute|system macro) \w+ expression ")
+# Why a factory, which makes a throttled cluster's jobs one by one, makes none; 1 is by condor_hold.
+_PAUSED_BY_HOLD = 1
 
 
-class HtcondorScheduler(Scheduler):
+class Htcondor(Dialect):
     """HTCondor through condor_submit, condor_q, condor_history and condor_rm."""
 
     name = "htcondor"
@@ -74,25 +79,21 @@ class HtcondorScheduler(Scheduler):
         re.IGNORECASE,
     )
     version_command = ("condor_version",)
+    gone = re.compile(
+        r"couldn't find/remove all jobs|job [\d.]+ (not found|already)", re.IGNORECASE
+    )
 
-    def __init__(self) -> None:
-        self._limit: int | None = None
-
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        index = environ.get(_VARIABLE, "").partition(".")[2]
-        return int(index) if index.isdecimal() else None
-
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
-        return environ.get(_VARIABLE)
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
-        return _VARIABLE in environ  # any may be evicted and run again, and no variable tells it
+    def task(self, environ: Mapping[str, str]) -> Task:
+        own = environ.get(_VARIABLE)
+        index = (own or "").partition(".")[2]
+        # Any may be evicted and run again, and no variable tells it.
+        return Task(int(index) if index.isdecimal() else None, own, own is not None)
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
         clean = re.sub(r"[^A-Za-z0-9_.-]", "_", prefix)[:100]
-        return super().unique_name(clean, run_id, number, position)
+        return plain_name(clean, run_id, number, position)
 
-    def settle(self, options: Mapping[str, JsonValue]) -> None:
+    def check(self, options: Mapping[str, JsonValue]) -> None:
         if options.get("disk") is None:
             raise ConfigError(
                 "parallel.options.disk",
@@ -115,34 +116,34 @@ class HtcondorScheduler(Scheduler):
                 f"is {one_line(repr(walltime), 40)}; give hours, minutes and seconds such as "
                 '"02:00:00", or seconds',
             )
-        self._limit = None if seconds is None else int(seconds)
 
-    def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        return ["-terse", "-append", f'MY.{_ATTRIBUTE} = "{job.name}"']
-
-    def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
+    def request(self, request: JobRequest) -> JobParts:
+        job, logs, *_ = request
         # HTCondor itself would empty the log when it starts a job again, and bring it back at the
         # end only where it transfers files.
         before, _, after = job.log.partition("{index}")
-        return [
+        lines = [
             f"export {_VARIABLE}=$(ClusterId).$(ProcId)"
             ' PATH="${PATH:-/usr/local/bin:/usr/bin:/bin}"',
-            f"exec >>{literal(f'{log_directory}/{before}')}$(ProcId){literal(after)} 2>&1",
+            f"exec >>{literal(f'{logs}/{before}')}$(ProcId){literal(after)} 2>&1",
         ]
+        limit = self.walltime_seconds(request.options.get("walltime"))
 
-    def amended(
-        self, script: str, job: PlannedJob, log_directory: str, *, array: bool, after: str | None
-    ) -> str:
-        description = Description(script)
-        description.set_default("batch_name", job.name, instead_of="espnet3")
-        description.set_default("transfer_executable", "False")  # the node has a shell of its own
-        if self._limit is not None:
-            over = f"JobStatus == 2 && time() - JobCurrentStartDate > {self._limit}"
-            own = description.value("periodic_remove")
-            description.set("periodic_remove", f"({own}) || ({over})" if own else over)
-        if job.throttle is not None:
-            description.set("max_materialize", str(job.throttle))
-        return description.text(job.n_tasks)
+        def amended(script: str) -> str:
+            description = Description(script)
+            description.set_default("batch_name", job.name, instead_of="espnet3")
+            # The node has a shell of its own.
+            description.set_default("transfer_executable", "False")
+            if limit is not None:
+                over = f"JobStatus == 2 && time() - JobCurrentStartDate > {int(limit)}"
+                own = description.value("periodic_remove")
+                description.set("periodic_remove", f"({own}) || ({over})" if own else over)
+            if job.throttle is not None:
+                description.set("max_materialize", str(job.throttle))
+            return description.text(job.n_tasks)
+
+        arguments = ["-terse", "-append", f'MY.{_ATTRIBUTE} = "{job.name}"']
+        return JobParts(arguments, lines, amended)
 
     def job_ids(self, output: str) -> list[str]:
         terse = re.findall(r"^\s*(\d+)\.\d+ - \1\.\d+\s*$", output, re.MULTILINE)
@@ -152,47 +153,39 @@ class HtcondorScheduler(Scheduler):
     def task_name(self, job_id: str, index: int | None) -> str:
         return f"{job_id}.{index or 0}"
 
-    async def max_array_size(self) -> int:
-        answer = await self._ask("condor_config_val", "MAX_JOBS_PER_SUBMISSION")
+    def array_limit(self, environ: Mapping[str, str]) -> Dialogue[int]:
+        answer = yield from asking("condor_config_val", "MAX_JOBS_PER_SUBMISSION", strict=False)
         if answer.code != 0 and "not defined" not in f"{answer.out}{answer.err}".lower():
             raise SchedulerUnavailable(self.name, answer.err or answer.out or "condor_config_val")
         size = answer.out.strip()
         return int(size) if answer.code == 0 and size.isdecimal() and int(size) else _MOST_TASKS
 
-    async def query(
-        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> dict[TaskKey, TaskState]:
-        keys = JobKeys(submissions, wanted)
-        states: dict[TaskKey, TaskState] = {}
+    def look(self, keys: JobKeys) -> Dialogue[list[Row]]:
+        rows: list[Row] = []
         # First those that are no jobs yet, since they may become some between the questions.
         throttled = {n for n, (_, job) in keys.by_name.items() if job.throttle is not None}
         for ids, names in _parts(keys, throttled):
             command = ["condor_q", "-factory", "-allusers", *_restriction(ids, names)]
-            for factory in await self._ads(command, _ASKED_OF_FACTORIES):
-                found = _ours(keys, factory)
-                if found is not None and isinstance(factory.get("JobMaterializeNextProcId"), int):
-                    number, job = found
+            for factory in (yield from self._ads(command, _ASKED_OF_FACTORIES)):
+                first = factory.get("JobMaterializeNextProcId")
+                if isinstance(first, int):
                     state = TaskState("queued", "", waiting_words(factory))
-                    not_yet = range(factory["JobMaterializeNextProcId"], job.n_tasks)
-                    states |= {(number, job.first_task + index): state for index in not_yet}
+                    rows += _rows(keys, factory, state, f"{first}-4294967295")
         for ids, names in _parts(keys, keys.by_name.keys()):
             command = ["condor_q", "-allusers", *_restriction(ids, names)]
-            for ad in await self._ads(command, _ASKED):
-                states |= _state(keys, ad, in_queue=True)
-        return await self._of_history(keys, states) | states
+            for ad in (yield from self._ads(command, _ASKED)):
+                rows += _rows(keys, ad, task_state(ad, in_queue=True), str(ad.get("ProcId")))
+        return [*(yield from self._of_history(keys, rows)), *rows]
 
-    async def _of_history(
-        self, keys: JobKeys, states: Mapping[TaskKey, TaskState]
-    ) -> dict[TaskKey, TaskState]:
+    def _of_history(self, keys: JobKeys, rows: Sequence[Row]) -> Dialogue[list[Row]]:
         """How wanted tasks ended that are not in the queue, as far as HTCondor still knows it."""
-        found: dict[TaskKey, TaskState] = {}
+        states = keys.states(rows)
         gone = {keys.by_id[job_id][1].name for job_id in keys.not_in(states)[1]}
-        recorded = {job.name for _, job in keys.by_id.values()}
-        gone |= {
-            name
-            for name, (number, job) in keys.by_name.items()
-            if name not in recorded and (number, job.first_task) not in states
-        }
+        for name in keys.unrecorded_names():
+            number, job = keys.by_name[name]
+            if (number, job.first_task) not in states:
+                gone.add(name)
+        found: list[Row] = []
         for ids, names in _parts(keys, gone):
             jobs = [keys.by_id[i][1] for i in ids] + [keys.by_name[n][1] for n in names]
             words = ["-limit", str(sum(job.n_tasks for job in jobs))]
@@ -201,57 +194,53 @@ class HtcondorScheduler(Scheduler):
                 words += ["-since", f"EnteredCurrentStatus < {since}"]
             command = ["condor_history", *words, *_restriction(ids, names)]
             try:
-                ads = await self._ads(command, _ASKED, timeout=_HISTORY_PATIENCE)
+                ads = yield from self._ads(command, _ASKED, timeout=_HISTORY_PATIENCE)
             except SchedulerUnavailable:
                 break  # they have left the queue, which is known; how they ended is not
             for ad in ads:
-                found |= _state(keys, ad, in_queue=False)
+                found += _rows(keys, ad, task_state(ad, in_queue=False), str(ad.get("ProcId")))
         return found
 
-    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
+    def find(self, planned: Iterable[PlannedJob], user: str) -> Dialogue[dict[str, str]]:
         names = {job.name for job in planned}
         found: dict[str, str] = {}
         if not _NAME.fullmatch(user):
-            return []
+            return {}
         for part in handfuls(sorted(names), _NAME):
             asked = [*_restriction([], part, user)]
             attributes = ("ClusterId", "Owner", _ATTRIBUTE)
-            ads = await self._ads(["condor_q", "-allusers", *asked], attributes)
+            ads = yield from self._ads(["condor_q", "-allusers", *asked], attributes)
             if not set(part) <= {str(ad.get(_ATTRIBUTE)) for ad in ads}:
-                ads += await self._ended(asked, attributes)
+                ads += yield from self._ended(asked, attributes)
             for ad in ads:
                 if ad.get(_ATTRIBUTE) in names and ad.get("Owner") == user:
                     found[ad[_ATTRIBUTE]] = str(ad["ClusterId"])
-        return [AcceptedJob(name=name, job_id=found[name]) for name in sorted(found)]
+        return found
 
-    async def _ended(self, asked: Sequence[str], attributes: Sequence[str]) -> list[Ad]:
+    def _ended(self, asked: Sequence[str], attributes: Sequence[str]) -> Dialogue[list[Ad]]:
         """Jobs that have left the queue already; none where there is no history."""
         command = ["condor_history", "-scanlimit", str(_LOOK_BACK), *asked]
         try:
-            return await self._ads(command, attributes, timeout=_HISTORY_PATIENCE)
+            return (yield from self._ads(command, attributes, timeout=_HISTORY_PATIENCE))
         except SchedulerUnavailable:
             return []
 
-    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for ids in handfuls((job.job_id for job in jobs), _ID):
-            answer = await self._ask("condor_rm", *ids)
-            require_done(self.name, answer, _GONE)
-
-    async def reasons(self, job_ids: Sequence[str]) -> str:
+    def reasons(self, job_ids: Sequence[str], user: str) -> Dialogue[Iterable[str]]:
         ids = [job_id for job_id in job_ids if _ID.fullmatch(job_id)]
-        ads = await self._ads(["condor_q", "-allusers", *ids], _ASKED) if ids else []
-        return ", ".join(sorted({queued_words(ad) for ad in ads} - {""}))
+        asked = ["condor_q", "-allusers", *ids]
+        ads = (yield from self._ads(asked, _ASKED)) if ids else []
+        return sorted({queued_words(ad) for ad in ads} - {""})
 
-    async def _ads(
+    def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
+        for ids in handfuls(job_ids, _ID):
+            yield from asking("condor_rm", *ids)
+
+    def _ads(
         self, command: Sequence[str], attributes: Sequence[str], *, timeout: float = 60.0
-    ) -> list[Ad]:
-        """What a question answers.
-
-        Raises:
-            SchedulerUnavailable: it fails, or what it prints is cut off.
-        """
+    ) -> Dialogue[list[Ad]]:
+        """What a question answers; where what is printed is cut off, nobody knows."""
         words = [*command, "-json", "-attributes", ",".join(attributes)]
-        answer = await self._ask(*words, timeout=timeout)
+        answer = yield from asking(*words, timeout=timeout, strict=False)
         if answer.code != 0:
             said = answer.err.strip() or answer.out.strip() or f"exit code {answer.code}"
             raise SchedulerUnavailable(self.name, said)
@@ -264,26 +253,12 @@ class HtcondorScheduler(Scheduler):
             raise SchedulerUnavailable(self.name, f"{words[0]} printed no JSON: {said}") from None
         return [ad for ad in ads if isinstance(ad, dict)] if isinstance(ads, list) else []
 
-    async def _ask(self, *command: str, timeout: float = 60.0) -> Answer:
-        return await ask(self.name, command, environ=self.scrubbed(os.environ), timeout=timeout)
 
-
-# Answers
-
-
-def _state(keys: JobKeys, ad: Ad, *, in_queue: bool) -> dict[TaskKey, TaskState]:
-    found, index = _ours(keys, ad), ad.get("ProcId")
-    if found is None or not isinstance(index, int) or not 0 <= index < found[1].n_tasks:
-        return {}
-    number, job = found
-    return {(number, job.first_task + index): task_state(ad, in_queue=in_queue)}
-
-
-def _ours(keys: JobKeys, ad: Ad) -> tuple[int, PlannedJob] | None:
-    """The submission and job that an ad belongs to."""
-    if ad.get("Owner", "") not in keys.users:
-        return None
-    return keys.job(str(ad.get("ClusterId")), str(ad.get(_ATTRIBUTE, "")))
+def _rows(keys: JobKeys, ad: Ad, state: TaskState, indices: str) -> list[Row]:
+    """The row of an ad; none for a job of others, and where no task is told."""
+    if ad.get("Owner", "") not in keys.users or not re.fullmatch(r"\d+(-\d+)?", indices):
+        return []
+    return [Row(str(ad.get("ClusterId")), state, str(ad.get(_ATTRIBUTE, "")), indices=indices)]
 
 
 def _parts(keys: JobKeys, wanted: Iterable[str]) -> Iterator[tuple[list[str], list[str]]]:
@@ -304,4 +279,91 @@ def _restriction(ids: Sequence[str], names: Sequence[str], user: str | None = No
     return ["-constraint", f'stringListMember({_ATTRIBUTE}, "{",".join(names)}"){owner}']
 
 
-SCHEDULER = HtcondorScheduler
+def task_state(ad: Mapping[str, Any], *, in_queue: bool) -> TaskState:
+    """What a job's ad tells.
+
+    Args:
+        ad: its attributes by their names.
+        in_queue: whether condor_q told them; else condor_history, of a job that left the queue.
+    """
+    status = ad.get("JobStatus")
+    if in_queue and status in _RUNNING:
+        word = _RUNNING[status]
+        return TaskState("running", word, "is suspended" if status == 7 else "")
+    if in_queue and status == _REMOVED:
+        # Its processes may still be at it, and it is in the queue until they are gone.
+        return TaskState("running", "Removed", "is being removed")
+    if in_queue and status == _HELD and ad.get("HoldReasonCode") in _USED_UP:
+        stopped = _USED_UP[ad["HoldReasonCode"]]
+        return TaskState("ended", "Held", queued_words(ad), 0, stopped)
+    if in_queue and status in _QUEUED:
+        return TaskState("queued", _QUEUED[status], queued_words(ad))
+    if in_queue and status != _COMPLETED:
+        return TaskState("queued", f"JobStatus {status}")
+    if status == _REMOVED:
+        reason = _text(ad, "RemoveReason")
+        return TaskState("ended", "", reason, 0, _why_removed(reason))
+    return _completed(ad)
+
+
+def queued_words(ad: Mapping[str, Any]) -> str:
+    """Why a job waits, for a person; "" where HTCondor does not say.
+
+    >>> queued_words({"ClusterId": 7, "ProcId": 2, "JobStatus": 5, "HoldReason": "via condor_hold"})
+    'held: via condor_hold; `condor_release 7.2` lets it start'
+    """
+    if ad.get("JobStatus") == _HELD:
+        name = f"{ad.get('ClusterId')}.{ad.get('ProcId')}"
+        reason = _text(ad, "HoldReason") or "no reason given"
+        return f"held: {reason}; `condor_release {name}` lets it start"
+    return _text(ad, "LastRejMatchReason")
+
+
+def waiting_words(factory: Mapping[str, Any]) -> str:
+    """Why a task of a throttled cluster is no job yet, for a person.
+
+    Args:
+        factory: the cluster's ad.
+    """
+    paused = factory.get("JobMaterializePaused")
+    if paused == _PAUSED_BY_HOLD:
+        return f"held, `condor_release {factory.get('ClusterId')}` lets it start"
+    if paused and paused != 3:  # 3: all jobs are made
+        return f"HTCondor makes no more of its jobs: {_text(factory, 'JobMaterializePauseReason')}"
+    return "waits for another task of its cluster to end"
+
+
+def _completed(ad: Mapping[str, Any]) -> TaskState:
+    code, signal = _number(ad, "ExitCode"), _number(ad, "ExitSignal")
+    if not ad.get("ExitBySignal"):
+        signal = code - 128 if 128 < code <= 192 else 0  # as shells have it
+    said = f"signal {signal}" if signal else f"exit code {code}" * bool(code)
+    return TaskState("ended", "", said, signal)
+
+
+def _why_removed(reason: str) -> str:
+    """What stopped a job, in the words that all schedulers share.
+
+    >>> _why_removed("via condor_rm (by user me), for want of Memory in its expression")
+    'cancelled'
+    """
+    if not _BY_EXPRESSION.match(reason):
+        return "cancelled"  # by somebody, whose own words may be anything
+    memory = re.search(r"Memory|ResidentSetSize|ImageSize", reason)
+    time = re.search(r"StartDate|CurrentStatus|WallClock", reason)
+    if memory and time:  # the user's own `periodic_remove` and ours are one expression
+        return "a limit of memory or time"
+    return "out of memory" if memory else "time limit" if time else "cancelled"
+
+
+def _number(ad: Mapping[str, Any], name: str) -> int:
+    value = ad.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _text(ad: Mapping[str, Any], name: str) -> str:
+    value = ad.get(name)
+    return " ".join(value.split()) if isinstance(value, str) else ""
+
+
+DIALECT = Htcondor()

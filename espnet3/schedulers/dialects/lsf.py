@@ -7,22 +7,24 @@ server could be had.
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
-from espnet3.errors import SchedulerUnavailable
-from espnet3.run_dir.submissions import KnownSubmission
-from espnet3.schedulers.base import Scheduler, SubmitCall, TaskKey, TaskState, Wanted
-from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.dialects.lsf_words import task_state
-from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
+from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import (
+    Dialect,
+    Dialogue,
+    JobParts,
+    JobRequest,
+    SubmitCall,
+    Task,
+    asking,
+)
+from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
-from espnet3.specs.models import AcceptedJob, PlannedJob
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -31,36 +33,29 @@ if TYPE_CHECKING:
 _MOST_TASKS = 1000
 _JOB_ID = re.compile(r"[1-9][0-9]*")  # bkill takes 0 for all of a user's jobs
 # bjobs may be answered from a copy of the queue that is MBD_REFRESH_TIME old; lsb.params(5).
-_UNSEEN = timedelta(seconds=30)
+_UNSEEN = 30.0  # seconds
 # Free text last, since it may have the delimiter in it.
 _FORMAT = "jobid jobindex stat user exit_code job_name exit_reason pend_reason delimiter='^'"
 _ROW = re.compile(r"(\d+)(?:\[\d+\])?\^(\d+)\^([A-Z_]+)\^" + r"([^^]*)\^" * 4 + "(.*)")
-# What they say of a job that has ended, or that they have forgotten.
-_GONE = re.compile(
-    r"is not found|no (unfinished |matching )?job found|job has already finished", re.IGNORECASE
-)
 _WAITING = re.compile(r"please wait|still trying", re.IGNORECASE)
+_QUEUED = frozenset({"PEND", "PSUSP", "WAIT", "PROV"})
+_ENDED = frozenset({"DONE", "EXIT", "POST_DONE", "POST_ERR"})
+# "Termination reasons displayed by bacct, bhist, and bjobs".
+STOPPED = {
+    "TERM_RUNLIMIT": "time limit", "TERM_DEADLINE": "time limit",
+    "TERM_MEMLIMIT": "out of memory", "TERM_SWAP": "out of memory",
+    "TERM_CPULIMIT": "a limit of processor time",
+    "TERM_PROCESSLIMIT": "a limit of processes", "TERM_THREADLIMIT": "a limit of threads",
+    "TERM_OWNER": "cancelled", "TERM_FORCE_OWNER": "cancelled", "TERM_ADMIN": "cancelled",
+    "TERM_FORCE_ADMIN": "cancelled", "TERM_BUCKET_KILL": "cancelled",
+    "TERM_ORPHAN_SYSTEM": "cancelled",
+    "TERM_PREEMPT": "preempted", "TERM_LOAD": "preempted", "TERM_WINDOW": "preempted",
+    "TERM_RC_RECLAIM": "preempted",
+    "TERM_REMOVE_HUNG_JOB": "node failed", "TERM_ZOMBIE": "node failed",
+}  # fmt: skip
 
 
-class _Row(NamedTuple):
-    """What bjobs tells of a job, or of a task of an array, whose number is not 0 then."""
-
-    job_id: str
-    number: int
-    state: str
-    user: str
-    exit_code: str
-    name: str
-    exit_reason: str
-    pend_reason: str
-
-    def told(self) -> TaskState:
-        """The state."""
-        task = f"{self.job_id}[{self.number}]" if self.number else self.job_id
-        return task_state(task, self.state, self.exit_code, self.exit_reason, self.pend_reason)
-
-
-class LsfScheduler(Scheduler):
+class Lsf(Dialect):
     """LSF through bsub, bjobs, bkill and bparams."""
 
     name = "lsf"
@@ -92,28 +87,24 @@ class LsfScheduler(Scheduler):
         "log_directory": "-(oo?|eo?)$",
         "stay": "-(I[a-z]*|K)$",
     }
+    # Also of a job that they have forgotten.
+    gone = re.compile(
+        r"is not found|no (unfinished |matching )?job found|job has already finished",
+        re.IGNORECASE,
+    )
 
-    # In a job.
-
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        index = environ.get("LSB_JOBINDEX", "")
-        return int(index) - self.first_index if index.isdecimal() and int(index) else None
-
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
-        job, index = environ.get("LSB_JOBID"), self.array_index(environ)
-        return job if job is None or index is None else self.task_name(job, index)
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
+    def task(self, environ: Mapping[str, str]) -> Task:
+        told, job = environ.get("LSB_JOBINDEX", ""), environ.get("LSB_JOBID")
+        index = int(told) - self.first_index if told.isdecimal() and int(told) else None
+        own = job if job is None or index is None else self.task_name(job, index)
         # LSB_RESTART tells of a lost host and of bmig, but nothing of brequeue and of exit codes
         # that a queue requeues.
-        return "LSB_JOBID" in environ
-
-    # Submitting.
+        return Task(index, own, job is not None)
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
         # "Job Arrays": these characters alone, and 255 of them with the indices.
         plain = re.sub(r"[^A-Za-z0-9._-]", "_", prefix)[:100]
-        name = super().unique_name(plain, run_id, number, position)
+        name = plain_name(plain, run_id, number, position)
         return name if name[0].isalpha() else f"_{name}"
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -128,36 +119,32 @@ class LsfScheduler(Scheduler):
     def walltime_seconds(self, walltime: object) -> float | None:
         return clock_seconds(walltime, lone="minutes", pair="hours:minutes")
 
-    def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
+    def query_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        # Without a number of tries they wait for ever for a server that is down, and their words
+        # would be lost with them.
+        return {"LSB_NTRIES": "5", **self.scrubbed(environ), "LC_ALL": "C"}
+
+    def request(self, request: JobRequest) -> JobParts:
+        job, logs, array, after, _ = request
         # What a job prints is kept on its node until it ends, and copied with a report to a path
         # in which "%" is special; so the script writes its log itself.
-        name = job.name
+        name, index = job.name, str(self.first_index)
         if is_array(job, array=array):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
-            name = f"{name}[1-{job.n_tasks}]{throttle}"
-        return ["-J", name, "-o", "/dev/null"]
-
-    def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        index = '"$LSB_JOBINDEX"' if is_array(job, array=array) else str(self.first_index)
-        return [log_line(job, log_directory, index)]
-
-    def amended(
-        self, script: str, job: PlannedJob, log_directory: str, *, array: bool, after: str | None
-    ) -> str:
-        # The command line has the name; what users call a job may look like an option here.
-        return re.sub(r"^#BSUB -J .*\n", "", script, count=1, flags=re.MULTILINE)
-
-    def after_argument(self, job_id: str) -> list[str]:
-        return ["-w", f"ended({job_id})"]
+            name, index = f"{name}[1-{job.n_tasks}]{throttle}", '"$LSB_JOBINDEX"'
+        words = ["-J", name, "-o", "/dev/null"]
+        if after is not None:
+            words += ["-w", f"ended({after})"]
+        return JobParts(words, [log_line(job, logs, index)], _without_name)
 
     def submit_call(
-        self, command: Sequence[str], file: str, options: Mapping[str, JsonValue]
+        self, command: Sequence[str], file: str, script: str, options: Mapping[str, JsonValue]
     ) -> SubmitCall:
         # As dask-jobqueue does it, but without its shell, which hides what bsub says. A script in
         # an argument is read, and spooled, only where LSB_BSUB_PARSE_SCRIPT is set.
         if options.get("use_stdin") is False:
             return SubmitCall([*command, file])
-        return SubmitCall([*command], Path(file).read_text())
+        return SubmitCall([*command], script)
 
     def job_ids(self, output: str) -> list[str]:
         # "to queue <q>", "to default queue <q>".
@@ -166,111 +153,123 @@ class LsfScheduler(Scheduler):
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id}[{index + self.first_index}]"
 
-    async def max_array_size(self) -> int:
-        answer = await self._ask("bparams", "-a")
-        _check(answer)
+    def array_limit(self, environ: Mapping[str, str]) -> Dialogue[int]:
+        answer = yield from asking("bparams", "-a")
         found = re.search(r"\bMAX_JOB_ARRAY_SIZE\s*=\s*(\d+)", answer.out)
         return int(found[1]) if found else _MOST_TASKS
 
-    # Asking.
+    def problem(self, answer: Answer) -> str | None:
+        gone = self.gone.search(f"{answer.err}\n{answer.out}") is not None
+        problems = [
+            line
+            for line in answer.err.splitlines()
+            if line.strip() and not self.gone.search(line) and not (gone and _WAITING.search(line))
+        ]
+        if answer.code != 0 and (problems or not gone):
+            return "\n".join(problems) or answer.out.strip() or f"exit code {answer.code}"
+        return None
 
-    async def query(
-        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> dict[TaskKey, TaskState]:
-        keys = JobKeys(submissions, wanted)
-        rows = await self._rows(keys.by_id)
-        if keys.unrecorded:
-            for user in sorted(keys.users):
-                rows += await self._bjobs(user)
-        states: dict[TaskKey, TaskState] = {}
-        for row in rows:
-            found = keys.job(row.job_id, row.name, row.user)
-            if found is not None:
-                submission, job = found
-                where = positions(str(row.number), job.n_tasks, first=1) if row.number else [0]
-                states |= {(submission, task): row.told() for task in tasks_at(job, where)}
-        return states | _unseen(submissions, keys, states)
-
-    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
-        names = {job.name for job in planned}
-        ids = {row.name: row.job_id for row in await self._bjobs(user) if row.name in names}
-        return [AcceptedJob(name=name, job_id=ids[name]) for name in sorted(ids)]
-
-    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for ids in handfuls((job.job_id for job in jobs), _JOB_ID):
-            _check(await self._ask("bkill", *ids))
-
-    async def reasons(self, job_ids: Sequence[str]) -> str:
-        states = [row.told() for row in await self._rows(job_ids)]
-        words = {state.reason for state in states if state.state == "queued"}
-        return ", ".join(sorted(words - {""}))
-
-    async def _rows(self, job_ids: Iterable[str]) -> list[_Row]:
-        """What is known of jobs, and of each task of arrays among them."""
-        rows: list[_Row] = []
-        for ids in handfuls(job_ids, _JOB_ID):
-            rows += await self._bjobs("all", *ids)
+    def look(self, keys: JobKeys) -> Dialogue[list[Row]]:
+        # What was submitted so shortly ago that bjobs may not show it yet.
+        unseen = TaskState("queued", "", "LSF does not show it yet")
+        rows = [
+            Row(job_id, unseen, indices=EVERY)
+            for job_id, (number, _) in keys.by_id.items()
+            if keys.accepted.get(number, 0.0) > keys.now - _UNSEEN
+        ]
+        for ids in handfuls(keys.by_id, _JOB_ID):
+            rows += yield from self._bjobs("all", *ids)
+        for user in sorted(keys.users) if keys.unrecorded else ():
+            rows += yield from self._bjobs(user)
         return rows
 
-    async def _bjobs(self, user: str, *ids: str) -> list[_Row]:
+    def _bjobs(self, user: str, *ids: str) -> Dialogue[list[Row]]:
         """Those of the ids, or all that a user has."""
-        chosen = ("-a", "-u", user, "-noheader", "-o", _FORMAT)
-        answer = await self._ask("bjobs", *chosen, *ids)
-        _check(answer)
-        return _parsed(answer.out)
+        answer = yield from asking("bjobs", "-a", "-u", user, "-noheader", "-o", _FORMAT, *ids)
+        return parsed(answer.out)
 
-    async def _ask(self, *command: str) -> Answer:
-        # Without a number of tries they wait for ever for a server that is down, and their words
-        # would be lost with them.
-        environ = {"LSB_NTRIES": "5", **self.scrubbed(os.environ), "LC_ALL": "C"}
-        return await ask(self.name, command, environ=environ)
+    def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
+        for ids in handfuls(job_ids, _JOB_ID):
+            yield from asking("bkill", *ids)
 
 
-def _check(answer: Answer) -> None:
-    """Raise for what a command complains of, unless it is of jobs that are gone.
-
-    Raises:
-        SchedulerUnavailable: it failed.
-    """
-    said = f"{answer.err}\n{answer.out}"
-    gone = _GONE.search(said) is not None
-    problems = [
-        line
-        for line in answer.err.splitlines()
-        if line.strip() and not _GONE.search(line) and not (gone and _WAITING.search(line))
-    ]
-    if answer.code != 0 and (problems or not gone):
-        words = "\n".join(problems) or answer.out.strip() or f"exit code {answer.code}"
-        raise SchedulerUnavailable(LsfScheduler.name, words)
-
-
-def _parsed(output: str) -> list[_Row]:
+def parsed(output: str) -> list[Row]:
     """The rows of bjobs; where a reason is so long that it has lines of its own, they go on."""
-    rows: list[_Row] = []
+    told: list[list[str]] = []
     for line in output.splitlines():
         found = _ROW.fullmatch(line.strip())
         if found is not None:
-            fields = ("" if text.strip() == "-" else text.strip() for text in found.groups()[2:])
-            state, user, code, name, ended, pending = fields
-            plain = re.sub(r"\[\d+\]$", "", name)
-            rows.append(_Row(found[1], int(found[2]), state, user, code, plain, ended, pending))
-        elif rows and line.strip() and not re.match(r"\d+(\[\d+\])?\^", line):
-            rows[-1] = rows[-1]._replace(pend_reason=f"{rows[-1].pend_reason} {line.strip()}")
-    return rows
+            told.append(["" if text.strip() == "-" else text.strip() for text in found.groups()])
+        elif told and line.strip() and not re.match(r"\d+(\[\d+\])?\^", line):
+            told[-1][-1] += f" {line.strip()}"
+    return [_row(*fields) for fields in told]
 
 
-def _unseen(
-    submissions: Sequence[KnownSubmission], keys: JobKeys, states: Mapping[TaskKey, TaskState]
-) -> dict[TaskKey, TaskState]:
-    """The tasks that were submitted so shortly ago that bjobs may not show them yet."""
-    since = datetime.now(UTC) - _UNSEEN
-    new = {
-        entry.submission.number
-        for entry in submissions
-        if entry.recorded is not None and entry.recorded.created > since
-    }
-    state = TaskState("queued", "", "LSF does not show it yet")
-    return {key: state for key in keys.not_in(states)[0] if key[0] in new}
+def _row(
+    job_id: str, index: str, word: str, user: str, code: str, name: str, ended: str, pending: str
+) -> Row:
+    """What bjobs tells of a job, or of a task of an array, whose index is not 0 then."""
+    index = "" if int(index) == 0 else str(int(index))
+    state = task_state(f"{job_id}[{index}]" if index else job_id, word, code, ended, pending)
+    return Row(job_id, state, re.sub(r"\[\d+\]$", "", name), user, indices=index)
 
 
-SCHEDULER = LsfScheduler
+def _without_name(script: str) -> str:
+    """The script without its name, for the command line has it.
+
+    What users call a job may look like an option here.
+    """
+    return re.sub(r"^#BSUB -J .*\n", "", script, count=1, flags=re.MULTILINE)
+
+
+def task_state(
+    name: str, word: str, code: str = "", exit_reason: str = "", pend_reason: str = ""
+) -> TaskState:
+    """What bjobs tells of a task, or of a job that is no array, as a TaskState.
+
+    Args:
+        name: the task as bkill takes it.
+        word: field `stat`.
+        code: field `exit_code`; "" for none, as in the others.
+        exit_reason: field `exit_reason`.
+        pend_reason: field `pend_reason`.
+    """
+    if word in _QUEUED:
+        return TaskState("queued", word, queued_words(name, word, pend_reason))
+    if word in _ENDED:
+        return _ended(code, exit_reason)
+    # A word that is not known is never taken for an end.
+    return TaskState("running", word, _running_words(name, word))
+
+
+def queued_words(name: str, word: str, pend_reason: str) -> str:
+    """Why a task waits, for a person; "" where LSF does not say.
+
+    >>> queued_words("7[1]", "PSUSP", "")
+    'held, `bresume 7[1]` lets it start'
+    """
+    if word == "PSUSP":
+        return f"held, `bresume {name}` lets it start"
+    return "; ".join(filter(None, (part.strip() for part in pend_reason.split(";"))))
+
+
+def _running_words(name: str, word: str) -> str:
+    return {
+        "USUSP": f"suspended, `bresume {name}` lets it go on",
+        "SSUSP": "suspended by LSF",
+        "UNKWN": "its host does not answer",
+        "ZOMBI": f"killed, but its host does not answer; `bkill -r {name}` gives it up",
+    }.get(word, "")
+
+
+def _ended(code: str, exit_reason: str) -> TaskState:
+    status = int(code) if code.isdecimal() and len(code) < 10 else 0
+    signal = status - 128 if 128 < status <= 128 + 64 else 0
+    word, _, words = exit_reason.partition(":")
+    stopped = STOPPED.get(word.strip(), "")
+    told = "" if stopped else words.strip().rstrip(".")
+    said = f"signal {signal}" if signal else f"exit code {status}" * bool(status)
+    return TaskState("ended", "", ", ".join(filter(None, [told, said])), signal, stopped)
+
+
+DIALECT = Lsf()

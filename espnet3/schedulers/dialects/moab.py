@@ -6,28 +6,20 @@ shown on a stand-in that keeps to them. No server could be had.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.run_dir.submissions import KnownSubmission
-from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
-from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.dialects.moab_words import array_state, is_vacated, task_state
-from espnet3.schedulers.dialects.pbs import PbsScheduler
-from espnet3.schedulers.dialects.qsub_style import (
-    id_lines,
-    plain_arguments,
-    short_name,
-    without_name,
-)
-from espnet3.schedulers.dialects.slurm import SlurmScheduler
-from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
+from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.dialects.pbs import Pbs
+from espnet3.schedulers.dialects.slurm import Slurm
+from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
+from espnet3.schedulers.qsub_style import ended, id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import handfuls, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
-from espnet3.specs.models import AcceptedJob, PlannedJob
 from espnet3.text import one_line
 
 if TYPE_CHECKING:
@@ -38,17 +30,24 @@ _MAX_ARRAY_SIZE = 1000
 _JOB_ID = re.compile(r"([A-Za-z][\w-]*\.)?[0-9]+(\[[0-9]*\])?(\.[A-Za-z0-9._-]+)?")
 # How many jobs are asked why they wait, one command each.
 _EXPLAINED = 3
-# What canceljob and checkjob say of a job that has ended, or is about to.
-_GONE = re.compile(
-    r"invalid job specified|(cannot|could not) locate job|"
-    r"(already|is|has|been) (cancell?ed|completed?|removed)",
-    re.IGNORECASE,
-)
 # What dask-jobqueue asks for by default, in PBS Pro's form.
 _SELECT = re.compile(r"^#PBS -l select=1:ncpus=(\d+):mem=(\w+)$", re.MULTILINE)
+_QUEUED = {
+    "UserHold": "held, `mjobctl -u user {job_id}` lets it start",
+    "SystemHold": "held by an administrator",
+    "BatchHold": "held by Moab, as it cannot run; `checkjob {job_id}` says why",
+    "Hold": "held, `checkjob {job_id}` says why",
+    "Deferred": "Moab could not start it, and tries again later",
+    "NotQueued": "the resource manager below Moab does not answer",
+    "Migrated": "is handed to the resource manager below Moab",
+}
+# Of a job that is blocked but not held.
+_BLOCKED = "blocked by a policy, or by a job that it waits for"
+# Given back to the queue; it is listed there again.
+_VACATED = "Vacated"
 
 
-class _Row(NamedTuple):
+class _Told(NamedTuple):
     """What `showq` tells of a job, an array or an array's task."""
 
     queue: str
@@ -65,42 +64,51 @@ class _Row(NamedTuple):
         when = self.fields.get("SubmissionTime", "")
         return self.fields.get("User", ""), float(when) if when.isdecimal() else None
 
+    def state(self) -> TaskState:
+        """The state."""
+        return task_state(self.queue, self.fields)
+
+    def is_vacated(self) -> bool:
+        """Whether a job that has ended was preempted and given back to the queue."""
+        return self.fields.get("State") == _VACATED
+
     @property
     def name(self) -> str:
         """The name that the job was given, without what may stand behind it for a task."""
         return re.split(r"\W", self.fields.get("JobName", ""), maxsplit=1)[0]
 
 
-class MoabScheduler(Scheduler):
+class Moab(Dialect):
     """Moab through msub, showq, checkjob and canceljob."""
 
     name = "moab"
     # The resource manager below leaves its own variables, too.
-    within = ("MOAB_JOBID", *PbsScheduler.within, *SlurmScheduler.within)
-    inherited = ("MOAB_", *PbsScheduler.inherited, *SlurmScheduler.inherited)
-    kept = PbsScheduler.kept | SlurmScheduler.kept
-    unfit = PbsScheduler.unfit | SlurmScheduler.unfit
+    within = ("MOAB_JOBID", *Pbs.within, *Slurm.within)
+    inherited = ("MOAB_", *Pbs.inherited, *Slurm.inherited)
+    kept = Pbs.kept | Slurm.kept
+    unfit = Pbs.unfit | Slurm.unfit
     no_answer = re.compile(
         r"timed? ?out|cannot connect|communication (error|failure)|end of file|"
         r"connection (reset|refused)|server is (not available|busy)",
         re.IGNORECASE,
     )
     version_command = ("showq", "--version")
-    directive = PbsScheduler.directive
-    settled: ClassVar[Mapping[str, str]] = {**PbsScheduler.settled, "stay": "-[IK]"}
+    directive = Pbs.directive
+    settled: ClassVar[Mapping[str, str]] = {**Pbs.settled, "stay": "-[IK]"}
+    # Also of a job that is about to end.
+    gone = re.compile(
+        r"invalid job specified|(cannot|could not) locate job|"
+        r"(already|is|has|been) (cancell?ed|completed?|removed)",
+        re.IGNORECASE,
+    )
 
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        index = environ.get("MOAB_JOBARRAYINDEX", "")
-        return int(index) if index.isdecimal() else None
-
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
-        return environ.get("MOAB_JOBID")
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
-        return "MOAB_JOBID" in environ  # no variable tells it
+    def task(self, environ: Mapping[str, str]) -> Task:
+        index, own = environ.get("MOAB_JOBARRAYINDEX", ""), environ.get("MOAB_JOBID")
+        # No variable tells whether it was started before.
+        return Task(int(index) if index.isdecimal() else None, own, own is not None)
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
-        return short_name(prefix, super().unique_name(prefix, run_id, number, position))
+        return short_name(prefix, plain_name(prefix, run_id, number, position))
 
     def walltime_seconds(self, walltime: object) -> float | None:
         # [[DD:]HH:]MM:SS, and 1-12:00:00 as elsewhere.
@@ -115,30 +123,22 @@ class MoabScheduler(Scheduler):
             return dict(options)
         return {**options, "walltime": hours_minutes_seconds(seconds)}
 
-    def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
+    def request(self, request: JobRequest) -> JobParts:
+        job, logs, array, after, _ = request
         # -E hands a job Moab's own variables, and nothing of this environment.
         words = ["-E", *plain_arguments(job.name)]
+        lines = [log_line(job, logs, "0")]
         if is_array(job, array=array):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             words += ["-t", f"{job.name}.[0-{job.n_tasks - 1}]{throttle}"]
-        return words
-
-    def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        if not is_array(job, array=array):
-            return [log_line(job, log_directory, "0")]
-        # Without an index every task would take itself for the first one.
-        return [
-            log_line(job, log_directory, '"${MOAB_JOBARRAYINDEX:-unknown}"'),
-            ': "${MOAB_JOBARRAYINDEX:?is not set here; set job_array: false}"',
-        ]
-
-    def amended(
-        self, script: str, job: PlannedJob, log_directory: str, *, array: bool, after: str | None
-    ) -> str:
-        return _SELECT.sub(r"#PBS -l nodes=1:ppn=\1,mem=\2", without_name(script))
-
-    def after_argument(self, job_id: str) -> list[str]:
-        return ["-l", f"depend=afterany:{job_id}"]
+            # Without an index every task would take itself for the first one.
+            lines = [
+                log_line(job, logs, '"${MOAB_JOBARRAYINDEX:-unknown}"'),
+                ': "${MOAB_JOBARRAYINDEX:?is not set here; set job_array: false}"',
+            ]
+        if after is not None:
+            words += ["-l", f"depend=afterany:{after}"]
+        return JobParts(words, lines, _amended)
 
     def job_ids(self, output: str) -> list[str]:
         return [_parts(job_id)[0] for job_id in id_lines(output, _JOB_ID)]
@@ -146,76 +146,66 @@ class MoabScheduler(Scheduler):
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id}[{index}]"
 
-    async def max_array_size(self) -> int:
+    def array_limit(self, environ: Mapping[str, str]) -> Dialogue[int]:
+        yield from ()
         return _MAX_ARRAY_SIZE
 
-    async def query(
-        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> dict[TaskKey, TaskState]:
-        keys = JobKeys(submissions, wanted)
-        if not keys.by_name:
-            return {}
-        states: dict[TaskKey, TaskState] = {}
-        of_arrays: dict[TaskKey, tuple[PlannedJob, TaskState]] = {}
-        for row in await self._rows(keys.users):
-            job_ids, index = row.ids()
-            jobs = (keys.job(job_id, row.name, *row.submission()) for job_id in job_ids)
-            found = next(filter(None, jobs), None)
-            if found is None:
-                continue
-            submission, job = found
-            if index is None and job.n_tasks > 1:
-                of_array = job, array_state(row.queue, row.fields)
-                of_arrays.setdefault((submission, job.first_task), of_array)
-                continue
-            state = task_state(row.queue, row.fields)
-            for task in tasks_at(job, positions(index or "0", job.n_tasks)):
-                key = submission, task
-                if key not in states or not is_vacated(row.fields):  # or it is in the queue again
-                    states[key] = state
-        # While an array's own row is listed, none of its tasks is taken for gone.
-        for (submission, first), (job, state) in of_arrays.items():
-            for task in range(first, first + job.n_tasks):
-                states.setdefault((submission, task), state)
-        return states
+    def problem(self, answer: Answer) -> str | None:
+        lines = [*answer.err.splitlines(), *answer.out.splitlines()]
+        errors = [line.strip() for line in lines if line.lstrip().startswith("ERROR")]
+        problems = [line for line in errors if not self.gone.search(line)]
+        if problems or (answer.code != 0 and not errors):
+            said = "\n".join(problems) or answer.err or answer.out
+            return said or f"exit code {answer.code}"
+        return None
 
-    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
-        names = {job.name for job in planned}
-        ids: dict[str, str] = {}
-        for row in await self._rows([user]):
-            job_ids, _ = row.ids()
-            if row.name in names and job_ids:
-                ids[row.name] = job_ids[0]
-        return [AcceptedJob(name=name, job_id=ids[name]) for name in sorted(ids)]
+    def look(self, keys: JobKeys) -> Dialogue[list[Row]]:
+        arrays: list[Row] = []
+        vacated: list[Row] = []
+        rows: list[Row] = []
+        for told in (yield from self._showq(keys.users)):
+            job_ids, index = told.ids()
+            for job_id in job_ids:
+                found = keys.job(job_id, told.name, *told.submission())
+                if found is None:
+                    continue
+                row = Row(job_id, told.state(), told.name, *told.submission(), index or "")
+                if index is None and found[1].n_tasks > 1:
+                    # While an array's own row is listed, none of its tasks is taken for gone.
+                    arrays.append(row._replace(state=array_state(row.state), indices=EVERY))
+                else:  # what was vacated may be in the queue again
+                    (vacated if told.is_vacated() else rows).append(row)
+                break
+        return [*reversed(arrays), *reversed(vacated), *rows]
 
-    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for ids in handfuls((job.job_id for job in jobs), _JOB_ID):
-            answer = await self._ask("canceljob", *ids)
-            if len(ids) > 1 and _GONE.search(answer.out + answer.err):
-                # The manual does not say if it goes on behind a job that is gone.
-                for job_id in ids:
-                    _check(await self._ask("canceljob", job_id))
-            else:
-                _check(answer)
-
-    async def reasons(self, job_ids: Sequence[str]) -> str:
+    def reasons(self, job_ids: Sequence[str], user: str) -> Dialogue[Iterable[str]]:
         said: list[str] = []
         for ids in handfuls(job_ids[:_EXPLAINED], _JOB_ID):
             for job_id in ids:
-                answer = await self._ask("checkjob", job_id)
-                _check(answer)
+                answer = yield from asking("checkjob", job_id)
                 said += re.findall(r"^ *(?:NOTE|BLOCK MSG): +(.+?) *$", answer.out, re.MULTILINE)
-        return ", ".join(dict.fromkeys(said))
+        return dict.fromkeys(said)
 
-    async def _rows(self, users: Iterable[str]) -> list[_Row]:
+    def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
+        for ids in handfuls(job_ids, _JOB_ID):
+            answer = yield from asking("canceljob", *ids, strict=False)
+            if len(ids) > 1 and self.gone.search(answer.out + answer.err):
+                # The manual does not say if it goes on behind a job that is gone.
+                for job_id in ids:
+                    yield from asking("canceljob", job_id)
+            else:
+                self.require(answer)
+
+    def _showq(self, users: Iterable[str]) -> Dialogue[list[_Told]]:
         """The jobs of some users: first those that have not ended, then those that have.
 
         In this order, or a job that ends between the two questions would be in neither answer.
         """
-        rows: list[_Row] = []
+        jobs: list[_Told] = []
         for more in ([], ["-c"]):
             for user in sorted(users):
-                answer = await self._ask("showq", *more, "--xml", "-w", f"user={user}")
+                command = ("showq", *more, "--xml", "-w", f"user={user}")
+                answer = yield from asking(*command, strict=False)
                 said = one_line(answer.err.strip() or answer.out, 300)
                 if answer.code != 0:
                     words = said or f"showq ended with exit code {answer.code}"
@@ -224,28 +214,15 @@ class MoabScheduler(Scheduler):
                 if found is None:
                     words = f"showq printed no whole list of jobs: {said or 'nothing'}"
                     raise SchedulerUnavailable(self.name, words)
-                rows += found
-        return rows
-
-    async def _ask(self, *command: str) -> Answer:
-        return await ask(self.name, command, environ=self.scrubbed(os.environ))
+                jobs += found
+        return jobs
 
 
-def _check(answer: Answer) -> None:
-    """Raise for what a command complains of, unless it is of jobs that are gone.
-
-    Raises:
-        SchedulerUnavailable: it failed.
-    """
-    lines = [*answer.err.splitlines(), *answer.out.splitlines()]
-    errors = [line.strip() for line in lines if line.lstrip().startswith("ERROR")]
-    problems = [line for line in errors if not _GONE.search(line)]
-    if problems or (answer.code != 0 and not errors):
-        words = "\n".join(problems) or answer.err or answer.out or f"exit code {answer.code}"
-        raise SchedulerUnavailable(MoabScheduler.name, words)
+def _amended(script: str) -> str:
+    return _SELECT.sub(r"#PBS -l nodes=1:ppn=\1,mem=\2", without_name(script))
 
 
-def _parsed(output: str) -> list[_Row] | None:
+def _parsed(output: str) -> list[_Told] | None:
     """The jobs in what `showq --xml` printed; None where it is not all of it."""
     from xml.etree import ElementTree  # workers, which import the dialects, never come here
 
@@ -256,7 +233,7 @@ def _parsed(output: str) -> list[_Row] | None:
         return None
     queues = root.findall("queue")
     return [
-        _Row(queue.get("option", ""), job.attrib) for queue in queues for job in queue.iter("job")
+        _Told(queue.get("option", ""), job.attrib) for queue in queues for job in queue.iter("job")
     ] if queues else None  # fmt: skip
 
 
@@ -270,4 +247,57 @@ def _parts(job_id: str) -> tuple[str, str | None]:
     return (f"{found[1]}{found[3]}", found[2] or None) if found else (job_id, None)
 
 
-SCHEDULER = MoabScheduler
+def task_state(queue: str, row: Mapping[str, str]) -> TaskState:
+    """What Moab tells of a task, or of a job that is no array, as a TaskState.
+
+    Args:
+        queue: the list that it stands in: `active`, `eligible`, `blocked` or `completed`.
+        row: its attributes by their names.
+    """
+    word = row.get("State", "")
+    if queue == "completed":
+        return _ended(row)
+    if queue == "active":
+        return TaskState("running", word, "" if word in ("Running", "Starting") else word.lower())
+    said = _QUEUED.get(word, _BLOCKED if queue == "blocked" else "")
+    return TaskState("queued", word, said.format(job_id=row.get("JobID", "")))
+
+
+def array_state(state: TaskState) -> TaskState:
+    """What an array's own row tells of those of its tasks that are not listed.
+
+    How they ended is not in it: its completion code is no task's.
+
+    Args:
+        state: the row's.
+
+    Example:
+        >>> array_state(TaskState("ended", "Completed", "exit code 1"))
+        TaskState(state='ended', word='', reason='', signal=0, stopped='', begun=True)
+    """
+    if state.state != "ended":
+        return state
+    return TaskState("ended", stopped="cancelled" if state.stopped == "cancelled" else "")
+
+
+def _ended(row: Mapping[str, str]) -> TaskState:
+    # An exit status, or "CNCLD", or that with the status in parentheses.
+    found = re.fullmatch(r"(CNCLD)?\(?(-?\d+)?\)?", row.get("CompletionCode", ""))
+    cancelled = row.get("State") == "Removed" or bool(found and found[1])
+    used, limit = _seconds(row.get("AWDuration")), _seconds(row.get("ReqAWDuration"))
+    state = ended(
+        (found and found[2]) or "",
+        torque=True,  # the statuses below zero; Slurm, the other one, has none
+        over=0 < limit <= used,
+        cancelled=cancelled,
+        scheduler="Moab",
+    )
+    preempted = not state.stopped and row.get("State") == _VACATED
+    return state._replace(stopped="preempted") if preempted else state
+
+
+def _seconds(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+DIALECT = Moab()

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.run_dir.submissions import KnownSubmission
-from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
-from espnet3.schedulers.commands import Answer, ask
-from espnet3.schedulers.dialects.slurm_words import Ending, task_state
-from espnet3.schedulers.job_keys import JobKeys, positions, tasks_at
+from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.scripts import log_line
-from espnet3.schedulers.task_states import TaskStates
 from espnet3.schedulers.walltimes import clock_seconds
-from espnet3.specs.models import AcceptedJob, PlannedJob
+from espnet3.specs.models import PlannedJob
 
 # Array id, indices in it ("N/A" outside one), state, reason, user, time of submission, name; the
 # name may hold anything.
 _FORMAT = "%F|%K|%T|%r|%u|%V|%j"
-_ALL = "0-4294967295"  # every index
 # What a user may set for these commands, and would hide or keep jobs (SQUEUE_PARTITION, say).
 _DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
 # Variables of sbatch that say what an option says.
@@ -38,8 +32,117 @@ _SAID_BY = {
     "job_mem": _MEMORY,
 }
 
+# What Slurm's words mean.
+_QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}
+# Ends from outside. squeue(1), "JOB STATE CODES"; OUT_OF_ME is what narrow columns leave of one.
+STOPPED = {
+    "TIMEOUT": "time limit",
+    "DEADLINE": "deadline",
+    "CANCELLED": "cancelled",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node failed",
+    "BOOT_FAIL": "node failed to boot",
+    "OUT_OF_MEMORY": "out of memory",
+    "OUT_OF_ME": "out of memory",
+    "REVOKED": "revoked",
+}
 
-class SlurmScheduler(Scheduler):
+# squeue(1), "JOB REASON CODES"; what is not here says enough by itself (Resources, Priority).
+_WAITS = {
+    "BadConstraints": "no node can satisfy its options",
+    "BeginTime": "waits for its start time, as after a requeue",
+    "Dependency": "waits for another job",
+    "DependencyNeverSatisfied": "never starts, since the job that it waits for failed",
+    "JobArrayTaskLimit": "as many tasks of its array run as may at a time",
+    "JobHeldAdmin": "held by an administrator",
+    "JobHeldUser": "held, `scontrol release` lets it start",
+    "PartitionConfig": "the partition has no node for its options, so it never starts",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition takes no jobs",
+    "PartitionNodeLimit": "the partition has no node for its options, so it never starts",
+    "PartitionTimeLimit": "its walltime is beyond the partition's limit, so it never starts",
+    "ReqNodeNotAvail": "the nodes that it needs are down, drained or reserved",
+    "launch_failed_requeued_held": "held after it could not be launched, see its log and node",
+    "job_requeued_in_held_state": "requeued and held, `scontrol release` lets it start",
+}
+_LIMITS = re.compile(r"Assoc|QOS|MaxJobsPer|MaxSubmit")
+# Reasons that only repeat the state.
+_PLAIN = {"None", "(null)", "NodeDown", "TimeLimit", "OutOfMemory"}
+# Of an ended job squeue may still show why it waited; these are why it ended.
+_ENDS = {"JobLaunchFailure", "NonZeroExitCode", "RaisedSignal", "BootFailure", "SystemFailure"}
+
+
+class Ending(NamedTuple):
+    """How a batch script ended: its exit code, and the signal that ended it (0: none)."""
+
+    code: int = 0
+    signal: int = 0
+
+    @classmethod
+    def of_wait_status(cls, text: str) -> Ending | None:
+        """From the number that squeue's `exit_code` shows, which is that of wait(2)."""
+        if not text.isdecimal():
+            return None
+        if text == "1":  # slurmctld's own for a job that it gives up before a start, no SIGHUP
+            return cls(1, 0)
+        return cls(int(text) >> 8 & 0xFF, _signal(int(text) & 0x7F))
+
+    @classmethod
+    def of_sacct(cls, text: str) -> Ending | None:
+        """From sacct's `code:signal`."""
+        found = re.fullmatch(r"(\d+):(\d+)", text)
+        if found is None:
+            return None
+        return cls(int(found[1]), _signal(int(found[2])))
+
+
+def _signal(number: int) -> int:
+    """The number; 0 for those that Slurm made up (125 for out of memory)."""
+    return number if number <= 64 else 0
+
+
+def queued_words(reason: str) -> str:
+    """Why a job waits, for a person, with Slurm's own word for it.
+
+    >>> queued_words("JobHeldUser"), queued_words("Priority")
+    ('held, `scontrol release` lets it start (JobHeldUser)', 'Priority')
+    """
+    if reason in _PLAIN:
+        return ""
+    words = _WAITS.get(reason.replace(" ", "_"), "")
+    if not words and _LIMITS.search(reason):
+        words = "a limit of its account or QOS"
+    return f"{words} ({reason})" if words else reason
+
+
+def task_state(word: str, reason: str, ending: Ending | None = None) -> TaskState:
+    """A row's state and reason as a TaskState.
+
+    Args:
+        word: the state; `CANCELLED by 1000` and, in narrow columns, `OUT_OF_ME+` are such too.
+        reason: squeue's reason, or "".
+        ending: how the task ended, where that is known.
+    """
+    first, _, rest = word.strip().partition(" ")
+    short = first.rstrip("+")
+    if short in _QUEUED:
+        return TaskState("queued", short, queued_words(reason))
+    if short in _RUNNING:
+        return TaskState("running", short, "" if reason in _PLAIN else reason)
+    said = [re.sub(r"^by (\d+)$", r"by user \1", rest)]
+    if reason == "BadConstraints":  # the job has never run
+        said.append(queued_words(reason))
+    elif ending is not None and ending != Ending():
+        # "JobLaunchFailure" is squeue's reason wherever a signal has ended the batch script.
+        said.append(f"signal {ending.signal}" if ending.signal else f"exit code {ending.code}")
+    elif reason in _ENDS:
+        said.append(reason)
+    number = ending.signal if ending else 0
+    return TaskState("ended", short, ", ".join(filter(None, said)), number, STOPPED.get(short, ""))
+
+
+class Slurm(Dialect):
     """Slurm through sbatch, squeue, scancel, scontrol and, where the site has it, sacct."""
 
     name = "slurm"
@@ -68,26 +171,30 @@ class SlurmScheduler(Scheduler):
         r"timed out|No response|Zero Bytes|connect failure|not responding", re.IGNORECASE
     )
 
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        index = environ.get("SLURM_ARRAY_TASK_ID")
-        return None if index is None else int(index)
-
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
+    def task(self, environ: Mapping[str, str]) -> Task:
+        index, array = environ.get("SLURM_ARRAY_TASK_ID"), environ.get("SLURM_ARRAY_JOB_ID")
         # The last task of an array to start has SLURM_JOB_ID equal to the array's own id.
-        array = environ.get("SLURM_ARRAY_JOB_ID")
-        if array is not None:
-            return f"{array}_{environ.get('SLURM_ARRAY_TASK_ID', '?')}"
-        return environ.get("SLURM_JOB_ID")
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
-        return environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        own = environ.get("SLURM_JOB_ID") if array is None else f"{array}_{index or '?'}"
+        restarted = environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        return Task(None if index is None else int(index), own, restarted)
 
     def walltime_seconds(self, walltime: object) -> float | None:
         return clock_seconds(walltime, lone="minutes")  # sbatch(1), --time
 
-    def after_argument(self, job_id: str) -> list[str]:
-        # afterok on a job that failed would wait for ever.
-        return [f"--dependency=afterany:{_split(job_id)[0]}"]
+    def request(self, request: JobRequest) -> JobParts:
+        job, logs, array, after, _ = request
+        file = job.log.replace("{index}", "%a" if array else "0")
+        # A backslash anywhere, in the folder of --chdir too, turns all % patterns off.
+        plain = "\\" not in logs
+        log = f"{logs.replace('%', '%%')}/{file}" if plain else "/dev/null"
+        words = ["--parsable", f"--job-name={job.name}", "--open-mode=append", f"--output={log}"]
+        if array:
+            throttle = "" if job.throttle is None else f"%{job.throttle}"
+            words.append(f"--array=0-{job.n_tasks - 1}{throttle}")
+        if after is not None:  # afterok on a job that failed would wait for ever
+            words.append(f"--dependency=afterany:{_split(after)[0]}")
+        lines = [] if plain else [log_line(job, logs, '"${SLURM_ARRAY_TASK_ID:-0}"')]
+        return JobParts(words, lines)
 
     def job_ids(self, output: str) -> list[str]:
         # --parsable prints "id" or, where somebody names clusters, "id;cluster" on its own line;
@@ -108,98 +215,79 @@ class SlurmScheduler(Scheduler):
         overruled = {name for option in stated for name in _SAID_BY.get(option, ())}
         return {name: value for name, value in given.items() if name not in overruled}
 
+    def query_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        # Without the cluster that the user would choose now: ids hold that of their jobs.
+        ours = (*_DEFAULTS, "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+        kept = {n: value for n, value in self.scrubbed(environ).items() if not n.startswith(ours)}
+        return {**kept, "SLURM_BITSTR_LEN": "0"}  # or sacct cuts the list of an array's tasks
+
+    def problem(self, answer: Answer) -> str | None:
+        # Asked only for jobs that it has forgotten (MinJobAge after their end), a command fails.
+        fine = answer.code == 0 or "Invalid job id" in answer.err
+        return None if fine else answer.err or answer.out
+
     def task_name(self, job_id: str, index: int | None) -> str:
         number, _, cluster = job_id.partition(";")
         name = number if index is None else f"{number}_{index}"
         return f"{name} on cluster {cluster}" if cluster else name
 
-    def submit_arguments(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        file = job.log.replace("{index}", "%a" if array else "0")
-        # A backslash anywhere, in the folder of --chdir too, turns all % patterns off; see
-        # log_redirection.
-        plain = "\\" not in log_directory
-        log = f"{log_directory.replace('%', '%%')}/{file}" if plain else "/dev/null"
-        words = ["--parsable", f"--job-name={job.name}", "--open-mode=append", f"--output={log}"]
-        if array:
-            throttle = "" if job.throttle is None else f"%{job.throttle}"
-            words.append(f"--array=0-{job.n_tasks - 1}{throttle}")
-        return words
-
-    def log_redirection(self, job: PlannedJob, log_directory: str, *, array: bool) -> list[str]:
-        if "\\" not in log_directory:
-            return []
-        return [log_line(job, log_directory, '"${SLURM_ARRAY_TASK_ID:-0}"')]
-
-    async def max_array_size(self) -> int:
+    def array_limit(self, environ: Mapping[str, str]) -> Dialogue[int]:
         # That of the cluster that sbatch would submit to.
-        names = (os.environ.get(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"))
+        names = (environ.get(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"))
         cluster = next(filter(None, names), "")
-        answer = await self._ask("scontrol", *_on(cluster), "show", "config")
+        answer = yield from asking("scontrol", *_on(cluster), "show", "config")
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.out, re.MULTILINE)
-        if answer.code != 0 or found is None:
+        if found is None:
             raise SchedulerUnavailable(self.name, answer.err or "no MaxArraySize in its config")
         # MaxArraySize caps the index: the largest one allowed is MaxArraySize - 1.
         return int(found[1])
 
-    async def query(
-        self, submissions: Sequence[KnownSubmission], wanted: Wanted | None = None
-    ) -> TaskStates:
-        keys, states = JobKeys(submissions, wanted), TaskStates()
-        if not keys.by_name:
-            return states
+    def look(self, keys: JobKeys) -> Dialogue[list[Row]]:
+        rows: list[Row] = []
         for cluster, ids in {"": [], **_by_cluster(keys.by_id)}.items():
-            states.merge(await self._squeue(keys, cluster, ids))
-        forgotten, jobs = keys.not_in(states)
-        if forgotten:
-            for cluster, ids in _by_cluster(jobs).items():
-                states.merge(await self._sacct(keys, cluster, ids, forgotten))
-        return states
+            rows += yield from self._squeue(keys, cluster, ids)
+        forgotten, jobs = keys.not_in(keys.states(rows))
+        ended: list[Row] = []
+        for cluster, ids in _by_cluster(jobs if forgotten else ()).items():
+            ended += yield from self._sacct(keys, cluster, ids)
+        return [*ended, *rows]
 
-    async def _squeue(self, keys: JobKeys, cluster: str, ids: Sequence[str]) -> TaskStates:
+    def _squeue(self, keys: JobKeys, cluster: str, ids: Sequence[str]) -> Dialogue[list[Row]]:
         """What the queue of one cluster ("" is this host's own) knows."""
-        states = TaskStates()
         # Without recorded ids only the unique names can tell, and squeue cannot search for names
         # that hold commas.
         by_user = keys.unrecorded and not cluster
         if not by_user and not ids:
-            return states
+            return []
         chosen = f"--user={','.join(sorted(keys.users))}" if by_user else f"--jobs={','.join(ids)}"
         # Without --array, what waits of an array is one row.
         command = ("squeue", *_on(cluster), "--noheader", "--states=all", chosen)
-        answer = await self._ask(*command, f"--format={_FORMAT}")
-        if answer.code != 0:
-            # Asked only for jobs that it has forgotten (MinJobAge after their end), it fails.
-            if "Invalid job id specified" in answer.err:
-                return states
-            raise SchedulerUnavailable(self.name, answer.err or answer.out)
-        rows = [line.split("|", 6) for line in answer.out.splitlines()]
-        rows = [row for row in rows if len(row) == 7]  # others are a site's banner
+        answer = yield from asking(*command, f"--format={_FORMAT}")
+        told = [line.split("|", 6) for line in answer.out.splitlines() if answer.code == 0]
+        told = [fields for fields in told if len(fields) == 7]  # others are a site's banner
         endings: dict[tuple[str, str], Ending] = {}
-        if any(row[2] == "FAILED" for row in rows):
-            endings = await self._endings(command)
+        if any(fields[2] == "FAILED" for fields in told):
+            endings = yield from self._endings(command)
         # Where a site's wrapper keeps SLURM_BITSTR_LEN from squeue, a list of what waits may be
         # cut. Any task may be meant then, unless another row speaks of it.
-        rows.sort(key=lambda row: "..." not in row[1])
-        for array, index, word, reason, user, submitted, job_name in rows:
-            indices = _ALL if "..." in index else index
-            job = keys.job(_whole(array, cluster), job_name, user, _seconds(submitted))
-            found = _tasks(job, indices)
-            if found is not None:
-                state = task_state(word, reason, endings.get((array, index)))
-                states.fill(*found, state)
-        return states
+        told.sort(key=lambda fields: "..." not in fields[1])
+        return [
+            Row(
+                _whole(array, cluster), task_state(word, reason, endings.get((array, index))),
+                name, user, _seconds(submitted), _indices(index),
+            )
+            for array, index, word, reason, user, submitted, name in told
+        ]  # fmt: skip
 
-    async def _endings(self, command: Sequence[str]) -> dict[tuple[str, str], Ending]:
+    def _endings(self, command: Sequence[str]) -> Dialogue[dict[tuple[str, str], Ending]]:
         """Array id and index -> how the batch script ended; only this form of squeue tells it."""
         fields = "--Format=ArrayJobID:20,ArrayTaskID:20,exit_code:20"
-        answer = await self._ask(*command, fields)
+        answer = yield from asking(*command, fields, strict=False)
         rows = [line.split() for line in answer.out.splitlines()] if answer.code == 0 else []
         found = {(r[0], r[1]): Ending.of_wait_status(r[2]) for r in rows if len(r) == 3}
         return {at: ending for at, ending in found.items() if ending is not None}
 
-    async def _sacct(
-        self, keys: JobKeys, cluster: str, ids: Sequence[str], forgotten: set[TaskKey]
-    ) -> dict[TaskKey, TaskState]:
+    def _sacct(self, keys: JobKeys, cluster: str, ids: Sequence[str]) -> Dialogue[list[Row]]:
         """What accounting knows of tasks that squeue has forgotten.
 
         It may be absent or late, so a missing row means nothing; nor does a row of a live job.
@@ -207,15 +295,15 @@ class SlurmScheduler(Scheduler):
         # Its default window starts at midnight; it takes the login node's local time.
         since = f"{keys.created.astimezone():%Y-%m-%dT%H:%M:%S}" if keys.created else ""
         try:
-            answer = await self._ask(
+            answer = yield from asking(
                 "sacct", *_on(cluster), "--noheader", "--parsable2",
                 "--format=JobID,State,ExitCode", f"--jobs={','.join(ids)}",
-                f"--starttime={since}",
+                f"--starttime={since}", strict=False,
             )  # fmt: skip
         except SchedulerUnavailable:
-            return {}
-        states: dict[TaskKey, TaskState] = {}
-        never_begun: dict[TaskKey, TaskState] = {}
+            return []
+        rows: list[Row] = []
+        never_begun: list[Row] = []
         for line in answer.out.splitlines() if answer.code == 0 else ():
             job, word, code = [*line.split("|"), "", ""][:3]
             # Tasks that were cancelled before they began share a row: 12_[1,4-9%2].
@@ -223,50 +311,34 @@ class SlurmScheduler(Scheduler):
             # Out of memory shows on the batch step's row only, which follows the job's own.
             if found is None or (found[3] and not word.startswith("OUT_OF_ME")):
                 continue
-            own = _tasks(keys.job(_whole(found[1], cluster)), found[2] or "")
-            if own is None:
-                continue
             state = task_state(word, "", Ending.of_sacct(code))
-            rows = never_begun if "[" in job else states
-            of_row = forgotten.intersection(zip(repeat(own[0]), own[1]))
-            rows.update(dict.fromkeys(of_row, state))
-        told = never_begun | states
-        return {key: state for key, state in told.items() if state.state == "ended"}
+            if state.state == "ended":
+                row = Row(_whole(found[1], cluster), state, indices=_indices(found[2] or ""))
+                (never_begun if "[" in job else rows).append(row)
+        return [*never_begun, *rows]
 
-    async def find(self, planned: Iterable[PlannedJob], user: str) -> list[AcceptedJob]:
-        names = {job.name for job in planned}
+    def find(self, planned: Iterable[PlannedJob], user: str) -> Dialogue[dict[str, str]]:
         asked = ("--states=all", f"--user={user}", "--format=%F|%j")
-        answer = await self._ask("squeue", "--noheader", *asked)
-        if answer.code != 0:
-            raise SchedulerUnavailable(self.name, answer.err or answer.out)
+        answer = yield from asking("squeue", "--noheader", *asked)
         found = _ids_by_name(answer.out)
-        if not names <= found.keys():
+        if not {job.name for job in planned} <= found.keys():
             # Options such as --clusters send jobs elsewhere. Most sites have no other clusters, and
             # say so by an error.
-            with contextlib.suppress(SchedulerUnavailable):
-                elsewhere = await self._ask("squeue", "--clusters=all", *asked)
-                found = _ids_by_name(elsewhere.out) | found
-        return [AcceptedJob(name=n, job_id=i) for n, i in sorted(found.items()) if n in names]
+            try:
+                elsewhere = yield from asking("squeue", "--clusters=all", *asked, strict=False)
+            except SchedulerUnavailable:
+                return found
+            found = _ids_by_name(elsewhere.out) | found
+        return found
 
-    async def reasons(self, job_ids: Sequence[str]) -> str:
-        answer = await self._ask(
-            "squeue", "--noheader", "--format=%T %r", f"--jobs={','.join(job_ids)}"
-        )
-        return ", ".join(sorted(set(answer.out.splitlines()))) if answer.code == 0 else ""
+    def reasons(self, job_ids: Sequence[str], user: str) -> Dialogue[Iterable[str]]:
+        asked = ("--noheader", "--format=%T %r", f"--jobs={','.join(job_ids)}")
+        answer = yield from asking("squeue", *asked, strict=False)
+        return sorted(set(answer.out.splitlines())) if answer.code == 0 else ()
 
-    async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
-        for cluster, ids in _by_cluster(job.job_id for job in jobs).items():
-            answer = await self._ask("scancel", *_on(cluster), *ids)
-            if answer.code != 0 and "Invalid job id" not in answer.err:
-                raise SchedulerUnavailable(self.name, answer.err or answer.out)
-
-    async def _ask(self, *command: str) -> Answer:
-        environ = self.scrubbed(os.environ)
-        # Without the cluster that the user would choose now: ids hold that of their jobs.
-        ours = (*_DEFAULTS, "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
-        kept = {name: value for name, value in environ.items() if not name.startswith(ours)}
-        kept["SLURM_BITSTR_LEN"] = "0"  # or sacct cuts the list of an array's tasks
-        return await ask(self.name, command, environ=kept)
+    def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
+        for cluster, ids in _by_cluster(job_ids).items():
+            yield from asking("scancel", *_on(cluster), *ids)
 
 
 def _split(job_id: str) -> tuple[str, str]:
@@ -301,15 +373,11 @@ def _seconds(told: str) -> float | None:
         return None
 
 
-def _tasks(found: tuple[int, PlannedJob] | None, indices: str) -> tuple[int, Sequence[int]] | None:
-    """Submission and tasks of a job's row; `indices` is `7`, `[1,4-9:2%3]`, or "" and "N/A"."""
-    if found is None:
-        return None
-    submission, job = found
-    if indices in ("", "N/A"):
-        return submission, [job.first_task]
-    ranges = indices.strip("[]").partition("%")[0]
-    return submission, tasks_at(job, positions(ranges, job.n_tasks))
+def _indices(told: str) -> str:
+    """Those of a row, which are told as `7`, `[1,4-9:2%3]`, "" or "N/A"."""
+    if "..." in told:
+        return EVERY
+    return "" if told == "N/A" else told.strip("[]").partition("%")[0]
 
 
 def _ids_by_name(output: str) -> dict[str, str]:
@@ -324,4 +392,4 @@ def _ids_by_name(output: str) -> dict[str, str]:
     return found
 
 
-SCHEDULER = SlurmScheduler
+DIALECT = Slurm()

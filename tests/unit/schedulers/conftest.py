@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.support.asking import Commands
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return Commands(tmp_path)
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """None are there until they are told what to say."""
+    commands = Commands()
+    monkeypatch.setattr(Commands, "current", commands, raising=False)
+    return commands

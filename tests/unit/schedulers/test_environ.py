@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from espnet3.schedulers import get_scheduler
+from espnet3.schedulers import get_dialect
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ from espnet3.schedulers import get_scheduler
 def test_outside_a_job_and_within(
     env: str, own: list[str], unfit: list[str], job: list[str]
 ) -> None:
-    scheduler = get_scheduler(env)
+    dialect = get_dialect(env)
     outside = dict.fromkeys(["HOME", *own], "x")
-    assert scheduler.submit_environ({**outside, **dict.fromkeys(unfit, "x")}) == outside
-    for mark in scheduler.within:  # each tells by itself
+    assert dialect.submit_environ({**outside, **dict.fromkeys(unfit, "x")}) == outside
+    for mark in dialect.within:  # each tells by itself
         within = {**dict.fromkeys([*job, *unfit, mark], "x"), "HOME": "x"}
-        assert scheduler.submit_environ(within) == {"HOME": "x"}
-    kept = dict.fromkeys(scheduler.kept, "x")
-    assert scheduler.submit_environ({**kept, **dict.fromkeys(job, "x")}) == kept
+        assert dialect.submit_environ(within) == {"HOME": "x"}
+    kept = dict.fromkeys(dialect.kept, "x")
+    assert dialect.submit_environ({**kept, **dict.fromkeys(job, "x")}) == kept

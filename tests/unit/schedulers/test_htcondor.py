@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from espnet3.errors import ConfigError, SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.dialects.htcondor import HtcondorScheduler
-from espnet3.schedulers.dialects.htcondor_description import Description
-from espnet3.schedulers.dialects.htcondor_words import queued_words, task_state, waiting_words
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import JobParts
+from espnet3.schedulers.dialects.htcondor import queued_words, task_state, waiting_words
+from espnet3.schedulers.submit_description import Description
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,
@@ -30,6 +29,7 @@ from espnet3.specs.models import (
     ProcessIdentity,
     Submission,
 )
+from tests.support.asking import Commands, parts, system
 
 ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -81,37 +81,37 @@ def ads(*shown: dict[str, Any]) -> str:
     return "[\n" + "\n,\n".join(json.dumps({**own, **ad}, indent=2) for ad in shown) + "\n]\n"
 
 
-Commands = Callable[..., Callable[[], list[str]]]
+Says: TypeAlias = Answer | Callable[[str], Answer]
+Asked: TypeAlias = Callable[..., Callable[[], list[str]]]
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """Put commands on PATH that do what is said; the result tells how they were called."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    calls = tmp_path / "calls"
+def asked(commands: Commands) -> Asked:
+    """Let commands say something, by their words where it is a function; what they were asked."""
 
-    def make(**scripts: str) -> Callable[[], list[str]]:
-        for name, script in {"condor_q": "", "condor_history": "", **scripts}.items():
-            (tmp_path / name).write_text(
-                f'#!/bin/bash\necho "{name} $*" >>{shlex.quote(str(calls))}\n{script}\n'
-            )
-            (tmp_path / name).chmod(0o755)
-        return lambda: calls.read_text().splitlines() if calls.exists() else []
+    def make(**says: Says) -> Callable[[], list[str]]:
+        silent = printing("")
+        for name, said in {"condor_q": silent, "condor_history": silent, **says}.items():
+
+            def told(words: list[str], environ: Any, said: Says = said) -> Answer:
+                return said if isinstance(said, Answer) else said(" ".join(words))
+
+            commands.answer(name, told)
+        return commands.lines
 
     return make
 
 
-def printing(text: str, code: int = 0, err: str = "") -> str:
-    """A script that prints and ends."""
-    complain = f"printf %s {shlex.quote(err)} >&2; " if err else ""
-    return f"printf %s {shlex.quote(text)}; {complain}exit {code}"
+def printing(text: str, code: int = 0, err: str = "") -> Answer:
+    """What a command says that prints this and ends."""
+    return Answer(code, text, err)
 
 
-def settled(**options: Any) -> HtcondorScheduler:
-    """A dialect that was told its options."""
-    scheduler = HtcondorScheduler()
-    scheduler.settle({**OPTIONS, **options})
-    return scheduler
+def settled(job: PlannedJob | None = None, **options: Any) -> JobParts:
+    """What a job is submitted with, of options that were checked."""
+    condor = system("htcondor")
+    condor.dialect.check({**OPTIONS, **options})
+    return parts(condor, job or planned(), **{**OPTIONS, **options})
 
 
 # Submitting
@@ -119,7 +119,7 @@ def settled(**options: Any) -> HtcondorScheduler:
 
 def test_the_description() -> None:
     job = planned(throttle=2)
-    got = settled(walltime="1-12:00:00").amended(SCRIPT, job, "/logs", array=True, after=None)
+    got = settled(job, walltime="1-12:00:00").amend(SCRIPT)
     assert got == (
         "#!/usr/bin/env condor_submit\n\nRequestCpus = MY.DaskWorkerCores\n\n"
         """Arguments = "-c 'eval ""`printf ''%b\\n'' ""$@""`""' sh 'export A=\\0044(hostname)' """
@@ -134,13 +134,13 @@ def test_what_the_options_say_is_kept() -> None:
     script = SCRIPT.replace("batch_name = espnet3", "batch_name = mine").replace(
         "\n\nArguments", "\nTransfer_Executable = True\nPeriodic_Remove = X > 3\n\nArguments"
     )
-    got = settled(walltime=60).amended(script, planned(1), "/logs", array=True, after=None)
+    got = settled(planned(1), walltime=60).amend(script)
     assert "batch_name = mine\n" in got
     assert "transfer_executable = False" not in got
     assert "periodic_remove = (X > 3) || (JobStatus == 2 && time() - JobCurrent" in got
     assert got.endswith("\n\nQueue 1\n")
     assert "max_materialize" not in got
-    assert "periodic" not in settled().amended(SCRIPT, planned(), "/logs", array=True, after=None)
+    assert "periodic" not in settled(planned()).amend(SCRIPT)
 
 
 def test_a_description_of_another_form() -> None:
@@ -149,10 +149,10 @@ def test_a_description_of_another_form() -> None:
 
 
 def test_names_and_logs() -> None:
-    scheduler = settled()
-    words = scheduler.submit_arguments(planned(), "/logs", array=True)
+    scheduler = system("htcondor")
+    words = parts(scheduler, planned()).arguments
     assert words == ["-terse", "-append", 'MY.EspnetJob = "esp_array"']
-    export, log = scheduler.log_redirection(planned(), "/a $(ProcId)b", array=True)
+    export, log = parts(scheduler, planned(), "/a $(ProcId)b").prologue
     assert export.startswith("export ESPNET3_HTCONDOR_JOB=$(ClusterId).$(ProcId) ")
     assert log == "exec >>'/a $''(ProcId)b/1-0.'$(ProcId).log 2>&1"
     name = scheduler.unique_name('1st "x" 日本', "a1", 2, 3)
@@ -181,7 +181,7 @@ def test_options_that_are_refused(options: dict[str, Any], field: str, words: st
     [("04:00:00", 14400), (7200, 7200), ("90:30", 5430), ("1-12:00:00", 129600), ("soon", None)],
 )
 def test_walltimes(given: Any, seconds: float | None) -> None:
-    assert HtcondorScheduler().walltime_seconds(given) == seconds
+    assert system("htcondor").walltime_seconds(given) == seconds
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_walltimes(given: Any, seconds: float | None) -> None:
     ],
 )
 def test_job_ids(output: str, job_id: str | None) -> None:
-    assert HtcondorScheduler().parse_job_id(output) == job_id
+    assert system("htcondor").parse_job_id(output) == job_id
 
 
 # In a job
@@ -212,7 +212,7 @@ def test_job_ids(output: str, job_id: str | None) -> None:
     ],
 )
 def test_a_job_knows_itself(environ: dict[str, str], index: int | None, job_id: str | None) -> None:
-    scheduler = HtcondorScheduler()
+    scheduler = system("htcondor")
     assert scheduler.array_index(environ) == index
     assert scheduler.job_id(environ) == job_id
     assert scheduler.was_requeued(environ) == (job_id is not None)
@@ -229,14 +229,14 @@ def test_what_a_job_leaves_does_not_leak() -> None:
         "_condor_POOL": "p",
         "HOME": "/",
     }
-    assert HtcondorScheduler().scrubbed({**left, **kept}) == kept
+    assert system("htcondor").scrubbed({**left, **kept}) == kept
 
 
 # States
 
 
-def test_an_array(commands: Commands) -> None:
-    calls = commands(
+def test_an_array(asked: Asked) -> None:
+    calls = asked(
         condor_q=printing(
             ads(
                 {"ProcId": 2, "JobStatus": 2},
@@ -254,7 +254,7 @@ def test_an_array(commands: Commands) -> None:
             )
         ),
     )
-    states = asyncio.run(HtcondorScheduler().query([known("12")]))
+    states = asyncio.run(system("htcondor").query([known("12")]))
     assert states == {
         (1, 0): TaskState("ended", "", "exit code 1"),
         (1, 1): TaskState("ended", "", "via condor_rm (by user me)", 0, "cancelled"),
@@ -267,13 +267,11 @@ def test_an_array(commands: Commands) -> None:
     ]
 
 
-def test_a_throttled_array(commands: Commands) -> None:
+def test_a_throttled_array(asked: Asked) -> None:
     factory = ads({"JobMaterializeNextProcId": 2, "JobMaterializePaused": 0})
     queue = ads({"ProcId": 1, "JobStatus": 2}, {"ProcId": 2, "JobStatus": 1})
-    calls = commands(
-        condor_q=f"[[ $* = *-factory* ]] && {{ {printing(factory)}; }}\n{printing(queue)}"
-    )
-    states = asyncio.run(HtcondorScheduler().query([known("12", job=planned(throttle=2))]))
+    calls = asked(condor_q=lambda line: printing(factory if "-factory" in line else queue))
+    states = asyncio.run(system("htcondor").query([known("12", job=planned(throttle=2))]))
     assert states == {
         (1, 1): TaskState("running", "Running"),
         (1, 2): TaskState("queued", "Idle"),
@@ -283,22 +281,22 @@ def test_a_throttled_array(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", "[\n]\n"])
-def test_a_job_that_is_forgotten(commands: Commands, nothing: str) -> None:
+def test_a_job_that_is_forgotten(asked: Asked, nothing: str) -> None:
     gone = "Couldn't find/remove all jobs in cluster 12\n"
-    commands(
+    asked(
         condor_q=printing(nothing),
         condor_history=printing("", 1, "Error: no history file is defined"),
         condor_rm=printing("", 1, gone),
     )
-    scheduler = HtcondorScheduler()
+    scheduler = system("htcondor")
     assert asyncio.run(scheduler.query([known("12")])) == {}
     asyncio.run(scheduler.cancel([AcceptedJob(name="x", job_id="12")]))
 
 
 @pytest.mark.parametrize("text", ['[\n{\n  "ClusterId": 12,', "-- Failed to fetch ads", "{}"])
-def test_truncated_output(commands: Commands, text: str) -> None:
-    commands(condor_q=printing(text))
-    question = HtcondorScheduler().query([known("12")])
+def test_truncated_output(asked: Asked, text: str) -> None:
+    asked(condor_q=printing(text))
+    question = system("htcondor").query([known("12")])
     if text == "{}":
         assert asyncio.run(question) == {}
         return
@@ -307,10 +305,10 @@ def test_truncated_output(commands: Commands, text: str) -> None:
 
 
 @pytest.mark.parametrize("err", ["", "-- Failed to fetch ads from: <10.0.0.1:9618> : login\n"])
-def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
+def test_a_server_that_does_not_answer(asked: Asked, err: str) -> None:
     script = printing("", 1, err)
-    commands(condor_q=script, condor_rm=script, condor_config_val=script)
-    scheduler = HtcondorScheduler()
+    asked(condor_q=script, condor_rm=script, condor_config_val=script)
+    scheduler = system("htcondor")
     for question in (
         scheduler.query([known("12")]),
         scheduler.query([known(None)]),
@@ -325,27 +323,27 @@ def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["condor_q", "condor_history"])
-def test_a_job_without_a_recorded_id(commands: Commands, where: str) -> None:
+def test_a_job_without_a_recorded_id(asked: Asked, where: str) -> None:
     shown = ads({"ProcId": 0, "JobStatus": 4, "ExitCode": 0}, {"EspnetJob": "of_another"})
-    calls = commands(**{where: printing(shown)})
-    found = asyncio.run(HtcondorScheduler().find([planned()], "me"))
+    calls = asked(**{where: printing(shown)})
+    found = asyncio.run(system("htcondor").find([planned()], "me"))
     assert found == [AcceptedJob(name="esp_array", job_id="12")]
-    asked = '-constraint stringListMember(EspnetJob, "esp_array") && Owner == "me"'
-    assert calls()[0].startswith(f"condor_q -allusers {asked} -json")
-    states = asyncio.run(HtcondorScheduler().query([known(None)]))
+    search = '-constraint stringListMember(EspnetJob, "esp_array") && Owner == "me"'
+    assert calls()[0].startswith(f"condor_q -allusers {search} -json")
+    states = asyncio.run(system("htcondor").query([known(None)]))
     assert states == {(1, 0): TaskState("ended")}
 
 
-def test_names_that_would_be_expressions(commands: Commands) -> None:
-    calls = commands()
-    assert asyncio.run(HtcondorScheduler().find([planned()], 'me" || true || "')) == []
+def test_names_that_would_be_expressions(asked: Asked) -> None:
+    calls = asked()
+    assert asyncio.run(system("htcondor").find([planned()], 'me" || true || "')) == []
     assert calls() == []
 
 
-def test_damaged_ids_are_not_handed_over(commands: Commands) -> None:
-    calls = commands(condor_rm="")
+def test_damaged_ids_are_not_handed_over(asked: Asked) -> None:
+    calls = asked(condor_rm=printing(""))
     jobs = [AcceptedJob(name="x", job_id=i) for i in ("-all", "12", "me", "1 2", "", "1.2")]
-    asyncio.run(HtcondorScheduler().cancel(jobs))
+    asyncio.run(system("htcondor").cancel(jobs))
     assert calls() == ["condor_rm 12"]
 
 
@@ -357,9 +355,9 @@ def test_damaged_ids_are_not_handed_over(commands: Commands) -> None:
         (printing("2 * 10\n"), 20000),
     ],
 )
-def test_array_sizes(commands: Commands, script: str, size: int) -> None:
-    commands(condor_config_val=script)
-    assert asyncio.run(HtcondorScheduler().max_array_size()) == size
+def test_array_sizes(asked: Asked, script: Answer, size: int) -> None:
+    asked(condor_config_val=script)
+    assert asyncio.run(system("htcondor").max_array_size()) == size
 
 
 OVER_TIME = ("The job attribute PeriodicRemove expression 'JobStatus == 2 && time() - "
@@ -426,12 +424,12 @@ def test_why_a_task_is_no_job_yet(factory: dict[str, Any], words: str) -> None:
     assert waiting_words({"ClusterId": 7, **factory}) == words
 
 
-def test_reasons_and_version(commands: Commands) -> None:
-    commands(
+def test_reasons_and_version(asked: Asked) -> None:
+    asked(
         condor_q=printing(ads({"ProcId": 0, "JobStatus": 5, "HoldReason": "disk  full"})),
         condor_version=printing("$CondorVersion: 23.0.4 2024-02-08 $\n$CondorPlatform: X $\n"),
     )
-    scheduler = HtcondorScheduler()
+    scheduler = system("htcondor")
     words = "held: disk full; `condor_release 12.0` lets it start"
     assert asyncio.run(scheduler.reasons(["12", "-all"])) == words
     assert asyncio.run(scheduler.version()) == "$CondorVersion: 23.0.4 2024-02-08 $"

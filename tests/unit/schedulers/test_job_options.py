@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from espnet3.errors import ConfigError
-from espnet3.schedulers import get_scheduler
+from espnet3.schedulers import get_dialect
 from espnet3.schedulers.job_options import check_options, with_new_names
 
 LISTED = ["slurm", "pbs", "sge", "lsf", "moab", "oar"]
@@ -15,7 +15,7 @@ LISTED = ["slurm", "pbs", "sge", "lsf", "moab", "oar"]
 
 def checked(env: str, options: dict[str, Any], *, detached: bool = True) -> None:
     """Nothing, or the error."""
-    check_options(get_scheduler(env), options, lambda name: f"at.{name}", detached=detached)
+    check_options(get_dialect(env), options, lambda name: f"at.{name}", detached=detached)
 
 
 def refused(env: str, name: str, value: Any, *, detached: bool = True) -> str:
@@ -62,7 +62,7 @@ def test_wrong_shapes(env: str, name: str, value: Any, words: str) -> None:
 
 @pytest.mark.parametrize("env", LISTED)
 def test_directives_that_are_comments_or_no_options(env: str) -> None:
-    own = get_scheduler(env).directive
+    own = get_dialect(env).directive
     for name in ("job_extra_directives", "job_extra"):
         for given in (f"{own} --x=y", f"{own}   --x=y", "#--x=y", "# --x=y"):
             assert 'write "--x=y"' in refused(env, name, [given])

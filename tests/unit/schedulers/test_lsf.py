@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +16,14 @@ from hypothesis import strategies as st
 
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
-from espnet3.schedulers.base import SubmitCall, TaskState
-from espnet3.schedulers.dialects.lsf import LsfScheduler, _parsed
-from espnet3.schedulers.dialects.lsf_words import task_state
+from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import SubmitCall
+from espnet3.schedulers.dialects.lsf import parsed, task_state
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.support.asking import Commands, entry
+from tests.support.asking import Commands, entry, parts, system, waiting
 
-LSF = LsfScheduler()
+LSF = system("lsf")
 FORMAT = "jobid jobindex stat user exit_code job_name exit_reason pend_reason delimiter='^'"
 ARRAY = """\
 Welcome to the cluster
@@ -60,14 +60,14 @@ def known(job_id: str | None = "12", n_tasks: int = 4, **more: Any) -> KnownSubm
     ],
 )
 def test_names_arrays_and_logs(job: PlannedJob, array: bool, name: str, index: str) -> None:
-    assert LSF.submit_arguments(job, "/logs", array=array) == ["-J", name, "-o", "/dev/null"]
-    [line] = LSF.log_redirection(job, "/100%J b", array=array)
+    assert parts(LSF, job, "/logs", array=array).arguments == ["-J", name, "-o", "/dev/null"]
+    [line] = parts(LSF, job, "/100%J b", array=array).prologue
     assert line == f"exec >>'/100%J b/1-0.'{index}.log 2>&1"
     assert LSF.log_file(job, 0) == "1-0.1.log"
 
 
 def test_waiting_for_another_job() -> None:
-    assert LSF.after_argument("12") == ["-w", "ended(12)"]
+    assert waiting(LSF, "12") == ["-w", "ended(12)"]
 
 
 @pytest.mark.parametrize("prefix", ["espnet3", "1st", "[x]", "日本語", "-N", "a" * 300, "", "/g/x"])
@@ -81,19 +81,18 @@ def test_unique_names(prefix: str) -> None:
 
 def test_the_name_of_the_script_is_left_out() -> None:
     script = "#!/bin/bash\n\n#BSUB -J -N\n#BSUB -n 1\necho '#BSUB -J x'\n"
-    got = LSF.amended(script, planned(), "/logs", array=True, after=None)
+    got = parts(LSF, planned()).amend(script)
     assert got == "#!/bin/bash\n\n#BSUB -n 1\necho '#BSUB -J x'\n"
 
 
 @pytest.mark.parametrize("use_stdin", [True, None, False])
-def test_how_the_script_is_handed_over(tmp_path: Path, use_stdin: bool | None) -> None:
-    file = tmp_path / "job.sh"
-    file.write_text("#!/bin/sh\n# é\n")
-    call = LSF.submit_call(["bsub", "-J", "esp"], str(file), {"use_stdin": use_stdin})
+def test_how_the_script_is_handed_over(use_stdin: bool | None) -> None:
+    words, script = ["bsub", "-J", "esp"], "#!/bin/sh\n# é\n"
+    call = LSF.dialect.submit_call(words, "/job.sh", script, {"use_stdin": use_stdin})
     if use_stdin is False:
-        assert call == SubmitCall(["bsub", "-J", "esp", str(file)])
+        assert call == SubmitCall([*words, "/job.sh"])
     else:
-        assert call == SubmitCall(["bsub", "-J", "esp"], "#!/bin/sh\n# é\n")
+        assert call == SubmitCall(words, script)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_job_ids(output: str, job_id: str | None) -> None:
     ],
 )
 def test_walltimes(given: Any, got: Any, seconds: float | None) -> None:
-    assert LSF.adapted({"walltime": given}) == {"walltime": got}
+    assert LSF.dialect.adapted({"walltime": given}) == {"walltime": got}
     assert LSF.walltime_seconds(given) == seconds
 
 
@@ -278,9 +277,10 @@ def test_a_server_that_does_not_answer(commands: Commands, out: str, err: str, w
 
 
 def test_commands_do_not_try_for_ever(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = commands.folder / "bparams"
-    program.write_text('#!/bin/sh\necho "MAX_JOB_ARRAY_SIZE = $LSB_NTRIES"\n')
-    program.chmod(0o755)
+    commands.answer(
+        "bparams",
+        lambda words, environ: Answer(0, f"MAX_JOB_ARRAY_SIZE = {environ['LSB_NTRIES']}\n", ""),
+    )
     assert asyncio.run(LSF.max_array_size()) == 5
     monkeypatch.setenv("LSB_NTRIES", "77")
     assert asyncio.run(LSF.max_array_size()) == 77
@@ -358,7 +358,7 @@ def test_states(words: tuple[str, ...], told: TaskState) -> None:
 
 @given(st.text())
 def test_any_text_can_be_read(text: str) -> None:
-    assert all(row.job_id.isdecimal() for row in _parsed(text))
+    assert all(row.job_id.isdecimal() for row in parsed(text))
 
 
 def test_reasons_and_version(commands: Commands) -> None:

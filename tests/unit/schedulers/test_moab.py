@@ -1,6 +1,6 @@
 """Moab's dialect: what its commands print, and what a job may inherit.
 
-The commands are small programs; what they print has the form of the manual's pages for Moab 9.1,
+What the commands say has the form of the manual's pages for Moab 9.1,
 and of answers that users of real servers have published. No real server was at hand.
 """
 
@@ -16,10 +16,10 @@ import pytest
 
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.dialects.moab import MoabScheduler
-from espnet3.schedulers.dialects.moab_words import task_state
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialects.moab import task_state
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.support.asking import NOW, Commands, entry
+from tests.support.asking import NOW, Commands, entry, parts, system, waiting
 
 NAME = "esp_array"
 LIVE, ENDED = ("active", "eligible", "blocked"), ("completed",)
@@ -52,41 +52,36 @@ def row(job_id: str, state: str, **more: str) -> dict[str, str]:
 
 def showq(commands: Commands, **lists: list[dict[str, str]]) -> None:
     """Let showq print these lists."""
-    for name, which in (("live", LIVE), ("ended", ENDED)):
-        (commands.folder / f"showq.{name}").write_text(data(which, lists))
-    answer(commands, "showq.live", "showq.ended")
+    answer(commands, data(LIVE, lists), data(ENDED, lists))
 
 
 def answer(commands: Commands, live: str, ended: str) -> None:
-    """Let showq print these files."""
-    commands.say("showq")
-    (commands.folder / "showq").write_text(
-        f'#!/bin/sh\necho "$*" >> {commands.folder}/showq.args\n'
-        f'case "$1" in -c) name={ended};; *) name={live};; esac\n'
-        f"exec /bin/cat {commands.folder}/$name\n"
+    """Let showq print these texts."""
+    commands.answer(
+        "showq", lambda words, environ: Answer(0, ended if words[1] == "-c" else live, "")
     )
 
 
 def query(job: tuple[str, int, str | None]) -> dict[tuple[int, int], TaskState]:
     """The states of a submission of one job."""
-    return asyncio.run(MoabScheduler().query([entry(job, scheduler="moab")]))
+    return dict(asyncio.run(system("moab").query([entry(job, scheduler="moab")])))
 
 
 # Submitting
 
 
 def test_an_array() -> None:
-    words = MoabScheduler().submit_arguments(planned(throttle=2), "/logs", array=True)
+    words = parts(system("moab"), planned(throttle=2), "/logs", array=True).arguments
     assert " ".join(words) == "-E -N esp_array -j oe -o /dev/null -t esp_array.[0-3]%2"
-    assert MoabScheduler().after_argument("Moab.12") == ["-l", "depend=afterany:Moab.12"]
+    assert waiting(system("moab"), "Moab.12") == ["-l", "depend=afterany:Moab.12"]
 
 
 @pytest.mark.parametrize(("n_tasks", "array"), [(1, True), (1, False), (4, False)])
 def test_no_array(n_tasks: int, array: bool) -> None:
     job = planned(n_tasks)
-    words = MoabScheduler().submit_arguments(job, "/logs", array=array)
+    words = parts(system("moab"), job, "/logs", array=array).arguments
     assert words == ["-E", "-N", "esp_array", "-j", "oe", "-o", "/dev/null"]
-    assert MoabScheduler().log_redirection(job, "/a b:c", array=array) == [
+    assert parts(system("moab"), job, "/a b:c", array=array).prologue == [
         "exec >>'/a b:c/1-0.'0.log 2>&1"
     ]
 
@@ -98,7 +93,7 @@ def test_a_task_without_an_index_ends_at_once(
     tmp_path: Path, index: str | None, code: int, log: str
 ) -> None:
     """It would compute what the first task computes, as all others would."""
-    lines = MoabScheduler().log_redirection(planned(), str(tmp_path), array=True)
+    lines = parts(system("moab"), planned(), str(tmp_path), array=True).prologue
     environ = {} if index is None else {"MOAB_JOBARRAYINDEX": index}
     done = subprocess.run(["/bin/sh", "-c", "\n".join([*lines, "echo begun"])], env=environ)
     text = (tmp_path / log).read_text()
@@ -108,20 +103,16 @@ def test_a_task_without_an_index_ends_at_once(
 
 def test_what_the_script_asks_for() -> None:
     script = "#!/bin/bash\n\n#PBS -N a_name\n#PBS -l {}\n#PBS -l walltime=1\necho\n"
-    amended = MoabScheduler().amended(
-        script.format("select=1:ncpus=4:mem=8GB"), planned(), "/logs", array=True, after=None
-    )
+    amended = parts(system("moab"), planned()).amend(script.format("select=1:ncpus=4:mem=8GB"))
     asked = "#!/bin/bash\n\n#PBS -l {}\n#PBS -l walltime=1\necho\n"
     assert amended == asked.format("nodes=1:ppn=4,mem=8GB")
-    own = MoabScheduler().amended(
-        script.format("nodes=1:ppn=4:gpus=1"), planned(), "/logs", array=True, after=None
-    )
+    own = parts(system("moab"), planned()).amend(script.format("nodes=1:ppn=4:gpus=1"))
     assert own == asked.format("nodes=1:ppn=4:gpus=1")
 
 
 @pytest.mark.parametrize("prefix", ["espnet3", "1st", "日本語", "-N", "a" * 300, "", "x-7"])
 def test_unique_names(prefix: str) -> None:
-    name = MoabScheduler().unique_name
+    name = system("moab").unique_name
     names = {name(prefix, run, n, p) for run in ("a", "b") for n in range(9) for p in range(99)}
     assert len(names) == 2 * 9 * 99
     assert all(len(n) <= 15 and n[0].isalpha() and n.isascii() for n in names)
@@ -145,7 +136,7 @@ def test_unique_names(prefix: str) -> None:
     ],
 )
 def test_job_ids(output: str, job_id: str | None) -> None:
-    assert MoabScheduler().parse_job_id(output) == job_id
+    assert system("moab").parse_job_id(output) == job_id
 
 
 @pytest.mark.parametrize(
@@ -161,8 +152,8 @@ def test_job_ids(output: str, job_id: str | None) -> None:
     ],
 )
 def test_walltimes(given: Any, got: Any, seconds: float | None) -> None:
-    assert MoabScheduler().adapted({"walltime": given}) == {"walltime": got}
-    assert MoabScheduler().walltime_seconds(given) == seconds
+    assert system("moab").dialect.adapted({"walltime": given}) == {"walltime": got}
+    assert system("moab").walltime_seconds(given) == seconds
 
 
 # In a job
@@ -177,7 +168,7 @@ def test_walltimes(given: Any, got: Any, seconds: float | None) -> None:
     ],
 )
 def test_a_job_knows_itself(environ: dict[str, str], index: int | None) -> None:
-    scheduler = MoabScheduler()
+    scheduler = system("moab")
     assert scheduler.array_index(environ) == index
     assert scheduler.job_id(environ) == environ["MOAB_JOBID"]
     assert scheduler.was_requeued(environ)
@@ -189,7 +180,7 @@ def test_a_job_knows_itself(environ: dict[str, str], index: int | None) -> None:
 def test_what_a_job_leaves_does_not_leak() -> None:
     left = {"MOAB_JOBID": "Moab.1", "MOAB_NODELIST": "n", "PBS_JOBID": "1.h", "SLURM_JOB_ID": "1"}
     kept = {"MOABHOMEDIR": "/opt/moab", "PBS_DEFAULT": "head", "SLURM_CONF": "/c", "HOME": "/h"}
-    assert MoabScheduler().scrubbed({**left, **kept}) == kept
+    assert system("moab").scrubbed({**left, **kept}) == kept
 
 
 # States
@@ -209,7 +200,7 @@ def test_the_tasks_of_an_array(commands: Commands) -> None:
         (1, 2): TaskState("queued", "Idle"),
         (1, 3): TaskState("queued", "UserHold", "held, `mjobctl -u user Moab.12[3]` lets it start"),
     }
-    assert commands.asked("showq") == ["--xml -w user=me", "-c --xml -w user=me"]
+    assert commands.lines() == ["showq --xml -w user=me", "showq -c --xml -w user=me"]
 
 
 @pytest.mark.parametrize(
@@ -352,11 +343,11 @@ def test_states(listed: str, fields: dict[str, str], told: TaskState) -> None:
 @pytest.mark.parametrize("which", ["live", "ended"])
 def test_an_answer_that_is_not_whole(commands: Commands, which: str, printed: str) -> None:
     """It is never taken for a list without the job."""
-    showq(commands)
-    (commands.folder / f"showq.{which}").write_text(printed)
+    whole = {"live": data(LIVE, {}), "ended": data(ENDED, {})}
+    answer(commands, **{**whole, which: printed})
     for question in (
-        MoabScheduler().query([entry((NAME, 4, "Moab.12"), scheduler="moab")]),
-        MoabScheduler().find([planned()], "me"),
+        system("moab").query([entry((NAME, 4, "Moab.12"), scheduler="moab")]),
+        system("moab").find([planned()], "me"),
     ):
         with pytest.raises(SchedulerUnavailable, match="no whole list"):
             asyncio.run(question)
@@ -366,7 +357,7 @@ def test_an_answer_that_is_not_whole(commands: Commands, which: str, printed: st
 def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
     for name in ("showq", "canceljob", "checkjob"):
         commands.say(name, err=err, code=1)
-    scheduler = MoabScheduler()
+    scheduler = system("moab")
     for ask in (
         lambda: scheduler.query([entry((NAME, 4, "Moab.12"), scheduler="moab")]),
         lambda: scheduler.find([planned()], "me"),
@@ -387,8 +378,8 @@ def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
     ],
 )
 def test_words_behind_which_a_job_may_have_been_accepted(said: str) -> None:
-    assert MoabScheduler.no_answer.search(said)
-    assert not MoabScheduler.no_answer.search("ERROR:  cannot locate class 'x'")
+    assert system("moab").no_answer.search(said)
+    assert not system("moab").no_answer.search("ERROR:  cannot locate class 'x'")
 
 
 # The other commands
@@ -400,28 +391,28 @@ def test_a_job_without_a_recorded_id(commands: Commands) -> None:
         eligible=[row(f"Moab.12[{index}]", "Idle") for index in range(4)],
         completed=[row("Moab.11", "Completed", JobName="esp_other")],
     )
-    found = asyncio.run(MoabScheduler().find([planned()], "me"))
+    found = asyncio.run(system("moab").find([planned()], "me"))
     assert found == [AcceptedJob(name=NAME, job_id="Moab.12")]
     assert len(query((NAME, 4, None))) == 4
 
 
 def test_nobody_is_asked_of_no_jobs(commands: Commands) -> None:
-    assert asyncio.run(MoabScheduler().query([])) == {}
+    assert asyncio.run(system("moab").query([])) == {}
     known = entry((NAME, 4, "Moab.12"), scheduler="moab")
-    assert asyncio.run(MoabScheduler().query([known], {1: []})) == {}
+    assert asyncio.run(system("moab").query([known], {1: []})) == {}
 
 
 def test_damaged_ids_are_not_handed_over(commands: Commands) -> None:
     commands.say("canceljob", out="\njob 'Moab.12' cancelled\n\n")
     ids = ("-h", "Moab.12", "ALL", "x:.*", "1 2", "")
-    asyncio.run(MoabScheduler().cancel([AcceptedJob(name="x", job_id=i) for i in ids]))
+    asyncio.run(system("moab").cancel([AcceptedJob(name="x", job_id=i) for i in ids]))
     assert commands.asked("canceljob") == ["Moab.12"]
 
 
 def test_jobs_that_are_gone_are_cancelled_all_the_same(commands: Commands) -> None:
     commands.say("canceljob", err="ERROR:  invalid job specified (Moab.11)\n", code=1)
     jobs = [AcceptedJob(name="x", job_id=job_id) for job_id in ("Moab.11", "Moab.12")]
-    asyncio.run(MoabScheduler().cancel(jobs))
+    asyncio.run(system("moab").cancel(jobs))
     # Together, and then each: the command may have stopped at the first.
     assert commands.asked("canceljob") == ["Moab.11", "Moab.12", "Moab.11", "Moab.12"]
 
@@ -429,7 +420,7 @@ def test_jobs_that_are_gone_are_cancelled_all_the_same(commands: Commands) -> No
 def test_a_cancellation_that_is_refused(commands: Commands) -> None:
     commands.say("canceljob", err="ERROR:  user 'me' is not authorized to cancel job 'Moab.12'\n")
     with pytest.raises(SchedulerUnavailable, match="not authorized"):
-        asyncio.run(MoabScheduler().cancel([AcceptedJob(name="x", job_id="Moab.12")]))
+        asyncio.run(system("moab").cancel([AcceptedJob(name="x", job_id="Moab.12")]))
 
 
 def test_reasons_and_version(commands: Commands) -> None:
@@ -438,15 +429,15 @@ def test_reasons_and_version(commands: Commands) -> None:
         "job Moab.12\n\nState: Idle\n\nNOTE:  job cannot run  (procs)\n"
         "BLOCK MSG: job violates idle limit (recorded at last scheduling iteration)\n",
     )
-    reasons = asyncio.run(MoabScheduler().reasons(["Moab.12", "Moab.13"]))
+    reasons = asyncio.run(system("moab").reasons(["Moab.12", "Moab.13"]))
     assert reasons == (
         "job cannot run  (procs), job violates idle limit (recorded at last scheduling iteration)"
     )
     commands.say("checkjob", err="ERROR:  invalid job specified (Moab.12)\n", code=1)
-    assert asyncio.run(MoabScheduler().reasons(["Moab.12"])) == ""
+    assert asyncio.run(system("moab").reasons(["Moab.12"])) == ""
     commands.say("showq", "moab client 9.1.3\n")
-    assert asyncio.run(MoabScheduler().version()) == "moab client 9.1.3"
+    assert asyncio.run(system("moab").version()) == "moab client 9.1.3"
 
 
 def test_the_size_of_an_array(commands: Commands) -> None:
-    assert asyncio.run(MoabScheduler().max_array_size()) == 1000
+    assert asyncio.run(system("moab").max_array_size()) == 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ import pytest
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.dialects.oar import OarScheduler
-from espnet3.schedulers.dialects.oar_words import task_state
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialects.oar import task_state
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,
@@ -22,8 +21,9 @@ from espnet3.specs.models import (
     ProcessIdentity,
     Submission,
 )
+from tests.support.asking import Commands, parts, system, waiting
 
-OAR = OarScheduler()
+OAR = system("oar")
 ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MESSAGE = "R=1,W=0:2:0,J=B,N=arr (Karma=0.000,quota_ok)"
@@ -68,39 +68,26 @@ def row(job_id: int, state: str, *, array: int = 0, index: int = 1, **more: Any)
     }  # fmt: skip
 
 
-class Commands:
-    """Programs on the PATH: oarstat with its three forms, and oardel."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.say("oarstat", "")
-
-    def say(self, name: str, out: str = "", err: str = "", code: int = 0) -> None:
-        (self.folder / f"{name}.out").write_text(out)
-        (self.folder / f"{name}.err").write_text(err)
-        program = self.folder / name
-        program.write_text(
-            f'#!/bin/sh\nprintf "%s\\n" "$@" >> {self.folder}/{name}.args\n'
-            f'case "$*" in *--events*) /bin/cat {self.folder}/events; exit;; esac\n'
-            f"/bin/cat {self.folder}/{name}.out; /bin/cat {self.folder}/{name}.err >&2\n"
-            f"exit {code}\n"
-        )
-        program.chmod(0o755)
+class OarCommands(Commands):
+    """oarstat with its three forms, and oardel."""
 
     def show(self, *rows: dict[str, Any], events: str = "", around: str = "") -> None:
-        (self.folder / "events").write_text(events)
+        """Let oarstat know these jobs."""
         text = json.dumps({str(r["Job_Id"]): r for r in rows}, indent=3)
-        self.say("oarstat", f"{around}{text}\n{around}")
-
-    def asked(self, name: str) -> list[str]:
-        file = self.folder / f"{name}.args"
-        return file.read_text().splitlines() if file.exists() else []
+        told = f"{around}{text}\n{around}"
+        self.answer(
+            "oarstat",
+            lambda words, environ: Answer(0, events if "--events" in words else told, ""),
+        )
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return Commands(tmp_path)
+def commands(monkeypatch: pytest.MonkeyPatch) -> OarCommands:
+    """Let oarstat know nothing."""
+    commands = OarCommands()
+    commands.say("oarstat")
+    monkeypatch.setattr(Commands, "current", commands, raising=False)
+    return commands
 
 
 # --- submitting ---------------------------------------------------------------------------------
@@ -148,27 +135,26 @@ def test_names_that_need_no_quotes(prefix: str) -> None:
 
 def test_arrays_logs_and_dependencies_as_oarsub_takes_them() -> None:
     job = PlannedJob(name="n", first_task=100, n_tasks=50, log="0001.{index}.log")
-    words = OAR.submit_arguments(job, "/logs", array=True)
+    words = parts(OAR, job, "/logs", array=True).arguments
     assert words[:2] == ["--name=n", "--stdout=/logs/0001.oar.log"]
     assert words[-1] == "--array=50"
     one = job.model_copy(update={"n_tasks": 1})
-    assert "--array" not in " ".join(OAR.submit_arguments(one, "/logs", array=True))
-    assert "--array" not in " ".join(OAR.submit_arguments(job, "/logs", array=False))
-    assert "--stdout=/dev/null" in OAR.submit_arguments(job, "/it's %jobid%", array=True)
-    [line] = OAR.log_redirection(job, "/it's", array=True)
+    assert "--array" not in " ".join(parts(OAR, one, "/logs", array=True).arguments)
+    assert "--array" not in " ".join(parts(OAR, job, "/logs", array=False).arguments)
+    assert "--stdout=/dev/null" in parts(OAR, job, "/it's %jobid%", array=True).arguments
+    [line] = parts(OAR, job, "/it's", array=True).prologue
     assert line == """exec >>'/it'"'"'s/0001.'"$OAR_ARRAY_INDEX".log 2>&1"""
     assert OAR.log_file(job, 0) == "0001.1.log"
-    assert OAR.after_argument("12") == ["--anterior=12"]
+    assert waiting(OAR, "12") == ["--anterior=12"]
 
 
-def test_the_script_becomes_the_command(tmp_path: Path) -> None:
+def test_the_script_becomes_the_command() -> None:
     """GPUs and the like are directives, whose words oarsub gets without their quotes."""
-    script = tmp_path / "script"
-    script.write_text(
+    script = (
         "#!/usr/bin/env bash\n\n#OAR -n name\n#OAR -l /nodes=1/gpu=1,walltime=2:0:0\n"
         "#OAR -p \"gpu_model = 'A100'\"\n# a comment\ncat <<end\n# kept\nend\nexec python\n"
     )
-    call = OAR.submit_call(["oarsub", "--name=n", "--array=2"], str(script), {})
+    call = OAR.dialect.submit_call(["oarsub", "--name=n", "--array=2"], "/script", script, {})
     assert call.words[:-1] == [
         "oarsub", "-n", "name", "-l", "/nodes=1/gpu=1,walltime=2:0:0", "-p", "gpu_model = 'A100'",
         "--name=n", "--array=2",
@@ -190,7 +176,7 @@ def test_walltimes(walltime: object, seconds: float | None) -> None:
 # --- states -------------------------------------------------------------------------------------
 
 
-async def test_an_array_whose_tasks_end_in_all_ways(commands: Commands) -> None:
+async def test_an_array_whose_tasks_end_in_all_ways(commands: OarCommands) -> None:
     commands.show(
         row(3, "Error", array=3),
         row(4, "Error", array=3, index=2),
@@ -223,13 +209,13 @@ async def test_an_array_whose_tasks_end_in_all_ways(commands: Commands) -> None:
     ]  # fmt: skip
 
 
-async def test_a_job_that_oar_has_submitted_again(commands: Commands) -> None:
+async def test_a_job_that_oar_has_submitted_again(commands: OarCommands) -> None:
     commands.show(row(12, "Running", array=3), row(3, "Error", array=3), events=EVENTS)
     known = entry(("arr", 1, "3"))
     assert await OAR.query([known]) == {(1, 0): TaskState("running", "Running")}
 
 
-async def test_jobs_of_others_are_not_ours(commands: Commands) -> None:
+async def test_jobs_of_others_are_not_ours(commands: OarCommands) -> None:
     later = int(NOW.timestamp()) + 86400
     used_again = row(3, "Running", name="other", submissionTime=later)
     commands.show(used_again, row(4, "Running", owner="you"))
@@ -238,13 +224,13 @@ async def test_jobs_of_others_are_not_ours(commands: Commands) -> None:
     assert await OAR.find([entry(("arr", 1, None)).submission.jobs[0]], "me") == []
 
 
-async def test_a_job_of_another_name_and_of_that_time_is_ours(commands: Commands) -> None:
+async def test_a_job_of_another_name_and_of_that_time_is_ours(commands: OarCommands) -> None:
     commands.show(row(3, "Running", name="other", submissionTime=int(NOW.timestamp())))
     [state] = (await OAR.query([entry(("arr", 1, "3"))])).values()
     assert state.state == "running"
 
 
-async def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> None:
+async def test_unrecorded_jobs_are_found_by_their_names(commands: OarCommands) -> None:
     commands.show(row(3, "Hold", array=3), row(4, "Waiting", array=3, index=2))
     known = entry(("arr", 2, None))
     states = await OAR.query([known])
@@ -265,7 +251,7 @@ async def test_unrecorded_jobs_are_found_by_their_names(commands: Commands) -> N
     ],
 )
 async def test_an_oarstat_that_does_not_know(
-    commands: Commands, out: str, err: str, code: int
+    commands: OarCommands, out: str, err: str, code: int
 ) -> None:
     commands.say("oarstat", out, err, code)
     with pytest.raises(SchedulerUnavailable):
@@ -274,7 +260,7 @@ async def test_an_oarstat_that_does_not_know(
         await OAR.find([entry(("arr", 1, None)).submission.jobs[0]], "me")
 
 
-async def test_damaged_ids_and_names_reach_no_command(commands: Commands) -> None:
+async def test_damaged_ids_and_names_reach_no_command(commands: OarCommands) -> None:
     bad = ["1) or (1=1", "--sql", "", "1 2"]
     for text in bad:
         assert await OAR.query([entry(("arr", 1, text))]) == {}
@@ -302,7 +288,7 @@ async def test_damaged_ids_and_names_reach_no_command(commands: Commands) -> Non
         ("Cannot connect to localhost:6666\n", 2, False),
     ],
 )
-async def test_cancelling(commands: Commands, err: str, code: int, fine: bool) -> None:
+async def test_cancelling(commands: OarCommands, err: str, code: int, fine: bool) -> None:
     commands.say("oardel", "Deleting the job = 2 ...", err, code)
     jobs = [AcceptedJob(name="arr", job_id="2"), AcceptedJob(name="b", job_id="3")]
     if fine:
@@ -313,7 +299,7 @@ async def test_cancelling(commands: Commands, err: str, code: int, fine: bool) -
     assert commands.asked("oardel") == ["--array", "2", "3"]
 
 
-async def test_why_jobs_wait(commands: Commands) -> None:
+async def test_why_jobs_wait(commands: OarCommands) -> None:
     waits = "Cannot determine scheduling time due to dependency with the job 5"
     commands.show(row(3, "Waiting"), row(8, "Waiting", message=waits), row(9, "Running"))
     assert await OAR.reasons(["3", "8"]) == f"Waiting, Waiting {waits}"

@@ -7,19 +7,20 @@ as a real server gave them, and of Torque 6.1, by its manual.
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.dialects.pbs import PbsScheduler
-from espnet3.schedulers.dialects.pbs_words import queued_words, task_state
+from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.dialect import JobRequest
+from espnet3.schedulers.dialects.pbs import Pbs, Torque, queued_words
+from espnet3.schedulers.engine import BatchSystem
+from espnet3.schedulers.qstat_full import Told
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,
@@ -28,11 +29,12 @@ from espnet3.specs.models import (
     ProcessIdentity,
     Submission,
 )
+from tests.support.asking import Commands, parts, system, waiting
 
 ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-PRO = "echo 'pbs_version = 23.06.06'"
-TORQUE = "printf 'Version: 6.1.3\\nCommit: 7c4a0b1\\n' >&2"
+PRO = Answer(0, "pbs_version = 23.06.06\n", "")
+TORQUE = Answer(0, "", "Version: 6.1.3\nCommit: 7c4a0b1\n")
 
 ARRAY = """\
 Job Id: 12[].pbs
@@ -116,37 +118,37 @@ def known(job_id: str | None, *, job: PlannedJob | None = None) -> KnownSubmissi
     return KnownSubmission(submission, recorded)
 
 
-Commands = Callable[..., Callable[[], list[str]]]
+Says: TypeAlias = Answer | Callable[[str], Answer]
+Asked: TypeAlias = Callable[..., Callable[[], list[str]]]
 
 
 @pytest.fixture
-def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """Put commands on PATH that do what is said; the result tells how they were called."""
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    calls = tmp_path / "calls"
+def asked(commands: Commands) -> Asked:
+    """Let commands say something, by their words where it is a function; what they were asked."""
 
-    def make(version: str = PRO, **scripts: str) -> Callable[[], list[str]]:
-        for name, script in {"qstat": "", **scripts}.items():
-            (tmp_path / name).write_text(
-                f'#!/bin/bash\n[ "$*" = --version ] && {{ {version}; exit; }}\n'
-                f'echo "{name} $*" >>{shlex.quote(str(calls))}\n{script}\n'
-            )
-            (tmp_path / name).chmod(0o755)
-        return lambda: calls.read_text().splitlines() if calls.exists() else []
+    def make(version: Answer = PRO, **says: Says) -> Callable[[], list[str]]:
+        for name, said in {"qstat": printing(""), **says}.items():
+
+            def told(words: list[str], environ: Any, said: Says = said) -> Answer:
+                if words[1:] == ["--version"]:
+                    return version
+                return said if isinstance(said, Answer) else said(" ".join(words))
+
+            commands.answer(name, told)
+        return lambda: [line for line in commands.lines() if line != "qstat --version"]
 
     return make
 
 
-def printing(text: str, code: int = 0, err: str = "") -> str:
-    """A script that prints and ends."""
-    complain = f"echo {shlex.quote(err)} >&2; " if err else ""
-    return f"printf %s {shlex.quote(text)}; {complain}exit {code}"
+def printing(text: str, code: int = 0, err: str = "") -> Answer:
+    """What a command says that prints this and ends."""
+    return Answer(code, text, err)
 
 
-def prepared() -> PbsScheduler:
+def prepared() -> BatchSystem:
     """A dialect that knows whom it speaks to."""
-    scheduler = PbsScheduler()
-    asyncio.run(scheduler.prepare())
+    scheduler = system("pbs")
+    asyncio.run(scheduler.identified())
     return scheduler
 
 
@@ -157,36 +159,36 @@ def prepared() -> PbsScheduler:
     ("version", "array", "after"),
     [(PRO, "-J 0-3%2", "afterany:12[].pbs"), (TORQUE, "-t 0-3%2", "afteranyarray:12[].pbs")],
 )
-def test_an_array(commands: Commands, version: str, array: str, after: str) -> None:
-    commands(version)
+def test_an_array(asked: Asked, version: Answer, array: str, after: str) -> None:
+    asked(version)
     scheduler = prepared()
-    words = scheduler.submit_arguments(planned(throttle=2), "/logs", array=True)
+    words = parts(scheduler, planned(throttle=2), "/logs", array=True).arguments
     assert " ".join(words) == f"-N esp_array -j oe -o /dev/null {array}"
-    assert scheduler.after_argument("12[].pbs") == ["-W", f"depend={after}"]
-    assert scheduler.after_argument("12.pbs") == ["-W", "depend=afterany:12.pbs"]
+    assert waiting(scheduler, "12[].pbs") == ["-W", f"depend={after}"]
+    assert waiting(scheduler, "12.pbs") == ["-W", "depend=afterany:12.pbs"]
 
 
 @pytest.mark.parametrize("version", [PRO, TORQUE])
 @pytest.mark.parametrize(("n_tasks", "array"), [(1, True), (1, False), (4, False)])
-def test_no_array(commands: Commands, version: str, n_tasks: int, array: bool) -> None:
-    commands(version)
+def test_no_array(asked: Asked, version: Answer, n_tasks: int, array: bool) -> None:
+    asked(version)
     job = planned(n_tasks=n_tasks)
-    words = prepared().submit_arguments(job, "/logs", array=array)
+    words = parts(prepared(), job, "/logs", array=array).arguments
     assert words == ["-N", "esp_array", "-j", "oe", "-o", "/dev/null"]
-    assert prepared().log_redirection(job, "/a b:c", array=array) == [
+    assert parts(prepared(), job, "/a b:c", array=array).prologue == [
         "exec >>'/a b:c/1-0.'0.log 2>&1"
     ]
 
 
-def test_neither_pro_nor_torque(commands: Commands) -> None:
-    commands("echo SGE 8.1.9")
+def test_neither_pro_nor_torque(asked: Asked) -> None:
+    asked(Answer(0, "SGE 8.1.9\n", ""))
     with pytest.raises(SchedulerUnavailable, match="SGE"):
         prepared()
 
 
 @pytest.mark.parametrize("prefix", ["espnet3", "1st", "日本語", "-N", "a" * 300, "", "x-7"])
 def test_unique_names(prefix: str) -> None:
-    name = PbsScheduler().unique_name
+    name = system("pbs").unique_name
     names = {name(prefix, run, n, p) for run in ("a", "b") for n in range(9) for p in range(99)}
     assert len(names) == 2 * 9 * 99
     assert all(len(n) <= 15 and n[0].isalpha() and n.isascii() for n in names)
@@ -197,7 +199,7 @@ def test_the_name_of_the_script_is_left_out() -> None:
     script = (
         "#!/bin/bash\n\n#PBS -N very_long_name_of_a_job\n#PBS -l walltime=1\necho '#PBS -N x'\n"
     )
-    got = PbsScheduler().amended(script, planned(), "/logs", array=True, after=None)
+    got = Pbs().request(JobRequest(planned(), "/logs")).amend(script)
     assert got == "#!/bin/bash\n\n#PBS -l walltime=1\necho '#PBS -N x'\n"
 
 
@@ -218,7 +220,7 @@ def test_the_name_of_the_script_is_left_out() -> None:
     ],
 )
 def test_job_ids(output: str, job_id: str | None) -> None:
-    assert PbsScheduler().parse_job_id(output) == job_id
+    assert system("pbs").parse_job_id(output) == job_id
 
 
 @pytest.mark.parametrize(
@@ -232,8 +234,8 @@ def test_job_ids(output: str, job_id: str | None) -> None:
     ],
 )
 def test_walltimes(given: Any, got: Any, seconds: float | None) -> None:
-    assert PbsScheduler().adapted({"walltime": given}) == {"walltime": got}
-    assert PbsScheduler().walltime_seconds(given) == seconds
+    assert system("pbs").dialect.adapted({"walltime": given}) == {"walltime": got}
+    assert system("pbs").walltime_seconds(given) == seconds
 
 
 # In a job
@@ -249,7 +251,7 @@ def test_walltimes(given: Any, got: Any, seconds: float | None) -> None:
     ],
 )
 def test_a_job_knows_itself(environ: dict[str, str], index: int | None) -> None:
-    scheduler = PbsScheduler()
+    scheduler = system("pbs")
     assert scheduler.array_index(environ) == index
     assert scheduler.job_id(environ) == environ["PBS_JOBID"]
     assert scheduler.was_requeued(environ)
@@ -261,15 +263,15 @@ def test_a_job_knows_itself(environ: dict[str, str], index: int | None) -> None:
 def test_what_a_job_leaves_does_not_leak() -> None:
     left = {"PBS_JOBID": "1.pbs", "PBS_ARRAY_INDEX": "3", "PBS_DPREFIX": "#X", "PBS_O_HOME": "/h"}
     kept = {"PBS_DEFAULT": "head", "PBS_CONF_FILE": "/etc/pbs.conf", "HOME": "/h"}
-    assert PbsScheduler().scrubbed({**left, **kept}) == kept
+    assert system("pbs").scrubbed({**left, **kept}) == kept
 
 
 # States
 
 
-def test_an_array_of_pro(commands: Commands) -> None:
-    calls = commands(PRO, qstat=printing(ARRAY, 153, "qstat: Unknown Job Id 99.pbs"))
-    states = asyncio.run(PbsScheduler().query([known("12[].pbs")]))
+def test_an_array_of_pro(asked: Asked) -> None:
+    calls = asked(PRO, qstat=printing(ARRAY, 153, "qstat: Unknown Job Id 99.pbs"))
+    states = asyncio.run(system("pbs").query([known("12[].pbs")]))
     assert states == {
         (1, 0): TaskState("ended", "", "exit code 1"),
         (1, 1): TaskState("ended", "", "signal 15", 15, "time limit"),
@@ -281,9 +283,9 @@ def test_an_array_of_pro(commands: Commands) -> None:
     assert calls() == ["qstat -x -f -t 12[].pbs"]
 
 
-def test_an_array_of_torque(commands: Commands) -> None:
-    calls = commands(TORQUE, qstat=printing(TASKS))
-    states = asyncio.run(PbsScheduler().query([known("12[].head.site")]))
+def test_an_array_of_torque(asked: Asked) -> None:
+    calls = asked(TORQUE, qstat=printing(TASKS))
+    states = asyncio.run(system("pbs").query([known("12[].head.site")]))
     assert states == {
         (1, 0): TaskState("ended", "", "signal 15", 15),
         (1, 1): TaskState("ended", "", "", 0, "time limit"),
@@ -302,17 +304,17 @@ def test_an_array_of_torque(commands: Commands) -> None:
     ],
 )
 def test_an_array_whose_tasks_are_not_listed(
-    commands: Commands, state: str, told: TaskState | None
+    asked: Asked, state: str, told: TaskState | None
 ) -> None:
-    commands(qstat=printing(f"Job Id: 12[].pbs\n    Job_Name = esp_array\n    {state}\n"))
-    states = asyncio.run(PbsScheduler().query([known("12[].pbs")]))
+    asked(qstat=printing(f"Job Id: 12[].pbs\n    Job_Name = esp_array\n    {state}\n"))
+    states = asyncio.run(system("pbs").query([known("12[].pbs")]))
     assert states == ({} if told is None else {(1, task): told for task in range(4)})
 
 
-def test_how_tasks_ended_is_not_in_their_arrays_row(commands: Commands) -> None:
+def test_how_tasks_ended_is_not_in_their_arrays_row(asked: Asked) -> None:
     parent = "Job Id: 12[].pbs\n    Job_Name = esp_array\n    job_state = F\n    substate = 93\n"
-    commands(qstat=printing(f"{parent}    Exit_status = 1\n"))
-    states = asyncio.run(PbsScheduler().query([known("12[].pbs")]))
+    asked(qstat=printing(f"{parent}    Exit_status = 1\n"))
+    states = asyncio.run(system("pbs").query([known("12[].pbs")]))
     assert states == {(1, task): TaskState("ended") for task in range(4)}
 
 
@@ -350,26 +352,26 @@ ENDED = "    comment = Job run at Tue Nov 24 and failed\n    run_count = 1\n    
 )  # fmt: skip
 @pytest.mark.parametrize("job_id", ["12.pbs", "13.pbs"])
 def test_variables_that_look_like_attributes(
-    commands: Commands, state: str, substate: str, real: str, told: TaskState, job_id: str
+    asked: Asked, state: str, substate: str, real: str, told: TaskState, job_id: str
 ) -> None:
     """qstat prints them with their line breaks; the real comment and exit status come after."""
     text = FORGED.format(state=state, substate=substate) + real
     if job_id == "13.pbs":
         text = text.replace("13.pbs", "0.pbs").replace("12.pbs", job_id)
-    commands(qstat=printing(text))
+    asked(qstat=printing(text))
     job = planned(n_tasks=1)
-    assert asyncio.run(PbsScheduler().query([known(job_id, job=job)])) == {(1, 0): told}
+    assert asyncio.run(system("pbs").query([known(job_id, job=job)])) == {(1, 0): told}
 
 
-def test_variables_that_look_like_an_earlier_job(commands: Commands) -> None:
+def test_variables_that_look_like_an_earlier_job(asked: Asked) -> None:
     """What a user exported of the first submission is no news of it."""
     first = "Job Id: 12.pbs\n    Job_Name = esp_first\n    job_state = R\n\n"
     forged = "Job Id: 12.pbs\n    Job_Name = esp_first\n    job_state = F\n    Exit_status = 1\n"
     second = "Job Id: 14.pbs\n    Job_Name = esp_array\n    job_state = F\n    substate = 93\n"
-    commands(qstat=printing(f"{first}{second}    Variable_List = A={forged}    Exit_status = 3\n"))
+    asked(qstat=printing(f"{first}{second}    Variable_List = A={forged}    Exit_status = 3\n"))
     jobs = [known("12.pbs", job=planned("esp_first", 1)), known("14.pbs", job=planned(n_tasks=1))]
     jobs[1] = jobs[1]._replace(submission=jobs[1].submission.model_copy(update={"number": 2}))
-    assert asyncio.run(PbsScheduler().query(jobs)) == {
+    assert asyncio.run(system("pbs").query(jobs)) == {
         (1, 0): TaskState("running", "R"),
         (2, 0): TaskState("ended", "", "exit code 3"),
     }
@@ -384,53 +386,55 @@ Job Id: 14.pbs
 
 """
 NEVER = "never starts, since job 12 was deleted before it began; cancel and resume the run"
-GONE = "echo 'qstat: Unknown Job Id 12.pbs' >&2; exit 153"
+GONE = Answer(153, "", "qstat: Unknown Job Id 12.pbs\n")
 
 
 @pytest.mark.parametrize(
     ("other", "later", "told"),
     [
-        ("printf 'Job Id: 12.pbs\\n    job_state = F\\n    substate = 91\\n'", "H", NEVER),
+        (Answer(0, "Job Id: 12.pbs\n    job_state = F\n    substate = 91\n", ""), "H", NEVER),
         (GONE, "H", NEVER),  # without job history
-        ("printf 'Job Id: 12.pbs\\n    job_state = R\\n'", "H", "waits for job 12"),
-        ("printf 'Job Id: 12.pbs\\n    job_state = F\\n'", "Q", "waits for job 12"),  # just now
+        (Answer(0, "Job Id: 12.pbs\n    job_state = R\n", ""), "H", "waits for job 12"),
+        (Answer(0, "Job Id: 12.pbs\n    job_state = F\n", ""), "Q", "waits for job 12"),  # just now
     ],
 )
 def test_a_job_that_waits_for_a_deleted_one(
-    commands: Commands, tmp_path: Path, other: str, later: str, told: str
+    asked: Asked, other: Answer, later: str, told: str
 ) -> None:
     """PBS leaves such a job in the queue for ever."""
     after = WAITING.format(state=later)
     if later != "H":
         after = "".join(line for line in after.splitlines(True) if "depend" not in line)
-    calls = commands(
-        qstat=f'case "$*" in *12.pbs) {other};; '
-        f"*) [ -e {tmp_path}/asked ] && {printing(after)[:-8]} || "
-        f"{{ touch {tmp_path}/asked; {printing(WAITING.format(state='H'))[:-8]}; }};; esac"
-    )
+    of_it = [printing(after), printing(WAITING.format(state="H"))]
+    calls = asked(qstat=lambda line: other if line.endswith(" 12.pbs") else of_it.pop())
     job = planned(n_tasks=1)
-    assert asyncio.run(PbsScheduler().query([known("14.pbs", job=job)])) == {
+    assert asyncio.run(system("pbs").query([known("14.pbs", job=job)])) == {
         (1, 0): TaskState("queued", "H", told)
     }
     assert calls()[:2] == ["qstat -x -f -t 14.pbs", "qstat -x -f 12.pbs"]
 
 
-def test_a_task_that_waits_for_a_deleted_job(commands: Commands) -> None:
+def test_a_task_that_waits_for_a_deleted_job(asked: Asked) -> None:
     """The array is asked for once more, and named by nobody but its tasks."""
     parent = WAITING.replace("14.pbs", "14[].pbs").format(state="H")
     tasks = "".join(
         WAITING.replace("14.pbs", f"14[{index}].pbs").format(state="Q") for index in range(2)
     )
-    commands(qstat=f'case "$*" in *12.pbs) {GONE};; esac\n{printing(parent + tasks)}')
-    states = asyncio.run(PbsScheduler().query([known("14[].pbs", job=planned(n_tasks=2))]))
+    listed = printing(parent + tasks)
+    asked(qstat=lambda line: GONE if line.endswith(" 12.pbs") else listed)
+    states = asyncio.run(system("pbs").query([known("14[].pbs", job=planned(n_tasks=2))]))
     assert states == {(1, task): TaskState("queued", "Q", NEVER) for task in range(2)}
 
 
-@pytest.mark.parametrize("where", [">&2; exit 0", ">&2; exit 153", "; exit 0"])
-def test_a_site_without_history(commands: Commands, where: str) -> None:
-    refuse = "[[ $* = *-x* ]] && { echo 'qstat: PBS is not configured to maintain job history'"
-    calls = commands(qstat=f"{refuse} {where}; }}\n{printing(ARRAY)}")
-    assert len(asyncio.run(PbsScheduler().query([known("12[].pbs")]))) == 4
+NO_HISTORY = "qstat: PBS is not configured to maintain job history\n"
+
+
+@pytest.mark.parametrize(
+    "refused", [Answer(0, "", NO_HISTORY), Answer(153, "", NO_HISTORY), Answer(0, NO_HISTORY, "")]
+)
+def test_a_site_without_history(asked: Asked, refused: Answer) -> None:
+    calls = asked(qstat=lambda line: refused if " -x " in line else printing(ARRAY))
+    assert len(asyncio.run(system("pbs").query([known("12[].pbs")]))) == 4
     assert calls() == ["qstat -x -f -t 12[].pbs", "qstat -f -t 12[].pbs"]
 
 
@@ -444,18 +448,18 @@ def test_a_site_without_history(commands: Commands, where: str) -> None:
         (PRO, 35, "qdel: Request invalid for finished array subjob 12[3].pbs"),
     ],
 )  # fmt: skip
-def test_a_job_that_is_forgotten(commands: Commands, version: str, code: int, err: str) -> None:
-    commands(version, qstat=printing("", code, err), qdel=printing("", code, err))
-    scheduler = PbsScheduler()
+def test_a_job_that_is_forgotten(asked: Asked, version: Answer, code: int, err: str) -> None:
+    asked(version, qstat=printing("", code, err), qdel=printing("", code, err))
+    scheduler = system("pbs")
     assert asyncio.run(scheduler.query([known("12[].pbs")])) == {}
     asyncio.run(scheduler.cancel([AcceptedJob(name="x", job_id="12[].pbs")]))
 
 
 @pytest.mark.parametrize("err", ["", "cannot connect to server pbs (errno=111)"])
-def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
+def test_a_server_that_does_not_answer(asked: Asked, err: str) -> None:
     script = printing("", 1, err)
-    commands(qstat=script, qselect=script, qdel=script)
-    scheduler = PbsScheduler()
+    asked(qstat=script, qselect=script, qdel=script)
+    scheduler = system("pbs")
     for question in (
         scheduler.query([known("12[].pbs")]),
         scheduler.query([known(None)]),
@@ -469,28 +473,26 @@ def test_a_server_that_does_not_answer(commands: Commands, err: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "rows", "asked"),
+    ("version", "rows", "first"),
     [
         (PRO, ARRAY, "qselect -x -u me -N esp_array"),
         (TORQUE, TASKS, "qselect -u me"),
     ],
 )
-def test_a_job_without_a_recorded_id(
-    commands: Commands, version: str, rows: str, asked: str
-) -> None:
+def test_a_job_without_a_recorded_id(asked: Asked, version: Answer, rows: str, first: str) -> None:
     ids = "12[].pbs\n" if version == PRO else "12[0].head.site\n12[1].head.site\n"
-    calls = commands(version, qselect=printing(ids), qstat=printing(rows))
+    calls = asked(version, qselect=printing(ids), qstat=printing(rows))
     expected = "12[].pbs" if version == PRO else "12[].head.site"
-    found = asyncio.run(PbsScheduler().find([planned()], "me"))
+    found = asyncio.run(system("pbs").find([planned()], "me"))
     assert found == [AcceptedJob(name="esp_array", job_id=expected)]
-    assert calls()[0] == asked
-    assert len(asyncio.run(PbsScheduler().query([known(None)]))) == 4
+    assert calls()[0] == first
+    assert len(asyncio.run(system("pbs").query([known(None)]))) == 4
 
 
-def test_damaged_ids_are_not_handed_over(commands: Commands) -> None:
-    calls = commands(qdel="")
+def test_damaged_ids_are_not_handed_over(asked: Asked) -> None:
+    calls = asked(qdel=printing(""))
     jobs = [AcceptedJob(name="x", job_id=i) for i in ("-W force", "12.pbs", "all", "1 2", "")]
-    asyncio.run(PbsScheduler().cancel(jobs))
+    asyncio.run(system("pbs").cancel(jobs))
     assert calls() == ["qdel 12.pbs"]
 
 
@@ -502,9 +504,9 @@ def test_damaged_ids_are_not_handed_over(commands: Commands) -> None:
         ("Server: pbs\n    server_state = Active\n", 10000),
     ],
 )
-def test_array_sizes(commands: Commands, output: str, size: int) -> None:
-    commands(qstat=printing(output))
-    assert asyncio.run(PbsScheduler().max_array_size()) == size
+def test_array_sizes(asked: Asked, output: str, size: int) -> None:
+    asked(qstat=printing(output))
+    assert asyncio.run(system("pbs").max_array_size()) == size
 
 
 @pytest.mark.parametrize(
@@ -540,7 +542,7 @@ def test_array_sizes(commands: Commands, output: str, size: int) -> None:
     ],
 )  # fmt: skip
 def test_states(fields: dict[str, str], torque: bool, told: TaskState) -> None:
-    assert task_state("7.pbs", fields, torque=torque) == told
+    assert (Torque() if torque else Pbs()).task_state(Told("7.pbs", fields)) == told
 
 
 @pytest.mark.parametrize(
@@ -569,7 +571,7 @@ def test_states(fields: dict[str, str], torque: bool, told: TaskState) -> None:
     ],
 )  # fmt: skip
 def test_why_a_job_waits(fields: dict[str, str], words: str) -> None:
-    assert queued_words("7.pbs", fields) == words
+    assert queued_words(Told("7.pbs", fields)) == words
 
 
 @pytest.mark.parametrize(
@@ -585,11 +587,11 @@ def test_why_a_job_waits(fields: dict[str, str], words: str) -> None:
 )  # fmt: skip
 def test_why_a_task_waits(fields: dict[str, str], words: str) -> None:
     """In PBS Pro an array is held, and its tasks are Q; qhold and qrls take no task there."""
-    assert queued_words("66[1].pbs", fields) == words
+    assert queued_words(Told("66[1].pbs", fields)) == words
 
 
-def test_reasons_and_version(commands: Commands) -> None:
-    commands(qstat=printing(ARRAY))
-    scheduler = PbsScheduler()
+def test_reasons_and_version(asked: Asked) -> None:
+    asked(qstat=printing(ARRAY))
+    scheduler = system("pbs")
     assert asyncio.run(scheduler.reasons(["12[].pbs"])).startswith("Insufficient amount")
     assert asyncio.run(scheduler.version()) == "pbs_version = 23.06.06"

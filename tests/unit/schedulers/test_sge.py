@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,11 +17,10 @@ from hypothesis import strategies as st
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
-from espnet3.schedulers.dialects.sge import SgeScheduler
 from espnet3.specs.models import AcceptedJob, PlannedJob
-from tests.support.asking import Commands, entry
+from tests.support.asking import Commands, entry, parts, system, waiting
 
-SGE = SgeScheduler()
+SGE = system("sge")
 
 
 def row(job: int, name: str, state: str, tasks: str = "") -> str:
@@ -55,7 +55,7 @@ def record(job: int, name: str, task: str, **fields: str) -> str:
 
 
 def asked(*submissions: KnownSubmission) -> dict[tuple[int, int], TaskState]:
-    return asyncio.run(SGE.query(submissions))
+    return dict(asyncio.run(SGE.query(submissions)))
 
 
 # --- on a node ------------------------------------------------------------------------------------
@@ -112,23 +112,23 @@ def test_the_job_id_is_found_between_banners(output: str, job_id: str | None) ->
 def test_arrays_and_dependencies_as_qsub_takes_them() -> None:
     job = PlannedJob(name="n", first_task=100, n_tasks=50, throttle=4, log="0001-0.{index}.log")
     free = job.model_copy(update={"throttle": None})
-    words = " ".join(SGE.submit_arguments(job, "/logs", array=True))
+    words = " ".join(parts(SGE, job, "/logs", array=True).arguments)
     assert words.endswith("-N n -j y -o /logs/0001-0.$TASK_ID.log -t 1-50 -tc 4")
-    assert SGE.submit_arguments(free, "/logs", array=True)[-2:] == ["-t", "1-50"]
-    assert SGE.submit_arguments(job, "/logs", array=False)[-1] == "/logs/0001-0.1.log"
+    assert parts(SGE, free, "/logs", array=True).arguments[-2:] == ["-t", "1-50"]
+    assert parts(SGE, job, "/logs", array=False).arguments[-1] == "/logs/0001-0.1.log"
     assert SGE.log_file(job, 0) == "0001-0.1.log"
     assert SGE.task_name("12", 0) == "12.1"
-    assert SGE.after_argument("12") == ["-hold_jid", "12"]
+    assert waiting(SGE, "12") == ["-hold_jid", "12"]
 
 
 @pytest.mark.parametrize("folder", ["/a:b", "/a,b", "/a$HOME"])
 def test_logs_that_o_would_misread_are_opened_by_the_script(folder: str) -> None:
     job = PlannedJob(name="n", first_task=0, n_tasks=5, log="0001-0.{index}.log")
-    assert "/dev/null" in SGE.submit_arguments(job, folder, array=True)
-    [line] = SGE.log_redirection(job, folder, array=True)
+    assert "/dev/null" in parts(SGE, job, folder, array=True).arguments
+    [line] = parts(SGE, job, folder, array=True).prologue
     start = shlex.quote(f"{folder}/0001-0.")
     assert line == f'exec >>{start}"$SGE_TASK_ID".log 2>&1'
-    [line] = SGE.log_redirection(job, folder, array=False)
+    [line] = parts(SGE, job, folder, array=False).prologue
     assert line == f"exec >>{start}1.log 2>&1"
 
 
@@ -154,8 +154,8 @@ def test_names_are_such_as_sge_takes(prefix: str, number: int, position: int) ->
         (None, None),
     ],
 )
-def test_walltimes_as_h_rt_takes_them(walltime: object, adapted: object) -> None:
-    assert SGE.adapted({"walltime": walltime, "cores": 1}) == {"walltime": adapted, "cores": 1}  # type: ignore[dict-item]  # ids of pytest need objects
+def test_walltimes_as_h_rt_takes_them(walltime: Any, adapted: Any) -> None:
+    assert SGE.dialect.adapted({"walltime": walltime}) == {"walltime": adapted}
 
 
 @pytest.mark.parametrize(

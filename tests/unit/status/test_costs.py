@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.schedulers.engine import BatchSystem
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
 from espnet3.status.failed_items import FailedItemCounts
@@ -18,7 +19,7 @@ from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from espnet3.submit import resume, submit
 from tests.support import stand_in_cluster
-from tests.support.stand_in_cluster import StandInScheduler
+from tests.support.stand_in_cluster import StandInDialect
 from tests.support.worker_runs import Setup, Work
 
 MANY = 70  # shards; in arrays of ten
@@ -57,13 +58,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     stand_in_cluster.install(monkeypatch)
     questions: list[str] = []
     for name in ("query", "find"):
-        original = getattr(StandInScheduler, name)
+        original = getattr(BatchSystem, name)
 
         async def counted(*words: Any, name: str = name, original: Any = original) -> Any:
             questions.append(name)
             return await original(*words)
 
-        monkeypatch.setattr(StandInScheduler, name, counted)
+        monkeypatch.setattr(BatchSystem, name, counted)
     return questions
 
 
@@ -84,7 +85,7 @@ async def unfinished_run(folder: Path, n_shards: int) -> CountingStore:
             store.create(layout.attempt_record(rank, attempt, event), encode(record))
     for rank in range(1, n_shards):
         store.create(layout.receipt(rank), b"{}")
-    StandInScheduler.cluster.tasks.clear()  # all have ended long ago
+    StandInDialect.cluster.tasks.clear()  # all have ended long ago
     store.operations.clear()
     return store
 

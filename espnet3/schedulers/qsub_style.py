@@ -1,11 +1,21 @@
-"""What PBS and Moab share: the arguments of their submit commands, their scripts, names and ids."""
+"""What PBS and Moab share: arguments and scripts of `qsub`, names, ids, and exit statuses."""
 
 from __future__ import annotations
 
 import re
 
+from espnet3.schedulers.base import TaskState
+
 # In older servers of PBS, and in Torque, which may be below Moab; qsub(1B), -N.
 _LONGEST_NAME = 15
+# Exit statuses by which the two say that they ended a job; -10 is another matter in PBS Pro.
+_LIMITS = {
+    False: {
+        -24: "a limit of processors", -25: "a limit of processors", -26: "out of memory",
+        -27: "out of memory", -28: "a limit of processor time", -29: "time limit",
+    },
+    True: {-10: "out of memory", -11: "time limit", -12: "a limit of processor time"},
+}  # fmt: skip
 
 
 def plain_arguments(name: str) -> list[str]:
@@ -44,3 +54,37 @@ def id_lines(output: str, pattern: re.Pattern[str]) -> list[str]:
     """What may be the job's id in what a submit command printed: it stands in a line of its own."""
     lines = [line.strip() for line in output.splitlines()]
     return [line for line in lines if pattern.fullmatch(line)]
+
+
+def ended(
+    status: str, *, torque: bool, over: bool, cancelled: bool, scheduler: str = "PBS"
+) -> TaskState:
+    """What is known of a task that has ended.
+
+    Args:
+        status: its exit status; anything but a number where that is not known.
+        torque: whether it is Torque's.
+        over: whether it ran as long as it was allowed to.
+        cancelled: whether somebody asked to stop it.
+        scheduler: who tells it, for a person.
+    """
+    code = int(status) if re.fullmatch(r"-?\d{1,9}", status) else 0
+    signal = _signal(code)
+    stopped = _LIMITS[torque].get(code, "")
+    if not stopped and code and over:
+        stopped = "time limit"
+    elif not stopped and cancelled:
+        stopped = "cancelled"
+    if code < 0:
+        said = "" if stopped else f"{scheduler} could not run it, exit status {code}"
+    else:
+        said = f"signal {signal}" if signal else f"exit code {code}" * bool(code)
+    return TaskState("ended", "", said, signal, stopped)
+
+
+def _signal(code: int) -> int:
+    """The signal in an exit status: 256 and more for the script itself, else as shells have it."""
+    for base in (256, 128):
+        if base < code <= base + 64:
+            return code - base
+    return 0

@@ -23,7 +23,7 @@ _NAMES = "|".join(map(re.escape, [*sorted(_BEFORE), *_BEHIND]))
 _FIELD = re.compile(rf"^ {{4}}({_NAMES}) = (.*)$", re.MULTILINE)
 
 
-class Row(NamedTuple):
+class Told(NamedTuple):
     """What is told of a job, an array or an array's task.
 
     Attributes:
@@ -54,7 +54,7 @@ class Row(NamedTuple):
         return told.timestamp()
 
 
-def parsed(output: str, asked: Iterable[str]) -> Iterator[Row]:
+def parsed(output: str, asked: Iterable[str]) -> Iterator[Told]:
     """The jobs in what `qstat -f` printed.
 
     Args:
@@ -77,7 +77,7 @@ def parsed(output: str, asked: Iterable[str]) -> Iterator[Row]:
         if found is not None and _whole(found[1]) in jobs and found[1] not in blocks:
             job_id = found[1]
         blocks[job_id] = blocks.get(job_id, "") + part
-    return (Row(job_id, _fields(text)) for job_id, text in blocks.items() if job_id)
+    return (Told(job_id, _fields(text)) for job_id, text in blocks.items() if job_id)
 
 
 def _fields(block: str) -> dict[str, str]:
