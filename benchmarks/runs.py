@@ -26,10 +26,10 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.opening import open_store
-from espnet3.submit.launchers import make_launcher
+from espnet3.submit.driver_process import this_driver_process
+from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.plan import plan_run
-from espnet3.submit.submission import Portion, make_submission
-from espnet3.submit.surroundings import surroundings_here
+from espnet3.submit.submission import PlannedSubmission, make_submission
 
 
 def write_run(
@@ -42,7 +42,7 @@ def write_run(
 ) -> RunSpec:
     """Write the plan of a run and the intent of its first submission, as `submit` does."""
     config = parse_parallel({"env": "local", "n_shards": n_shards, **parallel})
-    surroundings = surroundings_here(sys.executable)
+    surroundings = this_driver_process(sys.executable)
     plan = plan_run(runner(NoEnv({})), plan_items(range(n_items)), config, surroundings)
     store = open_store(run_dir)
     store.prepare(layout.FOLDERS)
@@ -50,7 +50,7 @@ def write_run(
         Path(run_dir, layout.shard(spec.rank)).write_bytes(encode(spec))
     Path(run_dir, layout.RUN).write_bytes(encode(plan.run))
     ranks = plan_items(range(plan.run.world_size))
-    portion = Portion(config, make_launcher(config, runner), ranks, 1001)
+    portion = PlannedSubmission(config, make_launcher(config, runner), ranks, 1001)
     intent = make_submission(store, plan.run, portion, number=1)
     Path(run_dir, layout.submission(1)).write_bytes(encode(intent))
     return plan.run

@@ -8,7 +8,7 @@ EspnetError
 │   ├── ClassError             a provider or runner cannot be found again on a worker
 │   ├── PreflightError         provider or runner cannot be rebuilt in a clean process
 │   ├── PlanMismatch           the run directory holds a run of another plan
-│   ├── RunDirectoryError      the path is no run directory, or cannot be one
+│   ├── RunDirectoryError      the path is not a run directory, or cannot be one
 │   └── Untrusted              others could have written what would be run here
 ├── FormatError            a persisted file cannot be used as it is
 │   ├── InvalidFile            it breaks its schema: truncated, unknown field, wrong type
@@ -179,7 +179,7 @@ _OF_THE_PLAN = {
 
 
 class RunDirectoryError(UsageError):
-    """A path is no run directory, or cannot become one.
+    """A path is not a run directory, or cannot become one.
 
     Attributes:
         run_dir: the path or URL.

@@ -112,7 +112,7 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
 
 
 _VALUE = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\;&|])+"""
-# A key is looked for once where it begins: a long word is no key at any of its letters.
+# A key is looked for once where it begins: a long word is not a key at any of its letters.
 _ASSIGNED = re.compile(rf"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]++)(=)({_VALUE})", re.DOTALL)
 _OPTION = re.compile(rf"(?<![A-Za-z0-9_-])(--[A-Za-z0-9_-]++)([ \t]++)(?!-)({_VALUE})", re.DOTALL)
 

@@ -12,14 +12,14 @@ from espnet3.collect.log_files import logs
 from espnet3.collect.merge import Collected, Errors, collect, stream, stream_chunks
 from espnet3.collect.progress import status, watch
 from espnet3.config.model import ParallelConfig, as_parallel_config
-from espnet3.run_dir.records import ResultRecord
+from espnet3.run_dir.result_lines import ResultRecord
 from espnet3.run_dir.trust import Trust
 from espnet3.status.run_status import RunStatus
 from espnet3.storage.opening import absolute_root
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import submit
-from espnet3.submit.resumption import Items, resume
+from espnet3.submit.resumption import WhichItems, resume
 from espnet3.submit.submission import Submitted
 from espnet3.text import visible_line
 
@@ -144,7 +144,7 @@ class AsyncRun(_KnownRun):
         options: Mapping[str, Any] | None = None,
         force: bool = False,
         repair: bool = False,
-        items: Items = "missing",
+        items: WhichItems = "missing",
         patience: float = PATIENCE,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
@@ -264,7 +264,7 @@ class Run(_KnownRun):
         options: Mapping[str, Any] | None = None,
         force: bool = False,
         repair: bool = False,
-        items: Items = "missing",
+        items: WhichItems = "missing",
         patience: float = PATIENCE,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import click
 
 import espnet3
+from espnet3.cli.arguments import Seconds
 from espnet3.cli.streams import give_up, open_streams, require_stdout
-from espnet3.cli.words import Seconds
 from espnet3.errors import EspnetError, UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class _App(click.Group):
-    """Commands in the order of their use; a reader that goes away (`| head`) is no error."""
+    """Commands in the order of their use; a reader that goes away (`| head`) is not an error."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -162,7 +162,7 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
     from espnet3.submit.new_run import dry_run as render
     from espnet3.submit.new_run import submit as submit_request
 
-    # What the user's modules print at their import is no answer of this command.
+    # What the user's modules print at their import is not an answer from this command.
     with show.plain_warnings(), import_path(config), contextlib.redirect_stdout(sys.stderr):
         request = load_request(config, overrides)
         arguments = request._asdict()
@@ -341,7 +341,7 @@ def resume(
     any are named. Each goes on from the items that are finished.
     """
     from espnet3.cli import show
-    from espnet3.cli.words import as_options, ranks_and_files, split_settings
+    from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
     from espnet3.run import Run
 
     named, given = split_settings(words, settings)
@@ -400,8 +400,8 @@ def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
     visible. With --json, the names of all its logs, oldest first.
     """
     from espnet3.cli import show
+    from espnet3.cli.arguments import shard_of
     from espnet3.cli.printing import print_log
-    from espnet3.cli.words import shard_of
     from espnet3.run import Run
 
     if path and as_json:
@@ -435,8 +435,8 @@ def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
     RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
     breakpoint() works, and results count as any others.
     """
+    from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import run_in_foreground
-    from espnet3.cli.words import spec_of
     from espnet3.worker import exit_codes
 
     options = [] if trust is None else ["--trust", trust]
@@ -457,7 +457,7 @@ def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
 )
 @_json
 def doctor(words: tuple[str, ...], timeout: float, as_json: bool) -> int:
-    """Submit a tiny job, and tell what matters before the night.
+    """Submit a tiny job, and tell what matters before a long run.
 
     It gets the options of the parallel config, and a folder beside CONFIG.yaml's run_dir (without
     one: in espnet3_runs), which is removed in the end. Without CONFIG.yaml, KEY=VALUE says all, as
@@ -466,16 +466,16 @@ def doctor(words: tuple[str, ...], timeout: float, as_json: bool) -> int:
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
     from espnet3.cli.config_file import load_parallel
-    from espnet3.doctor.examination import examine, left_there
+    from espnet3.doctor.diagnosis import diagnose, left_there
 
     file = words[0] if words and "=" not in words[0] else None
     parallel, run_dir = load_parallel(file, words if file is None else words[1:])
     folder = "espnet3_runs" if run_dir is None else os.path.dirname(run_dir.rstrip("/")) or "."
     # Where it is cut short, the folder is all that is left to say.
     tell = show.left_behind if as_json else show.finding
-    seen = run_blocking(examine(parallel, folder, timeout=timeout, tell=tell))
+    seen = run_blocking(diagnose(parallel, folder, timeout=timeout, tell=tell))
     if as_json:
-        show.json_document(show.examination_document(seen))
+        show.json_document(show.diagnosis_document(seen))
     elif seen.left is not None:
         show.finding(left_there(seen.left))
     return DONE if seen.fine else NOT_COMPLETE

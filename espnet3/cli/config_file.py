@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from espnet3.cli.targets import call_target, find_target
+from espnet3.cli.target_calls import call_target, find_target
 from espnet3.config.model import ParallelConfig, did_you_mean, parse_parallel
 from espnet3.config.yaml_values import parse_setting, read_yaml
 from espnet3.errors import ConfigError, UsageError
@@ -113,7 +113,7 @@ def read_config(
     """The file's sections as plain values, overridden, resolved and known.
 
     Raises:
-        ConfigError: it is no YAML, an interpolation fails, a key is unknown or missing.
+        ConfigError: it is not YAML, an interpolation fails, a key is unknown or missing.
     """
     try:
         raw = {} if file is None else read_yaml(file)
@@ -147,7 +147,7 @@ def _replace(config: DictConfig | ListConfig, key: str, value: Any) -> None:
         OmegaConf.update(config, key, value, merge=False, force_add=True)
     except ValueError:  # OmegaConf reads a key below a list as a number
         last = one_line(repr(key.rpartition(".")[2]), 60)
-        raise ConfigError(key, f"{last} is no position in a list") from None
+        raise ConfigError(key, f"{last} is not a position in a list") from None
 
 
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:

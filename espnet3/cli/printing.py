@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from espnet3.errors import UsageError
 from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.records import encode_error, encode_json
-from espnet3.storage.file_modes import regular
+from espnet3.run_dir.result_lines import encode_error, encode_json
+from espnet3.storage.permissions import regular
 from espnet3.text import visible, visible_json
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from espnet3.redaction import masked_text, scrubbed
 from espnet3.text import one_line, visible, visible_json, visible_line
 
 if TYPE_CHECKING:
-    from espnet3.doctor.examination import Examination, Finding
+    from espnet3.doctor.diagnosis import Diagnosis, Finding
     from espnet3.status.run_status import RunStatus, ShardStatus
-    from espnet3.submit.launch import Rendered
+    from espnet3.submit.launcher import Rendered
     from espnet3.submit.submission import Submitted
 
 ROWS = 20  # of a table on a terminal
@@ -321,7 +321,7 @@ def finding(found: Finding) -> None:
     lines([(found.name, found.value if found.fine else f"PROBLEM: {found.value}")])
 
 
-def examination_document(seen: Examination) -> dict[str, Any]:
+def diagnosis_document(seen: Diagnosis) -> dict[str, Any]:
     """What the doctor found, for a program."""
     findings = [found._asdict() for found in seen.findings]
     return {"env": seen.env, "fine": seen.fine, "findings": findings, "left": seen.left}

@@ -26,7 +26,7 @@ def open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for good)
-        elif hasattr(stream, "reconfigure"):  # a file name that is no text must not be an error
+        elif hasattr(stream, "reconfigure"):  # a file name that is not text must not be an error
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -23,7 +23,7 @@ async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         rank: the shard.
 
     Raises:
-        RunDirectoryError: it is no run directory.
+        RunDirectoryError: it is not a run directory.
         UsageError: it has no such shard.
     """
     return await asyncio.to_thread(_logs, run_dir, rank)

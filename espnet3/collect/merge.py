@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, overload
 
 from espnet3.collect.output import Target, open_output, require_json_lines, require_outside
-from espnet3.collect.parts import Vouched, take_in_turn
+from espnet3.collect.result_parts import Vouched, take_in_turn
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
     DamagedResult,
@@ -21,7 +21,7 @@ from espnet3.errors import (
     InvalidFile,
 )
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.records import MAX_LINE, ResultRecord, decode_line, decode_results
+from espnet3.run_dir.result_lines import MAX_LINE, ResultRecord, decode_line, decode_results
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import (
     IN_MEMORY,
@@ -35,7 +35,7 @@ from espnet3.run_dir.verification import (
 )
 from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.status.observe import observe
+from espnet3.status.observation import observe
 from espnet3.storage.concurrency import gather
 from espnet3.storage.opening import absolute_root
 from espnet3.text import visible
@@ -123,7 +123,7 @@ async def collect(
         DamagedResult: a result file is not what its receipt vouched for, or the receipt itself is
             damaged; `resume` with `repair` computes it again.
         FailedItems: items failed and were recorded.
-        RunDirectoryError: it is no run directory.
+        RunDirectoryError: it is not a run directory.
         Untrusted: results are pickled, and others could have written them.
         UsageError: `output` is a name that belongs to the run itself, or that promises another
             format, as `x.csv` does.
@@ -232,7 +232,7 @@ def _look(
 
 def _require_trusted(directory: RunDirectory, run: RunSpec, receipts: Sequence[Receipt]) -> None:
     """Refuse to unpickle what others could have written."""
-    directory.tighten(run.parallel)
+    directory.trust_at_most(run.parallel)
     directory.require_trusted(
         f"{layout.RESULTS}/{part.file}" for receipt in receipts for part in receipt.parts
     )

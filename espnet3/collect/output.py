@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Protocol
 
 from espnet3.errors import EspnetError, StoreError, UsageError
 from espnet3.specs import layout
-from espnet3.storage.concurrency import submit
-from espnet3.storage.file_modes import opener, unfinished_name
+from espnet3.storage.concurrency import submit_in_context
+from espnet3.storage.permissions import opener, unfinished_name
 from espnet3.text import one_line
 
 SYNC_EVERY = 32 << 20  # bytes
@@ -42,7 +42,7 @@ def open_output(output: str) -> Iterator[Target]:
     """Open a file that appears, or is replaced, when the block ends without an error.
 
     A symlink stays one; a device or pipe takes the bytes as they come. `file://` is a path, too:
-    fsspec would write it in $TMPDIR and move it, which on another file system is no single step.
+    fsspec would write it in $TMPDIR and move it, which on another file system is not a single step.
 
     Args:
         output: a path or an fsspec URL.
@@ -171,17 +171,17 @@ class _SyncedFile:
     def write(self, data: bytes, /) -> object:
         self._unsynced += len(data)
         if self._unsynced > SYNC_EVERY and (self._syncing is None or self._syncing.done()):
-            self._settle()
+            self._raise_sync_error()
             self._unsynced = 0
-            self._syncing = submit(self._thread, os.fsync, self._file.fileno())
+            self._syncing = submit_in_context(self._thread, os.fsync, self._file.fileno())
         return self._file.write(data)
 
     def sync(self) -> None:
         self._file.flush()
-        self._settle()
+        self._raise_sync_error()
         os.fsync(self._file.fileno())
 
-    def _settle(self) -> None:
+    def _raise_sync_error(self) -> None:
         """Raise what the last sync met: the kernel tells an error only once."""
         if self._syncing is not None:
             self._syncing.result()

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 
 from espnet3.status.failed_items import FailedItemCounts
-from espnet3.status.observe import observe
+from espnet3.status.observation import observe
 from espnet3.status.run_status import RunStatus
 from espnet3.storage.opening import open_store
 
@@ -19,7 +19,7 @@ async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
         run_dir: the run directory.
 
     Raises:
-        RunDirectoryError: it is no run directory.
+        RunDirectoryError: it is not a run directory.
         FormatError: run.json or a submission cannot be read.
 
     Example:

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from espnet3.errors import ConfigError
 from espnet3.redaction import masked
 from espnet3.run_dir.trust import Trust
-from espnet3.specs.parts import PlainJson
+from espnet3.specs.nested import PlainJson
 from espnet3.specs.plain import plain_config, plain_json
 from espnet3.text import one_line
 
@@ -209,7 +209,7 @@ def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelC
     env = raw.get("env", "local")
     if env not in ENVS:
         near = did_you_mean(str(env), ENVS)
-        raise ConfigError(f"{where}.env", f"{env!r} is no environment{near}")
+        raise ConfigError(f"{where}.env", f"{env!r} is not an environment{near}")
     cleaned = {key: value for key, value in raw.items() if value is not None or key == "n_shards"}
     try:
         return ParallelConfig.model_validate(cleaned)

@@ -131,7 +131,7 @@ def _keep_written(node: Any) -> None:
 
 
 def _plain(node: Any) -> str | None:
-    """How Python writes the value of a scalar; None where that is no number."""
+    """How Python writes the value of a scalar; None where that is not a number."""
     if node.tag == _BOOL:
         return None
     try:
@@ -171,7 +171,7 @@ def read_yaml(file: str) -> Any:
     """Parse a YAML file; a pipe will do.
 
     Raises:
-        ConfigError: it is no YAML, or not even text.
+        ConfigError: it is not YAML, or not even text.
         OSError: it cannot be read.
     """
     with open(file, "rb") as opened:
@@ -181,7 +181,7 @@ def read_yaml(file: str) -> Any:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        raise ConfigError(file, "is no UTF-8 text") from None
+        raise ConfigError(file, "is not UTF-8 text") from None
     return parse_yaml(text, file)
 
 
@@ -194,7 +194,7 @@ def parse_yaml(text: str, where: str, setting: str = "") -> Any:
         setting: the dotted key whose value it is, where it is one.
 
     Raises:
-        ConfigError: it is no YAML; says what and in which line.
+        ConfigError: it is not YAML; says what and in which line.
 
     Example:
         >>> parse_yaml("{walltime: 12:00:00, lr: 1e-4, n: 3}", "example")
@@ -214,12 +214,12 @@ def parse_yaml(text: str, where: str, setting: str = "") -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(where, f"is no YAML: {place}{one_line(problem)}") from None
+        raise ConfigError(where, f"is not YAML: {place}{one_line(problem)}") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         # An integer of more digits than Python reads, or an explicit tag (`!!int`, `!!bool`) on
         # what is none, for which PyYAML's constructors have no error of their own.
         reason = one_line(str(error)) if isinstance(error, ValueError) else "a tag on a wrong value"
-        raise ConfigError(where, f"is no YAML: {reason}") from None
+        raise ConfigError(where, f"is not YAML: {reason}") from None
 
 
 def _require_shallow(text: str) -> None:
@@ -262,7 +262,7 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     """Split `key=value`; the value is YAML.
 
     Raises:
-        ConfigError: it has no `=` or no key, or the value is no YAML.
+        ConfigError: it has no `=` or no key, or the value is not YAML.
 
     Example:
         >>> parse_setting("walltime=12:00:00"), parse_setting("cores=4")
@@ -273,5 +273,5 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     key, equals, value = setting.partition("=")
     key = key.strip()
     if not equals or not key:
-        raise ConfigError("", f"{setting!r} is no setting; write key=value")
+        raise ConfigError("", f"{setting!r} is not a setting; write key=value")
     return key, parse_yaml(value, key, key)

@@ -1,4 +1,4 @@
-"""`espnet3 doctor`: what a user needs to know of a cluster before the night.
+"""`espnet3 doctor`: what a user needs to know of a cluster before a long run.
 
-`visit` is what runs on a node, `examination` what runs here. Importing this package loads neither.
+`probe` is what runs on a node, `diagnosis` what runs here. Importing this package loads neither.
 """

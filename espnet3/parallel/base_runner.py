@@ -13,7 +13,7 @@ from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.text import visible
-from espnet3.user_code.held import its_own_changes
+from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.references import require_static_forward
 from espnet3.user_code.variables import its_own_work, look_at
 

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, Self, SupportsIndex
 
-from espnet3.user_code.alike import copied
-from espnet3.user_code.held import (
+from espnet3.user_code.equality import copied
+from espnet3.user_code.instances import (
     Record,
     Recorded,
     its_state,

@@ -12,7 +12,7 @@ from distributed import WorkerPlugin
 
 from espnet3._streams import print_by_line
 from espnet3.specs.models import ProcessState
-from espnet3.storage import file_modes
+from espnet3.storage import permissions
 from espnet3.storage.paths import absolute
 from espnet3.user_code.taking_over import take_over
 
@@ -28,14 +28,14 @@ class StateFollower:
     """
 
     def __init__(self) -> None:
-        self._first = _environment(), _folder(), file_modes.umask()
+        self._first = _environment(), _folder(), permissions.umask()
         self._changed: dict[str, str | None] = {}
         self._cwd = self._umask = False
         self._sent: DriverState | None = None
 
     def news(self) -> DriverState | None:
         """What to send to the workers; None where they have it."""
-        environ, cwd, umask = _environment(), _folder(), file_modes.umask()
+        environ, cwd, umask = _environment(), _folder(), permissions.umask()
         first_environ, first_cwd, first_umask = self._first
         for name in {*environ, *first_environ, *self._changed}:
             if name in self._changed or environ.get(name) != first_environ.get(name):
@@ -50,7 +50,7 @@ class StateFollower:
             recursion_limit=sys.getrecursionlimit(),
             start_method=start_method,
         )
-        # Past the model's checks: what is no UTF-8 does no harm where nothing becomes JSON.
+        # Past the model's checks: what is not UTF-8 does no harm where nothing becomes JSON.
         process.argv.extend(sys.argv)
         process.environment.update(self._changed)
         path = [absolute(entry) if cwd or entry else "" for entry in sys.path]

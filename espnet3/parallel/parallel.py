@@ -15,11 +15,11 @@ from distributed import Client, Status, WorkerPlugin
 
 from espnet3.config.model import ParallelConfig, as_parallel_config
 from espnet3.errors import ConfigError
-from espnet3.parallel.batches import run_batches
 from espnet3.parallel.clusters import make_cluster
 from espnet3.parallel.clusters import make_local_gpu_cluster as make_local_gpu_cluster
 from espnet3.parallel.config import get_parallel_config as get_parallel_config
 from espnet3.parallel.config import set_parallel as set_parallel
+from espnet3.parallel.dask_tasks import run_batches
 from espnet3.parallel.worker_env import (
     ENV,
     DictReturnWorkerPlugin,
@@ -95,7 +95,7 @@ def close_cluster(cluster: Any) -> None:
 
 @contextlib.contextmanager
 def _calm_nannies() -> Iterator[None]:
-    """A worker that takes its time to end is killed, and that is no news to whoever closes it."""
+    """A worker that takes its time to end is killed, and that is not news to whoever closes it."""
     logger = logging.getLogger("distributed.nanny")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,6 +1,6 @@
 """The progress bar of a call: a `with` block, so that it ends with the call however that ends.
 
-It is no generator that one loops over: an exception's traceback would keep that open, and the
+It is not a generator that one loops over: an exception's traceback would keep that open, and the
 interpreter's end would wait for ever for the thread that draws (Python 3.13).
 """
 

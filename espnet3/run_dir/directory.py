@@ -26,7 +26,7 @@ from espnet3.run_dir.trust import (
     require_scripts,
     require_submissions,
     require_trusted,
-    tightened,
+    stricter,
 )
 from espnet3.specs import layout
 from espnet3.specs.base import PersistedModel
@@ -67,7 +67,7 @@ class RunDirectory:
         """The run directory at a path or URL; nothing is read yet.
 
         Raises:
-            RunDirectoryError: it is no path, or the URL's file system cannot hold one.
+            RunDirectoryError: it is not a path, or the URL's file system cannot hold one.
 
         Example:
             >>> RunDirectory.open("/shared/decode").root
@@ -114,7 +114,7 @@ class RunDirectory:
         """
         require_scripts(run, self.trust)
 
-    def tighten(self, *parallel: Mapping[str, Any]) -> bool:
+    def trust_at_most(self, *parallel: Mapping[str, Any]) -> bool:
         """Believe fewer from now on, where parallel configs that the directory holds say so.
 
         Returns:
@@ -122,7 +122,7 @@ class RunDirectory:
         """
         before = self.trust
         for config in parallel:
-            self.trust = tightened(self.trust, config)
+            self.trust = stricter(self.trust, config)
         return self.trust != before
 
     def trusted_run(self, files: Iterable[str] = ()) -> RunSpec:
@@ -135,7 +135,7 @@ class RunDirectory:
         believed = [*files]
         self.require_trusted(believed)
         run = self.read(RunSpec, layout.RUN)
-        if self.tighten(run.parallel):
+        if self.trust_at_most(run.parallel):
             self.require_trusted(believed)
         self.require_scripts(run)
         remember_run(run)
@@ -162,7 +162,7 @@ class RunDirectory:
             )
         raise RunDirectoryError(
             self.root,
-            "is no run directory: it has no run.json; if a submission was cut short here, "
+            "is not a run directory: it has no run.json; if a submission was cut short here, "
             "submit again with the same call",
         )
 
@@ -234,7 +234,7 @@ class RunDirectory:
         """Read a receipt and compare it with the plan.
 
         Raises:
-            DamagedResult: it is no receipt of this shard of this plan.
+            DamagedResult: it is not a receipt of this shard of this plan.
             FileMissing: there is none.
             NewerFormat: a later espnet3 wrote it.
         """

@@ -35,7 +35,7 @@ _FOLDERS = (
 )
 
 
-def tightened(policy: Trust | None, parallel: Mapping[str, Any]) -> Trust | None:
+def stricter(policy: Trust | None, parallel: Mapping[str, Any]) -> Trust | None:
     """The policy for a run. What its directory says of itself can make it stricter, never looser.
 
     Args:
@@ -43,7 +43,7 @@ def tightened(policy: Trust | None, parallel: Mapping[str, Any]) -> Trust | None
         parallel: the parallel config that the directory holds.
 
     Example:
-        >>> tightened("group", {"trust": "owner"}), tightened(None, {"trust": "group"})
+        >>> stricter("group", {"trust": "owner"}), stricter(None, {"trust": "group"})
         ('owner', None)
     """
     return "owner" if parallel.get("trust") == "owner" else policy

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
 from espnet3.errors import DamagedResult, FileMissing, InvalidFile
-from espnet3.run_dir.records import MAX_LINE
+from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart
 from espnet3.storage import retry

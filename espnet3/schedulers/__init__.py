@@ -34,7 +34,7 @@ def get_dialect(name: str) -> Dialect:
     """The dialect of a batch system, by its `env` of the parallel config.
 
     Raises:
-        ConfigError: this env is no batch system.
+        ConfigError: this env is not a batch system.
 
     Example:
         >>> get_dialect("sge").directive

@@ -127,7 +127,7 @@ class Dialect(ABC):
         own_options: options that it takes beside those of dask-jobqueue's job class.
         directive: what its directives begin with; "" where they are a mapping.
         directives: the names of those that dask-jobqueue writes, where they are a mapping.
-        settled: words of directives that espnet3 decides, or that would break a submission: their
+        reserved: words of directives that espnet3 decides, or that would break a submission: their
             kind (`job_name`, `log_directory`, `array`, or `stay` for a submit command that does
             not end) -> a pattern for the beginning of a word.
         prologue_in_command: whether dask-jobqueue makes prologue and worker one command.
@@ -149,7 +149,7 @@ class Dialect(ABC):
     own_options: ClassVar[frozenset[str]] = frozenset()
     directive: ClassVar[str] = ""
     directives: ClassVar[frozenset[str]] = frozenset()
-    settled: ClassVar[Mapping[str, str]] = {}
+    reserved: ClassVar[Mapping[str, str]] = {}
     prologue_in_command: ClassVar[bool] = False
     passes_environment: ClassVar[bool] = False
     no_answer: ClassVar[re.Pattern[str]] = re.compile(r"timed? ?out", re.IGNORECASE)
@@ -319,5 +319,5 @@ class Dialect(ABC):
         """Ask to stop jobs; those that ended already are no error."""
 
     def task_name(self, job_id: str, index: int | None) -> str:
-        """A task for a person, as the scheduler's commands name it; None is no array's task."""
+        """A task for a person, as the scheduler's commands name it; None for a job that is not an array."""
         return job_id if index is None else f"{job_id}_{index + self.first_index}"

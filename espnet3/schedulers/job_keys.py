@@ -31,7 +31,7 @@ class Row(NamedTuple):
         user: whose job it is, or "" where it is not told.
         submitted: when it was submitted, in seconds since 1970; None where it is not told.
         indices: the scheduler's own indices of the tasks, such as `3` or `1,4-9:2`; "" for a job
-            that is no array, `EVERY` for all of them.
+            that is not an array, `EVERY` for all of them.
     """
 
     job_id: str

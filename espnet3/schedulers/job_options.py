@@ -122,7 +122,7 @@ def _no_mapping(value: JsonValue) -> str | None:
 
 
 def _no_list(dialect: Dialect, name: str, value: JsonValue) -> str | None:
-    """Why this is no list of text."""
+    """Why this is not a list of text."""
     what = _OF_WHAT.get(name, "directives")
     if isinstance(value, str):
         return f"is a list of {what}, not text; write {_shown([value])}"
@@ -160,9 +160,9 @@ def _wrong_directive(dialect: Dialect, text: str, detached: bool) -> str | None:
         words = shlex.split(plain)
     except ValueError as error:
         return f"which no shell could read: {error}"
-    for kind, pattern in dialect.settled.items():
+    for kind, pattern in dialect.reserved.items():
         if (detached or kind in ("array", "stay")) and any(re.match(pattern, w) for w in words):
             return f"which is not to be set here: {_INSTEAD[kind]}"
     if not plain.startswith("-"):
-        return f"which is no option; one begins with -, such as {_shown(f'--{plain}')}"
+        return f"which is not an option; one begins with -, such as {_shown(f'--{plain}')}"
     return None

@@ -20,7 +20,7 @@ from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.worker_command import SUPERVISOR, WORKER, arguments_of
 from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
-from espnet3.storage.file_modes import regular
+from espnet3.storage.permissions import regular
 from espnet3.text import one_line
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _is_forked(pid: int) -> bool:
         with open(f"/proc/{pid}/stat", "rb") as file:
             flags = file.read().rpartition(b")")[2].split()[6]
     except OSError:
-        return False  # it has ended, or this is no Linux
+        return False  # it has ended, or this is not Linux
     return bool(int(flags) & _FORKED)
 
 

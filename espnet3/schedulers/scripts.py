@@ -23,11 +23,11 @@ def log_line(job: PlannedJob, log_directory: str, index: str) -> str:
     return f"exec >>{shlex.quote(f'{log_directory}/{before}')}{index}{shlex.quote(after)} 2>&1"
 
 
-def handfuls(words: Iterable[str], pattern: re.Pattern[str]) -> Iterator[list[str]]:
-    """The words that the pattern takes, in handfuls; a damaged file could give a command options.
+def id_chunks(words: Iterable[str], pattern: re.Pattern[str]) -> Iterator[list[str]]:
+    """The words that the pattern takes, in id_chunks; a damaged file could give a command options.
 
     Example:
-        >>> [*handfuls(["7", "--all", "8"], re.compile("[0-9]+"))]
+        >>> [*id_chunks(["7", "--all", "8"], re.compile("[0-9]+"))]
         [['7', '8']]
     """
     valid = [word for word in words if pattern.fullmatch(word)]

@@ -1,7 +1,7 @@
 # The public names, written once: type checkers read them here, and so does `espnet3._lazy`.
 # Those of `config`, `run_dir` and `storage` are old names, from before these rooms held them.
 from espnet3.config.model import ParallelConfig as ParallelConfig
-from espnet3.run_dir.records import ResultRecord as ResultRecord
+from espnet3.run_dir.result_lines import ResultRecord as ResultRecord
 from espnet3.specs.models import AcceptedJobs as AcceptedJobs
 from espnet3.specs.models import AttemptRecord as AttemptRecord
 from espnet3.specs.models import Cancellation as Cancellation

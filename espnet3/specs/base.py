@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 
-class Part(BaseModel):
+class NestedModel(BaseModel):
     """Base of all persisted models and of the models inside them: frozen, nothing unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class PersistedModel(Part):
+class PersistedModel(NestedModel):
     """A model with a file of its own.
 
     A change of what is in the file gets a new `schema_version`; the older ones stay readable.

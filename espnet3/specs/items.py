@@ -12,12 +12,12 @@ import orjson
 from pydantic import Field, JsonValue, model_validator
 
 from espnet3.errors import ItemsError
-from espnet3.specs.base import Part
+from espnet3.specs.base import NestedModel
 from espnet3.specs.plain import MAX_DEPTH
 from espnet3.text import one_line
 
 
-class ItemRange(Part):
+class ItemRange(NestedModel):
     """The integers of `range(start, stop, step)`.
 
     Example:
@@ -57,7 +57,7 @@ class ItemRange(Part):
         return f"range({self.start}, {self.stop}, {self.step})"
 
 
-class ItemList(Part):
+class ItemList(NestedModel):
     """Any JSON values, in order.
 
     Example:
@@ -145,7 +145,7 @@ def plan_items(items: object) -> ItemRange | ItemList:
         The items; never empty.
 
     Raises:
-        ItemsError: there are none, or one of them is no JSON value (named with its position).
+        ItemsError: there are none, or one of them is not a JSON value (named with its position).
 
     Example:
         >>> plan_items([2, 4, 6])
@@ -217,7 +217,7 @@ def _json_value(value: Any, where: str, depth: int = 0) -> JsonValue:
         wrong = next((key for key in value if not isinstance(key, str)), None)
         if wrong is not None:
             where = one_line(where, 120)
-            raise ItemsError(f"{where}: the key {wrong!r} is no string, so it is not JSON")
+            raise ItemsError(f"{where}: the key {wrong!r} is not a string, so it is not JSON")
         return {key: _json_value(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
     if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
         plain = value.tolist()

@@ -18,7 +18,7 @@ from espnet3.specs.models import (
     Submission,
     Withdrawal,
 )
-from espnet3.specs.parts import ATTEMPT
+from espnet3.specs.nested import ATTEMPT
 
 RUN = "run.json"
 SHARDS = "shards"
@@ -47,7 +47,7 @@ class ResultFile(NamedTuple):
     first: int
 
 
-class Generation(NamedTuple):
+class ReceiptName(NamedTuple):
     """What the name of a receipt or withdrawal says."""
 
     rank: int
@@ -123,7 +123,7 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         generation: of a receipt, which does not say it.
 
     Raises:
-        TypeError: it is no record of a run directory.
+        TypeError: it is not a record of a run directory.
     """
     if isinstance(record, AttemptRecord):
         return attempt_record(record.rank, record.attempt, record.event)
@@ -167,16 +167,16 @@ _ATTEMPT = rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json"
 _RESULT = rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl"
 
 
-def parse_receipt(name: str) -> Generation | None:
+def parse_receipt(name: str) -> ReceiptName | None:
     """What the name of a receipt says, or None for a foreign file."""
     found = re.fullmatch(_RECEIPT, name)
-    return Generation(int(found[1]), int(found[2] or 1)) if found else None
+    return ReceiptName(int(found[1]), int(found[2] or 1)) if found else None
 
 
-def parse_withdrawal(name: str) -> Generation | None:
+def parse_withdrawal(name: str) -> ReceiptName | None:
     """What the name of a withdrawal says, or None for a foreign file."""
     found = re.fullmatch(_WITHDRAWAL, name)
-    return Generation(int(found[1]), int(found[2])) if found else None
+    return ReceiptName(int(found[1]), int(found[2])) if found else None
 
 
 def newest_receipts(names: Iterable[str], world_size: int) -> dict[int, int]:

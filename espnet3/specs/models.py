@@ -14,10 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from espnet3.errors import UsageError
-from espnet3.specs.base import Part, PersistedModel
+from espnet3.specs.base import NestedModel, PersistedModel
 from espnet3.specs.codec import decode, encode
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches, shard_bounds
-from espnet3.specs.parts import (
+from espnet3.specs.nested import (
     AcceptedJob,
     Argument,
     Assignment,
@@ -380,7 +380,7 @@ __all__ = [
     "ErrorRecord",
     "ItemList",
     "ItemRange",
-    "Part",
+    "NestedModel",
     "PersistedModel",
     "PlannedJob",
     "ProcessIdentity",

@@ -97,7 +97,7 @@ def plain_json(value: Any, where: str, depth: int = 0) -> JsonValue:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigError(f"{where}.{key}", f"the key {key!r} is no string")
+                raise ConfigError(f"{where}.{key}", f"the key {key!r} is not a string")
             utf8(key, where)
         return {key: plain_json(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
     raise no_json(value, where)

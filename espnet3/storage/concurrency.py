@@ -71,12 +71,12 @@ def gather(action: Callable[[A], T], arguments: Sequence[A], n_threads: int) -> 
     return [*found, *in_order(action, arguments[len(found) :], n_threads)]
 
 
-def submit(pool: Executor, function: Callable[..., T], *args: Any) -> Future[T]:
+def submit_in_context(pool: Executor, function: Callable[..., T], *args: Any) -> Future[T]:
     """Call a function in a thread of a pool and, as `asyncio.to_thread` does, in this context.
 
     Example:
         >>> with ThreadPoolExecutor(1) as pool:
-        ...     submit(pool, max, 3, 4).result()
+        ...     submit_in_context(pool, max, 3, 4).result()
         4
     """
     return pool.submit(contextvars.copy_context().run, function, *args)

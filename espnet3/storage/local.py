@@ -18,7 +18,7 @@ from espnet3.errors import (
     RunDirectoryError,
     StoreError,
 )
-from espnet3.storage import file_modes
+from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 from espnet3.storage.local_reader import LocalReader
 from espnet3.storage.retry import is_transient
@@ -55,7 +55,7 @@ class LocalStore(Store):
 
     def read(self, path: str, limit: int = MAX_DOCUMENT) -> bytes:
         def read() -> bytes:
-            with open(self.locate(path), "rb", opener=file_modes.regular) as file:
+            with open(self.locate(path), "rb", opener=permissions.regular) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > limit:  # a sparse one may claim anything
                     raise FileTooLarge(self.locate(path), size, limit)
@@ -70,7 +70,7 @@ class LocalStore(Store):
 
     def read_beginning(self, path: str, size: int) -> bytes:
         def read() -> bytes:
-            with open(self.locate(path), "rb", buffering=0, opener=file_modes.regular) as file:
+            with open(self.locate(path), "rb", buffering=0, opener=permissions.regular) as file:
                 data = file.read(size)
                 while len(data) < size and (more := file.read(size - len(data))):
                     data += more
@@ -86,7 +86,7 @@ class LocalStore(Store):
     def create_many(self, folder: str, files: Iterable[tuple[str, bytes]]) -> None:
         # All are written to a hidden folder that then takes the place of the empty one: that spares
         # each of them a temporary name, a link and an unlink.
-        hidden = file_modes.unfinished_name(folder)
+        hidden = permissions.unfinished_name(folder)
         self._do(hidden, lambda: _make_folder(self.locate(hidden)))
         is_ours = True
         try:
@@ -120,7 +120,7 @@ class LocalStore(Store):
         for _ in in_order(write, _groups(files), 1 if whole else IN_FLIGHT):
             pass
         with self._mapped(hidden):
-            (sync_whole if whole else file_modes.sync_folder)(descriptor)
+            (sync_whole if whole else permissions.sync_folder)(descriptor)
 
     def _publish(self, path: str, data: bytes, durable: bool) -> None:
         # Linking a finished temporary file is atomic and exclusive on NFSv3 and later too; a rename
@@ -133,14 +133,14 @@ class LocalStore(Store):
             self._remove(temporary)
 
     def _write_temporary(self, target: str, data: bytes, durable: bool) -> str:
-        temporary = file_modes.unfinished_name(target)
+        temporary = permissions.unfinished_name(target)
         self._write_new(temporary, data, durable)
         return temporary
 
     def _write_new(self, file_name: str, data: bytes, durable: bool) -> None:
         """Write a file of which nobody else knows; there is none after an error."""
         try:
-            with open(file_name, "xb", 0, opener=file_modes.opener) as file:
+            with open(file_name, "xb", 0, opener=permissions.opener) as file:
                 view = memoryview(data)
                 while view:
                     view = view[file.write(view) :]
@@ -162,7 +162,7 @@ class LocalStore(Store):
                 return
             if isinstance(error, FileExistsError):
                 with contextlib.suppress(FileNotFoundError):
-                    file_modes.require_regular(target)  # or it would be waited for, or believed
+                    permissions.require_regular(target)  # or it would be waited for, or believed
                 raise FileTaken(target) from None
             if error.errno in _NO_LINKS:
                 problem = f"no hard link can be made here ({error.strerror})"
@@ -188,7 +188,7 @@ class LocalStore(Store):
             nonlocal tries
             tries += 1
             try:
-                return file_modes.opener(self.locate(path), flags)
+                return permissions.opener(self.locate(path), flags)
             except FileExistsError:
                 # An earlier try may have succeeded and its answer been lost: nobody else uses this
                 # name, and nothing was written yet.
@@ -207,7 +207,7 @@ class LocalStore(Store):
     def make_durable(self, path: str) -> None:
         with (
             self._do(
-                path, lambda: open(self.locate(path), "rb", opener=file_modes.regular)
+                path, lambda: open(self.locate(path), "rb", opener=permissions.regular)
             ) as file,
             self._mapped(path),
         ):
@@ -239,7 +239,7 @@ class LocalStore(Store):
             if entry.is_file() or not entry.name.endswith(_RECORD):
                 return entry.is_file()
             with contextlib.suppress(FileNotFoundError):  # it was removed just now
-                file_modes.require_regular(entry.path)
+                permissions.require_regular(entry.path)
         except OSError as error:
             if is_transient(error):
                 raise
@@ -248,17 +248,17 @@ class LocalStore(Store):
 
     def refresh(self, folder: str) -> None:
         # A client that changes a folder itself looks at it anew. It may lack the right to.
-        name = file_modes.unfinished_name(os.path.join(self.locate(folder), "refresh"))
+        name = permissions.unfinished_name(os.path.join(self.locate(folder), "refresh"))
         with contextlib.suppress(OSError):
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, file_modes.FILE))
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, permissions.FILE))
             os.unlink(name)
 
     def prepare(self, folders: Iterable[str]) -> None:
         paths = [os.path.normpath(self.locate(folder)) for folder in folders]
-        with file_modes.removed_on_error(paths):
+        with permissions.removed_on_error(paths):
             try:
                 for path in paths:
-                    self.retry.call(lambda path=path: file_modes.make_folders(path))  # type: ignore[misc]
+                    self.retry.call(lambda path=path: permissions.make_folders(path))  # type: ignore[misc]
                 self._try_out()
             except (FileExistsError, NotADirectoryError):
                 raise RunDirectoryError(
@@ -295,7 +295,7 @@ class LocalStore(Store):
     def exists(self, path: str) -> bool:
         def look() -> bool:
             try:
-                file_modes.require_regular(self.locate(path))
+                permissions.require_regular(self.locate(path))
             except (FileNotFoundError, NotADirectoryError):
                 return False
             return True
@@ -304,7 +304,7 @@ class LocalStore(Store):
 
     def _sync_folder(self, folder: str) -> None:
         with self._opened_folder(folder) as descriptor, self._mapped(folder):
-            file_modes.sync_folder(descriptor)
+            permissions.sync_folder(descriptor)
 
     @contextlib.contextmanager
     def _opened_folder(self, folder: str) -> Iterator[int]:
@@ -361,7 +361,7 @@ def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, byte
 
 def _make_folder(path: str) -> None:
     with contextlib.suppress(FileExistsError):  # an earlier try made it, and its answer was lost
-        file_modes.make_folder(path)
+        permissions.make_folder(path)
 
 
 def _take_place(hidden: str, target: str, descriptor: int) -> bool:

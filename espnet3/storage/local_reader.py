@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from espnet3.storage import file_modes
+from espnet3.storage import permissions
 
 
 class LocalReader(io.RawIOBase):
@@ -25,7 +25,7 @@ class LocalReader(io.RawIOBase):
 
     def _descriptor(self) -> int:
         if self._file is None:
-            self._file = io.FileIO(self._path, opener=file_modes.regular)
+            self._file = io.FileIO(self._path, opener=permissions.regular)
         return self._file.fileno()
 
     def readable(self) -> bool:

@@ -13,7 +13,7 @@ def absolute_root(run_dir: str | os.PathLike[str]) -> str:
     """A run directory's absolute path or URL, without touching the storage.
 
     Raises:
-        RunDirectoryError: it is no path.
+        RunDirectoryError: it is not a path.
 
     Example:
         >>> absolute_root("/tmp/run/"), absolute_root("s3://bucket/run/")
@@ -21,7 +21,7 @@ def absolute_root(run_dir: str | os.PathLike[str]) -> str:
     """
     url = os.fspath(run_dir)
     if not url or "\0" in url or "\n" in url:
-        raise RunDirectoryError(repr(url), "is no path; give a folder or a URL")
+        raise RunDirectoryError(repr(url), "is not a path; give a folder or a URL")
     url = url.removeprefix("file://")
     protocol, separator, key = url.partition("://")
     if separator:
@@ -35,7 +35,7 @@ def absolute_root(run_dir: str | os.PathLike[str]) -> str:
 def _utf8(root: str) -> str:
     if not readable(root):  # no record could name it
         raise RunDirectoryError(
-            repr(root), "has a name that is no UTF-8; choose another run_dir, or rename the folder"
+            repr(root), "has a name that is not UTF-8; choose another run_dir, or rename the folder"
         )
     return root
 

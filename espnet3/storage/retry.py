@@ -34,7 +34,7 @@ def _patience(said: str | None) -> float:
         seconds = float(said or usual)
         if 0 <= seconds < float("inf"):
             return seconds
-    log.warning("ESPNET3_PATIENCE: %r is no number of seconds; %g is used", said, usual)
+    log.warning("ESPNET3_PATIENCE: %r is not a number of seconds; %g is used", said, usual)
     return usual
 
 

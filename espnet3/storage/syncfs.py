@@ -61,7 +61,7 @@ def _tells_errors() -> bool:
 
 @functools.cache
 def _can_be_called() -> bool:
-    """Whether a sandbox lets the call through, which would fail on what is no descriptor."""
+    """Whether a sandbox lets the call through, which would fail on what is not a descriptor."""
     return _syncfs(-1) == errno.EBADF
 
 

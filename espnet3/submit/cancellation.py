@@ -20,7 +20,7 @@ from espnet3.run_dir.worker_command import arguments_of
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.ownership import is_own_job
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
-from espnet3.status.observe import Observation, observe
+from espnet3.status.observation import Observation, observe
 from espnet3.storage.local import LocalStore
 
 _GONE = (
@@ -45,7 +45,7 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         Ids of the jobs that were asked to stop.
 
     Raises:
-        RunDirectoryError: it is no run directory, or a copy of one, or is gone.
+        RunDirectoryError: it is not a run directory, or a copy of one, or is gone.
         Untrusted: others could have written which jobs are its own.
         SchedulerUnavailable: the scheduler does not answer.
         UsageError: it holds jobs that are not its own, or live ones that are somebody else's, or
@@ -145,7 +145,7 @@ def _own(directory: RunDirectory, seen: Observation) -> list[KnownSubmission]:
         UsageError: jobs are not named after the run.
     """
     last = (known.submission.parallel for known in seen.submissions[-1:])
-    if directory.tighten(seen.run.parallel, *last):
+    if directory.trust_at_most(seen.run.parallel, *last):
         directory.require_submissions()
     store = directory.store
     own, root = [], ""
@@ -169,7 +169,7 @@ def _require_own_names(known: KnownSubmission, run: RunSpec) -> None:
     for name in [*(job.name for job in submission.jobs), *known.job_ids()]:
         if name not in own:
             raise UsageError(
-                f"submission {submission.number:04d}: {name!r} is no job of run {run.run_id}, so "
+                f"submission {submission.number:04d}: {name!r} is not a job of run {run.run_id}, so "
                 "nothing is cancelled; was the file edited by hand?"
             )
 

@@ -33,7 +33,7 @@ from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
-from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
 from espnet3.submit.worker_job import worker_job_cls
 from espnet3.text import one_line
@@ -289,7 +289,7 @@ def _check_lines(options: Mapping[str, JsonValue]) -> None:
     try:
         shlex.split(str(options.get("python") or ""))
     except ValueError as error:
-        raise ConfigError("parallel.options.python", f"is no command: {error}") from None
+        raise ConfigError("parallel.options.python", f"is not a command: {error}") from None
 
 
 def _check_walltime(walltime: JsonValue, dialect: Dialect) -> None:

@@ -13,7 +13,7 @@ from espnet3.run_dir.worker_command import SUPERVISOR, arguments_of, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
-from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape
 
 

@@ -18,18 +18,18 @@ from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import RunSpec, encode, now
-from espnet3.status.observe import observe
-from espnet3.storage.file_modes import removed_on_error
+from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
-from espnet3.submit.launch import Launcher, Rendered
-from espnet3.submit.launchers import make_launcher
+from espnet3.storage.permissions import removed_on_error
+from espnet3.submit.driver_process import this_driver_process
+from espnet3.submit.launcher import Launcher, Rendered
+from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
 from espnet3.submit.process_state import warn_of_others
 from espnet3.submit.resumption import choose_ranks, submit_missing
-from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_portions
-from espnet3.submit.surroundings import surroundings_here
+from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
 
 
 async def submit(
@@ -70,13 +70,13 @@ async def submit(
     directory, plan, groups = ready[:3]
     submitted = Submitted.nothing(directory.root)
     if ready.existing is None:
-        portions = await groups.portions(range(plan.run.world_size))
+        planned = await groups.planned(range(plan.run.world_size))
         if groups.config.preflight:
             await preflight(plan.run)
         if await asyncio.to_thread(_write_plan, directory, plan):
             with contextlib.suppress(Overtaken):
                 of_all = groups.config
-                async for part in submit_portions(directory, plan.run, portions, 1, of_all=of_all):
+                async for part in submit_planned(directory, plan.run, planned, 1, of_all=of_all):
                     submitted = submitted.and_then(part)
                 return submitted
     seen = await observe(directory.store)
@@ -111,10 +111,10 @@ async def dry_run(
         if not chosen:
             return []
     shown: list[Rendered] = []
-    portions = await groups.portions(chosen)
-    for number, portion in enumerate(portions, first):
-        submission = make_submission(store, run, portion, number=number)
-        shown += [await portion.launcher.render(submission, job) for job in submission.jobs]
+    planned = await groups.planned(chosen)
+    for number, each in enumerate(planned, first):
+        submission = make_submission(store, run, each, number=number)
+        shown += [await each.launcher.render(submission, job) for job in submission.jobs]
     return shown
 
 
@@ -148,9 +148,7 @@ def _check(
 
     launcher = make(config)
     passed_on = get_scheduler(config.env).passes_environment
-    surroundings = surroundings_here(
-        launcher.python, config.environment_variables, passed_on=passed_on
-    )
+    driver = this_driver_process(launcher.python, config.environment_variables, passed_on=passed_on)
     planned = plan_items(items)
     chosen = run_dir if run_dir is not None else runner.run_dir
     if chosen is None:
@@ -159,10 +157,10 @@ def _check(
     existing = _existing(directory)
     if existing is not None and n_shards is None and config.n_shards is None:
         n_shards = existing.world_size
-    plan = plan_run(runner, planned, config, surroundings, n_shards=n_shards)
+    plan = plan_run(runner, planned, config, driver, n_shards=n_shards)
     if existing is not None:
         require_same_plan(directory.root, existing, plan.run)
-        directory.tighten(existing.parallel)
+        directory.trust_at_most(existing.parallel)
         config = config.model_copy(update={"trust": directory.trust})
     directory.require_submissions()
     directory.require_scripts(plan.run)

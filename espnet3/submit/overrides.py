@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from espnet3.config.model import Override, ParallelConfig, parse_parallel
 from espnet3.errors import ConfigError, UsageError
 from espnet3.specs.items import plan_items
-from espnet3.submit.launch import Launcher
-from espnet3.submit.submission import Portion, array_size
+from espnet3.submit.launcher import Launcher
+from espnet3.submit.submission import PlannedSubmission, array_size
 
 # What may be changed for some shards, or by a resume, besides the scheduler's options.
 _BESIDE = frozenset(
@@ -67,7 +67,7 @@ class Groups:
             except UsageError as error:
                 raise ConfigError("parallel.overrides", f"rank {min(ranks)}: {error}") from None
 
-    async def portions(self, chosen: Sequence[int]) -> list[Portion]:
+    async def planned(self, chosen: Sequence[int]) -> list[PlannedSubmission]:
         """What each of the submissions gets by which some shards are submitted.
 
         Args:
@@ -92,7 +92,7 @@ class Groups:
             await launcher.require_reachable()
             size = await array_size(config, launcher)
             launcher.shape_jobs(n, size)  # refused, if at all, before anything is written
-            made.append(Portion(config, launcher, plan_items(ranks), size))
+            made.append(PlannedSubmission(config, launcher, plan_items(ranks), size))
         return made
 
     def _own(self, group: Group, chosen: Sequence[int]) -> Sequence[int]:

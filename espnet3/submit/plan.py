@@ -13,7 +13,7 @@ import orjson
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import ClassError, ConfigError, PlanMismatch
 from espnet3.redaction import masked
-from espnet3.specs.base import Part
+from espnet3.specs.base import NestedModel
 from espnet3.specs.items import ItemList, ItemRange, count_batches
 from espnet3.specs.models import (
     MAX_SHARDS,
@@ -26,7 +26,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.paths import as_entered, same_file
-from espnet3.submit.state import changed_variables, describe_instance
+from espnet3.submit.provider_state import changed_variables, describe_instance
 from espnet3.text import one_line
 from espnet3.user_code.references import refer_to, require_static_forward
 
@@ -40,7 +40,7 @@ class Runner(Protocol):
     async_result_dir: str | os.PathLike[str]
 
 
-class Surroundings(NamedTuple):
+class DriverProcess(NamedTuple):
     """Where the submitter runs, to be found again on a node; see RunSpec."""
 
     python: str
@@ -76,7 +76,7 @@ def plan_run(
     runner: Runner,
     items: ItemRange | ItemList,
     parallel: ParallelConfig,
-    surroundings: Surroundings,
+    driver: DriverProcess,
     *,
     n_shards: int | None = None,
 ) -> Plan:
@@ -86,7 +86,7 @@ def plan_run(
         runner: an instance of a BaseRunner subclass.
         items: the planned items.
         parallel: the validated parallel config.
-        surroundings: where the submitter runs.
+        driver: where the submitter runs.
         n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset. Never
             more than there are calls of `forward`.
 
@@ -118,7 +118,7 @@ def plan_run(
         fingerprint=fingerprint(plan),
         checkpoint_every=parallel.checkpoint_every,
         parallel=parallel.model_dump(),
-        **{name: _as_entered(value) for name, value in surroundings._asdict().items()},
+        **{name: _as_entered(value) for name, value in driver._asdict().items()},
     )
     return Plan(run, items)
 
@@ -131,7 +131,7 @@ def _as_entered(value: Any) -> Any:
             if value.file is None
             else value.model_copy(update={"file": as_entered(value.file)})
         )
-    if isinstance(value, Part):
+    if isinstance(value, NestedModel):
         fields = {
             name: getattr(value, name) for name in type(value).model_fields if name != "value"
         }
@@ -156,7 +156,7 @@ def check_runner(runner: object) -> None:
         raise ClassError(runner.__qualname__, "is a class; pass an instance of it")
     if not hasattr(runner, "provider") or not hasattr(type(runner), "forward"):
         raise ClassError(
-            one_line(repr(runner), 80), "is no runner; pass an instance of a BaseRunner subclass"
+            one_line(repr(runner), 80), "is not a runner; pass an instance of a BaseRunner subclass"
         )
     require_static_forward(type(runner))
     if "forward" in vars(runner):
@@ -171,7 +171,7 @@ def describe_provider(provider: Any) -> ProviderSpec:
     """A provider as its class, its constructor arguments and what was changed in it since.
 
     Raises:
-        ClassError: it is no EnvironmentProvider, or a worker could not import its class.
+        ClassError: it is not an EnvironmentProvider, or a worker could not import its class.
         ConfigError: a worker could not have an argument or attribute alike; names it.
     """
     if isinstance(provider, type):
@@ -181,7 +181,7 @@ def describe_provider(provider: Any) -> ProviderSpec:
         args, kwargs = provider.constructor_arguments
     except AttributeError:
         raise ClassError(
-            type(provider).__qualname__, "is no provider; subclass EnvironmentProvider"
+            type(provider).__qualname__, "is not a provider; subclass EnvironmentProvider"
         ) from None
     return describe_instance(provider, reference, args, kwargs)
 

@@ -32,7 +32,7 @@ async def preflight(run: RunSpec) -> None:
             ([], {}) if run.process is None else (run.process.flags, run.process.start_environment)
         )
         words = [*shlex.split(run.python), *flags, "-P"]
-        command = [*words, "-m", "espnet3.worker.check", str(result)]
+        command = [*words, "-m", "espnet3.worker.rebuild_check", str(result)]
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

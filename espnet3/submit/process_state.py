@@ -1,4 +1,4 @@
-"""What this process holds, besides its surroundings, that a worker takes over.
+"""What this process holds, besides what `driver_process` describes, that a worker takes over.
 
 `docs/process-state.md` says of each kind of state what becomes of it.
 """
@@ -23,8 +23,8 @@ from espnet3.errors import ClassError, ConfigError
 from espnet3.redaction import is_secret, masked_text
 from espnet3.schedulers import get_scheduler, known_schedulers
 from espnet3.specs.models import ClassReference, ProcessState
-from espnet3.specs.parts import WarningFilter
-from espnet3.storage import file_modes
+from espnet3.specs.nested import WarningFilter
+from espnet3.storage import permissions
 from espnet3.storage.paths import readable
 from espnet3.text import one_line
 from espnet3.user_code.main_module import MAIN, WORKER_VARIABLE, describe_main
@@ -91,7 +91,7 @@ def held_here(named: Iterable[str] = (), *, passed_on: bool = False) -> Held:
         flags=_flags(),
         start_environment=_at_start(started),
         environment=changed,
-        umask=file_modes.umask(),
+        umask=permissions.umask(),
         recursion_limit=sys.getrecursionlimit(),
         int_max_str_digits=sys.get_int_max_str_digits(),
         start_method=_start_method(),
@@ -105,12 +105,12 @@ def _texts(what: str, words: Sequence[Any]) -> list[str]:
     """Words of a command line, as they can be stored.
 
     Raises:
-        ConfigError: one is no text, or no UTF-8.
+        ConfigError: one is not text, or not UTF-8.
     """
     for position, word in enumerate(words):
         name = f"{what}[{position}]"
         if not isinstance(word, str):
-            problem = f"is no text but {type(word).__name__}; workers get the command line as well"
+            problem = f"is not text but {type(word).__name__}; workers get the command line as well"
             raise ConfigError(name, problem)
         require_utf8(name, word)
     return [str(word) for word in words]

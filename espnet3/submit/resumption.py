@@ -21,23 +21,23 @@ from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, ShardSpec, decode
 from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
-from espnet3.status.observe import Observation, observe
+from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.storage.base import Store
-from espnet3.storage.file_modes import require_usable_umask
 from espnet3.storage.opening import open_store
+from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
-from espnet3.submit.launch import Launcher
-from espnet3.submit.launchers import make_launcher
+from espnet3.submit.driver_process import refuse_in_worker
+from espnet3.submit.launcher import Launcher
+from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
-from espnet3.submit.submission import Overtaken, Submitted, submit_portions
-from espnet3.submit.surroundings import refuse_in_worker
-from espnet3.submit.withdrawals import Finding, find_damaged, find_failed, withdraw
+from espnet3.submit.submission import Overtaken, Submitted, submit_planned
+from espnet3.submit.withdrawals import WithdrawalCause, find_damaged, find_failed, withdraw
 from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
 
-Items = Literal["missing", "failed"]
+WhichItems = Literal["missing", "failed"]
 
 
 async def resume(
@@ -47,7 +47,7 @@ async def resume(
     options: Mapping[str, Any] | None = None,
     force: bool = False,
     repair: bool = False,
-    items: Items = "missing",
+    items: WhichItems = "missing",
     patience: float = PATIENCE,
     trust: Trust | None = None,
 ) -> Submitted:
@@ -80,7 +80,7 @@ async def resume(
         are computed again.
 
     Raises:
-        RunDirectoryError: it is no run directory.
+        RunDirectoryError: it is not a run directory.
         DamagedResult: a receipt cannot be read to find failed items, and `repair` is not set.
         Untrusted: others could have written it, and so what would be imported.
         UsageError: a rank is none of the run's, or an option is wrong.
@@ -92,7 +92,7 @@ async def resume(
         >>> await resume("/shared/decode", options={"memory": "64GB"})  # doctest: +SKIP
         >>> await resume("/shared/decode", items="failed")              # doctest: +SKIP
     """
-    if items not in get_args(Items):
+    if items not in get_args(WhichItems):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
     refuse_in_worker()
     require_usable_umask()
@@ -100,7 +100,7 @@ async def resume(
     store = directory.store
     seen = await observe(store)
     wanted, groups = await asyncio.to_thread(_check, directory, seen, ranks, options)
-    findings: dict[int, Finding] = {}
+    findings: dict[int, WithdrawalCause] = {}
     receipts = {
         rank: generation
         for rank, generation in seen.receipts.items()
@@ -144,7 +144,7 @@ def _check(
     # What helped the last time helps again; the first config may be the one that was refused.
     last = seen.submissions[-1].submission if seen.submissions else seen.run
     config = parse_parallel(last.parallel)
-    directory.tighten(seen.run.parallel, last.parallel)
+    directory.trust_at_most(seen.run.parallel, last.parallel)
     config = config.model_copy(update={"trust": directory.trust})
     _require_trusted(directory, seen)
     if options:
@@ -184,7 +184,7 @@ async def submit_missing(
         chosen = [rank for rank in chosen if rank not in before]
         left_alone = {rank: why for rank, why in left_alone.items() if rank not in before}
         if chosen:
-            portions = await groups.portions(chosen)
+            planned = await groups.planned(chosen)
             if not checked:
                 await preflight(seen.run)
                 checked = True
@@ -193,8 +193,8 @@ async def submit_missing(
             strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
             errors_from = number if failed or strict else _errors_from(seen, chosen)
             try:
-                async for part in submit_portions(
-                    directory, seen.run, portions, number, errors_from, groups.config
+                async for part in submit_planned(
+                    directory, seen.run, planned, number, errors_from, groups.config
                 ):
                     submitted = submitted.and_then(part)
             except Overtaken as error:

@@ -27,10 +27,10 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.base import Store
-from espnet3.storage.file_modes import make_folders
 from espnet3.storage.local import LocalStore
 from espnet3.storage.paths import absolute
-from espnet3.submit.launch import Launcher
+from espnet3.storage.permissions import make_folders
+from espnet3.submit.launcher import Launcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Submitted:
         )
 
 
-class Portion(NamedTuple):
+class PlannedSubmission(NamedTuple):
     """What one submission gets: shards, and how they are submitted.
 
     Attributes:
@@ -99,7 +99,7 @@ async def array_size(config: ParallelConfig, launcher: Launcher) -> int:
 def make_submission(
     store: Store,
     run: RunSpec,
-    portion: Portion,
+    planned: PlannedSubmission,
     *,
     number: int,
     errors_from: int = 0,
@@ -110,12 +110,12 @@ def make_submission(
     Args:
         store: the run directory.
         run: its run.json.
-        portion: which shards, and how.
+        planned: which shards, and how.
         number: the submission's number.
         errors_from: recorded errors count from attempts of this submission on.
-        of_all: the config of all shards, with the overrides; the portion's where unset.
+        of_all: the config of all shards, with the overrides; that of the submission where unset.
     """
-    config, launcher, ranks, max_array_size = portion
+    config, launcher, ranks, max_array_size = planned
     n_tasks = -(-len(ranks) // config.shards_per_job)
     scheduler = get_scheduler(config.env)
     jobs = [
@@ -182,24 +182,24 @@ class Overtaken(Exception):
         self.number = number
 
 
-async def submit_portions(
+async def submit_planned(
     directory: RunDirectory,
     run: RunSpec,
-    portions: Iterable[Portion],
+    planned: Iterable[PlannedSubmission],
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
 ) -> AsyncGenerator[Submitted]:
-    """Submit portions of the shards of a run whose plan is written, one after the other.
+    """Submit shards of a run whose plan is written, one after the other.
 
     Args:
         directory: the run directory.
         run: its run.json.
-        portions: what to submit.
+        planned: what to submit.
         number: of the first submission: one more than that of the last one that was seen when the
             ranks were chosen.
         errors_from: recorded errors count from attempts of this submission on.
-        of_all: the config that a later resume starts from; the portion's where unset.
+        of_all: the config that a later resume starts from; that of the submission where unset.
 
     Yields:
         What each came to. What no submission holds when an error ends it is left to a resume.
@@ -210,19 +210,19 @@ async def submit_portions(
         SchedulerUnavailable: a submit command gave no answer, and its job is not in the queue.
         StoreError: the intent, the log folder or the record of the jobs cannot be written.
     """
-    for n, portion in enumerate(portions, number):
-        yield await _submit_portion(directory, run, portion, n, errors_from, of_all)
+    for n, each in enumerate(planned, number):
+        yield await _submit_one(directory, run, each, n, errors_from, of_all)
 
 
-async def _submit_portion(
+async def _submit_one(
     directory: RunDirectory,
     run: RunSpec,
-    portion: Portion,
+    planned: PlannedSubmission,
     number: int,
     errors_from: int,
     of_all: ParallelConfig | None,
 ) -> Submitted:
-    """Submit one portion.
+    """Make one submission.
 
     The intent is on disk before any job exists, so that a job whose id was never recorded can be
     found by its name. Whatever ends this, a cancellation too, leaves no intent, or an intent with
@@ -232,13 +232,13 @@ async def _submit_portion(
         make_submission,
         directory.store,
         run,
-        portion,
+        planned,
         number=number,
         errors_from=errors_from,
         of_all=of_all,
     )
-    submission = await with_script(submission, portion.launcher)
-    launcher, accepted = portion.launcher, list[AcceptedJob]()
+    submission = await with_script(submission, planned.launcher)
+    launcher, accepted = planned.launcher, list[AcceptedJob]()
     with busy_with(submission.jobs[0].name):
         claim = asyncio.ensure_future(asyncio.to_thread(_claim, directory, submission))
         try:
@@ -266,7 +266,7 @@ async def _submit_portion(
                     directory.publish_first(jobs_record(number, accepted, words))
             raise
     await _was_cancelled(directory, submission, accepted)
-    chosen = [rank for rank in portion.ranks if isinstance(rank, int)]
+    chosen = [rank for rank in planned.ranks if isinstance(rank, int)]
     return Submitted(directory.root, number, chosen, [job.job_id for job in accepted], {})
 
 

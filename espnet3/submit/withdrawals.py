@@ -27,7 +27,7 @@ _READERS = 8  # threads; most of the time is spent waiting for the storage
 _CHUNK = 1024  # receipts between two looks at whether anybody still waits
 
 
-class Finding(NamedTuple):
+class WithdrawalCause(NamedTuple):
     """Why a receipt is withdrawn; `files` do not match it."""
 
     reason: Literal["damaged", "failed-items"]
@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 
 async def find_damaged(
     store: Store, run: RunSpec, receipts: Mapping[int, int], patience: float
-) -> dict[int, Finding]:
+) -> dict[int, WithdrawalCause]:
     """Verify receipts and every byte that they vouch for.
 
     Args:
@@ -55,19 +55,19 @@ async def find_damaged(
 
 async def find_failed(
     store: Store, run: RunSpec, receipts: Mapping[int, int], patience: float
-) -> dict[int, Finding]:
+) -> dict[int, WithdrawalCause]:
     """Find the shards that recorded failed items.
 
     Raises:
         DamagedResult: a receipt is damaged.
     """
 
-    def look(rank: int) -> Finding | None:
+    def look(rank: int) -> WithdrawalCause | None:
         errors = patiently(
             lambda: RunDirectory(store).receipt(run, rank, receipts[rank]), patience, stop
         ).errors
         words = "1 item failed" if errors == 1 else f"{errors} items failed"
-        return Finding("failed-items", words, []) if errors else None
+        return WithdrawalCause("failed-items", words, []) if errors else None
 
     with stopping() as stop:
         return await asyncio.to_thread(_look_at_all, look, sorted(receipts), stop)
@@ -76,7 +76,7 @@ async def find_failed(
 def withdraw(
     store: Store,
     receipts: Mapping[int, int],
-    findings: Mapping[int, Finding],
+    findings: Mapping[int, WithdrawalCause],
     errors_from: int,
 ) -> None:
     """Withdraw receipts. Where somebody else has done it already, theirs counts.
@@ -107,11 +107,11 @@ def _find_damaged(
     receipts: Mapping[int, int],
     patience: float,
     stop: threading.Event,
-) -> dict[int, Finding]:
-    def look(rank: int) -> Finding | None:
+) -> dict[int, WithdrawalCause]:
+    def look(rank: int) -> WithdrawalCause | None:
         return _damage(store, run, rank, receipts[rank])
 
-    found: dict[int, Finding] = {}
+    found: dict[int, WithdrawalCause] = {}
     ranks = sorted(receipts)
 
     def look_again() -> None:
@@ -131,11 +131,11 @@ class _MayBeLate(Exception):
     """What does not match may still be on its way through a network file system."""
 
 
-def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> Finding | None:
+def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> WithdrawalCause | None:
     try:
         receipt = RunDirectory(store).receipt(run, rank, generation)
     except DamagedResult as error:
-        return Finding("damaged", one_line(f"the receipt: {error.problem}"), [])
+        return WithdrawalCause("damaged", one_line(f"the receipt: {error.problem}"), [])
     except FileMissing:
         return None  # so the shard is not done, and there is nothing to withdraw
     files = find_damage(store, receipt)
@@ -143,12 +143,12 @@ def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> Finding |
         return None
     words = [f"{file} {problem}" for file, problem in files.items()]
     more = f", and {len(words) - 3} more" if len(words) > 3 else ""
-    return Finding("damaged", ", ".join(words[:3]) + more, [*files])
+    return WithdrawalCause("damaged", ", ".join(words[:3]) + more, [*files])
 
 
 def _look_at_all(
-    look: Callable[[int], Finding | None], ranks: Sequence[int], stop: threading.Event
-) -> dict[int, Finding]:
+    look: Callable[[int], WithdrawalCause | None], ranks: Sequence[int], stop: threading.Event
+) -> dict[int, WithdrawalCause]:
     """What a look at each of some shards found."""
     found = {}
     with ThreadPoolExecutor(_READERS) as pool:

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from espnet3._jobqueue import Job
 from espnet3.schedulers.commands import ask
 from espnet3.schedulers.dialect import Dialect, JobParts
-from espnet3.submit.traps import in_place_of_the_shell
+from espnet3.submit.shell_traps import in_place_of_the_shell
 
 
 def worker_job_cls(

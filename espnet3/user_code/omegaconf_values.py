@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from espnet3.errors import ClassError, ConfigError
 from espnet3.specs.plain import MAX_DEPTH, is_omegaconf
 from espnet3.text import one_line
-from espnet3.user_code.alike import alike
+from espnet3.user_code.equality import alike
 from espnet3.user_code.omegaconf_nodes import (
     FLAGS,
     is_mapping,

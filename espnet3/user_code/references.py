@@ -28,14 +28,14 @@ def refer_to(cls: object) -> ClassReference:
         cls: a class defined at the top level of a module or of the submitted script.
 
     Raises:
-        ClassError: it is no class, or is defined in a function, a notebook or a prompt.
+        ClassError: it is not a class, or is defined in a function, a notebook or a prompt.
 
     Example:
         >>> str(refer_to(ClassReference))
-        'espnet3.specs.parts:ClassReference'
+        'espnet3.specs.nested:ClassReference'
     """
     if not isinstance(cls, type):
-        raise ClassError(one_line(repr(cls), 80), "is no class; define a class in a module")
+        raise ClassError(one_line(repr(cls), 80), "is not a class; define a class in a module")
     return _refer_to(cls, lambda: _namespace(cls))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from espnet3.errors import EspnetError
 from espnet3.specs.models import ProcessState
-from espnet3.specs.parts import WarningFilter
+from espnet3.specs.nested import WarningFilter
 from espnet3.text import one_line
 
 

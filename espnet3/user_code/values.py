@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from espnet3.errors import ClassError, ConfigError
 from espnet3.redaction import masked
 from espnet3.specs.models import Argument, ClassReference, RestoredValue
-from espnet3.specs.parts import Kind
+from espnet3.specs.nested import Kind
 from espnet3.specs.plain import MAX_DEPTH, is_omegaconf, no_json, utf8
 from espnet3.text import one_line
-from espnet3.user_code.alike import alike, fields_of
+from espnet3.user_code.equality import alike, fields_of
 from espnet3.user_code.omegaconf_values import ConfigReader
 from espnet3.user_code.references import refer_to, refer_to_function
 from espnet3.user_code.restoring import restored

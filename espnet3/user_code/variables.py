@@ -19,8 +19,8 @@ from pathlib import PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from espnet3.user_code.alike import alike
-from espnet3.user_code.look import Look, seen
+from espnet3.user_code.equality import alike
+from espnet3.user_code.fingerprints import Look, seen
 from espnet3.user_code.references import WORKER_VARIABLE
 
 _MOST = 2_000  # functions and classes that are looked at

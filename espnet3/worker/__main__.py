@@ -16,14 +16,14 @@ def start() -> int:
 
     compiled.load()
     with compiled.in_place_of_pydantic():
-        from espnet3.specs.models import Part
-    from espnet3.worker.main import main, settle_streams
+        from espnet3.specs.models import NestedModel
+    from espnet3.worker.main import main, prepare_streams
 
-    compiled.keep(Part)
+    compiled.keep(NestedModel)
     gc.freeze()
     gc.enable()
     code = main(sys.argv[1:])
-    settle_streams()
+    prepare_streams()
     return code
 
 

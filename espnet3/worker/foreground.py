@@ -33,7 +33,7 @@ from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_state import restart
-from espnet3.worker.shard import NO_LIMITS, Limits, Place, limits_of
+from espnet3.worker.shard import NO_LIMITS, Limits, SchedulerTask, limits_of
 from espnet3.worker.task import run_task
 
 SUBMISSION = 0
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             run,
             [spec.rank],
             SUBMISSION,
-            Place(None, None),
+            SchedulerTask(None, None),
             may_have_predecessors=True,
             limits=_limits(store, run, newest),
         )
@@ -102,13 +102,13 @@ def find_run(path: str) -> tuple[ShardSpec, Store]:
     """A shard's spec and its run: the one it lies in, else the one that it points to.
 
     Raises:
-        EspnetError: it is no spec.
+        EspnetError: it is not a spec.
     """
     folder, _, name = path.rpartition("/")
     if "://" not in path:
         folder, name = os.path.split(os.path.abspath(os.path.expanduser(path)))
     if not name:
-        raise UsageError(f"{path}: is no shard's spec; give a file such as shards/000000.json")
+        raise UsageError(f"{path}: is not a shard's spec; give a file such as shards/000000.json")
     try:
         spec = decode(ShardSpec, open_store(folder).read(name), path)
     except FileMissing:

@@ -21,7 +21,7 @@ from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.process_state import restart
-from espnet3.worker.shard import Place, describe, limits_of
+from espnet3.worker.shard import SchedulerTask, describe, limits_of
 from espnet3.worker.task import run_task
 
 
@@ -66,7 +66,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             run,
             ranks,
             submission.number,
-            Place(task, scheduler.job_id(environ)),
+            SchedulerTask(task, scheduler.job_id(environ)),
             may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
             limits=limits_of(submission, run),
         )
@@ -80,7 +80,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         return exit_codes.FAILED
 
 
-def settle_streams() -> None:
+def prepare_streams() -> None:
     """Flush the standard streams, and give up those that user code has closed.
 
     Python would end with exit code 120 where it cannot flush them, whatever became of the shards.

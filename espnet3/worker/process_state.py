@@ -37,7 +37,7 @@ def restart(run: RunSpec) -> None:
     os.execve(sys.executable, command, {**os.environ, **wanted, RESTARTED: "1"})  # noqa: S606
 
 
-def enter_process(run: RunSpec) -> None:
+def enter_process_state(run: RunSpec) -> None:
     """Before the user's modules are imported: what they may look at.
 
     Raises:
@@ -54,7 +54,7 @@ def enter_process(run: RunSpec) -> None:
     take_over(process, argv=process.initial_argv if of_main else None, imported=False)
 
 
-def settle_process(run: RunSpec) -> None:
+def reenter_process_state(run: RunSpec) -> None:
     """After the user's modules were imported: as it was at the call, whatever they did to it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From a RunSpec back to what the user submitted: the process's surroundings, runner, provider."""
+"""From a RunSpec back to what the user submitted: the driver's process, runner, provider."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from espnet3.text import one_line
 from espnet3.user_code.main_module import WORKER_VARIABLE, adopt, main_of
 from espnet3.user_code.references import find_class
 from espnet3.user_code.restoring import restored
-from espnet3.worker.process_state import enter_process, settle_process
+from espnet3.worker.process_state import enter_process_state, reenter_process_state
 
 
-def enter_surroundings(run: RunSpec) -> None:
+def enter_driver_process(run: RunSpec) -> None:
     """Make this process look as the submitter's did, before anything of the user is imported.
 
     Raises:
@@ -25,18 +25,18 @@ def enter_surroundings(run: RunSpec) -> None:
             submitter's process used.
     """
     _enter_folder_and_path(run)
-    enter_process(run)
+    enter_process_state(run)
     adopt(main_of(run))
 
 
-def settle_surroundings(run: RunSpec) -> None:
+def reenter_driver_process(run: RunSpec) -> None:
     """The same once the user's modules are imported, which may have changed it, as they did there.
 
     Raises:
-        EspnetError: as `enter_surroundings`.
+        EspnetError: as `enter_driver_process`.
     """
     _enter_folder_and_path(run)
-    settle_process(run)
+    reenter_process_state(run)
     adopt(main_of(run))
 
 
@@ -74,7 +74,7 @@ def rebuild(run: RunSpec) -> tuple[Any, Any]:
     """
     runner = find_class(run.runner)
     provider_class = find_class(run.provider.cls)
-    settle_surroundings(run)
+    reenter_driver_process(run)
     for variable in run.assignments:
         where = f"{variable.target}.{variable.name}"
         setattr(find_class(variable.target), variable.name, _value(variable.value, where))

@@ -11,16 +11,16 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from espnet3.errors import FileMissing, StoreError
-from espnet3.run_dir.records import MAX_LINE
+from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord, ResultPart
 from espnet3.storage.base import Store
-from espnet3.worker.generations import USUAL, Belief
+from espnet3.worker.receipt_history import NO_HISTORY, ReceiptHistory
 
 PIECE = 1 << 20  # bytes
 
 
-class Reach(NamedTuple):
+class TrustedExtent(NamedTuple):
     """A result file of a predecessor and how far it is believed.
 
     Attributes:
@@ -45,7 +45,7 @@ class Salvage(NamedTuple):
     parts: list[ResultPart]
     records: int
     errors: int
-    later: list[Reach]
+    later: list[TrustedExtent]
 
 
 NOTHING = Salvage([], 0, 0, [])
@@ -61,7 +61,10 @@ def list_results(store: Store) -> dict[int, list[layout.ResultFile]]:
 
 
 def salvage(
-    store: Store, files: Iterable[layout.ResultFile], items: Sequence[Any], belief: Belief = USUAL
+    store: Store,
+    files: Iterable[layout.ResultFile],
+    items: Sequence[Any],
+    history: ReceiptHistory = NO_HISTORY,
 ) -> Salvage:
     """Find the longest good prefix of a shard in what its predecessors wrote, and what is behind.
 
@@ -74,18 +77,18 @@ def salvage(
         store: the run directory.
         files: the shard's result files.
         items: the shard's items, in order.
-        belief: what is known of the files beside what they hold.
+        history: what is known of the files beside what they hold.
 
     Returns:
         Parts for the receipt, vouched for by their checksums.
     """
-    seen: list[Reach] = []
-    chosen: list[Reach] = []
+    seen: list[TrustedExtent] = []
+    chosen: list[TrustedExtent] = []
     reached = 0
     for file in sorted(files, key=lambda f: f.first):
-        if _name(file) in belief.damaged:
+        if _name(file) in history.damaged:
             continue
-        reach = _scan(store, file, items, belief)
+        reach = _scan(store, file, items, history)
         seen.append(reach)
         if file.first <= reached < reach.unbroken:
             while chosen and chosen[-1].file.first >= file.first:
@@ -140,7 +143,7 @@ def _side_by_side(
 
 
 def _good_lines(
-    store: Store, reach: Reach, items: Sequence[Any], start: int
+    store: Store, reach: TrustedExtent, items: Sequence[Any], start: int
 ) -> Generator[tuple[bytes, bool] | None, None, None]:
     """A file's lines from a position on, None where a line is not good."""
     lines = _valid_lines(store, reach.file, items)
@@ -149,10 +152,12 @@ def _good_lines(
         yield (line, is_error) if reach.errors or not is_error else None
 
 
-def _scan(store: Store, file: layout.ResultFile, items: Sequence[Any], belief: Belief) -> Reach:
+def _scan(
+    store: Store, file: layout.ResultFile, items: Sequence[Any], history: ReceiptHistory
+) -> TrustedExtent:
     """Read a file to find how far it is believed."""
-    vouched = belief.vouched.get(_name(file), 0)
-    errors_count = layout.submission_of(file.attempt) >= belief.errors_from
+    vouched = history.vouched.get(_name(file), 0)
+    errors_count = layout.submission_of(file.attempt) >= history.errors_from
     unbroken = end = file.first
     whole = True
     for position, (_, is_error) in enumerate(_valid_lines(store, file, items), file.first + 1):
@@ -162,7 +167,7 @@ def _scan(store: Store, file: layout.ResultFile, items: Sequence[Any], belief: B
                 unbroken = position
         elif not errors_count:
             whole = False
-    return Reach(file, unbroken, end, errors_count)
+    return TrustedExtent(file, unbroken, end, errors_count)
 
 
 def _valid_lines(

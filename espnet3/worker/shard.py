@@ -22,7 +22,7 @@ from espnet3.errors import (
     WorkError,
 )
 from espnet3.redaction import scrubbed
-from espnet3.run_dir import records
+from espnet3.run_dir import result_lines
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.items import batched, may_change
@@ -36,11 +36,11 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.text import cut, one_line
-from espnet3.worker.generations import read_belief
-from espnet3.worker.results import ResultWriter
+from espnet3.worker.receipt_history import read_receipt_history
+from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, salvage
 from espnet3.worker.signals import Interrupted, Signals
-from espnet3.worker.spare import Spare
+from espnet3.worker.spare_descriptors import Spare
 
 log = logging.getLogger("espnet3.worker")
 LARGE_ITEM = 1 << 16  # bytes
@@ -49,7 +49,7 @@ _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
 _BEGAN = time.monotonic()  # of this process, nearly
 
 
-class Place(NamedTuple):
+class SchedulerTask(NamedTuple):
     """Where an attempt runs: its task and job, for the attempt records."""
 
     task: int | None
@@ -85,7 +85,7 @@ class Work(NamedTuple):
     forward: Callable[..., Any]
     env: Mapping[str, Any]
     signals: Signals
-    place: Place
+    place: SchedulerTask
     limits: Limits = NO_LIMITS
 
 
@@ -102,7 +102,7 @@ class Attempt:
         run: RunSpec,
         rank: int,
         submission_number: int,
-        place: Place,
+        place: SchedulerTask,
         generation: int,
         spare: Spare,
     ) -> None:
@@ -230,10 +230,10 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
         if run.batch_size is not None or may_change(inputs):
             work = work._replace(forward=_on_copies(work.forward))
         if earlier:
-            belief = read_belief(
+            history = read_receipt_history(
                 store, run, attempt.rank, attempt.generation, work.limits.errors_from_submission
             )
-            salvaged = salvage(store, earlier, items, belief)
+            salvaged = salvage(store, earlier, items, history)
         if salvaged.records:
             log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
         with ResultWriter(
@@ -313,7 +313,8 @@ def _compute_items(
     """Call `forward` for each item of which no predecessor left a good line."""
     forward, env, signals, add = work.forward, work.env, work.signals, writer.add
     on_error = work.limits.on_error or work.run.on_error
-    encode_result = records.encode_json if work.run.results == "json" else records.encode_pickle
+    as_json = work.run.results == "json"
+    encode_result = result_lines.encode_json if as_json else result_lines.encode_pickle
     for item, kept in left:
         if signals.received is not None:  # looked at here: a call would cost a tenth of the loop
             signals.check()
@@ -334,7 +335,7 @@ def _compute_items(
                 raise
             except BaseException as error:  # the user's code, which may call sys.exit
                 # A signal for the whole job ends what the item runs too, perhaps a moment before
-                # it comes here: that is no failure. Recorded errors are looked at by salvage.
+                # it comes here: that is not a failure. Recorded errors are looked at by salvage.
                 if on_error == "stop":
                     time.sleep(SIGNAL_GRACE)
                 signals.check()
@@ -350,7 +351,7 @@ def _compute_items(
             log_traceback(error)
             # One too many is not written, so that a resume begins with it.
             tally.count_error(item, f"{details.type}: {details.message}")
-            line = records.encode_error(item, details)
+            line = result_lines.encode_error(item, details)
         add(line)
 
 

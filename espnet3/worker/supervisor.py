@@ -24,13 +24,13 @@ from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
 from espnet3.schedulers.local import killed_words, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Submission, now
-from espnet3.storage.file_modes import opener
+from espnet3.storage.permissions import opener
 from espnet3.storage.retry import RetryPolicy, is_shortage
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
 from espnet3.worker.shard import describe
 from espnet3.worker.signals import HANDLED, to_handle
-from espnet3.worker.spare import Spare
+from espnet3.worker.spare_descriptors import Spare
 
 KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL, as Slurm's KillWait
 PATIENCE = 600.0  # seconds without a worker for which no other one can be started

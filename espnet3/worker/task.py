@@ -12,14 +12,14 @@ from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
-from espnet3.worker.generations import open_generations
-from espnet3.worker.rebuild import enter_surroundings, rebuild
+from espnet3.worker.rebuild import enter_driver_process, rebuild
+from espnet3.worker.receipt_history import next_generations
 from espnet3.worker.salvage import list_results
 from espnet3.worker.shard import (
     NO_LIMITS,
     Attempt,
     Limits,
-    Place,
+    SchedulerTask,
     Work,
     as_ours,
     compute_shard,
@@ -28,7 +28,7 @@ from espnet3.worker.shard import (
     log_traceback,
 )
 from espnet3.worker.signals import Interrupted, Signals
-from espnet3.worker.spare import Spare
+from espnet3.worker.spare_descriptors import Spare
 
 log = logging.getLogger("espnet3.worker")
 
@@ -38,7 +38,7 @@ def run_task(
     run: RunSpec,
     ranks: list[int],
     submission_number: int,
-    place: Place,
+    place: SchedulerTask,
     *,
     may_have_predecessors: bool,
     limits: Limits = NO_LIMITS,
@@ -61,7 +61,7 @@ def run_task(
     if may_have_predecessors:  # which other hosts may have been, a moment ago
         for folder in (layout.RECEIPTS, layout.RESULTS):
             store.refresh(folder)
-    todo = open_generations(store, ranks, look=may_have_predecessors)
+    todo = next_generations(store, ranks, look=may_have_predecessors)
     if not todo:
         log.info("nothing to do: all shards of this task have receipts")
         return exit_codes.DONE
@@ -110,7 +110,7 @@ def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str
     Raises:
         EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
     """
-    enter_surroundings(run)
+    enter_driver_process(run)
     signals.armed = True
     try:
         runner, provider = rebuild(run)

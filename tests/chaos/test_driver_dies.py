@@ -15,7 +15,7 @@ import pytest
 
 import espnet3
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.status.observe import observe
+from espnet3.status.observation import observe
 from espnet3.storage.opening import open_store
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
 from tests.support.helpers import wait_for

@@ -22,7 +22,7 @@ from espnet3.run import Run, submit_run
 from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.models import PlannedJob, Submission
-from espnet3.submit.launch import Rendered
+from espnet3.submit.launcher import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
 from tests.support.helpers import (
     ROOT,

@@ -224,7 +224,7 @@ def test_cancel_while_the_driver_still_submits(slurm: SlurmCluster, tmp_path: Pa
         assert "being submitted by process" in causes(run)[2]
         run.cancel()
         slurm.wait_until_idle()
-        # The note ends the belief that somebody submits, though the driver lives.
+        # The note ends the history that somebody submits, though the driver lives.
         assert states(run) == dict.fromkeys(range(3), "interrupted")
         go.touch()
         assert "the run was cancelled meanwhile" in said(driver, 1)
@@ -328,7 +328,7 @@ def test_a_copy_of_a_run_cannot_cancel_it(tmp_path: Path) -> None:
     assert files_of(copy.run_dir) == before
     assert states(run) == {0: "running", 1: "running"}
     link = tmp_path / "link"
-    link.symlink_to(run.run_dir)  # another name is no copy
+    link.symlink_to(run.run_dir)  # another name is not a copy
     (tmp_path / GATE).touch()
     ended(run)
     assert run.collect() == locally(tmp_path, 4)

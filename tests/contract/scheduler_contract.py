@@ -19,7 +19,7 @@ import pytest
 
 from espnet3.cli.app import run as espnet3
 from espnet3.config.model import parse_parallel
-from espnet3.doctor.examination import examine
+from espnet3.doctor.diagnosis import diagnose
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
@@ -214,7 +214,7 @@ class SchedulerContract:
     def test_the_doctor(self, site: Site, config: Any, tmp_path: Path) -> None:
         """It tells the same of every scheduler, and leaves nothing behind."""
         runs = tmp_path / "runs"
-        seen = asyncio.run(examine(parse_parallel(config()), runs))
+        seen = asyncio.run(diagnose(parse_parallel(config()), runs))
         assert seen.fine, seen
         assert [finding.name for finding in seen.findings] == [
             "scheduler",

@@ -15,7 +15,7 @@ from espnet3.errors import DamagedResult, FileMissing, FileTaken
 from espnet3.specs import layout
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.models import Receipt, decode
-from espnet3.status.observe import observe
+from espnet3.status.observation import observe
 from espnet3.storage.base import Store
 from espnet3.submit.resumption import choose_ranks
 from espnet3.worker import exit_codes
@@ -56,8 +56,8 @@ def host(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hos
 
     monkeypatch.setattr("espnet3.run_dir.verification.time", clock)
     # The worker's life is here, in the tests' own process: it must not make that one its own.
-    monkeypatch.setattr("espnet3.worker.task.enter_surroundings", lambda run: None)
-    monkeypatch.setattr("espnet3.worker.rebuild.settle_surroundings", lambda run: None)
+    monkeypatch.setattr("espnet3.worker.task.enter_driver_process", lambda run: None)
+    monkeypatch.setattr("espnet3.worker.rebuild.reenter_driver_process", lambda run: None)
     monkeypatch.setattr("espnet3.worker.main.log_to_stderr", lambda: None)
     monkeypatch.setattr("espnet3.run_dir.verification.threading", SimpleNamespace(Event=Event))
 

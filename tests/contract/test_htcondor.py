@@ -114,7 +114,7 @@ class TestHtcondor(SchedulerContract):
         ([], "executable = /no/such/file\nqueue\n", "does not exist or is not executable"),
         ([], ONE, "no queue statement"),
         ([], f"{ONE}queue many\n", "Invalid Queue count expression"),
-        ([], f"{ONE}just words\nqueue\n", "is no command"),
+        ([], f"{ONE}just words\nqueue\n", "is not a command"),
         ([], f"{ONE}universe = nonesuch\nqueue\n", "I don't know about the 'nonesuch' universe"),
         ([], f"{ONE}requirements = (((\nqueue\n", "Parse error in expression"),
         ([], f"{ONE}+Name = hello world\nqueue\n", "Parse error in expression"),
@@ -126,7 +126,7 @@ class TestHtcondor(SchedulerContract):
         ([], f"{ONE}max_materialize = many\nqueue 3\n", "max_materialize = many is invalid"),
         ([], f"{ONE}queue 20001\n", "would exceed MAX_JOBS_PER_SUBMISSION"),
         (["-J", "0-3"], f"{ONE}queue\n", "unknown option -J"),
-        (["-append", "no command"], f"{ONE}queue\n", "is no command"),
+        (["-append", "no command"], f"{ONE}queue\n", "is not a command"),
         (["-name", "elsewhere"], f"{ONE}queue\n", "Can't find address of schedd elsewhere"),
     ],
 )

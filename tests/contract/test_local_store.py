@@ -531,10 +531,10 @@ def test_links_to_files_are_listed_and_other_links_are_not(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (os.mkfifo, "Is no regular file"),
+        (os.mkfifo, "Is not a regular file"),
         (os.mkdir, "Is a directory"),
         (lambda path: os.symlink("nothing", path), "Is a link to nothing"),
-        (lambda path: os.symlink("/dev/null", path), "Is no regular file"),
+        (lambda path: os.symlink("/dev/null", path), "Is not a regular file"),
     ],
     ids=["pipe", "folder", "link to nothing", "device"],
 )

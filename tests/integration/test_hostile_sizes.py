@@ -16,7 +16,7 @@ import pytest
 from espnet3.errors import FileTooLarge, InvalidFile, UnserializableResult, UsageError
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import Run, submit_run
-from espnet3.run_dir import records
+from espnet3.run_dir import result_lines
 from espnet3.run_dir.reading import SMALL, read_persisted
 from espnet3.specs import layout
 from espnet3.specs.codec import decode, encode
@@ -194,7 +194,7 @@ def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.Monkey
     from espnet3.run_dir import verification
     from espnet3.worker import salvage
 
-    for module in (records, merge, verification, salvage):
+    for module in (result_lines, merge, verification, salvage):
         monkeypatch.setattr(module, "MAX_LINE", 4 << 20)
     monkeypatch.setattr(verification, "IN_MEMORY", 1 << 20)
     store = LocalStore(run.run_dir)
@@ -208,7 +208,7 @@ def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.Monkey
         pytest.raises(InvalidFile, match="x: holds a line of more than 4194304 bytes"),
     ):
         [*verification.line_blocks(stream, 6 << 20, "x")]
-    for encoded in (records.encode_json, records.encode_pickle):
+    for encoded in (result_lines.encode_json, result_lines.encode_pickle):
         with pytest.raises(UnserializableResult, match=r"its line would have .* and may have"):
             encoded(1, "x" * (5 << 20))
 

@@ -20,8 +20,8 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import ConfigError, NoWorkers, SubmissionRefused, WorkersKilled
 from espnet3.parallel import parallel as low
 from espnet3.parallel import set_parallel
-from espnet3.parallel.batches import _take
 from espnet3.parallel.clusters import make_cluster
+from espnet3.parallel.dask_tasks import _take
 from espnet3.parallel.parallel import (
     DictReturnWorkerPlugin,
     get_client,

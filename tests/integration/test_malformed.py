@@ -592,7 +592,7 @@ CONFIGS: dict[str, bytes] = {
     "a huge number": b"items: " + b"9" * 100_000 + b"\n",
     "an interpolation of itself": b"provider: ${provider}\nrunner: {}\nitems: 1\n",
     "a missing interpolation": b"provider: {_target_: '${x}'}\nrunner: {}\nitems: 1\n",
-    "a target that is no path": b"provider: {_target_: '../x'}\nrunner: {}\nitems: 1\n",
+    "a target that is not a path": b"provider: {_target_: '../x'}\nrunner: {}\nitems: 1\n",
     "a target that is a list": b"provider: {_target_: [a]}\nrunner: {}\nitems: 1\n",
     "keys that are no text": b"1: 2\nprovider: 1\nrunner: 1\nitems: 1\n",
     "null keys": b"? \n: 1\n",
@@ -623,7 +623,7 @@ def test_config_that_is_no_file(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_spec_that_points_elsewhere(run_dir: Path, tmp_path: Path) -> None:
-    """A spec outside of its run, whose `run` leads nowhere, or to what is no run."""
+    """A spec outside of its run, whose `run` leads nowhere, or to what is not a run."""
     spec = tmp_path / "000000.json"
     for run in ("/etc/passwd", "../../run.json", str(tmp_path / "nowhere/run.json"), "", "\0"):
         document = json.loads((run_dir / "shards/000000.json").read_text())
@@ -656,5 +656,5 @@ def test_the_stores_agree_on_what_is_no_file(tmp_path: Path) -> None:
     assert isinstance(store, LocalStore)
     os.mkfifo(tmp_path / layout.RUN)
     for ask in (store.read, store.open, store.make_durable):
-        with pytest.raises(Exception, match="Is no regular file"):
+        with pytest.raises(Exception, match="Is not a regular file"):
             ask(layout.RUN)

@@ -14,7 +14,7 @@ import pytest
 
 from espnet3.errors import RunDirectoryError
 from espnet3.run import submit_run
-from espnet3.storage.file_modes import make_folders, removed_on_error
+from espnet3.storage.permissions import make_folders, removed_on_error
 from tests.support.cli_project import Project
 from tests.support.debian import PackagesUnavailableError, install
 from tests.support.helpers import ended, parallel

@@ -1,6 +1,6 @@
 """What we hand to PBS's qsub, read by another program: Debian's slurm-wlm-torque, over a Slurm.
 
-It knows the syntax of both PBS Pro and Torque, but is no PBS: only the submission is looked at.
+It knows the syntax of both PBS Pro and Torque, but is not PBS: only the submission is looked at.
 """
 
 from __future__ import annotations

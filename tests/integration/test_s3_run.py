@@ -178,7 +178,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultyPro
 def _submit(folder: Path, n_items: int, gated: list[int], **keys: Any) -> Run:
     config = parallel("local", preflight=False, checkpoint_every=0.2, **keys)
     provider = Workshop({"folder": str(folder), "gated": gated})
-    # Processes are found by the run's directory: it is no other test process's.
+    # Processes are found by the run's directory: it is not an other test process's.
     run_dir = f"s3://runs/run-{os.getpid()}"
     return submit_run(Noting(provider), range(n_items), run_dir=run_dir, parallel=config)
 

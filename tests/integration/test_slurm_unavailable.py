@@ -99,7 +99,7 @@ def test_force_goes_on_without_an_answer(half_way: Run, tmp_path: Path) -> None:
 
 
 def test_what_ended_may_have_been_requeued_meanwhile(slurm: SlurmCluster, tmp_path: Path) -> None:
-    """A shard that failed by its record is no better known than one that runs by its record."""
+    """A shard that failed by its record is not a better known than one that runs by its record."""
     run = submit_noting(tmp_path, 4, parallel(n_shards=2), failing=[3])
     ended(run)
     (tmp_path / MENDED).touch()

@@ -143,7 +143,9 @@ def test_a_directory_cannot_name_another_runs_processes(tmp_path: Path) -> None:
         edit(folder / layout.accepted_jobs(1), lambda raw: raw["jobs"][0].update(name=name))
         if not recorded:
             (folder / layout.accepted_jobs(1)).unlink()
-        with pytest.raises(UsageError, match=f"{name}.* is no job of run .* nothing is cancelled"):
+        with pytest.raises(
+            UsageError, match=f"{name}.* is not a job of run .* nothing is cancelled"
+        ):
             bait.cancel()
     assert not (folder / layout.cancellation(1)).exists()
     assert states(victim)[0] == "running"
@@ -188,7 +190,7 @@ def test_a_record_cannot_name_another_slurm_job(slurm: SlurmCluster, tmp_path: P
         edit(Path(run.run_dir, layout.submission(1)),
              lambda raw: raw["jobs"][1].update(name="unrelated"))  # fmt: skip
         Path(run.run_dir, layout.accepted_jobs(1)).unlink()
-        with pytest.raises(UsageError, match="'unrelated' is no job of run"):
+        with pytest.raises(UsageError, match="'unrelated' is not a job of run"):
             run.cancel()
         assert state_of(victim) in ("PENDING", "RUNNING")
     finally:

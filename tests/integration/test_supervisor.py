@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from espnet3.run import Run
-from espnet3.submit.launch import Rendered
+from espnet3.submit.launcher import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
 from tests.support.helpers import (
     attempts,

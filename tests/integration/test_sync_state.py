@@ -131,7 +131,7 @@ def main():
     os.environ["BYTES"] = os.fsdecode(b"caf\\xe9")
     os.environ["TZ"] = "Asia/Tokyo"
     time.tzset()
-    look("what is no UTF-8", s)
+    look("what is not UTF-8", s)
     multiprocessing.set_start_method("forkserver", force=True)
     look("start method", s)
     os.makedirs("folder")

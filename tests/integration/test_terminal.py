@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from espnet3.doctor.examination import Finding
+from espnet3.doctor.diagnosis import Finding
 from espnet3.errors import EspnetError, IncompleteRun
 from espnet3.run import Run
 from espnet3.specs import layout

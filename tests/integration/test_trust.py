@@ -553,7 +553,7 @@ def test_nothing_is_unpickled_unless_the_run_says_so(tmp_path: Path) -> None:
     """Pickled lines in results with a receipt of their own, and in every other file."""
     import hashlib
 
-    from espnet3.run_dir import records
+    from espnet3.run_dir import result_lines
 
     mark = tmp_path / "unpickled"
     run = submit_run(Runner(Provider({})), range(4), run_dir=tmp_path / "run",
@@ -561,7 +561,7 @@ def test_nothing_is_unpickled_unless_the_run_says_so(tmp_path: Path) -> None:
     assert run.wait(60, 0.1).done
     folder = tmp_path / "run"
     [file] = (folder / "results").iterdir()
-    lines = b"".join(records.encode_pickle(i, Touch(mark)) for i in range(4))
+    lines = b"".join(result_lines.encode_pickle(i, Touch(mark)) for i in range(4))
     file.write_bytes(lines)
     receipt = folder / "receipts/000000.json"
     raw = json.loads(receipt.read_text())
@@ -583,7 +583,7 @@ def test_nothing_is_unpickled_unless_the_run_says_so(tmp_path: Path) -> None:
     receipt.unlink()  # salvage goes over the lines, and takes them for what they are
     _module("", "{run}", "0001", "--task", "0")(folder, [])
     assert not mark.exists()
-    planted = records.encode_pickle(0, Touch(mark))
+    planted = result_lines.encode_pickle(0, Touch(mark))
     for path in (p for p in folder.rglob("*.json")):
         kept = path.read_bytes()
         path.write_bytes(planted)

@@ -48,7 +48,7 @@ def install(programs: Mapping[str, str], answers: Sequence[str] = ()) -> None:
         return
     wanted = "needs the Debian packages " + " ".join(missing_packages(programs))
     if not Path("/etc/debian_version").exists() or shutil.which("apt-get") is None:
-        raise PackagesUnavailableError(f"{wanted}, and this is no Debian with apt-get")
+        raise PackagesUnavailableError(f"{wanted}, and this is not Debian with apt-get")
     if os.environ.get(WITHOUT_SERVERS) == "1":
         raise PackagesUnavailableError(f"{wanted}; {WITHOUT_SERVERS}=1, so nothing is installed")
     if os.geteuid() != 0:
@@ -82,7 +82,7 @@ def unpack(packages: Sequence[str], folder: Path) -> None:
         PackagesUnavailableError: that cannot be.
     """
     if shutil.which("apt-get") is None:
-        raise PackagesUnavailableError(f"needs {' '.join(packages)}, and this is no Debian")
+        raise PackagesUnavailableError(f"needs {' '.join(packages)}, and this is not Debian")
     get = ["apt-get", "-qq", "download", *packages]
     # As in _apt_install.
     for command in (get, ["apt-get", "-qq", "update"], get):

@@ -101,7 +101,7 @@ def install_from_environment() -> None:
 
 
 _SYNC_WHOLE = syncfs.sync_whole
-_MODULES = ("espnet3.storage.local", "espnet3.storage.file_modes", "espnet3.collect.output")
+_MODULES = ("espnet3.storage.local", "espnet3.storage.permissions", "espnet3.collect.output")
 
 
 def install(faults: Faults) -> None:

@@ -222,7 +222,7 @@ class _System:
 
 
 class _Modes(_System):
-    """For `espnet3.storage.file_modes`: what it opens is counted where it is opened from."""
+    """For `espnet3.storage.permissions`: what it opens is counted where it is opened from."""
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
         return os.open(path, flags, mode)
@@ -263,7 +263,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """Put the counting calls below the local store and below what collect writes."""
     disk = Disk()
     system = _System(disk)
-    monkeypatch.setattr("espnet3.storage.file_modes.os", _Modes(disk))
+    monkeypatch.setattr("espnet3.storage.permissions.os", _Modes(disk))
     monkeypatch.setattr("espnet3.storage.concurrency.ThreadPoolExecutor", _SameProcess)
 
     def sync_whole(descriptor: int) -> None:

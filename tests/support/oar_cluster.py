@@ -52,7 +52,7 @@ REPLACED = (CONF, BASHRC)
 MARK = "OAR_CLUSTER_ROOT"
 NODE = "node1"
 
-# All nodes are this host. What ssh would start is no child of the server's there, so not here.
+# All nodes are this host. What ssh would start is not a child of the server's there, so not here.
 _SSH = """\
 #!/bin/bash
 while [ $# -gt 0 ]; do

@@ -21,7 +21,7 @@ from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest
 from espnet3.schedulers.dialect import Task as JobTask
 from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
-from espnet3.submit.launch import Launcher, Rendered
+from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
 from tests.support.mortal import reach
 
@@ -84,7 +84,7 @@ class Cluster:
 
 
 class StandInDialect(Dialect):
-    """Asks the cluster, which is no command but an object of this process."""
+    """Asks the cluster, which is not a command but an object of this process."""
 
     name = NAME
     passes_environment = True  # its workers are threads of this process

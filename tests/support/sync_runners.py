@@ -29,7 +29,7 @@ class SetupOnly(EnvironmentProvider):
     """Written for ESPnet3 of 2026."""
 
     def build_env_local(self) -> dict[str, Any]:
-        raise RuntimeError("this is no worker")
+        raise RuntimeError("this is not a worker")
 
     def build_worker_setup_fn(self) -> Callable[[], dict[str, Any]]:
         scale = self.config

@@ -20,11 +20,11 @@ from espnet3.specs import layout
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import AttemptRecord, Receipt, RunSpec, decode, encode
 from espnet3.storage.base import Store
-from espnet3.submit.launchers import make_launcher
+from espnet3.submit.driver_process import this_driver_process
+from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.plan import plan_run
-from espnet3.submit.submission import Portion, make_submission
-from espnet3.submit.surroundings import surroundings_here
-from espnet3.worker import results
+from espnet3.submit.submission import PlannedSubmission, make_submission
+from espnet3.worker import result_writer
 
 
 class Setup(EnvironmentProvider):
@@ -214,7 +214,7 @@ def _break_encoding(idx: Any, config: dict[str, Any]) -> Any:
     def no_memory(*args: Any) -> bytes:
         raise MemoryError("cannot allocate 7 GiB")
 
-    results.ResultWriter.add = no_memory  # type: ignore[method-assign,assignment]
+    result_writer.ResultWriter.add = no_memory  # type: ignore[method-assign,assignment]
     return 2 * idx
 
 
@@ -268,7 +268,7 @@ def write_run(
         runner(Setup(config), batch_size=batch_size),
         plan_items(items),
         parsed,
-        surroundings_here(sys.executable),
+        this_driver_process(sys.executable),
     )
     store.prepare(layout.FOLDERS)
     files = ((layout.shard_name(s.rank), encode(s)) for s in plan.shards(store.locate(layout.RUN)))
@@ -282,7 +282,7 @@ def submit_again(store: Store, run: RunSpec, number: int) -> None:
     """Write the intent of a submission of all shards."""
     parsed = parse_parallel(run.parallel)
     ranks = plan_items(range(run.world_size))
-    portion = Portion(parsed, make_launcher(parsed, Work), ranks, 1001)
+    portion = PlannedSubmission(parsed, make_launcher(parsed, Work), ranks, 1001)
     submission = make_submission(store, run, portion, number=number)
     store.create(layout.submission(number), encode(submission))
 

@@ -26,10 +26,10 @@ from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
 from espnet3.storage.opening import open_store
-from espnet3.submit import surroundings
-from espnet3.worker import results as results_module
+from espnet3.submit import driver_process
+from espnet3.worker import result_writer as results_module
 from espnet3.worker.main import main as worker
-from espnet3.worker.results import ResultWriter
+from espnet3.worker.result_writer import ResultWriter
 from tests.support import mortal, stand_in_cluster
 from tests.support.mortal import Died, Process
 from tests.support.stand_in_cluster import Task
@@ -103,7 +103,9 @@ class World:
         self.disk = mortal.install(monkeypatch)
         if objects:
             mortal.install_below_objects(monkeypatch)
-        monkeypatch.setattr(surroundings, "_git_commit", lambda: None)  # saves a process each time
+        monkeypatch.setattr(
+            driver_process, "_git_commit", lambda: None
+        )  # saves a process each time
         monkeypatch.chdir(folder)
         _checkpoint_at_every_second_item(monkeypatch)
         self.expected = expected()

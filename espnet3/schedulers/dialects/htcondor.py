@@ -18,7 +18,7 @@ from espnet3.errors import ConfigError, SchedulerUnavailable
 from espnet3.schedulers.base import TaskState, plain_name
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.job_keys import JobKeys, Row
-from espnet3.schedulers.scripts import handfuls
+from espnet3.schedulers.scripts import id_chunks
 from espnet3.schedulers.submit_description import Description, literal
 from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line
@@ -129,7 +129,7 @@ class Htcondor(Dialect):
         ]
         limit = self.walltime_seconds(request.options.get("walltime"))
 
-        def amended(script: str) -> str:
+        def with_own_lines(script: str) -> str:
             description = Description(script)
             description.set_default("batch_name", job.name, instead_of="espnet3")
             # The node has a shell of its own.
@@ -143,7 +143,7 @@ class Htcondor(Dialect):
             return description.text(job.n_tasks)
 
         arguments = ["-terse", "-append", f'MY.{_ATTRIBUTE} = "{job.name}"']
-        return JobParts(arguments, lines, amended)
+        return JobParts(arguments, lines, with_own_lines)
 
     def job_ids(self, output: str) -> list[str]:
         terse = re.findall(r"^\s*(\d+)\.\d+ - \1\.\d+\s*$", output, re.MULTILINE)
@@ -206,7 +206,7 @@ class Htcondor(Dialect):
         found: dict[str, str] = {}
         if not _NAME.fullmatch(user):
             return {}
-        for part in handfuls(sorted(names), _NAME):
+        for part in id_chunks(sorted(names), _NAME):
             asked = [*_restriction([], part, user)]
             attributes = ("ClusterId", "Owner", _ATTRIBUTE)
             ads = yield from self._ads(["condor_q", "-allusers", *asked], attributes)
@@ -232,7 +232,7 @@ class Htcondor(Dialect):
         return sorted({queued_words(ad) for ad in ads} - {""})
 
     def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
-        for ids in handfuls(job_ids, _ID):
+        for ids in id_chunks(job_ids, _ID):
             yield from asking("condor_rm", *ids)
 
     def _ads(
@@ -262,12 +262,12 @@ def _rows(keys: JobKeys, ad: Ad, state: TaskState, indices: str) -> list[Row]:
 
 
 def _parts(keys: JobKeys, wanted: Iterable[str]) -> Iterator[tuple[list[str], list[str]]]:
-    """Ids of recorded jobs, and names of others, of those with these names; in handfuls."""
+    """Ids of recorded jobs, and names of others, of those with these names; in id_chunks."""
     names = set(wanted)
     ids = {job.name: job_id for job_id, (_, job) in keys.by_id.items() if _ID.fullmatch(job_id)}
-    for part in handfuls((ids[name] for name in sorted(names & ids.keys())), _ID):
+    for part in id_chunks((ids[name] for name in sorted(names & ids.keys())), _ID):
         yield part, []
-    for part in handfuls(sorted(names - ids.keys()), _NAME):
+    for part in id_chunks(sorted(names - ids.keys()), _NAME):
         yield [], part
 
 
@@ -320,7 +320,7 @@ def queued_words(ad: Mapping[str, Any]) -> str:
 
 
 def waiting_words(factory: Mapping[str, Any]) -> str:
-    """Why a task of a throttled cluster is no job yet, for a person.
+    """Why a task of a throttled cluster is not a job yet, for a person.
 
     Args:
         factory: the cluster's ad.

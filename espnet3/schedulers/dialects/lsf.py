@@ -23,7 +23,7 @@ from espnet3.schedulers.dialect import (
     asking,
 )
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
-from espnet3.schedulers.scripts import handfuls, is_array, log_line
+from espnet3.schedulers.scripts import id_chunks, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Lsf(Dialect):
     )
     version_command = ("lsid",)
     directive = "#BSUB"
-    settled: ClassVar[Mapping[str, str]] = {
+    reserved: ClassVar[Mapping[str, str]] = {
         "job_name": "-J$",  # an array, too
         "log_directory": "-(oo?|eo?)$",
         "stay": "-(I[a-z]*|K)$",
@@ -177,7 +177,7 @@ class Lsf(Dialect):
             for job_id, (number, _) in keys.by_id.items()
             if keys.accepted.get(number, 0.0) > keys.now - _UNSEEN
         ]
-        for ids in handfuls(keys.by_id, _JOB_ID):
+        for ids in id_chunks(keys.by_id, _JOB_ID):
             rows += yield from self._bjobs("all", *ids)
         for user in sorted(keys.users) if keys.unrecorded else ():
             rows += yield from self._bjobs(user)
@@ -189,7 +189,7 @@ class Lsf(Dialect):
         return parsed(answer.out)
 
     def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
-        for ids in handfuls(job_ids, _JOB_ID):
+        for ids in id_chunks(job_ids, _JOB_ID):
             yield from asking("bkill", *ids)
 
 
@@ -225,7 +225,7 @@ def _without_name(script: str) -> str:
 def task_state(
     name: str, word: str, code: str = "", exit_reason: str = "", pend_reason: str = ""
 ) -> TaskState:
-    """What bjobs tells of a task, or of a job that is no array, as a TaskState.
+    """What bjobs tells of a task, or of a job that is not an array, as a TaskState.
 
     Args:
         name: the task as bkill takes it.

@@ -18,7 +18,7 @@ from espnet3.schedulers.dialects.pbs import Pbs
 from espnet3.schedulers.dialects.slurm import Slurm
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.qsub_style import ended, id_lines, plain_arguments, short_name, without_name
-from espnet3.schedulers.scripts import handfuls, is_array, log_line
+from espnet3.schedulers.scripts import id_chunks, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
 from espnet3.text import one_line
 
@@ -54,7 +54,7 @@ class _Told(NamedTuple):
     fields: Mapping[str, str]
 
     def ids(self) -> tuple[list[str], str | None]:
-        """The ids of its job, Moab's own first, and its index in it; None is no array's task."""
+        """The ids of its job, Moab's own first, and its index in it; None for a job that is not an array."""
         ids = [_parts(self.fields.get(name, "")) for name in ("GJID", "JobID")]
         index = next((index for _, index in ids if index is not None), None)
         return [job_id for job_id, _ in ids if job_id], index
@@ -94,7 +94,7 @@ class Moab(Dialect):
     )
     version_command = ("showq", "--version")
     directive = Pbs.directive
-    settled: ClassVar[Mapping[str, str]] = {**Pbs.settled, "stay": "-[IK]"}
+    reserved: ClassVar[Mapping[str, str]] = {**Pbs.reserved, "stay": "-[IK]"}
     # Also of a job that is about to end.
     gone = re.compile(
         r"invalid job specified|(cannot|could not) locate job|"
@@ -138,7 +138,7 @@ class Moab(Dialect):
             ]
         if after is not None:
             words += ["-l", f"depend=afterany:{after}"]
-        return JobParts(words, lines, _amended)
+        return JobParts(words, lines, _with_own_lines)
 
     def job_ids(self, output: str) -> list[str]:
         return [_parts(job_id)[0] for job_id in id_lines(output, _JOB_ID)]
@@ -180,14 +180,14 @@ class Moab(Dialect):
 
     def reasons(self, job_ids: Sequence[str], user: str) -> Dialogue[Iterable[str]]:
         said: list[str] = []
-        for ids in handfuls(job_ids[:_EXPLAINED], _JOB_ID):
+        for ids in id_chunks(job_ids[:_EXPLAINED], _JOB_ID):
             for job_id in ids:
                 answer = yield from asking("checkjob", job_id)
                 said += re.findall(r"^ *(?:NOTE|BLOCK MSG): +(.+?) *$", answer.out, re.MULTILINE)
         return dict.fromkeys(said)
 
     def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
-        for ids in handfuls(job_ids, _JOB_ID):
+        for ids in id_chunks(job_ids, _JOB_ID):
             answer = yield from asking("canceljob", *ids, strict=False)
             if len(ids) > 1 and self.gone.search(answer.out + answer.err):
                 # The manual does not say if it goes on behind a job that is gone.
@@ -218,7 +218,7 @@ class Moab(Dialect):
         return jobs
 
 
-def _amended(script: str) -> str:
+def _with_own_lines(script: str) -> str:
     return _SELECT.sub(r"#PBS -l nodes=1:ppn=\1,mem=\2", without_name(script))
 
 
@@ -248,7 +248,7 @@ def _parts(job_id: str) -> tuple[str, str | None]:
 
 
 def task_state(queue: str, row: Mapping[str, str]) -> TaskState:
-    """What Moab tells of a task, or of a job that is no array, as a TaskState.
+    """What Moab tells of a task, or of a job that is not an array, as a TaskState.
 
     Args:
         queue: the list that it stands in: `active`, `eligible`, `blocked` or `completed`.
@@ -266,7 +266,7 @@ def task_state(queue: str, row: Mapping[str, str]) -> TaskState:
 def array_state(state: TaskState) -> TaskState:
     """What an array's own row tells of those of its tasks that are not listed.
 
-    How they ended is not in it: its completion code is no task's.
+    How they ended is not in it: its completion code is not a task's.
 
     Args:
         state: the row's.

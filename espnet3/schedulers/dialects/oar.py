@@ -1,7 +1,7 @@
 """OAR's dialect, checked against 2.5.9. Facts are from its manual pages unless said otherwise.
 
 Every task of an array is a job with an id of its own; the array's id, by which oarstat and oardel
-take all of them, is that of the first. A job that is no array is one of one task.
+take all of them, is that of the first. A job that is not an array is one of one task.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Oar(Dialect):
     can_throttle = False
     version_command = ("oarsub", "--version")
     directive = "#OAR"
-    settled: ClassVar[Mapping[str, str]] = {
+    reserved: ClassVar[Mapping[str, str]] = {
         "job_name": r"-n|--name\b",
         "log_directory": r"-[OE]|--std(out|err)\b",
         "array": r"--array\b",

@@ -17,7 +17,7 @@ from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, 
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.qstat_full import Told, parsed, parts
 from espnet3.schedulers.qsub_style import ended, id_lines, plain_arguments, short_name, without_name
-from espnet3.schedulers.scripts import handfuls, is_array, log_line
+from espnet3.schedulers.scripts import id_chunks, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
 from espnet3.specs.models import PlannedJob
 
@@ -55,7 +55,7 @@ class Pbs(Dialect):
     )
     version_command = ("qstat", "--version")
     directive = "#PBS"
-    settled: ClassVar[Mapping[str, str]] = {
+    reserved: ClassVar[Mapping[str, str]] = {
         "job_name": "-N",
         "log_directory": "-[oejk]",
         "array": "-[Jt]",
@@ -145,7 +145,7 @@ class Pbs(Dialect):
         return [*of_arrays, *rows]
 
     def task_state(self, job: Told) -> TaskState:
-        """What `qstat -f` tells of a task, or of a job that is no array."""
+        """What `qstat -f` tells of a task, or of a job that is not an array."""
         word = job.fields.get("job_state", "")
         if word in _QUEUED:
             return TaskState("queued", word, queued_words(job))
@@ -156,7 +156,7 @@ class Pbs(Dialect):
     def _never(self, told: Sequence[Told]) -> Dialogue[dict[str, str]]:
         """Those of the jobs that wait for a job which is over, and so for ever; and the words.
 
-        PBS releases what waits for a job at that job's end, but not where a job that is no array
+        PBS releases what waits for a job at that job's end, but not where a job that is not an array
         is deleted before it began.
         """
         waiting = {parts(job.job_id)[0]: ids for job in told if (ids := waited_for(job.fields))}
@@ -186,7 +186,7 @@ class Pbs(Dialect):
         return sorted({queued_words(job) for job in told} - {""})
 
     def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
-        for ids in handfuls(job_ids, _JOB_ID):
+        for ids in id_chunks(job_ids, _JOB_ID):
             yield from asking("qdel", *ids)
 
     def _ids(self, names: Sequence[str], user: str) -> Dialogue[dict[str, str]]:
@@ -201,7 +201,7 @@ class Pbs(Dialect):
     def _told(self, job_ids: Iterable[str], *, tasks: bool) -> Dialogue[list[Told]]:
         """What is known of jobs, and of each task of arrays among them."""
         told: list[Told] = []
-        for ids in handfuls(job_ids, _JOB_ID):
+        for ids in id_chunks(job_ids, _JOB_ID):
             # Both print this form, in all versions, and nothing in a job's variables makes it
             # unreadable, as it does the JSON of PBS Pro.
             answer = yield from self._with_ended("qstat", "-f", *(["-t"] if tasks else []), *ids)
@@ -230,7 +230,7 @@ class Torque(Pbs):
 def array_state(job: Told) -> TaskState:
     """What an array's own row tells of those of its tasks that are not listed, in PBS Pro.
 
-    How they ended is not in it: its exit status is no task's.
+    How they ended is not in it: its exit status is not a task's.
 
     Example:
         >>> fields = {"job_state": "F", "substate": "93", "Exit_status": "1"}

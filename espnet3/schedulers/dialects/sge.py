@@ -63,7 +63,7 @@ class Sge(Dialect):
     first_index = 1
     version_command = ("qstat", "-help")  # prints "SGE 8.1.9" first
     directive = "#$"
-    settled: ClassVar[Mapping[str, str]] = {
+    reserved: ClassVar[Mapping[str, str]] = {
         "job_name": "-N$",
         "log_directory": "-[oej]$",
         "array": "-tc?$",
@@ -129,7 +129,7 @@ class Sge(Dialect):
     def array_limit(self, environ: Mapping[str, str]) -> Dialogue[int]:
         answer = yield from asking("qconf", "-sconf")
         found = re.search(r"^max_aj_tasks\s+(\d+)", answer.out, re.MULTILINE)
-        # 0 is no limit but that of the index.
+        # 0 is not a limit but that of the index.
         return _MOST_TASKS if found is None else int(found[1]) or 2**31 - 1
 
     def problem(self, answer: Answer) -> str | None:

@@ -161,7 +161,7 @@ class Slurm(Dialect):
     })  # fmt: skip
     version_command = ("sbatch", "--version")
     directive = "#SBATCH"
-    settled: ClassVar[Mapping[str, str]] = {
+    reserved: ClassVar[Mapping[str, str]] = {
         "job_name": r"-J|--job-name\b",
         "log_directory": r"-[oe]|--(output|error|open-mode)\b",
         "array": r"-a|--array\b|hetjob\b|packjob\b",

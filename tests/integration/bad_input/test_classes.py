@@ -145,9 +145,9 @@ def _local_provider() -> Any:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: lambda i: i, ["<lambda>", "is no runner", "a BaseRunner subclass"]),
+        (lambda: lambda i: i, ["<lambda>", "is not a runner", "a BaseRunner subclass"]),
         (lambda: Runner, ["Runner", "is a class; pass an instance of it"]),
-        (lambda: "decode", ["'decode'", "is no runner"]),
+        (lambda: "decode", ["'decode'", "is not a runner"]),
         (_local_runner, ["Local", "inside a function", "to the top level of a module"]),
         (_local_provider, ["Local", "inside a function", "to the top level of a module"]),
         (lambda: MethodRunner(Provider({})), ["MethodRunner", "must be a @staticmethod"]),
@@ -155,10 +155,10 @@ def _local_provider() -> Any:
         (lambda: LambdaRunner(Provider({})), ["LambdaRunner", "must be a @staticmethod"]),
         (
             lambda: Runner(NoProvider({})),  # type: ignore[arg-type]
-            ["NoProvider", "is no provider; subclass EnvironmentProvider"],
+            ["NoProvider", "is not a provider; subclass EnvironmentProvider"],
         ),
-        (lambda: Runner({"a": 1}), ["dict", "is no provider; subclass"]),  # type: ignore[arg-type]
-        (lambda: Runner(None), ["NoneType", "is no provider; subclass"]),  # type: ignore[arg-type]
+        (lambda: Runner({"a": 1}), ["dict", "is not a provider; subclass"]),  # type: ignore[arg-type]
+        (lambda: Runner(None), ["NoneType", "is not a provider; subclass"]),  # type: ignore[arg-type]
         (lambda: Runner(Provider), ["Provider", "is a class; pass an instance"]),  # type: ignore[arg-type]
     ],
 )

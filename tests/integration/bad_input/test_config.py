@@ -177,7 +177,7 @@ def test_resume_names_a_wrong_option(
         ([1, {2}], ["items[1]", "of type set"]),
         ([b"a.wav"], ["items[0]", "of type bytes"]),
         ([Path("a.wav")], ["items[0]", "Path"]),
-        ([{"a": 1}, {1: "a"}], ["items[1]: the key 1 is no string"]),
+        ([{"a": 1}, {1: "a"}], ["items[1]: the key 1 is not a string"]),
         ([{"a": [0, {"b": b"x"}]}], ["items[0].a[1].b", "of type bytes"]),
         ([0, [1, [2, {"x": float("nan")}]]], ["items[1][1][1].x: nan is not JSON"]),
         ([2**70, "a"], ["items", "not JSON"]),

@@ -156,7 +156,7 @@ def test_a_directory_that_is_no_run_is_refused_by_all(here: Path, kind: str) -> 
         folder.mkdir()
     if kind == "foreign":
         (folder / "thesis.tex").write_text("")
-    words = [str(folder), "is no run directory", "run.json", "submit again"]
+    words = [str(folder), "is not a run directory", "run.json", "submit again"]
     if kind == "missing":
         words = [f"{folder}: does not exist; name the run directory that submit printed"]
     for name, ask in everything_asked_of(folder).items():

@@ -137,7 +137,7 @@ def _statements(text: str, appended: Sequence[str]) -> tuple[dict[str, str], dic
     def take(line: str, where: str) -> None:
         found = re.fullmatch(r"\s*([+]?[A-Za-z_][\w.]*)\s*=\s*(.*?)\s*", line)
         if found is None:
-            raise Refused(f"on {where} of submit file: {line.strip()!r} is no command")
+            raise Refused(f"on {where} of submit file: {line.strip()!r} is not a command")
         values[found[1].lower()], names[found[1].lower()] = found[2], found[1]
 
     count: str | None = None
@@ -248,7 +248,7 @@ _PREFIXES = ("-", "+", "!")
 
 
 def _expression(name: str, text: str) -> str:
-    """Refuse what is no ClassAd expression; returns it.
+    """Refuse what is not a ClassAd expression; returns it.
 
     Operands and operators have to take turns, and brackets have to match.
     """

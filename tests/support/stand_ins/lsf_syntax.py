@@ -52,7 +52,7 @@ class Refused(Exception):
 
 
 class Name(NamedTuple):
-    """What `-J` says; `n_tasks` is None for a job that is no array."""
+    """What `-J` says; `n_tasks` is None for a job that is not an array."""
 
     name: str
     n_tasks: int | None
@@ -60,7 +60,7 @@ class Name(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What `-W` and `-M` say; None is no limit."""
+    """What `-W` and `-M` say; None is not a limit."""
 
     minutes: int | None
     kilobytes: float | None

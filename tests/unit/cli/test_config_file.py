@@ -152,15 +152,15 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("items=null", "items: is missing in a folder/c.yaml"),
         ("runner=null", "runner: is missing in a folder/c.yaml"),
         ("runner=3", "runner: must be a mapping, got 3"),
-        ("runner._target_=null", "runner._target_: None is no import path such as module.Name"),
-        ("runner._target_=a:B", "runner._target_: 'a:B' is no import path such as module.Name"),
+        ("runner._target_=null", "runner._target_: None is not an import path such as module.Name"),
+        ("runner._target_=a:B", "runner._target_: 'a:B' is not an import path such as module.Name"),
         (
             "runner._target_=cli_test_decode.Provider",
-            "runner._target_: cli_test_decode.Provider is no runner; name a subclass of BaseRunner",
+            "runner._target_: cli_test_decode.Provider is not a runner; name a subclass of BaseRunner",
         ),
         (
             "provider._target_=cli_test_decode.Runner",
-            "provider._target_: cli_test_decode.Runner is no provider; name a subclass of "
+            "provider._target_: cli_test_decode.Runner is not a provider; name a subclass of "
             "EnvironmentProvider",
         ),
         (
@@ -178,7 +178,7 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ),
         (
             "runner._target_=cli_test_decode.even",
-            "runner._target_: cli_test_decode.even is no runner; name a subclass of BaseRunner",
+            "runner._target_: cli_test_decode.even is not a runner; name a subclass of BaseRunner",
         ),
         ("runner._target_=cli_test_broken.Runner", "ZeroDivisionError: division by zero ("),
         ("runner._target_=cli_test_needs.Runner", "No module named 'cli_test_absent' ("),
@@ -204,15 +204,15 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("run_dir=5", "run_dir: must be a path or URL, got 5"),
         ("n_shards=0", "n_shards: must be an integer from 1, got 0"),
         ("parallel.n_worker=1", "parallel.n_worker: unknown key; did you mean n_workers?"),
-        ("parallel.env=slrum", "parallel.env: 'slrum' is no environment"),
+        ("parallel.env=slrum", "parallel.env: 'slrum' is not an environment"),
         ("parallel=3", "parallel: must be a mapping, got 3"),
-        ("config.list.x=1", "config.list.x: 'x' is no position in a list"),
+        ("config.list.x=1", "config.list.x: 'x' is not a position in a list"),
         ("config.list.9=1", "config.list[9]: list index out of range"),
         ("config.beam2=${nothing}", "config.beam2: Interpolation key 'nothing' not found"),
         ("config.other=???", "config.other: Missing mandatory value"),
         ("config.name=${", "config.name: "),
-        ("config=[1", "config: is no YAML: "),
-        ("nonsense", "'nonsense' is no setting; write key=value"),
+        ("config=[1", "config: is not YAML: "),
+        ("nonsense", "'nonsense' is not a setting; write key=value"),
     ],
 )
 def test_one_line_and_exit_code_2(
@@ -243,8 +243,8 @@ def test_a_config_that_is_no_mapping(
         (None, "no.yaml: No such file or directory"),
         ("", "no.yaml: must be a mapping with the keys provider, runner, items"),
         ("- 1", "no.yaml: must be a mapping"),
-        ("a: [", "no.yaml: is no YAML: line "),
-        ("\udcff", "no.yaml: is no UTF-8 text"),
+        ("a: [", "no.yaml: is not YAML: line "),
+        ("\udcff", "no.yaml: is not UTF-8 text"),
     ],
 )
 def test_no_config_file(

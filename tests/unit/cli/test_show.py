@@ -13,7 +13,7 @@ from rich.console import Console
 from espnet3.cli import show, terminal, views
 from espnet3.errors import EspnetError
 from espnet3.status.run_status import RunStatus, Shards, ShardStatus
-from espnet3.submit.launch import Rendered
+from espnet3.submit.launcher import Rendered
 from espnet3.submit.submission import Submitted
 
 SHARDS = [

@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from espnet3.collect import collect, output, parts
+from espnet3.collect import collect, output, result_parts
 from espnet3.errors import StoreError
-from espnet3.run_dir.records import encode_json
+from espnet3.run_dir.result_lines import encode_json
 from espnet3.run_dir.verification import IN_MEMORY
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
@@ -125,7 +125,7 @@ async def test_each_receipt_and_each_part_is_read_once(
         ("read", layout.RECEIPTS): SHARDS,
         ("read", layout.RESULTS): SHARDS * PARTS,
     }
-    assert store.most_at_once <= parts.MANY
+    assert store.most_at_once <= result_parts.MANY
 
 
 async def test_more_is_read_at_once_where_the_storage_takes_its_time(
@@ -136,7 +136,7 @@ async def test_more_is_read_at_once_where_the_storage_takes_its_time(
     merged = finish(store, 4 * SHARDS)
     await collect(store.root, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == merged
-    assert parts.FEW < store.most_at_once <= parts.MANY
+    assert result_parts.FEW < store.most_at_once <= result_parts.MANY
 
 
 async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_a_merge_holds_a_few_parts_in_memory(store: CountingStore, tmp_pat
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < IN_MEMORY + (parts.MANY + 2) * part + 4_000_000 < size / 3
+    assert peak < IN_MEMORY + (result_parts.MANY + 2) * part + 4_000_000 < size / 3
 
 
 async def test_an_early_sync_that_fails_is_not_forgotten(

@@ -106,7 +106,7 @@ def test_no_setting(word: str) -> None:
     ],
 )
 def test_no_yaml(text: str, problem: str) -> None:
-    with pytest.raises(ConfigError, match=r"^file: is no YAML: ") as caught:
+    with pytest.raises(ConfigError, match=r"^file: is not YAML: ") as caught:
         parse_yaml(text, "file")
     assert problem in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -99,7 +99,7 @@ def test_a_path_to_a_yaml_file(tmp_path: Path) -> None:
     [
         (None, "No such file"),
         (b"\xff\xfe", "no UTF-8"),
-        (b"env: [", "is no YAML"),
+        (b"env: [", "is not YAML"),
         (b"- env", "expected a mapping"),
         (b"env: slurm\nn_worker: 2", "did you mean n_workers?"),
         (b"env: ${x}", "cannot be resolved"),

@@ -246,7 +246,7 @@ def test_tasks_in_one_row(commands: Commands) -> None:
         ("eligible", "Idle", TaskState("queued", "Idle")),
         ("active", "Running", TaskState("running", "Running")),
         ("completed", "Removed", TaskState("ended", stopped="cancelled")),
-        # The array's completion code is no task's.
+        # The array's completion code is not a task's.
         ("completed", "Completed", TaskState("ended")),
     ],
 )

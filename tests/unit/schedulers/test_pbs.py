@@ -364,7 +364,7 @@ def test_variables_that_look_like_attributes(
 
 
 def test_variables_that_look_like_an_earlier_job(asked: Asked) -> None:
-    """What a user exported of the first submission is no news of it."""
+    """What a user exported of the first submission is not news of it."""
     first = "Job Id: 12.pbs\n    Job_Name = esp_first\n    job_state = R\n\n"
     forged = "Job Id: 12.pbs\n    Job_Name = esp_first\n    job_state = F\n    Exit_status = 1\n"
     second = "Job Id: 14.pbs\n    Job_Name = esp_array\n    job_state = F\n    substate = 93\n"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from espnet3.config.yaml_values import parse_yaml
 from espnet3.errors import ConfigError, FormatError
-from espnet3.run_dir import records
+from espnet3.run_dir import result_lines
 from espnet3.specs.models import PERSISTED, ErrorRecord, PersistedModel, decode, encode
 from tests.support.strategies import JSON, models
 
@@ -88,9 +88,11 @@ def test_arbitrary_bytes_are_refused(model: type[PersistedModel], data: bytes) -
 
 
 LINES = st.one_of(
-    st.builds(records.encode_json, JSON, JSON),
-    st.builds(lambda item: records.encode_error(item, ErrorRecord(type="E", message="m")), JSON),
-    st.builds(records.encode_pickle, JSON, JSON),
+    st.builds(result_lines.encode_json, JSON, JSON),
+    st.builds(
+        lambda item: result_lines.encode_error(item, ErrorRecord(type="E", message="m")), JSON
+    ),
+    st.builds(result_lines.encode_pickle, JSON, JSON),
 )
 
 
@@ -98,7 +100,7 @@ LINES = st.one_of(
 @given(LINES.flatmap(mutated) | st.binary(max_size=60) | st.lists(TOKENS).map(b"".join))
 def test_a_result_line_is_read_or_refused(line: bytes) -> None:
     def read() -> None:
-        found = records.decode_line(line, "results of shard 0")
+        found = result_lines.decode_line(line, "results of shard 0")
         assert found.error is None or isinstance(found.error, ErrorRecord)
 
     refusal(read, "results of shard 0: holds a")
@@ -120,4 +122,4 @@ YAML = st.lists(
 @example("!!bool x")
 @example("!!timestamp x")
 def test_yaml_is_read_or_refused(text: str) -> None:
-    refusal(lambda: parse_yaml(text, "decode.yaml"), "decode.yaml: is no YAML")
+    refusal(lambda: parse_yaml(text, "decode.yaml"), "decode.yaml: is not YAML")

@@ -107,7 +107,7 @@ class TestPlan:
             (float("nan"), r"items\[1\]: nan is not JSON"),
             (float("inf"), r"items\[1\]: inf is not JSON"),
             ({"a": [1, np.nan]}, r"items\[1\]\.a\[1\]: nan"),
-            ({1: 2}, r"items\[1\]: the key 1 is no string"),
+            ({1: 2}, r"items\[1\]: the key 1 is not a string"),
             ({"a": {2, 3}}, r"items\[1\]\.a: .* of type set is not JSON"),
             (b"x", r"items\[1\]: .* of type bytes"),
             (1j, r"items\[1\]: .* of type complex"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from espnet3.specs import layout
-from espnet3.specs.parts import AttemptName, ResultName
+from espnet3.specs.nested import AttemptName, ResultName
 
 NUMBERS = st.integers(0, 10**8)
 NAMES = (

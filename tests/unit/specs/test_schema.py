@@ -21,7 +21,7 @@ SAMPLES: list[EspnetError] = [
     errors.ConfigError("parallel.n_workers", "is wrong"),
     errors.ConfigError("", "is wrong"),
     errors.ItemsError("items: there are none"),
-    errors.ClassError("module.Name", "is no class"),
+    errors.ClassError("module.Name", "is not a class"),
     errors.PreflightError("provider: fails", "line one\nline two"),
     errors.PlanMismatch("/run", "items", "a\nb" * 200, "c"),
     errors.RunDirectoryError("/run", "is a file"),

@@ -36,8 +36,8 @@ KEEP = """
 from espnet3.startup import compiled
 compiled.load()
 with compiled.in_place_of_pydantic():
-    from espnet3.specs.models import Part
-compiled.keep(Part)
+    from espnet3.specs.models import NestedModel
+compiled.keep(NestedModel)
 """
 LOAD = "from espnet3.startup import compiled; compiled.load(); print(compiled.is_loaded())"
 PICKLE = """

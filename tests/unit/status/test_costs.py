@@ -14,7 +14,7 @@ from espnet3.schedulers.engine import BatchSystem
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
 from espnet3.status.failed_items import FailedItemCounts
-from espnet3.status.observe import observe
+from espnet3.status.observation import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from espnet3.submit import resume, submit

@@ -23,7 +23,7 @@ from espnet3.specs.models import (
     ProcessIdentity,
     Submission,
 )
-from espnet3.status.observe import _being_submitted
+from espnet3.status.observation import _being_submitted
 from espnet3.status.run_status import LIVE, STATES, RunStatus, Shards, ShardStatus
 from espnet3.status.shard_states import Evidence, shard_states
 

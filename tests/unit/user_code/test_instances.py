@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 
 from espnet3.parallel import EnvironmentProvider, InferenceProvider
-from espnet3.user_code.held import changed_attributes
+from espnet3.user_code.instances import changed_attributes
 
 T = TypeVar("T")
 

@@ -99,7 +99,7 @@ def test_the_script_itself_is_not_loaded_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("thing", [Outer(), 3, "module:Class", None, refer_to])
 def test_what_is_no_class(thing: Any) -> None:
-    with pytest.raises(ClassError, match="is no class") as caught:
+    with pytest.raises(ClassError, match="is not a class") as caught:
         refer_to(thing)
     assert "\n" not in str(caught.value)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from espnet3.errors import ConfigError
-from espnet3.user_code.alike import alike, copied
+from espnet3.user_code.equality import alike, copied
 from espnet3.user_code.restoring import restored
 from espnet3.user_code.values import stored, stored_and_early
 

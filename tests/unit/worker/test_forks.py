@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.run_dir.records import decode_line
+from espnet3.run_dir.result_lines import decode_line
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from tests.support.worker_runs import receipt_of, result_lines, run_worker, write_run

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from espnet3.errors import EspnetError
-from espnet3.run_dir import records
+from espnet3.run_dir import result_lines
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord
 from espnet3.storage.opening import open_store
@@ -30,7 +30,11 @@ def harmed(draw: Any) -> tuple[int, bytes]:
     for position, item in enumerate(ITEMS[first:], first):
         failed = draw(st.integers(0, 5)) == 0
         error = ErrorRecord(type="ValueError", message="bad")
-        line = records.encode_error(item, error) if failed else records.encode_json(item, position)
+        line = (
+            result_lines.encode_error(item, error)
+            if failed
+            else result_lines.encode_json(item, position)
+        )
         lines.append(line)
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(lines) - 1))
@@ -80,7 +84,7 @@ def test_whatever_became_of_result_files(files: list[tuple[int, bytes]]) -> None
             for line in lines:
                 assert good(line, ITEMS[position])
                 errors += b'"error"' in line
-                records.decode_line(line, "a salvaged line")
+                result_lines.decode_line(line, "a salvaged line")
                 position += 1
         assert (position, errors) == (found.records, found.errors)
         for item, entry in zip(ITEMS[found.records :], later, strict=False):

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet3.run_dir import records
+from espnet3.run_dir import result_lines
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import ErrorRecord
 from espnet3.storage.base import Store
-from espnet3.worker.generations import USUAL, Belief
+from espnet3.worker.receipt_history import NO_HISTORY, ReceiptHistory
 from espnet3.worker.salvage import later_lines, salvage
 from tests.unit.worker.test_salvage import (
     RANK,
@@ -28,9 +28,11 @@ from tests.unit.worker.test_salvage import (
 )
 
 
-def all_lines(store: Store, names: list[ResultFile], items: list[Any], belief: Belief) -> list[Any]:
+def all_lines(
+    store: Store, names: list[ResultFile], items: list[Any], history: ReceiptHistory
+) -> list[Any]:
     """For each position of a shard the line that is taken over, or None."""
-    found = salvage(store, names, items, belief)
+    found = salvage(store, names, items, history)
     assert sum(part.records for part in found.parts) == found.records
     later = [
         kept
@@ -42,10 +44,10 @@ def all_lines(store: Store, names: list[ResultFile], items: list[Any], belief: B
     return [*bytes_of(store, found), *(kept and kept[0] for kept in later)]
 
 
-def good(file: Written, number: int, belief: Belief) -> dict[int, bytes]:
+def good(file: Written, number: int, history: ReceiptHistory) -> dict[int, bytes]:
     """The lines of a file that count, by position: what the rules say, written down anew."""
     name = f"{RANK:06d}.0001-{number:012x}.{file.first}.jsonl"
-    if name in belief.damaged:
+    if name in history.damaged:
         return {}
     failed = [b'"error"' in one for one in file.valid]
     found = {}
@@ -53,9 +55,9 @@ def good(file: Written, number: int, belief: Belief) -> dict[int, bytes]:
         followed = (
             not all(failed[n:])
             or file.first + n
-            < max((p for p in range(file.first, belief.vouched.get(name, 0))), default=-1) + 1
+            < max((p for p in range(file.first, history.vouched.get(name, 0))), default=-1) + 1
         )
-        if not failed[n] or (belief.errors_from <= 1 and followed):
+        if not failed[n] or (history.errors_from <= 1 and followed):
             found[file.first + n] = one
     return found
 
@@ -71,15 +73,15 @@ def beliefs(draw: Any) -> Any:
         for name, file in zip(names, files, strict=True)
         if draw(st.booleans())
     }
-    return items, files, Belief(vouched, frozenset(damaged), draw(st.integers(0, 2)))
+    return items, files, ReceiptHistory(vouched, frozenset(damaged), draw(st.integers(0, 2)))
 
 
 @given(beliefs())
 def test_every_good_line_is_taken_over_and_no_other(drawn: Any) -> None:
-    items, files, belief = drawn
+    items, files, history = drawn
     store = new_store()
-    taken = all_lines(store, write(store, files), items, belief)
-    candidates = [good(file, n, belief) for n, file in enumerate(files)]
+    taken = all_lines(store, write(store, files), items, history)
+    candidates = [good(file, n, history) for n, file in enumerate(files)]
     for position, one in enumerate(taken):
         offered = [lines[position] for lines in candidates if position in lines]
         assert one in offered if offered else one is None
@@ -92,12 +94,12 @@ def numbered(store: Store, submission: int, first: int, lines: list[bytes]) -> R
 
 
 def results(first: int, last: int) -> list[bytes]:
-    return [records.encode_json(item, item) for item in range(first, last)]
+    return [result_lines.encode_json(item, item) for item in range(first, last)]
 
 
 def test_a_missing_beginning_costs_only_itself(store: Store) -> None:
     names = [numbered(store, 1, 2, results(2, 5)), numbered(store, 2, 5, results(5, 9))]
-    taken = all_lines(store, names, list(range(10)), USUAL)
+    taken = all_lines(store, names, list(range(10)), NO_HISTORY)
     assert taken == [None, None, *results(2, 9), None]
 
 
@@ -106,7 +108,7 @@ def test_a_result_is_taken_rather_than_another_copys_error(store: Store) -> None
         numbered(store, 1, 1, [line(1, 0, failed=True), *results(2, 3)]),
         numbered(store, 2, 1, results(1, 2)),
     ]
-    assert all_lines(store, names, [0, 1, 2], USUAL) == [None, *results(1, 3)]
+    assert all_lines(store, names, [0, 1, 2], NO_HISTORY) == [None, *results(1, 3)]
 
 
 def test_errors_of_old_attempts_do_not_count_and_those_of_new_ones_do(store: Store) -> None:
@@ -116,33 +118,33 @@ def test_errors_of_old_attempts_do_not_count_and_those_of_new_ones_do(store: Sto
         numbered(store, 1, 0, [one[0], bad[1], one[2], bad[3], one[4], one[5]]),
         numbered(store, 3, 1, [bad[1], one[2]]),
     ]
-    taken = all_lines(store, names, list(range(6)), Belief(errors_from=3))
+    taken = all_lines(store, names, list(range(6)), ReceiptHistory(errors_from=3))
     assert taken == [one[0], bad[1], one[2], None, one[4], one[5]]
 
 
 @pytest.mark.parametrize("vouched", [0, 2, 3])
 def test_failed_items_at_the_end_count_where_a_receipt_says_so(store: Store, vouched: int) -> None:
-    failed = records.encode_error(2, ErrorRecord(type="E", message="m"))
+    failed = result_lines.encode_error(2, ErrorRecord(type="E", message="m"))
     name = numbered(store, 1, 0, [*results(0, 2), failed])
-    belief = Belief({layout.result(*name).rpartition("/")[2]: vouched})
-    taken = all_lines(store, [name], [0, 1, 2], belief)
+    history = ReceiptHistory({layout.result(*name).rpartition("/")[2]: vouched})
+    taken = all_lines(store, [name], [0, 1, 2], history)
     assert taken == [*results(0, 2), failed if vouched == 3 else None]
 
 
 def test_errors_of_nobody_count_where_it_is_not_known_why(store: Store) -> None:
     name = numbered(store, 1, 0, [line(0, 0, failed=True), *results(1, 2)])
-    taken = all_lines(store, [name], [0, 1], Belief(errors_from=sys.maxsize))
+    taken = all_lines(store, [name], [0, 1], ReceiptHistory(errors_from=sys.maxsize))
     assert taken == [None, *results(1, 2)]
 
 
 def test_a_large_shard_is_read_line_by_line(store: Store) -> None:
     n = 6_000
     items = list(range(n))
-    lines = [records.encode_json(item, "x" * 100) for item in items]
+    lines = [result_lines.encode_json(item, "x" * 100) for item in items]
     names = [numbered(store, 1, 0, lines[: n // 2]), numbered(store, 2, 1, lines[1:])]
-    belief = Belief(damaged={layout.result(*names[0]).rpartition("/")[2]})
+    history = ReceiptHistory(damaged={layout.result(*names[0]).rpartition("/")[2]})
     tracemalloc.start()
-    found = salvage(store, names, items, belief)
+    found = salvage(store, names, items, history)
     taken = sum(
         kept is not None for _, kept in zip(items, later_lines(store, found, items), strict=False)
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet3.run_dir import records
+from espnet3.run_dir import result_lines
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import ErrorRecord
@@ -50,8 +50,10 @@ def shards(draw: Any) -> tuple[list[Any], list[Written]]:
 def line(item: Any, copy: int, failed: bool = False) -> bytes:
     """A result line; two copies of one shard may have given different results."""
     if failed:
-        return records.encode_error(item, ErrorRecord(type="ValueError", message=f"copy {copy}"))
-    return records.encode_json(item, f"copy {copy}")
+        return result_lines.encode_error(
+            item, ErrorRecord(type="ValueError", message=f"copy {copy}")
+        )
+    return result_lines.encode_json(item, f"copy {copy}")
 
 
 @st.composite
@@ -134,7 +136,7 @@ def test_the_longest_prefix_is_salvaged_and_nothing_else(
     found = salvage(store, write(store, files), items)
     lines = bytes_of(store, found)
     assert found.records == len(lines) == longest(files)
-    decoded = [records.decode_line(one, "") for one in lines]
+    decoded = [result_lines.decode_line(one, "") for one in lines]
     assert [record.item for record in decoded] == items[: found.records]
     assert found.errors == sum(record.error is not None for record in decoded)
     # Each line is one that some attempt wrote for that very position.
@@ -192,18 +194,18 @@ def test_a_changed_byte_never_makes_a_wrong_line(noise: bytes, at: int) -> None:
     name = ResultFile(RANK, "0001-000000000000", 0)
     store.create(layout.result(*name), bytes(data))
     found = salvage(store, [name], items)
-    decoded = [records.decode_line(one, "") for one in bytes_of(store, found)]
+    decoded = [result_lines.decode_line(one, "") for one in bytes_of(store, found)]
     assert [record.item for record in decoded] == items[: found.records]
 
 
 @pytest.mark.parametrize("kind", ["pickle", "error", "result"])
 def test_all_kinds_of_lines_are_salvaged(kind: str, store: Store) -> None:
     made = {
-        "pickle": records.encode_pickle(0, {1}),
-        "error": records.encode_error(0, ErrorRecord(type="E", message="m")),
-        "result": records.encode_json(0, {"item": 1}),
+        "pickle": result_lines.encode_pickle(0, {1}),
+        "error": result_lines.encode_error(0, ErrorRecord(type="E", message="m")),
+        "result": result_lines.encode_json(0, {"item": 1}),
     }[kind]
-    good = records.encode_json(1, "good")
+    good = result_lines.encode_json(1, "good")
     found = salvage(store, write(store, [Written(0, [made, good], b"")]), [0, 1])
     assert (found.records, found.errors) == (2, int(kind == "error"))
 
@@ -211,7 +213,10 @@ def test_all_kinds_of_lines_are_salvaged(kind: str, store: Store) -> None:
 def test_failed_items_at_the_end_are_computed_again(store: Store) -> None:
     # What killed the attempt may have killed what they ran a moment before.
     error = ErrorRecord(type="E", message="m")
-    made = [records.encode_json(0, "good"), *(records.encode_error(i, error) for i in (1, 2))]
+    made = [
+        result_lines.encode_json(0, "good"),
+        *(result_lines.encode_error(i, error) for i in (1, 2)),
+    ]
     found = salvage(store, write(store, [Written(0, made, b"")]), [0, 1, 2, 3])
     assert (found.records, found.errors) == (1, 0)
 

@@ -14,8 +14,8 @@ from espnet3.specs import layout
 from espnet3.storage.base import Store
 from espnet3.storage.local import LocalStore
 from espnet3.storage.retry import RetryPolicy
-from espnet3.worker import exit_codes, results
-from espnet3.worker.spare import Spare
+from espnet3.worker import exit_codes, result_writer
+from espnet3.worker.spare_descriptors import Spare
 from tests.support.worker_runs import (
     receipt_of,
     records_of,
@@ -122,7 +122,9 @@ def test_a_thread_that_cannot_be_started(
         start(thread)
 
     run = write_run(store, {})
-    monkeypatch.setattr(results, "RetryPolicy", lambda: RetryPolicy(sleep=lambda seconds: None))
+    monkeypatch.setattr(
+        result_writer, "RetryPolicy", lambda: RetryPolicy(sleep=lambda seconds: None)
+    )
     monkeypatch.setattr(threading.Thread, "start", refuse)
     code = run_here(store, run)
     if times == 3:

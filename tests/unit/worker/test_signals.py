@@ -155,12 +155,12 @@ import os, signal, sys
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, decode
 from espnet3.storage.local import LocalStore
-from espnet3.worker import results
-from espnet3.worker.shard import Place
+from espnet3.worker import result_writer
+from espnet3.worker.shard import SchedulerTask
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.worker.task import run_task
 
-results.WRITE_EVERY = 0.0  # every item is written by itself
+result_writer.WRITE_EVERY = 0.0  # every item is written by itself
 
 class Store(LocalStore):
     def append(self, path):
@@ -180,7 +180,7 @@ NAME = sys.argv[2]  # before it is that of the submitter
 store = Store(sys.argv[1])
 run = decode(RunSpec, store.read(layout.RUN), layout.RUN)
 directory = RunDirectory(store)
-sys.exit(run_task(directory, run, [0], 1, Place(0, None), may_have_predecessors=False))
+sys.exit(run_task(directory, run, [0], 1, SchedulerTask(0, None), may_have_predecessors=False))
 """
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from espnet3.parallel import BaseRunner
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.records import decode_line
+from espnet3.run_dir.result_lines import decode_line
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.main import main
-from espnet3.worker.shard import Place
+from espnet3.worker.shard import SchedulerTask
 from espnet3.worker.task import run_task
 from tests.support.worker_runs import (
     TROUBLES,
@@ -36,7 +36,7 @@ def run_here(store: Store, run: RunSpec, *, ranks: list[int] | None = None, agai
         run,
         list(range(run.world_size)) if ranks is None else ranks,
         1 + again,
-        Place(0, "4711_0"),
+        SchedulerTask(0, "4711_0"),
         may_have_predecessors=bool(again),
     )
 

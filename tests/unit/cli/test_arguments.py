@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.cli.words import as_options, ranks_and_files, split_settings
+from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
 from espnet3.errors import UsageError
 
 

@@ -26,7 +26,7 @@ def find_target(target: Any, where: str) -> Any:
     """
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
         raise ConfigError(
-            where, f"{one_line(repr(target), 80)} is no import path such as module.Name"
+            where, f"{one_line(repr(target), 80)} is not an import path such as module.Name"
         )
     if "." not in target:
         raise ConfigError(where, f"{target!r} names no module; write module.{target}")

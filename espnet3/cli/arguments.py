@@ -25,7 +25,7 @@ class Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
         if not math.isfinite(seconds):
-            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
         return seconds
 
 
@@ -76,7 +76,7 @@ def ranks_and_files(words: Iterable[str]) -> Iterator[int | str]:
             yield word
         else:
             raise UsageError(
-                f"{word}: is no rank, no range of ranks such as 20-25 and no spec file"
+                f"{word}: is not a rank, a range of ranks such as 20-25, or a spec file"
             )
 
 
@@ -137,7 +137,7 @@ def as_options(settings: Iterable[str]) -> dict[str, Any]:
     """Options of the parallel config from `key=value` words.
 
     Raises:
-        ConfigError: one of them is no setting.
+        ConfigError: one of them is not a setting.
     """
     from espnet3.config.yaml_values import parse_setting
 

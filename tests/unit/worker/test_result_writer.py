@@ -17,8 +17,8 @@ from espnet3.specs.models import ResultPart
 from espnet3.storage.base import AppendFile, Store
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import open_store
-from espnet3.worker import results
-from espnet3.worker.results import BUFFER, ResultWriter
+from espnet3.worker import result_writer
+from espnet3.worker.result_writer import BUFFER, ResultWriter
 from tests.support.worker_runs import eventually
 
 ATTEMPT = "0001-0123456789ab"
@@ -168,7 +168,7 @@ def test_the_thread_leaves_with_the_writer(watched: WatchedStore) -> None:
 def test_slow_items_reach_the_operating_system_one_by_one(
     watched: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "WRITE_EVERY", 0.0)  # every item is slow
+    monkeypatch.setattr(result_writer, "WRITE_EVERY", 0.0)  # every item is slow
     with ResultWriter(watched, 3, ATTEMPT, 0, NEVER) as writer:
         for n, line in enumerate(LINES[:20]):
             writer.add(line)
@@ -179,7 +179,7 @@ def test_slow_items_reach_the_operating_system_one_by_one(
 def test_fast_items_reach_it_in_blocks(
     watched: WatchedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "WRITE_EVERY", NEVER * NEVER)  # no item is slow
+    monkeypatch.setattr(result_writer, "WRITE_EVERY", NEVER * NEVER)  # no item is slow
     line = b'{"item":0,"result":"%s"}\n' % (b"x" * 1000)
     with ResultWriter(watched, 3, ATTEMPT, 0, NEVER) as writer:
         while contents(watched) == b"":
@@ -209,7 +209,7 @@ def test_an_abandoned_writer_keeps_what_it_has(kind: str, request: pytest.Fixtur
 def test_what_the_thread_met_is_raised_by_the_next_call(
     watched: WatchedStore, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(results, "WRITE_EVERY", NEVER * NEVER)  # the thread alone writes
+    monkeypatch.setattr(result_writer, "WRITE_EVERY", NEVER * NEVER)  # the thread alone writes
     writer = ResultWriter(watched, 3, ATTEMPT, 0, 0.01)
     watched.fail = where
     writer.__enter__()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.submit.traps import in_place_of_the_shell
+from espnet3.submit.shell_traps import in_place_of_the_shell
 
 SHELLS = [name for name in ("bash", "dash", "sh", "busybox", "ksh", "zsh") if shutil.which(name)]
 WORKER = """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from espnet3.user_code.look import Look, seen
+from espnet3.user_code.fingerprints import Look, seen
 
 
 class Record:
@@ -34,7 +34,7 @@ class Record:
 
 
 class Recorded:
-    """Has a place for a record that is no part of `vars(instance)`, which is the user's alone."""
+    """Has a place for a record that is not part of `vars(instance)`, which is the user's alone."""
 
     __slots__ = ("_espnet3",)
 

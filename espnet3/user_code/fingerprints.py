@@ -17,7 +17,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from espnet3.specs.plain import is_omegaconf
-from espnet3.user_code.alike import fields_of
+from espnet3.user_code.equality import fields_of
 
 _SORTED = 10_000  # parts of a value that are few enough to walk in Python, which sorts sets
 _MOST = 10_000  # public attributes that are looked at
@@ -134,7 +134,7 @@ class _Looker:
         self.hash.update(data)
 
     def parts_of(self, value: Any) -> Any:
-        """What is written of a value that is no plain data."""
+        """What is written of a value that is not plain data."""
         self.left -= 1
         if self.left < 0:
             raise _TooMuch

@@ -16,7 +16,7 @@ from espnet3.specs.models import Receipt, RunSpec, Withdrawal
 from espnet3.storage.base import Store
 
 
-class Belief(NamedTuple):
+class ReceiptHistory(NamedTuple):
     """What is known of a shard's result files beside what they hold.
 
     Attributes:
@@ -31,10 +31,10 @@ class Belief(NamedTuple):
     errors_from: int = 0
 
 
-USUAL = Belief()
+NO_HISTORY = ReceiptHistory()
 
 
-def open_generations(store: Store, ranks: Iterable[int], *, look: bool) -> dict[int, int]:
+def next_generations(store: Store, ranks: Iterable[int], *, look: bool) -> dict[int, int]:
     """The generation of the receipt that each shard needs next; those that are done are left out.
 
     Args:
@@ -60,9 +60,9 @@ def open_generations(store: Store, ranks: Iterable[int], *, look: bool) -> dict[
     }
 
 
-def read_belief(
+def read_receipt_history(
     store: Store, run: RunSpec, rank: int, generation: int, errors_from: int = 0
-) -> Belief:
+) -> ReceiptHistory:
     """What the receipts before a generation vouched for and what withdrew them.
 
     Args:
@@ -70,7 +70,7 @@ def read_belief(
         run: its run.json.
         rank: the shard.
         generation: that of the receipt to come.
-        errors_from: as the submission says; see `Belief`.
+        errors_from: as the submission says; see `ReceiptHistory`.
     """
     vouched: dict[str, int] = {}
     damaged: set[str] = set()
@@ -87,7 +87,7 @@ def read_belief(
         damaged.update(find_damage(store, receipt))
         for part in receipt.parts:
             vouched[part.file] = max(part.first + part.records, vouched.get(part.file, 0))
-    return Belief(vouched, frozenset(damaged), errors_from)
+    return ReceiptHistory(vouched, frozenset(damaged), errors_from)
 
 
 def _read(store: Store, model: type[Model], path: str) -> Model | None:

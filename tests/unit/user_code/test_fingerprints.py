@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given
 from omegaconf import OmegaConf
 
-from espnet3.user_code import look
-from espnet3.user_code.alike import alike
-from espnet3.user_code.look import seen
+from espnet3.user_code import fingerprints
+from espnet3.user_code.equality import alike
+from espnet3.user_code.fingerprints import seen
 from tests.unit.user_code.test_values import EXACT, PLAIN
 
 
@@ -70,14 +70,14 @@ CHANGES: list[tuple[Any, Callable[[Any], Any]]] = [
     (np.zeros(3), lambda v: v.__setitem__(0, 1)),
     (np.zeros((3, 4)).T, lambda v: v.__setitem__((0, 0), 1)),
     (np.zeros((8, 8))[::2, ::2], lambda v: v.__setitem__((0, 0), 1)),
-    (np.zeros(look._ARRAYS // 8 + 1), lambda v: v.__setitem__(slice(None), 1)),
+    (np.zeros(fingerprints._ARRAYS // 8 + 1), lambda v: v.__setitem__(slice(None), 1)),
     (Tool(), lambda v: setattr(v, "size", 2)),
     ([Tool()], lambda v: v.__setitem__(0, Tool())),
     ([Tool()], lambda v: setattr(v[0], "inner", 2)),
     (functools.partial(max, [1]), lambda v: v.args[0].append(2)),
     (around_itself(), lambda v: v["list"].append(1)),
-    ([[i] for i in range(look._SORTED)], lambda v: v[-1].append(1)),
-    ([Tool() for _ in range(look._OBJECTS + 1)], lambda v: v.pop()),
+    ([[i] for i in range(fingerprints._SORTED)], lambda v: v[-1].append(1)),
+    ([Tool() for _ in range(fingerprints._OBJECTS + 1)], lambda v: v.pop()),
 ]
 
 

@@ -11,8 +11,8 @@ from espnet3.redaction import masked
 from espnet3.specs.models import Argument, Assignment, ClassReference, ProviderSpec
 from espnet3.specs.plain import is_omegaconf
 from espnet3.text import one_line
-from espnet3.user_code.alike import alike
-from espnet3.user_code.held import attributes_of, changed_attributes
+from espnet3.user_code.equality import alike
+from espnet3.user_code.instances import attributes_of, changed_attributes
 from espnet3.user_code.references import refer_to
 from espnet3.user_code.values import stored, stored_and_early
 from espnet3.user_code.variables import (

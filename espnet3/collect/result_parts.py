@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 from espnet3.run_dir.verification import BLOCK, open_verified, patiently
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.storage.base import Store
-from espnet3.storage.concurrency import submit
+from espnet3.storage.concurrency import submit_in_context
 
 FEW, MANY = 2, 6  # threads that read and verify parts, of which one writes or decodes
 SLOW = 0.2  # seconds for which they may wait for the storage before there are many
@@ -62,7 +62,7 @@ def take_in_turn(vouched: Vouched, take: Take) -> None:
             for group in _grouped(vouched.receipts, pace):
                 pool = many if pace.is_slow else few
                 was_slow = pace.is_slow
-                last = submit(pool, _verify_and_take, vouched, take, group, last)
+                last = submit_in_context(pool, _verify_and_take, vouched, take, group, last)
                 waiting.append(last)
                 while len(waiting) > MANY or (waiting and pace.is_slow is not was_slow):
                     waiting.popleft().result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from espnet3.config.model import ParallelConfig
-from espnet3.submit.launch import Launcher
+from espnet3.submit.launcher import Launcher
 
 
 def make_launcher(parallel: ParallelConfig, runner: type[Any]) -> Launcher:

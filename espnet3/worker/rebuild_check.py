@@ -1,4 +1,4 @@
-"""`python -m espnet3.worker.check RESULT < run.json`: can provider and runner be rebuilt here?
+"""`python -m espnet3.worker.rebuild_check RESULT < run.json`: can all be rebuilt here?
 
 Used before a submission, in a process that shares nothing with the submitter. Its finding, one line
 or nothing where all is well, goes to the file RESULT, since the user's modules may print anything;
@@ -16,7 +16,7 @@ from espnet3.redaction import scrubbed
 from espnet3.run_dir.secrets import remember_run
 from espnet3.specs.models import RunSpec, decode
 from espnet3.worker import exit_codes
-from espnet3.worker.rebuild import enter_surroundings, rebuild
+from espnet3.worker.rebuild import enter_driver_process, rebuild
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     try:
         run = decode(RunSpec, sys.stdin.buffer.read(), "run.json")
         remember_run(run)
-        enter_surroundings(run)
+        enter_driver_process(run)
         rebuild(run)
     except EspnetError as error:
         if isinstance(error.__cause__, SystemExit) and not isinstance(error.__cause__.code, str):

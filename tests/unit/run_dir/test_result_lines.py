@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.errors import InvalidFile, UnserializableResult
-from espnet3.run_dir.records import (
+from espnet3.run_dir.result_lines import (
     ResultRecord,
     decode_line,
     decode_results,
@@ -158,7 +158,7 @@ class TestJson:
             (Hypothesis("a", NAN), "float", "nan at score"),
             (Hypothesis("a", 1, {"x": NAN}), "float", "nan at _private.x"),
             ([Label.UNKNOWN], "float", "nan at [0]"),
-            ({"a": {1: 2}}, "int", "the key 1 at a is no plain string"),
+            ({"a": {1: 2}}, "int", "the key 1 at a is not a plain string"),
             ({None: 2}, "NoneType", "the key None"),
             ({np.str_("a"): 2}, "str_", "the key"),
             ({TwoLines(): 2}, "TwoLines", "the key two lines"),

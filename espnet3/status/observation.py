@@ -71,7 +71,7 @@ async def observe(
             where there may be any; they are not counted where unset.
 
     Raises:
-        RunDirectoryError: it is no run directory.
+        RunDirectoryError: it is not a run directory.
         FormatError: run.json or a submission cannot be read.
     """
     run, submissions, cancelled, receipts = await asyncio.to_thread(_look, store)

@@ -20,7 +20,7 @@ from espnet3.specs.models import PlannedJob
 from espnet3.startup import compiled
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
-from espnet3.submit.surroundings import PACKAGES
+from espnet3.submit.driver_process import PACKAGES
 
 # Files of the doctor's folder: written before the job; by the job, and by who submitted it.
 GREETING, TAKEN = "greeting", "taken"
@@ -42,14 +42,14 @@ def python_here() -> dict[str, Any]:
     }
 
 
-class Visitor(EnvironmentProvider):
+class ProbeProvider(EnvironmentProvider):
     """Keys of the config: folder and env."""
 
     def build_env_local(self) -> dict[str, Any]:
         return dict(self.config)
 
 
-class Visit(BaseRunner):
+class Probe(BaseRunner):
     """The one item's result is what was found, as plain values."""
 
     @staticmethod

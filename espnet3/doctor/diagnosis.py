@@ -17,22 +17,22 @@ from espnet3.collect.merge import collect
 from espnet3.collect.progress import status
 from espnet3.config.current import chosen_policy
 from espnet3.config.model import ParallelConfig
-from espnet3.doctor.visit import (
+from espnet3.doctor.probe import (
     ANSWER,
     CALL,
     GREETING,
     TAKEN,
-    Visit,
-    Visitor,
+    Probe,
+    ProbeProvider,
     python_here,
 )
 from espnet3.errors import EspnetError, FileMissing, FileTaken, SubmissionRefused, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers import get_scheduler
 from espnet3.storage.base import Store
-from espnet3.storage.file_modes import regular
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import open_store
+from espnet3.storage.permissions import regular
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import dry_run, submit
 from espnet3.submit.submission import Submitted
@@ -58,7 +58,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class Diagnosis:
     """What the doctor found.
 
     Attributes:
@@ -77,13 +77,13 @@ class Examination:
         return all(finding.fine for finding in self.findings)
 
 
-async def examine(
+async def diagnose(
     parallel: ParallelConfig,
     folder: str | os.PathLike[str],
     *,
     timeout: float = 600.0,
     tell: Callable[[Finding], None] = lambda finding: None,
-) -> Examination:
+) -> Diagnosis:
     """Submit a tiny job with a config's options, and report what matters before a real run.
 
     Args:
@@ -102,7 +102,7 @@ async def examine(
 
     Example:
         >>> from espnet3.config.model import ParallelConfig
-        >>> (await examine(ParallelConfig(env="slurm"), "/shared")).fine  # doctest: +SKIP
+        >>> (await diagnose(ParallelConfig(env="slurm"), "/shared")).fine  # doctest: +SKIP
         True
     """
     findings: list[Finding] = []
@@ -122,7 +122,7 @@ async def examine(
     one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
     one["overrides"] = []
     config = parallel.model_copy(update=one)
-    visit = Visit(Visitor({"folder": store.root, "env": parallel.env}))
+    visit = Probe(ProbeProvider({"folder": store.root, "env": parallel.env}))
     await dry_run(visit, [0], run_dir=run_dir, parallel=config)  # before anything is made
     await asyncio.to_thread(_prepare, store)
     try:
@@ -145,10 +145,10 @@ async def examine(
             await cancel(run_dir, trust=parallel.trust)
     fine = all(finding.fine for finding in findings)
     gone = fine and await asyncio.to_thread(_remove, store)
-    return Examination(parallel.env, findings, None if gone else store.root)
+    return Diagnosis(parallel.env, findings, None if gone else store.root)
 
 
-async def _submit(visit: Visit, run_dir: str, config: ParallelConfig) -> Submitted:
+async def _submit(visit: Probe, run_dir: str, config: ParallelConfig) -> Submitted:
     try:
         return await submit(visit, [0], run_dir=run_dir, parallel=config)
     except SubmissionRefused as error:  # nobody is to resume this run
@@ -156,7 +156,7 @@ async def _submit(visit: Visit, run_dir: str, config: ParallelConfig) -> Submitt
 
 
 def _remove(store: Store) -> bool:
-    """Remove the doctor's folder, if it is no URL."""
+    """Remove the doctor's folder, if it is not a URL."""
     if isinstance(store, LocalStore):
         shutil.rmtree(store.root, ignore_errors=True)
     return isinstance(store, LocalStore)

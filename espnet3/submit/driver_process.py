@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable
 
 from espnet3.errors import UsageError
-from espnet3.storage.file_modes import require_usable_umask
 from espnet3.storage.paths import absolute
-from espnet3.submit.plan import Surroundings
+from espnet3.storage.permissions import require_usable_umask
+from espnet3.submit.plan import DriverProcess
 from espnet3.submit.process_state import held_here, require_utf8
 from espnet3.user_code.main_module import WORKER_VARIABLE
 
@@ -46,10 +46,10 @@ def refuse_in_worker() -> None:
         )
 
 
-def surroundings_here(
+def this_driver_process(
     python: str, variables: Iterable[str] = (), *, passed_on: bool = False
-) -> Surroundings:
-    """Record this process's surroundings.
+) -> DriverProcess:
+    """Describe this process.
 
     Args:
         python: the interpreter's command, as it stands in a job script.
@@ -73,7 +73,7 @@ def surroundings_here(
         require_utf8(f"sys.path[{position}] (is it in PYTHONPATH?)", entry)
     for name, value in recorded.items():
         require_utf8(f"os.environ[{name!r}]", value)
-    return Surroundings(
+    return DriverProcess(
         python=python,
         working_directory=here,
         sys_path=import_path,

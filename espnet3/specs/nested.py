@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from espnet3.specs.base import Part
+from espnet3.specs.base import NestedModel
 from espnet3.specs.plain import finite
 
 ATTEMPT = r"[0-9]{4,}-[0-9a-f]{12}"
@@ -27,7 +27,7 @@ ResultName = Annotated[str, Field(pattern=rf"^[0-9]{{6,}}\.{ATTEMPT}\.[0-9]+\.js
 Checksum = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
-class ClassReference(Part):
+class ClassReference(NestedModel):
     """Where a worker finds a class again.
 
     `file` is set where the class was defined in the submitted script itself, which has no module
@@ -48,7 +48,7 @@ Kind = Literal[
 ]  # fmt: skip
 
 
-class RestoredValue(Part):
+class RestoredValue(NestedModel):
     """A value of which JSON holds the contents only: where it stands, and what it was.
 
     `at` are the keys and positions that lead to it; inner values come before what holds them.
@@ -63,7 +63,7 @@ class RestoredValue(Part):
     text: str | None = None
 
 
-class Argument(Part):
+class Argument(NestedModel):
     """A value as JSON; `omegaconf` says that it was a DictConfig or ListConfig."""
 
     value: PlainJson
@@ -71,7 +71,7 @@ class Argument(Part):
     restored: list[RestoredValue] = []
 
 
-class ProviderSpec(Part):
+class ProviderSpec(NestedModel):
     """How to construct the provider again: its class and the arguments it was constructed with.
 
     `attributes` are those that were changed since, as they were at the call.
@@ -87,7 +87,7 @@ class ProviderSpec(Part):
         return [*self.args, *self.kwargs.values(), *self.attributes.values()]
 
 
-class Assignment(Part):
+class Assignment(NestedModel):
     """A variable of a class or module that the user's process had changed since the import.
 
     `qualname` of `target` is empty where it is the module itself.
@@ -98,7 +98,7 @@ class Assignment(Part):
     value: Argument
 
 
-class WarningFilter(Part):
+class WarningFilter(NestedModel):
     """An entry of `warnings.filters`; `message` and `module` are patterns."""
 
     action: str
@@ -108,7 +108,7 @@ class WarningFilter(Part):
     lineno: Count = 0
 
 
-class ProcessState(Part):
+class ProcessState(NestedModel):
     """What else of the submitter's process a worker takes over; see `docs/process-state.md`.
 
     `main` is its main module, with an empty `qualname`, and `initial_argv` what that saw as
@@ -131,7 +131,7 @@ class ProcessState(Part):
     warning_filters: list[WarningFilter] = []
 
 
-class ProcessIdentity(Part):
+class ProcessIdentity(NestedModel):
     """A process, so that another process of the same host can tell whether it still lives."""
 
     host: str
@@ -140,7 +140,7 @@ class ProcessIdentity(Part):
     user: str
 
 
-class PlannedJob(Part):
+class PlannedJob(NestedModel):
     """One job or job array of a submission: tasks `first_task` … `first_task + n_tasks - 1`.
 
     It starts when the job at position `after` has ended, in whatever way. In `log`, `{index}`
@@ -155,14 +155,14 @@ class PlannedJob(Part):
     log: str
 
 
-class AcceptedJob(Part):
+class AcceptedJob(NestedModel):
     """A job that the scheduler accepted; `name` is the unique name of its planned job."""
 
     name: str
     job_id: str
 
 
-class ErrorRecord(Part):
+class ErrorRecord(NestedModel):
     """An exception of the user's code."""
 
     type: Text
@@ -170,7 +170,7 @@ class ErrorRecord(Part):
     traceback: Text = ""
 
 
-class ResultPart(Part):
+class ResultPart(NestedModel):
     """The first `records` lines, `bytes` long, of a result file; `first` is their position."""
 
     file: ResultName

@@ -19,8 +19,8 @@ from dask.sizeof import sizeof
 from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker
 
 from espnet3.errors import UnserializableResult, WorkersKilled
-from espnet3.parallel.batch_sizer import TASK_SECONDS, BatchSizer
 from espnet3.parallel.pickles import dumps, loads
+from espnet3.parallel.task_sizer import TASK_SECONDS, BatchSizer
 from espnet3.parallel.worker_env import bound_to_env
 from espnet3.parallel.worker_watch import LOOK_EVERY, WorkerWatch
 from espnet3.text import one_line

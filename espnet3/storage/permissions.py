@@ -103,7 +103,7 @@ def require_regular(path: str) -> None:
 
 
 def _no_file(path: str, mode: int) -> OSError:
-    problem = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Is no regular file"
+    problem = os.strerror(errno.EISDIR) if stat.S_ISDIR(mode) else "Is not a regular file"
     return OSError(errno.EISDIR, problem, path)
 
 

@@ -14,8 +14,8 @@ from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Withdrawal, encode, now
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
-from espnet3.worker.generations import open_generations, read_belief
-from espnet3.worker.shard import Limits, Place
+from espnet3.worker.receipt_history import next_generations, read_receipt_history
+from espnet3.worker.shard import Limits, SchedulerTask
 from espnet3.worker.task import run_task
 from tests.support.worker_runs import records_of, write_run
 
@@ -27,7 +27,7 @@ def run_here(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
 ) -> int:
     return run_task(
-        RunDirectory(store), run, [*range(run.world_size)], number, Place(0, "1"),
+        RunDirectory(store), run, [*range(run.world_size)], number, SchedulerTask(0, "1"),
         may_have_predecessors=number > 1, limits=limits,
     )  # fmt: skip
 
@@ -73,8 +73,8 @@ def test_the_names_alone_say_what_is_open(store: Store, look: bool) -> None:
     ranks = range(7)
     # Somebody removed the receipt of shard 6 by hand.
     expected = {0: 1, 2: 2, 4: 3, 5: 1, 6: 2}
-    assert open_generations(store, ranks, look=look) == expected
-    assert open_generations(store, [0, 5], look=look) == {0: 1, 5: 1}
+    assert next_generations(store, ranks, look=look) == expected
+    assert next_generations(store, [0, 5], look=look) == {0: 1, 5: 1}
     seen = look_at_receipts(store, 7)
     assert seen.done == {1: 1, 3: 2}
     assert seen.withdrawn == {2: 2, 4: 3, 6: 2}
@@ -107,7 +107,7 @@ def test_a_file_that_does_not_match_is_not_believed_even_if_nobody_names_it(stor
     file = file_of(store)
     file.write_bytes(file.read_bytes().replace(b'"result":2}', b'"result":3}'))
     withdraw(store, 0)
-    assert read_belief(store, run, 0, 2).damaged == {file.name}
+    assert read_receipt_history(store, run, 0, 2).damaged == {file.name}
     assert run_here(store, run) == exit_codes.DONE
     assert RunDirectory(store).receipt(run, 0, 2).salvaged == 0
 

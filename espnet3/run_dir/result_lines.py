@@ -25,7 +25,7 @@ from espnet3.user_code.main_module import MainModule, name_here
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
-MAX_LINE = 1 << 30  # bytes; what has more is no line, or a reader could be made to hold anything
+MAX_LINE = 1 << 30  # bytes; what has more is not a line, or a reader could be made to hold anything
 _RESULT = itemgetter("result")
 _DOCUMENT = 10_000  # bytes of lines that are decoded at once; what comes of more leaves the cache
 _NEVER_NULL = frozenset({int, str, bool})  # the search costs as much as the encoding
@@ -112,7 +112,7 @@ def decode_line(
         main: the main module that pickled results speak of; this process's own where unset.
 
     Raises:
-        InvalidFile: the line is no result line.
+        InvalidFile: the line is not a result line.
     """
     try:
         raw = orjson.loads(line)
@@ -124,7 +124,7 @@ def decode_line(
         if unpickle:
             return ResultRecord(item, _unpickle(base64.b64decode(raw["pickle"]), where, main))
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidFile(where, "", f"holds a line that is no result: {error}") from None
+        raise InvalidFile(where, "", f"holds a line that is not a result: {error}") from None
     raise InvalidFile(where, "", "holds a pickled result, but the run says `results: json`")
 
 
@@ -140,7 +140,7 @@ def decode_results(
         main: as for `decode_line`.
 
     Raises:
-        InvalidFile: a line is no result line.
+        InvalidFile: a line is not a result line.
 
     Example:
         >>> decode_results(b'{"item":3,"result":9}\n{"item":4,"result":16}\n', "results")
@@ -161,7 +161,7 @@ def _decode_document(
     try:  # half the time of a call for each line
         records = orjson.loads(b"[%b]" % lines.removesuffix(b"\n").replace(b"\n", b","))
         return list(map(_RESULT, records))
-    except (ValueError, KeyError, TypeError):  # items that failed, pickles, or what is no line
+    except (ValueError, KeyError, TypeError):  # items that failed, pickles, or what is not a line
         how: Any = {"unpickle": unpickle, "main": main}
         decoded = [decode_line(line, where, **how) for line in lines.splitlines()]
         return [record.error or record.result for record in decoded]
@@ -212,7 +212,7 @@ def _culprit(value: Any, where: str = "") -> tuple[str, str] | None:
     if isinstance(value, dict):
         for key, part in value.items():
             if type(key) is not str:
-                return type(key).__name__, f"the key {key!r}{at} is no plain string"
+                return type(key).__name__, f"the key {key!r}{at} is not a plain string"
             found = _culprit(part, f"{where}.{key}" if where else key)
             if found is not None:
                 return found
