@@ -164,7 +164,7 @@ def _make(name: str, section: dict[str, Any], first: Any, base: type) -> Any:
     path = section.pop("_target_")
     target = find_target(path, f"{name}._target_")
     if not (isinstance(target, type) and issubclass(target, base)):
-        problem = f"{path} is no {name}; name a subclass of {base.__name__}"
+        problem = f"{path} is not a {name}; name a subclass of {base.__name__}"
         raise ConfigError(f"{name}._target_", problem)
     return call_target(target, (first,), section, name)
 

@@ -173,7 +173,7 @@ class Scheduler(ABC):
         return None
 
     def task_name(self, job_id: str, index: int | None) -> str:
-        """A task for a person, as the scheduler's commands name it; None for a job that is not an array."""
+        """A task for a person, as the scheduler's commands name it; None for a single job."""
         return job_id if index is None else f"{job_id}_{index + self.first_index}"
 
     def scrubbed(self, environ: Mapping[str, str]) -> dict[str, str]:

@@ -319,5 +319,5 @@ class Dialect(ABC):
         """Ask to stop jobs; those that ended already are no error."""
 
     def task_name(self, job_id: str, index: int | None) -> str:
-        """A task for a person, as the scheduler's commands name it; None for a job that is not an array."""
+        """A task for a person, as the scheduler's commands name it; None for a single job."""
         return job_id if index is None else f"{job_id}_{index + self.first_index}"

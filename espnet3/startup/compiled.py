@@ -27,7 +27,7 @@ from espnet3.startup import extension
 
 _SOURCES = (
     "startup/compiled",
-    *(f"specs/{name}" for name in ("base", "items", "models", "parts", "plain")),
+    *(f"specs/{name}" for name in ("base", "items", "models", "nested", "plain")),
 )
 _schemas: dict[str, bytes] = {}
 _made_of: list[Any] = []  # what `_key` said before the models were imported
@@ -78,7 +78,7 @@ def _stand_in() -> ModuleType:
     module.__dict__.update(
         AfterValidator=lambda function: None,
         AwareDatetime=datetime,
-        BaseModel=CompiledPart,
+        BaseModel=CompiledModel,
         ConfigDict=dict,
         Field=lambda **limits: None,
         JsonValue=Any,
@@ -161,7 +161,7 @@ def _bare(schema: Any) -> Any:
     return {key: _bare(part) for key, part in schema.items() if key != "metadata"}
 
 
-class CompiledPart:
+class CompiledModel:
     """Stands in for the pydantic models' base, with the part of its interface that workers use.
 
     Workers cannot submit; they may read other runs.
@@ -204,10 +204,10 @@ class CompiledPart:
 
     def __getstate__(self) -> dict[str, Any]:
         """As pydantic does: what one process pickles, another reads, with pydantic or without."""
-        return {name: getattr(self, name) for name in CompiledPart.__slots__}
+        return {name: getattr(self, name) for name in CompiledModel.__slots__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name in CompiledPart.__slots__:
+        for name in CompiledModel.__slots__:
             setattr(self, name, state[name])
 
     def __eq__(self, other: object) -> bool:
@@ -223,7 +223,7 @@ class CompiledPart:
 
 def _fields(part: Any) -> dict[str, Any]:
     """What orjson writes of a part: its fields, which validation has put in their order."""
-    if isinstance(part, CompiledPart):
+    if isinstance(part, CompiledModel):
         return part.__dict__
     raise TypeError
 

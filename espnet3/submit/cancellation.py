@@ -169,8 +169,8 @@ def _require_own_names(known: KnownSubmission, run: RunSpec) -> None:
     for name in [*(job.name for job in submission.jobs), *known.job_ids()]:
         if name not in own:
             raise UsageError(
-                f"submission {submission.number:04d}: {name!r} is not a job of run {run.run_id}, so "
-                "nothing is cancelled; was the file edited by hand?"
+                f"submission {submission.number:04d}: {name!r} is not a job of run {run.run_id}, "
+                "so nothing is cancelled; was the file edited by hand?"
             )
 
 

@@ -134,7 +134,7 @@ def walked(folder: Path) -> list[bytes]:
 
 def test_a_run_directory_whose_name_is_no_text_is_said_in_one_line(tmp_path: Path) -> None:
     bad = os.fsdecode(os.fsencode(tmp_path) + b"/" + BAD)
-    with pytest.raises(RunDirectoryError, match="no UTF-8; choose another run_dir"):
+    with pytest.raises(RunDirectoryError, match="not UTF-8; choose another run_dir"):
         Run(bad)
     for words in (["status", "--json"], ["collect"], ["logs", "0"], ["cancel"], ["resume"]):
         done = subprocess.run(

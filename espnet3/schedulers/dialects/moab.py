@@ -54,7 +54,7 @@ class _Told(NamedTuple):
     fields: Mapping[str, str]
 
     def ids(self) -> tuple[list[str], str | None]:
-        """The ids of its job, Moab's own first, and its index in it; None for a job that is not an array."""
+        """The ids of its job, Moab's own first, and its index in it; None for a single job."""
         ids = [_parts(self.fields.get(name, "")) for name in ("GJID", "JobID")]
         index = next((index for _, index in ids if index is not None), None)
         return [job_id for job_id, _ in ids if job_id], index

@@ -156,7 +156,7 @@ class Pbs(Dialect):
     def _never(self, told: Sequence[Told]) -> Dialogue[dict[str, str]]:
         """Those of the jobs that wait for a job which is over, and so for ever; and the words.
 
-        PBS releases what waits for a job at that job's end, but not where a job that is not an array
+        PBS releases what waits for a job at that job's end, but not where a single job
         is deleted before it began.
         """
         waiting = {parts(job.job_id)[0]: ids for job in told if (ids := waited_for(job.fields))}

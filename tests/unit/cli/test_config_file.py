@@ -156,7 +156,8 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("runner._target_=a:B", "runner._target_: 'a:B' is not an import path such as module.Name"),
         (
             "runner._target_=cli_test_decode.Provider",
-            "runner._target_: cli_test_decode.Provider is not a runner; name a subclass of BaseRunner",
+            "runner._target_: cli_test_decode.Provider is not a runner; name a subclass of "
+            "BaseRunner",
         ),
         (
             "provider._target_=cli_test_decode.Runner",

@@ -98,7 +98,7 @@ def test_a_path_to_a_yaml_file(tmp_path: Path) -> None:
     ("text", "says"),
     [
         (None, "No such file"),
-        (b"\xff\xfe", "no UTF-8"),
+        (b"\xff\xfe", "not UTF-8"),
         (b"env: [", "is not YAML"),
         (b"- env", "expected a mapping"),
         (b"env: slurm\nn_worker: 2", "did you mean n_workers?"),

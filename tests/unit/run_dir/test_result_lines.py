@@ -313,7 +313,7 @@ def test_many_lines_at_once_are_what_they_are_one_by_one() -> None:
     expected = [record.error or record.result for record in one_by_one]
     assert decode_results(b"".join(lines), "here") == expected
     assert decode_results(lines[0] + lines[2], "here") == [{"a": [1, None]}, ""]
-    with pytest.raises(InvalidFile, match="no result"):
+    with pytest.raises(InvalidFile, match="not a result"):
         decode_results(lines[0] + b"[1]\n", "here")
 
 
