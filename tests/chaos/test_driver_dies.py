@@ -1,8 +1,9 @@
-"""The driver is killed at every step of a submission; the run completes all the same."""
+"""The driver is killed at any step of a submission; the run completes all the same."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from tests.support.helpers import wait_for
 from tests.support.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
+ALL = os.environ.get("ESPNET3_LONG_TESTS") == "1"
 EXPECTED = [item * item for item in range(N_ITEMS)]
 
 
@@ -40,18 +42,50 @@ def drive(folder: Path, env: str, step: int, when: str, **environ: str) -> subpr
     )
 
 
+class Drivers:
+    """Drivers that share their imports: each is forked where they are done."""
+
+    def __init__(self) -> None:
+        words = [sys.executable, "-m", "tests.chaos.dying_driver"]
+        self._process = subprocess.Popen(
+            words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Drivers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=60)
+
+    def drive(self, env: str, *points: tuple[Path, int, str]) -> list[tuple[int, str]]:
+        """Drive the runs in folders at the same time, each to the point at which it is killed.
+
+        Returns:
+            For each the exit code, and what it printed.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        arguments = [
+            [str(folder / "run"), env, str(step), when, str(folder / "counts")]
+            for folder, step, when in points
+        ]
+        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.flush()
+        return [(code, said) for code, said in json.loads(self._process.stdout.readline())]
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     out, err = process.communicate(timeout=60)
     assert process.returncode in (0, -signal.SIGKILL), err
     return process.returncode, out
 
 
-def go_on(folder: Path, env: str) -> None:
+def go_on(drivers: Drivers, folder: Path, env: str) -> None:
     """What a user does after the crash: `resume`, or the same call where there is no run yet."""
     if (folder / "run" / "run.json").exists():
         espnet3.Run(folder / "run").resume()
     else:
-        code, _ = finish(drive(folder, env, 0, "never"))
+        [(code, _)] = drivers.drive(env, (folder, 0, "never"))
         assert code == 0
 
 
@@ -68,29 +102,24 @@ def check(folder: Path) -> None:
     assert all(entry.recorded is not None or not entry.job_ids() for entry in seen.submissions)
 
 
-def crash_everywhere(tmp_path: Path, env: str) -> list[Path]:
-    """One folder for each operation before or after which a driver was killed."""
-    folders = []
-    running: list[tuple[Path, subprocess.Popen[str]]] = []
-    code, printed = finish(drive(_folder(tmp_path, "whole"), env, 0, "never"))
+def crash_everywhere(drivers: Drivers, tmp_path: Path, env: str) -> None:
+    """Kill a driver before and after its operations; all the runs complete.
+
+    At each of them with ESPNET3_LONG_TESTS=1; `test_crash_points.py` simulates all.
+    """
+    [(code, printed)] = drivers.drive(env, (_folder(tmp_path, "whole"), 0, "never"))
     assert code == 0
-    for step in range(1, int(printed) + 1):
-        for when in ("before", "after"):
-            folder = _folder(tmp_path, f"{step}-{when}")
-            running.append((folder, drive(folder, env, step, when)))
-            if len(running) == 2:
-                folders += _killed(running)
-    return folders + _killed(running)
-
-
-def _killed(running: list[tuple[Path, subprocess.Popen[str]]]) -> list[Path]:
     folders = []
-    for folder, process in running:
-        code, _ = finish(process)
-        assert code == -signal.SIGKILL, f"{folder.name}: was not killed"
-        folders.append(folder)
-    running.clear()
-    return folders
+    for step in range(1, int(printed) + 1, 1 if ALL else 3):
+        points = [(_folder(tmp_path, f"{step}-{when}"), step, when) for when in ("before", "after")]
+        ended = drivers.drive(env, *points)
+        assert [code for code, _ in ended] == [-signal.SIGKILL] * 2, step
+        folders += [folder for folder, _, _ in points]
+    assert len(folders) > 10
+    for folder in folders:
+        go_on(drivers, folder, env)
+    for folder in folders:
+        check(folder)
 
 
 def _folder(tmp_path: Path, name: str) -> Path:
@@ -101,24 +130,16 @@ def _folder(tmp_path: Path, name: str) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_local_driver_killed_at_every_store_operation(tmp_path: Path) -> None:
-    folders = crash_everywhere(tmp_path, "local")
-    assert len(folders) > 20
-    for folder in folders:
-        go_on(folder, "local")
-    for folder in folders:
-        check(folder)
+def test_local_driver_killed_at_store_operations(tmp_path: Path) -> None:
+    with Drivers() as drivers:
+        crash_everywhere(drivers, tmp_path, "local")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_slurm_driver_killed_at_every_store_operation(slurm: SlurmCluster, tmp_path: Path) -> None:
-    folders = crash_everywhere(tmp_path, "slurm")
-    assert len(folders) > 20
-    for folder in folders:
-        go_on(folder, "slurm")
-    for folder in folders:
-        check(folder)
+def test_slurm_driver_killed_at_store_operations(slurm: SlurmCluster, tmp_path: Path) -> None:
+    with Drivers() as drivers:
+        crash_everywhere(drivers, tmp_path, "slurm")
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
