@@ -33,11 +33,11 @@ from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
 from tests.chaos.copies import Copy, step_by_step
+from tests.support.helpers import LONG
 from tests.support.mortal import Died, Process
 from tests.support.stand_in_cluster import Task
 from tests.support.world import N_ITEMS, N_SHARDS, World
 
-LONG = os.environ.get("ESPNET3_LONG_TESTS") == "1"
 which = st.integers(0, 10**6)
 death = st.one_of(st.just(0), st.integers(1, 80))
 

@@ -19,11 +19,10 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.status.observation import observe
 from espnet3.storage.opening import open_store
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
-from tests.support.helpers import wait_for
+from tests.support.helpers import LONG, wait_for
 from tests.support.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL = os.environ.get("ESPNET3_LONG_TESTS") == "1"
 EXPECTED = [item * item for item in range(N_ITEMS)]
 
 
@@ -110,7 +109,7 @@ def crash_everywhere(drivers: Drivers, tmp_path: Path, env: str) -> None:
     [(code, printed)] = drivers.drive(env, (_folder(tmp_path, "whole"), 0, "never"))
     assert code == 0
     folders = []
-    for step in range(1, int(printed) + 1, 1 if ALL else 3):
+    for step in range(1, int(printed) + 1, 1 if LONG else 3):
         points = [(_folder(tmp_path, f"{step}-{when}"), step, when) for when in ("before", "after")]
         ended = drivers.drive(env, *points)
         assert [code for code, _ in ended] == [-signal.SIGKILL] * 2, step

@@ -25,6 +25,7 @@ from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit.launcher import Rendered
 from espnet3.submit.local_launcher import LocalLauncher
 from tests.support.helpers import (
+    LONG,
     ROOT,
     ended,
     locally,
@@ -37,8 +38,6 @@ from tests.support.helpers import (
 from tests.support.runners import MENDED, Noting, Workshop
 from tests.support.stand_in_cluster import Task
 from tests.support.world import N_ITEMS, Counted, Nothing, World, expected
-
-ALL = os.environ.get("ESPNET3_LONG_TESTS") == "1"
 
 
 def dying(step: int, folder: Path, *words: str) -> list[str]:
@@ -60,7 +59,7 @@ def run_dying(step: int, folder: Path, *words: str, **environ: str) -> int:
 def some(folder: Path, n: int) -> Iterator[int]:
     """All operations of the process that lived last, or some of them."""
     total = int((folder / "operations").read_text())
-    return iter(range(1, total + 1) if ALL else range(1, total + 1, max(1, total // n)))
+    return iter(range(1, total + 1) if LONG else range(1, total + 1, max(1, total // n)))
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from espnet3.specs.models import (
 from tests.support.runners import Noting, Workshop
 
 ROOT = Path(__file__).parents[2]
+LONG = os.environ.get("ESPNET3_LONG_TESTS") == "1"  # all that takes many minutes as well
 TINY = {"cores": 1, "memory": "100MB"}  # of the 16 cores that the test cluster claims to have
 
 
