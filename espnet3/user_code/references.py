@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
@@ -39,13 +40,23 @@ def refer_to(cls: object) -> ClassReference:
     return _refer_to(cls, lambda: _namespace(cls))
 
 
-def refer_to_function(function: FunctionType) -> ClassReference:
-    """The reference by which a worker finds a function again.
+def refer_to_function(function: Any) -> ClassReference:
+    """The reference by which a worker finds a function again, one in C too (`len`, `str.lower`).
 
     Raises:
         ClassError: as `refer_to`; it may be a lambda, too.
     """
-    return _refer_to(function, lambda: function.__globals__)
+    if isinstance(function, FunctionType):
+        return _refer_to(function, lambda: function.__globals__)
+    owner = getattr(function, "__objclass__", function)
+    module, qualname = getattr(owner, "__module__", None), function.__qualname__
+    try:
+        found = pkgutil.resolve_name(f"{module}:{qualname}")
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if module is None or found is not function:
+        raise ClassError(one_line(repr(function), 80), "is not found by its name in a module")
+    return ClassReference(module=module, qualname=qualname)
 
 
 def _refer_to(

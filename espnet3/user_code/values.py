@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from pathlib import PurePath
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ClassError, ConfigError
@@ -90,18 +90,21 @@ def _require_alike(value: Any, argument: Argument, where: str) -> None:
         )
 
 
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodDescriptorType)
+
+
 class _ByName:
     """A function that stands where a worker is given it: not deep in data, such as a registry.
 
     Those are the import's affair.
     """
 
-    def __init__(self, function: FunctionType) -> None:
+    def __init__(self, function: Any) -> None:
         self.function = function
 
 
 def _by_name(value: Any) -> Any:
-    return _ByName(value) if isinstance(value, FunctionType) else value
+    return _ByName(value) if isinstance(value, _FUNCTIONS) else value
 
 
 class _Writer:
@@ -219,7 +222,7 @@ class _Writer:
         except ClassError as error:
             raise ConfigError(where, f"is the function {error}") from None
         self.note(at, "function", reference)
-        return value.function.__qualname__
+        return reference.qualname
 
     def _subclass(self, value: Any, where: str, at: At, depth: int) -> JsonValue:
         return self._scalar(value, where, at)
