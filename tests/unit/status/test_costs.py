@@ -97,7 +97,7 @@ async def test_a_status_looks_as_often_at_many_shards_as_at_few(
     for n_shards in (2, MANY):
         store = await unfinished_run(tmp_path, n_shards)
         asked.clear()
-        seen = await observe(store)
+        seen = await observe(RunDirectory(store))
         assert seen.status.counts() == {"done": n_shards - 1, "failed": 1}
         assert asked == ["query"]
         operations.append(store.operations)
@@ -120,7 +120,7 @@ async def test_the_status_of_a_run_that_is_done_asks_nobody(
     store.create(layout.receipt(0), b"{}")
     store.operations.clear()
     asked.clear()
-    assert (await observe(store)).status.done
+    assert (await observe(RunDirectory(store))).status.done
     assert asked == []
     assert store.operations["names", layout.RECEIPTS] == 1
     assert store.operations["names", layout.ATTEMPTS] == 0
@@ -168,18 +168,18 @@ async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
     store.create(layout.receipt(1), b"")  # not seen as a whole yet
     counted = FailedItemCounts()
     store.operations.clear()
-    seen = (await observe(store, failed_items=counted)).status
+    seen = (await observe(RunDirectory(store), failed_items=counted)).status
     assert (seen.failed, seen.failed_items, seen.n_items) == ({0: 2, 1: None}, 2, 9)
     assert store.operations["read", layout.RECEIPTS] == 2
     os.unlink(store.locate(layout.receipt(1)))
     done(1, 0)
     done(2, 3)
     store.operations.clear()
-    seen = (await observe(store, failed_items=counted)).status
+    seen = (await observe(RunDirectory(store), failed_items=counted)).status
     assert (seen.done, seen.sound, seen.failed) == (True, False, {0: 2, 2: 3})
     assert store.operations["read", layout.RECEIPTS] == 2
     store.operations.clear()
-    assert (await observe(store, failed_items=counted)).status == seen
+    assert (await observe(RunDirectory(store), failed_items=counted)).status == seen
     assert store.operations["read", layout.RECEIPTS] == 0
-    assert (await observe(store)).status.failed == {}  # who does not ask does not pay
+    assert (await observe(RunDirectory(store))).status.failed == {}  # who does not ask does not pay
     assert store.operations["read", layout.RECEIPTS] == 0
