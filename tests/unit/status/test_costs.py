@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from espnet3.collect import collect, status
+from espnet3.errors import IncompleteRun
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers.engine import BatchSystem
 from espnet3.specs import layout
@@ -17,7 +20,7 @@ from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observation import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
-from espnet3.submit import resume, submit
+from espnet3.submit import cancel, resume, submit
 from tests.support import stand_in_cluster
 from tests.support.stand_in_cluster import StandInDialect
 from tests.support.worker_runs import Setup, Work
@@ -140,6 +143,39 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
         operations.append(store.operations)
     assert operations[0] == operations[1]
     assert sum(operations[0].values()) < 20
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was called in a thread, by name."""
+    original, called = asyncio.to_thread, list[str]()
+
+    async def counted(function: Any, *words: Any, **named: Any) -> Any:
+        called.append(getattr(function, "__name__", "?"))
+        return await original(function, *words, **named)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    return called
+
+
+async def test_a_stage_is_one_hop_into_a_thread(
+    tmp_path: Path, asked: list[str], hops: list[str]
+) -> None:
+    """Each break tears a traceback, and a cancellation comes between: decision 0016."""
+    store = await unfinished_run(tmp_path, 2)
+    hops.clear()
+    await status(store.root)
+    assert hops == ["_look", "conclude"]
+    hops.clear()
+    assert (await resume(store.root)).ranks == [0]
+    assert hops == ["_look", "conclude", "_claim", "look", "look"]  # before a job, and after all
+    hops.clear()
+    await cancel(store.root)
+    assert hops == ["_look", "conclude", "publish_first"]
+    hops.clear()
+    with pytest.raises(IncompleteRun):
+        await collect(store.root)
+    assert hops == ["look", "_look", "conclude"]
 
 
 async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
