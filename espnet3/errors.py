@@ -46,37 +46,13 @@ from typing import Any
 from espnet3.text import one_line, visible
 
 __all__ = [
-    "ClassError",
-    "ConfigError",
-    "DamagedResult",
-    "EnvironmentFailed",
-    "EspnetError",
-    "FailedItems",
-    "FileMissing",
-    "FileTaken",
-    "FileTooLarge",
-    "FormatError",
-    "ForwardFailed",
-    "IncompleteRun",
-    "InvalidFile",
-    "ItemsError",
-    "NewerFormat",
-    "NoWorkers",
-    "PlanMismatch",
-    "PreflightError",
-    "RunDirectoryError",
-    "RunError",
-    "SchedulerError",
-    "SchedulerUnavailable",
-    "StoreError",
-    "SubmissionRefused",
-    "TooManyErrors",
-    "UnserializableResult",
-    "Untrusted",
-    "UsageError",
-    "WorkError",
-    "WorkersKilled",
-]
+    "ClassError", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError", "FailedItems",
+    "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed", "IncompleteRun",
+    "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "PlanMismatch", "PreflightError",
+    "RunDirectoryError", "RunError", "SchedulerError", "SchedulerUnavailable", "StoreError",
+    "SubmissionRefused", "TooManyErrors", "UnserializableResult", "Untrusted", "UsageError",
+    "WorkError", "WorkersKilled",
+]  # fmt: skip
 
 
 class EspnetError(Exception):
@@ -105,11 +81,7 @@ class UsageError(EspnetError):
 
 
 class ConfigError(UsageError):
-    """A configuration value is wrong.
-
-    Attributes:
-        field: dotted name of the value, as the user would write it (`parallel.n_workers`).
-    """
+    """A configuration value is wrong; `field` is its dotted name (`parallel.n_workers`)."""
 
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
@@ -121,11 +93,7 @@ class ItemsError(UsageError):
 
 
 class ClassError(UsageError):
-    """A class cannot be found again by a worker.
-
-    Attributes:
-        name: the class as the user knows it.
-    """
+    """A class cannot be found again by a worker; `name` is what the user calls it."""
 
     def __init__(self, name: str, problem: str) -> None:
         self.name = name
@@ -133,11 +101,7 @@ class ClassError(UsageError):
 
 
 class PreflightError(UsageError):
-    """Provider or runner cannot be rebuilt in a clean process.
-
-    Attributes:
-        output: all that the clean process printed.
-    """
+    """Provider or runner cannot be rebuilt in a clean process; `output` is all that it printed."""
 
     def __init__(self, problem: str, output: str) -> None:
         self.output = output
@@ -158,9 +122,8 @@ class PlanMismatch(UsageError):
         what = f"{_OF_THE_PLAN.get(first, first)}{dot}{rest}"
         advice = ""
         if field == "on_error":
-            words = shlex.join(
-                ["espnet3", "resume", run_dir, "--set", f"on_error={here.strip(_Q)}"]
-            )
+            setting = "on_error=" + here.strip("'")
+            words = shlex.join(["espnet3", "resume", run_dir, "--set", setting])
             advice = f", or go on with it by `{words}`"
         super().__init__(
             f"{run_dir} holds another run: {what} is {one_line(there, 120)} there and "
@@ -168,7 +131,6 @@ class PlanMismatch(UsageError):
         )
 
 
-_Q = "'"
 # What a user calls the fields of a plan that have another name in run.json.
 _OF_THE_PLAN = {
     "n_inputs": "the number of items",
@@ -179,11 +141,7 @@ _OF_THE_PLAN = {
 
 
 class RunDirectoryError(UsageError):
-    """A path is not a run directory, or cannot become one.
-
-    Attributes:
-        run_dir: the path or URL.
-    """
+    """A path or URL, `run_dir`, is not a run directory, or cannot become one."""
 
     def __init__(self, run_dir: str, problem: str) -> None:
         self.run_dir = run_dir
@@ -193,9 +151,7 @@ class RunDirectoryError(UsageError):
 class Untrusted(UsageError):
     """Others could have written what this process would import or unpickle.
 
-    Attributes:
-        path: the file or folder.
-        problem: who could, and what to do about it.
+    Of the file or folder `path`, `problem` says who could, and what to do about it.
     """
 
     def __init__(self, path: str, problem: str) -> None:
@@ -204,11 +160,7 @@ class Untrusted(UsageError):
 
 
 class FormatError(EspnetError):
-    """A persisted file cannot be used as it is.
-
-    Attributes:
-        file: the file.
-    """
+    """A persisted file, `file`, cannot be used as it is."""
 
     file: str
 
@@ -246,11 +198,7 @@ class NewerFormat(FormatError):
 
 
 class StoreError(EspnetError):
-    """The storage said no.
-
-    Attributes:
-        file: the file or folder.
-    """
+    """The storage said no; `file` is the file or folder."""
 
     def __init__(self, file: str, problem: str) -> None:
         self.file = file
@@ -276,11 +224,7 @@ class SchedulerError(EspnetError):
 
 
 class SchedulerUnavailable(SchedulerError):
-    """The scheduler does not answer, so nothing is known about its jobs.
-
-    Attributes:
-        scheduler: its name (`slurm`).
-    """
+    """The scheduler does not answer, so nothing is known of its jobs; `scheduler` is its name."""
 
     def __init__(self, scheduler: str, problem: str) -> None:
         self.scheduler = scheduler
@@ -306,12 +250,7 @@ class NoWorkers(SchedulerError):
 
 
 class SubmissionRefused(SchedulerError):
-    """The scheduler refused a job.
-
-    Attributes:
-        scheduler: its name.
-        words: what the scheduler said.
-    """
+    """The scheduler, whose name is `scheduler`, refused a job, and said `words`."""
 
     def __init__(self, scheduler: str, words: str, then: str = "resume the run") -> None:
         self.scheduler, self.words = scheduler, words
@@ -334,7 +273,8 @@ class IncompleteRun(RunError):
 
     def __init__(self, run_dir: str, world_size: int, causes: Mapping[int, str]) -> None:
         self.run_dir, self.causes = run_dir, dict(causes)
-        shown = "; ".join(f"{rank} {one_line(cause, 160)}" for rank, cause in self._first(5))
+        first = sorted(causes.items())[:5]
+        shown = "; ".join(f"{rank} {one_line(cause, 160)}" for rank, cause in first)
         more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
         live = all(cause.startswith(("queued", "running")) for cause in causes.values())
         advice = "wait for them" if live else "resume the run"
@@ -342,9 +282,6 @@ class IncompleteRun(RunError):
             f"{run_dir}: {len(causes)} of {world_size} shards are not done: {shown}{more}; "
             f"{advice}, or collect with partial"
         )
-
-    def _first(self, n: int) -> list[tuple[int, str]]:
-        return sorted(self.causes.items())[:n]
 
     @property
     def ranks(self) -> list[int]:
@@ -385,8 +322,7 @@ class FailedItems(RunError):
         super().__init__(
             f"{run_dir}: {count} items failed and were recorded, in shards {shown}; "
             "collect with errors='keep' (`--errors keep`) to get them in their places, or compute "
-            "them again: "
-            f"`espnet3 resume {shlex.quote(run_dir)} --items failed`"
+            f"them again: `espnet3 resume {shlex.quote(run_dir)} --items failed`"
         )
 
 
@@ -399,12 +335,7 @@ class EnvironmentFailed(WorkError):
 
 
 class ForwardFailed(WorkError):
-    """`forward` raised.
-
-    Attributes:
-        item: the item.
-        error: `Type: message` of the exception.
-    """
+    """`forward` raised at `item`; `error` is `Type: message` of the exception."""
 
     def __init__(self, item: Any, error: str) -> None:
         self.item, self.error = item, error
@@ -453,12 +384,7 @@ class TooManyErrors(WorkError):
 
 
 class WorkersKilled(WorkError):
-    """An item keeps killing the Dask workers that compute it.
-
-    Attributes:
-        item: the item.
-        worker: address of the last worker.
-    """
+    """An `item` keeps killing the Dask workers that compute it, `worker` the last of them."""
 
     def __init__(self, item: Any, worker: str) -> None:
         self.item, self.worker = item, worker

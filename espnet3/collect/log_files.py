@@ -26,10 +26,11 @@ async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         RunDirectoryError: it is not a run directory.
         UsageError: it has no such shard.
     """
-    return await asyncio.to_thread(_logs, run_dir, rank)
+    return await asyncio.to_thread(find_logs, run_dir, rank)
 
 
-def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
+def find_logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
+    """As `logs`, in the caller's thread."""
     directory = RunDirectory.open(run_dir)
     store = directory.store
     directory.run().require_rank(rank, directory.root)

@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, overload
+from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
 from espnet3.collect.output import Target, open_output, require_json_lines, require_outside
 from espnet3.collect.result_parts import Vouched, take_in_turn
@@ -35,7 +35,7 @@ from espnet3.run_dir.verification import (
 )
 from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.status.observation import observe
+from espnet3.status.observation import Observation, observe
 from espnet3.storage.concurrency import gather
 from espnet3.storage.opening import absolute_root
 from espnet3.text import visible
@@ -138,8 +138,8 @@ async def collect(
     with stopping() as stop:
         vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
         if output is not None:
-            return await asyncio.to_thread(_write, vouched, os.fspath(output))
-        return await asyncio.to_thread(_list, vouched)
+            output = os.fspath(output)
+        return await asyncio.to_thread(_merge, vouched, output)
 
 
 async def stream(
@@ -193,41 +193,58 @@ async def _vouch(
     stop: threading.Event,
 ) -> Vouched:
     """Read all receipts and check that the run may be merged."""
-    directory, run, done = await asyncio.to_thread(_look, run_dir, chosen_policy(trust))
-    store = directory.store
-    left_out: dict[int, str] = {}
-    if len(done) < run.world_size:
-        seen = await observe(store)
-        left_out, done = seen.status.unfinished(), seen.receipts
-        if left_out and not partial:
-            raise IncompleteRun(store.root, run.world_size, left_out)
-    receipts = await asyncio.to_thread(_read_receipts, directory, run, done, patience, stop)
-    failed = [receipt for receipt in receipts if receipt.errors]
-    if failed and errors == "raise":
-        count = sum(receipt.errors for receipt in failed)
-        raise FailedItems(store.root, count, [receipt.rank for receipt in failed])
-    if left_out:
+    call = _Call(run_dir, partial, errors, patience, chosen_policy(trust), stop)
+    vouched = await asyncio.to_thread(call.look)
+    if isinstance(vouched, RunDirectory):
+        vouched = await observe(vouched, call.conclude)
+    if left_out := vouched.left_out:
         shown = ", ".join(map(str, sorted(left_out)[:20])) + (" …" if len(left_out) > 20 else "")
-        warnings.warn(
-            visible(
-                f"{store.root}: {len(left_out)} of {run.world_size} shards are left out: {shown}"
-            ),
-            PartialResults,
-            stacklevel=3,
-        )
-    return Vouched(store, run, receipts, left_out, patience, stop)
+        what = f"{len(left_out)} of {vouched.run.world_size} shards are left out: {shown}"
+        words = visible(f"{vouched.store.root}: {what}")
+        warnings.warn(words, PartialResults, stacklevel=3)
+    return vouched
 
 
-def _look(
-    run_dir: str | os.PathLike[str], policy: Trust | None
-) -> tuple[RunDirectory, RunSpec, dict[int, int]]:
-    """The directory, its run, and which shards are done."""
-    directory = RunDirectory.open(run_dir, policy)
-    run = directory.run()
-    done = directory.receipts(run.world_size).done
-    if len(done) < run.world_size:
+class _Call(NamedTuple):
+    """What results are asked for, and what of them is read before the first is given out."""
+
+    run_dir: str | os.PathLike[str]
+    partial: bool
+    errors: Errors
+    patience: float
+    policy: Trust | None
+    stop: threading.Event
+
+    def look(self) -> Vouched | RunDirectory:
+        """All that is vouched for; where shards are not done, the directory to look closer at."""
+        directory = RunDirectory.open(self.run_dir, self.policy)
+        run = directory.run()
+        done = directory.receipts(run.world_size).done
+        if len(done) == run.world_size:
+            return self._vouched(directory, run, done, {})
         directory.store.refresh(layout.RECEIPTS)
-    return directory, run, done
+        return directory
+
+    def conclude(self, seen: Observation) -> Vouched:
+        """What is vouched for of a run of which shards were not done."""
+        left_out = seen.status.unfinished()
+        if left_out and not self.partial:
+            raise IncompleteRun(seen.directory.root, seen.run.world_size, left_out)
+        return self._vouched(seen.directory, seen.run, seen.receipts, left_out)
+
+    def _vouched(
+        self,
+        directory: RunDirectory,
+        run: RunSpec,
+        done: Mapping[int, int],
+        left_out: dict[int, str],
+    ) -> Vouched:
+        receipts = _read_receipts(directory, run, done, self.patience, self.stop)
+        failed = [receipt for receipt in receipts if receipt.errors]
+        if failed and self.errors == "raise":
+            count = sum(receipt.errors for receipt in failed)
+            raise FailedItems(directory.root, count, [receipt.rank for receipt in failed])
+        return Vouched(directory.store, run, receipts, left_out, self.patience, self.stop)
 
 
 def _require_trusted(directory: RunDirectory, run: RunSpec, receipts: Sequence[Receipt]) -> None:
@@ -287,6 +304,11 @@ def _chunks(vouched: Vouched) -> Iterator[list[ResultRecord]]:
                 yield chunk
                 chunk = []
     yield chunk
+
+
+def _merge(vouched: Vouched, output: str | None) -> list[Any] | Collected:
+    """All verified results, as a list or in a file."""
+    return _list(vouched) if output is None else _write(vouched, output)
 
 
 def _list(vouched: Vouched) -> list[Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observation import observe
 from espnet3.status.run_status import RunStatus
-from espnet3.storage.opening import open_store
 
 
 async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
@@ -30,8 +31,7 @@ async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
 
 
 async def _look(run_dir: str | os.PathLike[str], failed_items: FailedItemCounts) -> RunStatus:
-    store = await asyncio.to_thread(open_store, run_dir)
-    return (await observe(store, failed_items=failed_items)).status
+    return (await observe(partial(RunDirectory.open, run_dir), failed_items=failed_items)).status
 
 
 async def watch(run_dir: str | os.PathLike[str], interval: float = 5.0) -> AsyncIterator[RunStatus]:

@@ -10,11 +10,11 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from espnet3.collect.log_files import logs
+from espnet3.collect.log_files import find_logs
 from espnet3.collect.merge import collect
-from espnet3.collect.progress import status
 from espnet3.config.current import chosen_policy
 from espnet3.config.model import ParallelConfig
 from espnet3.doctor.probe import (
@@ -29,6 +29,8 @@ from espnet3.doctor.probe import (
 from espnet3.errors import EspnetError, FileMissing, FileTaken, SubmissionRefused, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers import get_scheduler
+from espnet3.status.observation import Observation, observe
+from espnet3.status.run_status import LIVE, ShardStatus
 from espnet3.storage.base import Store
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import open_store
@@ -111,20 +113,27 @@ async def diagnose(
         findings.append(Finding(name, value, fine))
         tell(findings[-1])
 
+    left = await _diagnose(parallel, os.fspath(folder).rstrip("/"), found, timeout)
+    fine = all(finding.fine for finding in findings)
+    gone = fine and await _remove(left)
+    return Diagnosis(parallel.env, findings, None if gone else left.root)
+
+
+async def _diagnose(
+    parallel: ParallelConfig, folder: str, found: Callable[..., None], timeout: float
+) -> Store:
+    """Tell what is found; returns the doctor's folder."""
     scheduler = get_scheduler(parallel.env)
     found("scheduler", await scheduler.version())
     found("array limit", f"{parallel.max_array_size or await scheduler.max_array_size()} tasks")
-    name = f"espnet3-doctor-{secrets.token_hex(4)}"
-    store = open_store(f"{os.fspath(folder).rstrip('/')}/{name}")
+    store = open_store(f"{folder}/espnet3-doctor-{secrets.token_hex(4)}")
     run_dir = f"{store.root}/run"
-    directory = RunDirectory(store, chosen_policy(parallel.trust))
-    await asyncio.to_thread(directory.require_trusted)
     one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
     one["overrides"] = []
     config = parallel.model_copy(update=one)
     visit = Probe(ProbeProvider({"folder": store.root, "env": parallel.env}))
     await dry_run(visit, [0], run_dir=run_dir, parallel=config)  # before anything is made
-    await asyncio.to_thread(_prepare, store)
+    await asyncio.to_thread(_prepare, RunDirectory(store, chosen_policy(parallel.trust)))
     try:
         submitted = await _submit(visit, run_dir, config)
         found("job", ", ".join(submitted.job_ids))
@@ -135,7 +144,7 @@ async def diagnose(
         else:
             found("job", problem, fine=False)
     except UsageError:  # nothing was submitted
-        await asyncio.to_thread(_remove, store)
+        await _remove(store)
         raise
     except BaseException:  # also Ctrl-C
         found(*left_there(store.root))
@@ -143,9 +152,7 @@ async def diagnose(
     finally:
         with contextlib.suppress(EspnetError):
             await cancel(run_dir, trust=parallel.trust)
-    fine = all(finding.fine for finding in findings)
-    gone = fine and await asyncio.to_thread(_remove, store)
-    return Diagnosis(parallel.env, findings, None if gone else store.root)
+    return store
 
 
 async def _submit(visit: Probe, run_dir: str, config: ParallelConfig) -> Submitted:
@@ -155,11 +162,12 @@ async def _submit(visit: Probe, run_dir: str, config: ParallelConfig) -> Submitt
         raise SubmissionRefused(error.scheduler, error.words, "ask the doctor again") from None
 
 
-def _remove(store: Store) -> bool:
+async def _remove(store: Store) -> bool:
     """Remove the doctor's folder, if it is not a URL."""
-    if isinstance(store, LocalStore):
-        shutil.rmtree(store.root, ignore_errors=True)
-    return isinstance(store, LocalStore)
+    if not isinstance(store, LocalStore):
+        return False
+    await asyncio.to_thread(shutil.rmtree, store.root, ignore_errors=True)
+    return True
 
 
 def left_there(folder: str) -> Finding:
@@ -167,7 +175,9 @@ def left_there(folder: str) -> Finding:
     return Finding("folder", f"{folder} was left there")
 
 
-def _prepare(store: Store) -> None:
+def _prepare(directory: RunDirectory) -> None:
+    directory.require_trusted()
+    store = directory.store
     store.prepare([""])
     store.create(GREETING, b"here")
     store.create(TAKEN, b"here")
@@ -191,11 +201,11 @@ async def _follow(
             found("began after", f"{waited:.1f} s")
         if waited - asked > ASK or answered:
             asked = waited
-            [shard] = (await status(run_dir)).shards
+            shard, log = await observe(partial(RunDirectory.open, run_dir), _shard_and_log)
             if shard.state == "done":
                 return None
-            if shard.state not in ("queued", "running"):
-                return f"{shard.state}: {shard.cause}{await _end_of_log(run_dir)}"
+            if log is not None:
+                return f"{shard.state}: {shard.cause}; {log}"
             if not answered and waited > timeout:
                 return f"did not begin within {timeout:g} s: {shard.cause}"
         await asyncio.sleep(LOOK)
@@ -211,20 +221,19 @@ def _answer(store: Store) -> bool:
     return True
 
 
-async def _end_of_log(run_dir: str) -> str:
-    files = await logs(run_dir, 0)
+def _shard_and_log(seen: Observation) -> tuple[ShardStatus, str | None]:
+    """The shard, and where it has ended without a receipt, what its log ends with."""
+    [shard] = seen.status.shards
+    if shard.state in ("done", *LIVE):
+        return shard, None
+    files = find_logs(seen.directory.root, shard.rank)
     if not files:
-        return "; it left no log"
-    text = await asyncio.to_thread(_read_end, files[-1])
-    last = one_line(" | ".join(text.splitlines()[-LOG_LINES:]), 400)
-    return f"; its log {files[-1]} ends: {last}"
-
-
-def _read_end(file: str) -> str:
-    """The last `LOG_BYTES` of a log, or what there is of it."""
-    with open(file, "rb", opener=regular) as log:
+        return shard, "it left no log"
+    with open(files[-1], "rb", opener=regular) as log:
         log.seek(-min(LOG_BYTES, os.fstat(log.fileno()).st_size), os.SEEK_END)
-        return log.read(LOG_BYTES).decode(errors="replace")
+        text = log.read(LOG_BYTES).decode(errors="replace")
+    last = one_line(" | ".join(text.splitlines()[-LOG_LINES:]), 400)
+    return shard, f"its log {files[-1]} ends: {last}"
 
 
 def _judge(report: Mapping[str, Any], found: Callable[..., None]) -> None:

@@ -8,7 +8,6 @@ from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs.models import RunSpec
-from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 
 _READERS = 8  # threads; most of the time is spent waiting for the storage
@@ -28,7 +27,7 @@ class FailedItemCounts:
 
     Example:
         >>> failed = FailedItemCounts()
-        >>> failed.count(store, run, {0: 1, 1: 1})  # doctest: +SKIP
+        >>> failed.count(directory, run, {0: 1, 1: 1})  # doctest: +SKIP
         {1: 3}
     """
 
@@ -36,12 +35,12 @@ class FailedItemCounts:
         self._known: dict[tuple[int, int], int] = {}
 
     def count(
-        self, store: Store, run: RunSpec, receipts: Mapping[int, int]
+        self, directory: RunDirectory, run: RunSpec, receipts: Mapping[int, int]
     ) -> dict[int, int | None]:
         """Count them, of a run of which `records_errors` is true.
 
         Args:
-            store: the run directory.
+            directory: the run directory.
             run: its run.json.
             receipts: rank -> generation of the receipt that counts.
 
@@ -52,7 +51,7 @@ class FailedItemCounts:
 
         def read(receipt: tuple[int, int]) -> int | None:
             try:
-                return RunDirectory(store).receipt(run, *receipt).errors
+                return directory.receipt(run, *receipt).errors
             except EspnetError:  # a look must not fail; `collect` says what is wrong
                 return None
 

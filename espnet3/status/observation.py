@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Container, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, overload
 
 from espnet3.errors import (
     FileMissing,
@@ -14,8 +15,7 @@ from espnet3.errors import (
 )
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.processes import is_busy
-from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.receipts import Receipts, look_at_receipts
+from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.task_states import TaskStates
@@ -32,19 +32,20 @@ from espnet3.specs.models import (
 from espnet3.status.failed_items import FailedItemCounts, records_errors
 from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import Evidence, shard_states
-from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
 # and clock cannot be seen, earlier.
 _SUBMITTING_HERE, _SUBMITTING_ELSEWHERE = 3600.0, 600.0
 _READERS = 8  # threads; network file systems and object stores take their time
+T = TypeVar("T")
 
 
 class Observation(NamedTuple):
     """What was found.
 
     Attributes:
+        directory: the run directory.
         run: the run's spec.
         status: the state of every shard.
         submissions: all submissions, with their jobs; those found by name are included.
@@ -52,6 +53,7 @@ class Observation(NamedTuple):
         receipts: rank -> generation of the receipt that counts, for every shard that is done.
     """
 
+    directory: RunDirectory
     run: RunSpec
     status: RunStatus
     submissions: list[KnownSubmission]
@@ -59,78 +61,168 @@ class Observation(NamedTuple):
     receipts: dict[int, int]
 
 
+class _FirstLook(NamedTuple):
+    """What the directory alone tells, without the attempts.
+
+    Attributes:
+        directory: the run directory.
+        run: the run's spec.
+        submissions: all submissions, with their recorded jobs.
+        cancelled: the numbers of those that were cancelled.
+        receipts: which shards are done.
+        being_submitted: the numbers of those that somebody seems to be busy with.
+    """
+
+    directory: RunDirectory
+    run: RunSpec
+    submissions: list[KnownSubmission]
+    cancelled: set[int]
+    receipts: Receipts
+    being_submitted: set[int]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every shard is done, so that nothing else matters."""
+        return len(self.receipts.done) == self.run.world_size
+
+
+class _Answers(NamedTuple):
+    """What the schedulers say.
+
+    Attributes:
+        tasks: the state of each task that they know; None where nobody answered or was asked.
+        found: jobs that nobody had recorded: submission -> jobs.
+        problem: why there is no answer.
+    """
+
+    tasks: TaskStates | None = None
+    found: Mapping[int, AcceptedJobs] = MappingProxyType({})
+    problem: str | None = None
+
+
+@overload
 async def observe(
-    store: Store, *, ask_scheduler: bool = True, failed_items: FailedItemCounts | None = None
-) -> Observation:
+    directory: RunDirectory | Callable[[], RunDirectory],
+    *,
+    ask_scheduler: bool = True,
+    failed_items: FailedItemCounts | None = None,
+) -> Observation: ...
+
+
+@overload
+async def observe(
+    directory: RunDirectory | Callable[[], RunDirectory],
+    then: Callable[[Observation], T],
+    *,
+    ask_scheduler: bool = True,
+    failed_items: FailedItemCounts | None = None,
+) -> T: ...
+
+
+async def observe(
+    directory: RunDirectory | Callable[[], RunDirectory],
+    then: Callable[[Observation], Any] = lambda seen: seen,
+    *,
+    ask_scheduler: bool = True,
+    failed_items: FailedItemCounts | None = None,
+) -> Any:
     """Find out the state of every shard.
 
+    The questions to schedulers stand between two looks at the directory, each in a thread; file
+    work of the caller that belongs to them is done there too (decision 0016).
+
     Args:
-        store: the run directory.
+        directory: the run directory, or a function that returns it once it may be looked at.
+        then: what is made of what was seen.
         ask_scheduler: False to use what the run directory alone can tell.
         failed_items: counts the items that failed and were recorded, which reads the receipts
             where there may be any; they are not counted where unset.
+
+    Returns:
+        What `then` returns; what was seen where unset.
 
     Raises:
         RunDirectoryError: it is not a run directory.
         FormatError: run.json or a submission cannot be read.
     """
-    run, submissions, cancelled, receipts = await asyncio.to_thread(_look, store)
-    done = len(receipts.done) == run.world_size
-    tasks: TaskStates | None = None
-    problem = None
-    found: dict[int, AcceptedJobs] = {}
-    being_submitted: set[int] = set()
-    if not done and any(entry.recorded is None for entry in submissions):
-        being_submitted = await asyncio.to_thread(_being_submitted, submissions, cancelled)
-    if not done and ask_scheduler:
-        try:
-            found = await _find_unrecorded(submissions, being_submitted)
-            submissions = [
-                KnownSubmission(s.submission, found.get(s.submission.number, s.recorded))
-                for s in submissions
-            ]
-            tasks = await _query(submissions, receipts.done)
-        except SchedulerUnavailable as error:
-            problem = str(error)
+    first = await asyncio.to_thread(_look, directory)
+    asks = ask_scheduler and not first.is_done
+    answers = await _ask(first) if asks else _Answers()
 
-    def conclude() -> tuple[RunStatus, dict[int, int]]:
+    def conclude() -> Any:
         # A job may have ended between the first look and the scheduler's answer.
-        last = receipts
-        if not done and ask_scheduler:
-            last = look_at_receipts(store, run.world_size, receipts)
-        records = {} if done else _read_records(store, last.done)
-        evidence = Evidence(
-            run.world_size, last.done, records, submissions, being_submitted, cancelled, tasks,
-            last.withdrawn,
-        )  # fmt: skip
-        failed: dict[int, int | None] = {}
-        if failed_items is not None and records_errors(run, submissions):
-            failed = failed_items.count(store, run, last.done)
-        states = shard_states(evidence)
-        return RunStatus(store.root, states, problem, run.n_items, failed), last.done
+        last = first.receipts
+        if asks:
+            last = first.directory.receipts(first.run.world_size, last)
+        return then(_conclusion(first, answers, last, failed_items))
 
-    status, receipts_now = await asyncio.to_thread(conclude)
-    return Observation(run, status, submissions, found, receipts_now)
+    return await asyncio.to_thread(conclude)
 
 
-def _look(store: Store) -> tuple[RunSpec, list[KnownSubmission], set[int], Receipts]:
-    """What the directory alone tells, without the attempts."""
-    directory = RunDirectory(store)
+def _look(directory: RunDirectory | Callable[[], RunDirectory]) -> _FirstLook:
+    if not isinstance(directory, RunDirectory):
+        directory = directory()
     run = directory.run()
-    return run, *directory.submissions(), directory.receipts(run.world_size)
+    submissions, cancelled = directory.submissions()
+    first = _FirstLook(
+        directory, run, submissions, cancelled, directory.receipts(run.world_size), set()
+    )
+    if first.is_done:
+        return first
+    return first._replace(being_submitted=_being_submitted(submissions, cancelled))
 
 
-def _read_records(store: Store, done: Container[int]) -> dict[AttemptFile, AttemptRecord]:
+async def _ask(first: _FirstLook) -> _Answers:
+    """Ask for jobs that nobody recorded, and for the state of all tasks."""
+    found: dict[int, AcceptedJobs] = {}
+    try:
+        found = await _find_unrecorded(first.submissions, first.being_submitted)
+        return _Answers(await _query(_with(first.submissions, found), first.receipts.done), found)
+    except SchedulerUnavailable as error:
+        return _Answers(found=found, problem=str(error))
+
+
+def _with(
+    submissions: Sequence[KnownSubmission], found: Mapping[int, AcceptedJobs]
+) -> list[KnownSubmission]:
+    """The submissions, with jobs that were found by their names."""
+    return [
+        KnownSubmission(submission, found.get(submission.number, recorded))
+        for submission, recorded in submissions
+    ]
+
+
+def _conclusion(
+    first: _FirstLook, answers: _Answers, last: Receipts, failed_items: FailedItemCounts | None
+) -> Observation:
+    directory, run = first.directory, first.run
+    submissions = _with(first.submissions, answers.found)
+    records = {} if first.is_done else _read_records(directory, last.done)
+    evidence = Evidence(
+        run.world_size, last.done, records, submissions, first.being_submitted, first.cancelled,
+        answers.tasks, last.withdrawn,
+    )  # fmt: skip
+    failed: dict[int, int | None] = {}
+    if failed_items is not None and records_errors(run, submissions):
+        failed = failed_items.count(directory, run, last.done)
+    states = shard_states(evidence)
+    status = RunStatus(directory.root, states, answers.problem, run.n_items, failed)
+    return Observation(directory, run, status, submissions, dict(answers.found), last.done)
+
+
+def _read_records(
+    directory: RunDirectory, done: Container[int]
+) -> dict[AttemptFile, AttemptRecord]:
     """What is known last of each attempt at a shard that is not done: its end, else its start."""
     attempts: dict[tuple[int, str], list[AttemptFile]] = {}
-    for file in map(layout.parse_attempt_record, store.names(layout.ATTEMPTS)):
+    for file in map(layout.parse_attempt_record, directory.store.names(layout.ATTEMPTS)):
         if file is not None and file.rank not in done:
             attempts.setdefault((file.rank, file.attempt), []).append(file)
 
     def read(files: list[AttemptFile]) -> tuple[AttemptFile, AttemptRecord] | None:
         for file in sorted(files, key=lambda file: file.event == "started"):
             with contextlib.suppress(FileMissing, FormatError):  # a hint only; shown as lost
-                return file, read_persisted(store, AttemptRecord, layout.attempt_record(*file))
+                return file, directory.read(AttemptRecord, layout.attempt_record(*file))
         return None
 
     records = gather(read, [*attempts.values()], _READERS)

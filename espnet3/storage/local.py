@@ -20,6 +20,7 @@ from espnet3.errors import (
 )
 from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
+from espnet3.storage.local_append import LocalAppendFile
 from espnet3.storage.local_reader import LocalReader
 from espnet3.storage.retry import is_transient
 
@@ -41,7 +42,6 @@ _NOT_IN_ITS_PLACE = _NO_LINKS | {
 _ELSEWHERE = "choose another run_dir"
 _BLOCK = 1 << 17  # bytes that an open file holds
 _GROUP = 16  # files
-_NOT_OURS = "is not open any more: its descriptor was closed, by forward say, or is another file's"
 
 
 class LocalStore(Store):
@@ -199,7 +199,8 @@ class LocalStore(Store):
         descriptor = self._do(path, create)
         try:
             self._sync_folder(os.path.dirname(path))
-            return _LocalAppendFile(self, path, descriptor)
+            mapped = partial(self._mapped, path)
+            return LocalAppendFile(self.locate(path), descriptor, self.retry, mapped)
         except BaseException:
             os.close(descriptor)
             raise
@@ -376,73 +377,3 @@ def _take_place(hidden: str, target: str, descriptor: int) -> bool:
             return False
         raise
     return True
-
-
-class _LocalAppendFile(AppendFile):
-    def __init__(self, store: LocalStore, path: str, descriptor: int) -> None:
-        self._store, self._path, self._descriptor = store, path, descriptor
-        self._broken: StoreError | None = None
-        found = os.fstat(descriptor)
-        self._identity, self._size = (found.st_dev, found.st_ino), found.st_size
-
-    def write(self, data: bytes) -> None:
-        with self._unbroken():
-            view = memoryview(data)
-            # The file's own position, which costs no look at the storage as its size may.
-            if os.lseek(self._descriptor, 0, os.SEEK_CUR) != self._size:
-                raise OSError(errno.EBADF, _NOT_OURS)
-            while view:
-                written = os.write(self._descriptor, view)
-                self._size += written
-                view = view[written:]
-
-    def sync(self) -> None:
-        # Never repeated: a second fsync may succeed although the first one lost what was written.
-        with self._unbroken():
-            self._require_own()
-            os.fsync(self._descriptor)
-            self._require_size({os.fstat(self._descriptor).st_size})
-
-    def close(self) -> None:
-        if self._broken is not None:  # it was told, and nothing is vouched for
-            if self._is_own():
-                with self._store._mapped(self._path):
-                    os.close(self._descriptor)
-            return
-        with self._unbroken():
-            self._require_own()
-            path = self._store.locate(self._path)
-            try:
-                sizes = {os.fstat(self._descriptor).st_size}
-                sizes.add(self._store.retry.call(lambda: os.stat(path)).st_size)
-            finally:
-                os.close(self._descriptor)
-            self._require_size(sizes)
-
-    def _is_own(self) -> bool:
-        """Whether nobody has taken the descriptor: closing another file would do harm."""
-        try:
-            found = os.fstat(self._descriptor)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
-
-    def _require_own(self) -> None:
-        if not self._is_own():
-            raise OSError(errno.EBADF, _NOT_OURS)
-
-    def _require_size(self, sizes: set[int]) -> None:
-        for size in sizes - {self._size}:
-            raise OSError(errno.EIO, f"has {size} bytes, and {self._size} were written")
-
-    @contextlib.contextmanager
-    def _unbroken(self) -> Iterator[None]:
-        if self._broken is not None:
-            raise self._broken
-        try:
-            yield
-        except OSError as error:
-            lost = error.errno in (errno.EBADF, errno.ESPIPE)  # a pipe's, say
-            problem = _NOT_OURS if lost else error.strerror or str(error)
-            self._broken = StoreError(self._store.locate(self._path), problem)
-            raise self._broken from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
@@ -52,8 +53,7 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    directory = await asyncio.to_thread(_open, run_dir, chosen_policy(trust))
-    own = await asyncio.to_thread(_own, directory, await observe(directory.store))
+    directory, own = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
     stopped: list[str] = []
     renamed: list[str] = []
     problem = None
@@ -136,14 +136,15 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
     return directory
 
 
-def _own(directory: RunDirectory, seen: Observation) -> list[KnownSubmission]:
-    """The submissions whose jobs work in this directory.
+def _own(seen: Observation) -> tuple[RunDirectory, list[KnownSubmission]]:
+    """The directory, and the submissions whose jobs work in it.
 
     Raises:
         Untrusted: the run's own policy is stricter, and others could have written which they are.
         RunDirectoryError: it is a copy of a run, and all jobs work in the original.
         UsageError: jobs are not named after the run.
     """
+    directory = seen.directory
     last = (known.submission.parallel for known in seen.submissions[-1:])
     if directory.trust_at_most(seen.run.parallel, *last):
         directory.require_submissions()
@@ -160,7 +161,7 @@ def _own(directory: RunDirectory, seen: Observation) -> list[KnownSubmission]:
         raise RunDirectoryError(
             store.root, f"is a copy of {root}, where its jobs work; cancel them there"
         )
-    return own
+    return directory, own
 
 
 def _require_own_names(known: KnownSubmission, run: RunSpec) -> None:

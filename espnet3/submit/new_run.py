@@ -28,7 +28,7 @@ from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
 from espnet3.submit.process_state import warn_of_others
-from espnet3.submit.resumption import choose_ranks, submit_missing
+from espnet3.submit.resumption import choose_ranks, record_found_jobs, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
 
 
@@ -79,8 +79,8 @@ async def submit(
                 async for part in submit_planned(directory, plan.run, planned, 1, of_all=of_all):
                     submitted = submitted.and_then(part)
                 return submitted
-    seen = await observe(directory.store)
-    return await submit_missing(directory, seen, groups, submitted=submitted)
+    seen = await observe(directory, record_found_jobs)
+    return await submit_missing(seen, groups, submitted=submitted)
 
 
 async def dry_run(
@@ -105,7 +105,7 @@ async def dry_run(
     run, first = ready.existing or plan.run, 1
     chosen: Sequence[int] = range(run.world_size)
     if ready.existing is not None:
-        seen = await observe(store)
+        seen = await observe(directory)
         first = len(seen.submissions) + 1
         chosen, _ = choose_ranks(seen.status)
         if not chosen:

@@ -46,7 +46,7 @@ async def preflight(run: RunSpec) -> None:
             raise PreflightError(f"{command[0]}: {error.strerror}", "") from None
         printed, _ = await process.communicate(encode(run))
         output = scrubbed(printed.decode(errors="replace"))
-        problem = await asyncio.to_thread(_read, result)
+        problem = _read(result)
     if problem == "" and process.returncode == 0:
         return
     last = _last_line(output)

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
 
 from espnet3.config.current import chosen_policy
 from espnet3.config.model import ParallelConfig, parse_parallel
 from espnet3.errors import RunDirectoryError, SchedulerUnavailable, UsageError
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.trust import (
-    Trust,
-)
+from espnet3.run_dir.trust import Trust
+from espnet3.run_dir.verification import stopping
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, ShardSpec, decode
 from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE, RunStatus
-from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
@@ -94,32 +93,49 @@ async def resume(
     """
     if items not in get_args(WhichItems):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
+    wish = _Wish(ranks, options, force, repair, items == "failed", patience)
+    return await _resume(partial(_open, run_dir, chosen_policy(trust)), wish)
+
+
+class _Wish(NamedTuple):
+    """What a resume is asked for; see `resume`."""
+
+    ranks: Iterable[int | str | os.PathLike[str]] | None
+    options: Mapping[str, Any] | None
+    force: bool
+    repair: bool
+    failed: bool
+    patience: float
+
+
+class _Checked(NamedTuple):
+    """A resume that can be done.
+
+    Attributes:
+        seen: what is known of the run.
+        groups: its shards by their options.
+        wanted: only these shards; all where None.
+        findings: rank -> why its receipt is to be withdrawn.
+    """
+
+    seen: Observation
+    groups: Groups
+    wanted: list[int] | None
+    findings: dict[int, WithdrawalCause]
+
+
+async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Submitted:
     refuse_in_worker()
     require_usable_umask()
-    directory = await asyncio.to_thread(_open, run_dir, chosen_policy(trust))
-    store = directory.store
-    seen = await observe(store)
-    wanted, groups = await asyncio.to_thread(_check, directory, seen, ranks, options)
-    findings: dict[int, WithdrawalCause] = {}
-    receipts = {
-        rank: generation
-        for rank, generation in seen.receipts.items()
-        if wanted is None or rank in wanted
-    }
-    if repair:
-        findings = await find_damaged(store, seen.run, receipts, patience)
-    failed = items == "failed"
-    if failed:
-        sound = {rank: n for rank, n in receipts.items() if rank not in findings}
-        findings |= await find_failed(store, seen.run, sound, patience)
+    with stopping() as stop:
+        checked = await observe(open_directory, lambda seen: _check(seen, wish, stop))
+    seen, groups, wanted, findings = checked
     if findings:
         if groups.config.preflight:  # before anything is withdrawn
             await preflight(seen.run)
-        errors_from = _next_number(seen) if failed else 0
-        await asyncio.to_thread(withdraw, store, receipts, findings, errors_from)
-        seen = await observe(store)
+        seen = await observe(partial(_withdraw, seen, findings, wish.failed), record_found_jobs)
     submitted = await submit_missing(
-        directory, seen, groups, wanted, force=force, failed=failed, checked=bool(findings)
+        seen, groups, wanted, force=wish.force, failed=wish.failed, checked=bool(findings)
     )
     return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
 
@@ -133,27 +149,43 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
     return directory
 
 
-def _check(
-    directory: RunDirectory,
-    seen: Observation,
-    ranks: Iterable[int | str | os.PathLike[str]] | None,
-    options: Mapping[str, Any] | None,
-) -> tuple[list[int] | None, Groups]:
-    """What a resume is asked for: which shards, and by which options."""
-    wanted = None if ranks is None else _ranks(directory.store, seen.run, ranks)
+def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
+    """Which shards, by which options, and which of them have receipts that cannot stay."""
+    directory = seen.directory
+    wanted = None if wish.ranks is None else _ranks(directory.root, seen.run, wish.ranks)
     # What helped the last time helps again; the first config may be the one that was refused.
     last = seen.submissions[-1].submission if seen.submissions else seen.run
     config = parse_parallel(last.parallel)
     directory.trust_at_most(seen.run.parallel, last.parallel)
     config = config.model_copy(update={"trust": directory.trust})
     _require_trusted(directory, seen)
-    if options:
-        config = set_for_all(config, _plain_options(options))
-    return wanted, _groups(config, seen.run)
+    if wish.options:
+        config = set_for_all(config, _plain_options(wish.options))
+    groups = _groups(config, seen.run)
+    findings: dict[int, WithdrawalCause] = {}
+    receipts = {
+        rank: generation
+        for rank, generation in seen.receipts.items()
+        if wanted is None or rank in wanted
+    }
+    if wish.repair:
+        findings = find_damaged(directory, seen.run, receipts, wish.patience, stop)
+    if wish.failed:
+        sound = {rank: n for rank, n in receipts.items() if rank not in findings}
+        findings |= find_failed(directory, seen.run, sound, wish.patience, stop)
+    return _Checked(record_found_jobs(seen), groups, wanted, findings)
+
+
+def _withdraw(
+    seen: Observation, findings: Mapping[int, WithdrawalCause], failed: bool
+) -> RunDirectory:
+    """The directory, once receipts of it are withdrawn."""
+    errors_from = _next_number(seen) if failed else 0
+    withdraw(seen.directory, seen.receipts, findings, errors_from)
+    return seen.directory
 
 
 async def submit_missing(
-    directory: RunDirectory,
     seen: Observation,
     groups: Groups,
     wanted: list[int] | None = None,
@@ -166,8 +198,7 @@ async def submit_missing(
     """Submit the shards of an observed run that are missing; see `resume`.
 
     Args:
-        directory: the run directory.
-        seen: what is known of the run.
+        seen: what is known of the run, its found jobs recorded.
         groups: its shards by their options.
         wanted: only these shards; all where unset.
         force: also those that seem to be queued or running.
@@ -175,10 +206,10 @@ async def submit_missing(
         checked: whether provider and runner were rebuilt in a clean process already.
         submitted: what the caller has submitted of the run already.
     """
+    directory = seen.directory
     checked = checked or not groups.config.preflight
     submitted = Submitted.nothing(directory.root) if submitted is None else submitted
     while True:
-        await asyncio.to_thread(_record_found_jobs, directory, seen)
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
         before = set(submitted.ranks)
         chosen = [rank for rank in chosen if rank not in before]
@@ -198,12 +229,16 @@ async def submit_missing(
                 ):
                     submitted = submitted.and_then(part)
             except Overtaken as error:
-                # Its file was made by another host, and may be listed here late.
-                path = layout.submission(error.number)
-                await asyncio.to_thread(directory.store.await_listed, path)
-                seen = await observe(directory.store)
+                listed = partial(_listed, directory, error.number)
+                seen = await observe(listed, record_found_jobs)
                 continue
         return replace(submitted, left_alone=left_alone)
+
+
+def _listed(directory: RunDirectory, number: int) -> RunDirectory:
+    """The directory, once another host's submission is listed here."""
+    directory.store.await_listed(layout.submission(number))
+    return directory
 
 
 def _next_number(seen: Observation) -> int:
@@ -266,13 +301,18 @@ def choose_ranks(
     return chosen, left_alone
 
 
-def _record_found_jobs(directory: RunDirectory, seen: Observation) -> None:
-    """Record jobs whose submitter died before it could, so that nobody has to search again."""
+def record_found_jobs(seen: Observation) -> Observation:
+    """Record jobs whose submitter died before it could, so that nobody has to search again.
+
+    Returns:
+        What was seen, as it is, for `observe`.
+    """
     for jobs in seen.found.values():
-        directory.publish_first(jobs)
+        seen.directory.publish_first(jobs)
+    return seen
 
 
-def _ranks(store: Store, run: RunSpec, wanted: Iterable[int | str | os.PathLike[str]]) -> list[int]:
+def _ranks(root: str, run: RunSpec, wanted: Iterable[int | str | os.PathLike[str]]) -> list[int]:
     """The ranks that a user named, in order, each once."""
     found = set()
     for one in wanted:
@@ -280,7 +320,7 @@ def _ranks(store: Store, run: RunSpec, wanted: Iterable[int | str | os.PathLike[
             rank = int(one)  # type: ignore[arg-type]
         else:
             rank = _rank_of_spec(run, os.fspath(one))
-        run.require_rank(rank, store.root)
+        run.require_rank(rank, root)
         found.add(rank)
     return sorted(found)
 

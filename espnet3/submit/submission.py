@@ -21,6 +21,7 @@ from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.models import (
     CUT_SHORT,
     AcceptedJob,
+    AcceptedJobs,
     PlannedJob,
     RunSpec,
     Submission,
@@ -228,14 +229,8 @@ async def _submit_one(
     found by its name. Whatever ends this, a cancellation too, leaves no intent, or an intent with
     the record of all jobs that were accepted.
     """
-    submission = await asyncio.to_thread(
-        make_submission,
-        directory.store,
-        run,
-        planned,
-        number=number,
-        errors_from=errors_from,
-        of_all=of_all,
+    submission = make_submission(
+        directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all
     )
     submission = await with_script(submission, planned.launcher)
     launcher, accepted = planned.launcher, list[AcceptedJob]()
@@ -251,7 +246,7 @@ async def _submit_one(
                     accepted.append(await anext(launched))
             if not launcher.records_jobs:
                 record = jobs_record(number, accepted)
-                await asyncio.to_thread(directory.publish_first, record)
+                await _was_cancelled(directory, submission, accepted, record)
         except FileTaken:
             raise Overtaken(number) from None
         except BaseException as error:
@@ -265,7 +260,8 @@ async def _submit_one(
                 with contextlib.suppress(StoreError):
                     directory.publish_first(jobs_record(number, accepted, words))
             raise
-    await _was_cancelled(directory, submission, accepted)
+    if launcher.records_jobs:
+        await _was_cancelled(directory, submission, accepted)
     chosen = [rank for rank in planned.ranks if isinstance(rank, int)]
     return Submitted(directory.root, number, chosen, [job.job_id for job in accepted], {})
 
@@ -286,14 +282,23 @@ def _claim(directory: RunDirectory, submission: Submission) -> None:
 
 
 async def _was_cancelled(
-    directory: RunDirectory, submission: Submission, accepted: list[AcceptedJob]
+    directory: RunDirectory,
+    submission: Submission,
+    accepted: list[AcceptedJob],
+    record: AcceptedJobs | None = None,
 ) -> bool:
     """Whether somebody cancelled a submission that is being made; its jobs are cancelled then.
 
-    Who did so could not know of a job that the scheduler accepted after that.
+    Who did so could not know of a job that the scheduler accepted after that, or that no record
+    told; so a record of all jobs is written before.
     """
-    cancelled = layout.cancellation(submission.number)
-    if not await asyncio.to_thread(directory.store.exists, cancelled):
+
+    def look() -> bool:
+        if record is not None:
+            directory.publish_first(record)
+        return directory.store.exists(layout.cancellation(submission.number))
+
+    if not await asyncio.to_thread(look):
         return False
     await get_scheduler(submission.scheduler).cancel(accepted)
     return True

@@ -5,7 +5,6 @@ What is damaged, or failed, is found by reading; nothing that was published is c
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -16,10 +15,9 @@ from typing import Literal, NamedTuple
 from espnet3.errors import DamagedResult, FileMissing
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
-from espnet3.run_dir.verification import find_damage, patiently, stopping
+from espnet3.run_dir.verification import find_damage, patiently
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Withdrawal, now
-from espnet3.storage.base import Store
 from espnet3.storage.retry import RetryPolicy
 from espnet3.text import one_line
 
@@ -35,81 +33,28 @@ class WithdrawalCause(NamedTuple):
     files: list[str]
 
 
-async def find_damaged(
-    store: Store, run: RunSpec, receipts: Mapping[int, int], patience: float
-) -> dict[int, WithdrawalCause]:
-    """Verify receipts and every byte that they vouch for.
-
-    Args:
-        store: the run directory.
-        run: its run.json.
-        receipts: rank -> generation.
-        patience: seconds before what does not match is believed to be damaged; see `patiently`.
-
-    Returns:
-        What was found, by rank.
-    """
-    with stopping() as stop:
-        return await asyncio.to_thread(_find_damaged, store, run, receipts, patience, stop)
-
-
-async def find_failed(
-    store: Store, run: RunSpec, receipts: Mapping[int, int], patience: float
-) -> dict[int, WithdrawalCause]:
-    """Find the shards that recorded failed items.
-
-    Raises:
-        DamagedResult: a receipt is damaged.
-    """
-
-    def look(rank: int) -> WithdrawalCause | None:
-        errors = patiently(
-            lambda: RunDirectory(store).receipt(run, rank, receipts[rank]), patience, stop
-        ).errors
-        words = "1 item failed" if errors == 1 else f"{errors} items failed"
-        return WithdrawalCause("failed-items", words, []) if errors else None
-
-    with stopping() as stop:
-        return await asyncio.to_thread(_look_at_all, look, sorted(receipts), stop)
-
-
-def withdraw(
-    store: Store,
-    receipts: Mapping[int, int],
-    findings: Mapping[int, WithdrawalCause],
-    errors_from: int,
-) -> None:
-    """Withdraw receipts. Where somebody else has done it already, theirs counts.
-
-    Args:
-        store: the run directory.
-        receipts: rank -> generation.
-        findings: which ones, and why.
-        errors_from: recorded errors count from attempts of this submission on; 0 for all of them.
-    """
-    if findings:
-        store.prepare([layout.WITHDRAWALS])
-    for rank, finding in sorted(findings.items()):
-        record = Withdrawal(
-            rank=rank,
-            generation=receipts[rank],
-            created=now(),
-            by=this_process(),
-            from_submission=errors_from,
-            **finding._asdict(),
-        )
-        RunDirectory(store).publish_first(record)
-
-
-def _find_damaged(
-    store: Store,
+def find_damaged(
+    directory: RunDirectory,
     run: RunSpec,
     receipts: Mapping[int, int],
     patience: float,
     stop: threading.Event,
 ) -> dict[int, WithdrawalCause]:
+    """Verify receipts and every byte that they vouch for.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        receipts: rank -> generation.
+        patience: seconds before what does not match is believed to be damaged; see `patiently`.
+        stop: ends it soon, with what was found by then.
+
+    Returns:
+        What was found, by rank.
+    """
+
     def look(rank: int) -> WithdrawalCause | None:
-        return _damage(store, run, rank, receipts[rank])
+        return _damage(directory, run, rank, receipts[rank])
 
     found: dict[int, WithdrawalCause] = {}
     ranks = sorted(receipts)
@@ -127,18 +72,71 @@ def _find_damaged(
     return found
 
 
+def find_failed(
+    directory: RunDirectory,
+    run: RunSpec,
+    receipts: Mapping[int, int],
+    patience: float,
+    stop: threading.Event,
+) -> dict[int, WithdrawalCause]:
+    """Find the shards that recorded failed items; see `find_damaged`.
+
+    Raises:
+        DamagedResult: a receipt is damaged.
+    """
+
+    def look(rank: int) -> WithdrawalCause | None:
+        errors = patiently(
+            lambda: directory.receipt(run, rank, receipts[rank]), patience, stop
+        ).errors
+        words = "1 item failed" if errors == 1 else f"{errors} items failed"
+        return WithdrawalCause("failed-items", words, []) if errors else None
+
+    return _look_at_all(look, sorted(receipts), stop)
+
+
+def withdraw(
+    directory: RunDirectory,
+    receipts: Mapping[int, int],
+    findings: Mapping[int, WithdrawalCause],
+    errors_from: int,
+) -> None:
+    """Withdraw receipts. Where somebody else has done it already, theirs counts.
+
+    Args:
+        directory: the run directory.
+        receipts: rank -> generation.
+        findings: which ones, and why.
+        errors_from: recorded errors count from attempts of this submission on; 0 for all of them.
+    """
+    if findings:
+        directory.store.prepare([layout.WITHDRAWALS])
+    for rank, finding in sorted(findings.items()):
+        record = Withdrawal(
+            rank=rank,
+            generation=receipts[rank],
+            created=now(),
+            by=this_process(),
+            from_submission=errors_from,
+            **finding._asdict(),
+        )
+        directory.publish_first(record)
+
+
 class _MayBeLate(Exception):
     """What does not match may still be on its way through a network file system."""
 
 
-def _damage(store: Store, run: RunSpec, rank: int, generation: int) -> WithdrawalCause | None:
+def _damage(
+    directory: RunDirectory, run: RunSpec, rank: int, generation: int
+) -> WithdrawalCause | None:
     try:
-        receipt = RunDirectory(store).receipt(run, rank, generation)
+        receipt = directory.receipt(run, rank, generation)
     except DamagedResult as error:
         return WithdrawalCause("damaged", one_line(f"the receipt: {error.problem}"), [])
     except FileMissing:
         return None  # so the shard is not done, and there is nothing to withdraw
-    files = find_damage(store, receipt)
+    files = find_damage(directory.store, receipt)
     if not files:
         return None
     words = [f"{file} {problem}" for file, problem in files.items()]

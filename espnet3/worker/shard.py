@@ -257,20 +257,24 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
         attempt.record("interrupted", cause=f"signal {signal}", items_done=done)
         raise
     except Exception as raised:  # noqa: BLE001 (a shortage of memory or threads, say)
-        error = as_ours(raised)
         done = salvaged.records + (writer.added if writer else 0)
-        details = error_record(error.__cause__ or error)
-        log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)
-        log_traceback(error)
-        attempt.record(
-            "failed",
-            cause=one_line(str(error)),
-            error=details,
-            item=_item_of(error),
-            items_done=done,
-        )
+        _record_failure(attempt, as_ours(raised), done)
         return False
     return True
+
+
+def _record_failure(attempt: Attempt, error: EspnetError, done: int) -> None:
+    """Say in the log and in an attempt's record why it failed, and after how many items."""
+    details = error_record(error.__cause__ or error)
+    log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)
+    log_traceback(error)
+    attempt.record(
+        "failed",
+        cause=one_line(str(error)),
+        error=details,
+        item=_item_of(error),
+        items_done=done,
+    )
 
 
 class _Tally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from espnet3.errors import EnvironmentFailed, EspnetError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
+from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
@@ -71,22 +72,13 @@ def run_task(
     def attempt(rank: int) -> Attempt:
         return Attempt(directory, run, rank, submission_number, place, todo[rank], spare)
 
-    code = exit_codes.DONE
     with Signals() as signals:
         try:
             forward, env = _build(run, signals)
             again = may_have_predecessors or any(n > 1 for n in todo.values())
             earlier = list_results(store) if again else {}
             work = Work(directory, run, forward, env, signals, place, limits)
-            while todo:
-                signals.check()
-                rank = next(iter(todo))
-                current = attempt(rank)
-                del todo[rank]
-                if store.exists(layout.receipt(rank, current.generation)):
-                    continue  # finished elsewhere while this task was busy
-                if not compute_shard(work, current, earlier.get(rank, [])):
-                    code = exit_codes.FAILED
+            return _compute_all(work, todo, attempt, earlier)
         except Interrupted as signal:
             for rank in todo:
                 attempt(rank).record("interrupted", cause=f"signal {signal}, before it started")
@@ -101,6 +93,35 @@ def run_task(
             return exit_codes.FAILED
         finally:
             spare.give_back()
+
+
+def _compute_all(
+    work: Work,
+    todo: dict[int, int],
+    attempt: Callable[[int], Attempt],
+    earlier: Mapping[int, Iterable[ResultFile]],
+) -> int:
+    """Compute shards one after the other; those that are not begun yet stay in `todo`.
+
+    Args:
+        work: what they share.
+        todo: rank -> generation of the receipt that the shard gets.
+        attempt: makes an attempt at a shard.
+        earlier: the result files of earlier attempts, by rank.
+
+    Returns:
+        An exit code.
+    """
+    code = exit_codes.DONE
+    while todo:
+        work.signals.check()
+        rank = next(iter(todo))
+        current = attempt(rank)
+        del todo[rank]
+        if work.directory.store.exists(layout.receipt(rank, current.generation)):
+            continue  # finished elsewhere while this task was busy
+        if not compute_shard(work, current, earlier.get(rank, [])):
+            code = exit_codes.FAILED
     return code
 
 

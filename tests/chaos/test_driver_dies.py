@@ -17,7 +17,6 @@ import pytest
 import espnet3
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.status.observation import observe
-from espnet3.storage.opening import open_store
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
 from tests.support.helpers import LONG, wait_for
 from tests.support.slurm_cluster import SlurmCluster
@@ -96,7 +95,7 @@ def check(folder: Path) -> None:
     assert run.collect(patience=0) == EXPECTED
     computed = Counter((folder / "counts").read_text().split())
     assert computed == Counter(str(item) for item in range(N_ITEMS))
-    seen = asyncio.run(observe(open_store(folder / "run")))
+    seen = asyncio.run(observe(RunDirectory.open(folder / "run")))
     assert set(RunDirectory.open(folder / "run").receipts(N_SHARDS).done) == set(range(N_SHARDS))
     assert all(entry.recorded is not None or not entry.job_ids() for entry in seen.submissions)
 
@@ -163,7 +162,7 @@ def test_slurm_driver_killed_around_sbatch(slurm: SlurmCluster, tmp_path: Path, 
         lambda: not any(word in shard.cause for shard in run.status().shards for word in told),
         "the wrapper goes on",
     )
-    seen = asyncio.run(observe(open_store(folder / "run")))
+    seen = asyncio.run(observe(RunDirectory.open(folder / "run")))
     known = [job.name for jobs in seen.found.values() for job in jobs.jobs]
     assert len(known) == (1 if when == "after" else 0)
     submitted = espnet3.Run(folder / "run").resume()

@@ -12,6 +12,7 @@ import pytest
 
 from espnet3.collect.merge import collect
 from espnet3.errors import DamagedResult, FileMissing, FileTaken
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.layout import FOLDERS
 from espnet3.specs.models import Receipt, decode
@@ -99,7 +100,7 @@ async def test_a_run_whose_every_step_is_on_another_host(
     assert server.clock.now < 4 * DELAY
     # A resume by one who does not see the receipts yet computes nothing.
     blind = host("blind")
-    seen = await observe(blind, ask_scheduler=False)
+    seen = await observe(RunDirectory(blind), ask_scheduler=False)
     assert choose_ranks(seen.status)[0] in ([], [0, 1])
     submit_again(blind, run, 2)
     assert work(host("node2"), number=2) == exit_codes.DONE

@@ -101,7 +101,12 @@ def install_from_environment() -> None:
 
 
 _SYNC_WHOLE = syncfs.sync_whole
-_MODULES = ("espnet3.storage.local", "espnet3.storage.permissions", "espnet3.collect.output")
+_MODULES = (
+    "espnet3.storage.local",
+    "espnet3.storage.local_append",
+    "espnet3.storage.permissions",
+    "espnet3.collect.output",
+)
 
 
 def install(faults: Faults) -> None:

@@ -271,7 +271,8 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
         disk.synced_whole(descriptor)
 
     monkeypatch.setattr("espnet3.storage.syncfs.sync_whole", sync_whole)
-    for module in ("espnet3.storage.local", "espnet3.collect.output"):
+    modules = ("espnet3.storage.local", "espnet3.storage.local_append", "espnet3.collect.output")
+    for module in modules:
         monkeypatch.setattr(f"{module}.os", system)
         monkeypatch.setattr(f"{module}.open", _opener(system, disk), raising=False)
     return disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from espnet3.collect import collect, status
+from espnet3.errors import IncompleteRun
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers.engine import BatchSystem
 from espnet3.specs import layout
@@ -17,7 +20,7 @@ from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observation import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
-from espnet3.submit import resume, submit
+from espnet3.submit import cancel, resume, submit
 from tests.support import stand_in_cluster
 from tests.support.stand_in_cluster import StandInDialect
 from tests.support.worker_runs import Setup, Work
@@ -97,7 +100,7 @@ async def test_a_status_looks_as_often_at_many_shards_as_at_few(
     for n_shards in (2, MANY):
         store = await unfinished_run(tmp_path, n_shards)
         asked.clear()
-        seen = await observe(store)
+        seen = await observe(RunDirectory(store))
         assert seen.status.counts() == {"done": n_shards - 1, "failed": 1}
         assert asked == ["query"]
         operations.append(store.operations)
@@ -120,7 +123,7 @@ async def test_the_status_of_a_run_that_is_done_asks_nobody(
     store.create(layout.receipt(0), b"{}")
     store.operations.clear()
     asked.clear()
-    assert (await observe(store)).status.done
+    assert (await observe(RunDirectory(store))).status.done
     assert asked == []
     assert store.operations["names", layout.RECEIPTS] == 1
     assert store.operations["names", layout.ATTEMPTS] == 0
@@ -140,6 +143,39 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
         operations.append(store.operations)
     assert operations[0] == operations[1]
     assert sum(operations[0].values()) < 20
+
+
+@pytest.fixture
+def hops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was called in a thread, by name."""
+    original, called = asyncio.to_thread, list[str]()
+
+    async def counted(function: Any, *words: Any, **named: Any) -> Any:
+        called.append(getattr(function, "__name__", "?"))
+        return await original(function, *words, **named)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    return called
+
+
+async def test_a_stage_is_one_hop_into_a_thread(
+    tmp_path: Path, asked: list[str], hops: list[str]
+) -> None:
+    """Each break tears a traceback, and a cancellation comes between: decision 0016."""
+    store = await unfinished_run(tmp_path, 2)
+    hops.clear()
+    await status(store.root)
+    assert hops == ["_look", "conclude"]
+    hops.clear()
+    assert (await resume(store.root)).ranks == [0]
+    assert hops == ["_look", "conclude", "_claim", "look", "look"]  # before a job, and after all
+    hops.clear()
+    await cancel(store.root)
+    assert hops == ["_look", "conclude", "publish_first"]
+    hops.clear()
+    with pytest.raises(IncompleteRun):
+        await collect(store.root)
+    assert hops == ["look", "_look", "conclude"]
 
 
 async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
@@ -168,18 +204,18 @@ async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
     store.create(layout.receipt(1), b"")  # not seen as a whole yet
     counted = FailedItemCounts()
     store.operations.clear()
-    seen = (await observe(store, failed_items=counted)).status
+    seen = (await observe(RunDirectory(store), failed_items=counted)).status
     assert (seen.failed, seen.failed_items, seen.n_items) == ({0: 2, 1: None}, 2, 9)
     assert store.operations["read", layout.RECEIPTS] == 2
     os.unlink(store.locate(layout.receipt(1)))
     done(1, 0)
     done(2, 3)
     store.operations.clear()
-    seen = (await observe(store, failed_items=counted)).status
+    seen = (await observe(RunDirectory(store), failed_items=counted)).status
     assert (seen.done, seen.sound, seen.failed) == (True, False, {0: 2, 2: 3})
     assert store.operations["read", layout.RECEIPTS] == 2
     store.operations.clear()
-    assert (await observe(store, failed_items=counted)).status == seen
+    assert (await observe(RunDirectory(store), failed_items=counted)).status == seen
     assert store.operations["read", layout.RECEIPTS] == 0
-    assert (await observe(store)).status.failed == {}  # who does not ask does not pay
+    assert (await observe(RunDirectory(store))).status.failed == {}  # who does not ask does not pay
     assert store.operations["read", layout.RECEIPTS] == 0

@@ -1,0 +1,210 @@
+"""The commands that start or stop work: submit, resume, cancel, run-shard, doctor.
+
+Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from espnet3.cli import options
+from espnet3.cli.arguments import Seconds
+from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
+
+if TYPE_CHECKING:
+    from espnet3.run_dir.trust import Trust
+
+_CONFIG = """\b
+Example of a CONFIG.yaml:
+  provider: {_target_: decode.MyProvider, params: {beam: 5}}
+  runner: {_target_: decode.MyRunner, batch_size: 8}
+  items: 1000      # or a list, {start, stop, step}, {_target_: decode.items}
+  run_dir: /shared/runs/${config.name}
+  n_shards: 40
+  config: {name: test-clean, model: /shared/model.pt}
+  parallel:
+    env: slurm
+    n_workers: 16
+    options: {cores: 1, memory: 4GB, walltime: 02:00:00}
+"""
+
+
+@click.command(epilog=_CONFIG)
+@click.argument("config", metavar="CONFIG.yaml")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
+@options.as_json
+def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+    """Submit a run and return at once.
+
+    CONFIG.yaml describes it. Modules are found in the current folder and beside the file. KEY=VALUE
+    replaces a value, as in parallel.n_workers=8. The same call again continues the run: only what
+    is missing is submitted.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.cli.config_file import import_path, load_request
+    from espnet3.submit.new_run import dry_run as render
+    from espnet3.submit.new_run import submit as submit_request
+
+    # What the user's modules print at their import is not an answer from this command.
+    with show.plain_warnings(), import_path(config), contextlib.redirect_stdout(sys.stderr):
+        request = load_request(config, overrides)
+        arguments = request._asdict()
+        if dry_run:
+            jobs = run_blocking(render(**arguments))
+        else:
+            with show.waiting("checking and submitting"):
+                result = run_blocking(submit_request(**arguments))
+    if dry_run and as_json:
+        show.json_document(show.rendered_document(jobs))
+    elif dry_run:
+        show.rendered(jobs)
+    elif as_json:
+        show.json_document(show.submitted_document(result))
+    else:
+        show.submitted(result)
+    return DONE
+
+
+@click.command()
+@options.run_dir
+@click.argument("words", nargs=-1, metavar="[RANK | FIRST-LAST | SPEC.json]...")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE...",
+    help="Options of the scheduler to change, as in --set memory=64GB walltime=04:00:00.",
+)
+@click.option("--force", is_flag=True, help="Also what seems to be queued or running.")
+@click.option("--repair", is_flag=True, help="Read all results; compute again what is damaged.")
+@click.option(
+    "--items",
+    type=click.Choice(["missing", "failed"]),
+    default="missing",
+    show_default=True,
+    help="failed: also the items that failed and were recorded (on_error: record).",
+)
+@options.patience
+@options.trust
+@options.as_json
+def resume(
+    run_dir: str,
+    words: tuple[str, ...],
+    settings: tuple[str, ...],
+    force: bool,
+    repair: bool,
+    items: Literal["missing", "failed"],
+    patience: float,
+    trust: Trust | None,
+    as_json: bool,
+) -> int:
+    """Submit what is missing.
+
+    These are the shards that are not done and neither queued nor running; of the named ones, where
+    any are named. Each goes on from the items that are finished.
+    """
+    from espnet3.cli import show
+    from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
+    from espnet3.run import Run
+
+    named, given = split_settings(words, settings)
+    changes = as_options(given)
+    # The runner's module is imported for its hook.
+    with show.waiting("checking and submitting"), contextlib.redirect_stdout(sys.stderr):
+        result = Run(run_dir, trust=trust).resume(
+            ranks_and_files(named) if named else None,
+            options=changes,
+            force=force,
+            repair=repair,
+            items=items,
+            patience=patience,
+        )
+    if as_json:
+        show.json_document(show.submitted_document(result))
+    else:
+        show.submitted(result)
+    return DONE
+
+
+@click.command()
+@options.run_dir
+@options.trust
+@options.as_json
+def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
+    """Stop all jobs of a run. What is finished is kept, and `resume` goes on from it."""
+    from espnet3.cli import show
+    from espnet3.run import Run
+
+    run = Run(run_dir, trust=trust)
+    stopped = run.cancel()
+    if as_json:
+        show.json_document({"run_dir": run.run_dir, "cancelled": stopped})
+    elif stopped:
+        show.lines(
+            [("cancelled", " ".join(stopped)), ("next", show.command("resume", run.run_dir))]
+        )
+    else:
+        show.lines([("cancelled", "nothing, since nothing is queued or running")])
+    return DONE
+
+
+@click.command("run-shard")
+@options.shard
+@options.trust
+def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
+    """Compute one shard here, for debugging.
+
+    RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
+    breakpoint() works, and results count as any others.
+    """
+    from espnet3.cli.arguments import spec_of
+    from espnet3.cli.foreground import run_in_foreground
+    from espnet3.worker import exit_codes
+
+    options = [] if trust is None else ["--trust", trust]
+    code, signal_number = run_in_foreground([*options, "--", spec_of(words)])
+    if code == exit_codes.INTERRUPTED:
+        return INTERRUPTED if signal_number is None else 128 + signal_number
+    return code if code in (exit_codes.DONE, exit_codes.USAGE) else NOT_COMPLETE
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...")
+@click.option(
+    "--timeout",
+    type=Seconds(min=0),
+    default=600.0,
+    show_default=True,
+    help="Seconds that the job may wait in the queue; it is cancelled then.",
+)
+@options.as_json
+def doctor(words: tuple[str, ...], timeout: float, as_json: bool) -> int:
+    """Submit a tiny job, and tell what matters before a long run.
+
+    It gets the options of the parallel config, and a folder beside CONFIG.yaml's run_dir (without
+    one: in espnet3_runs), which is removed in the end. Without CONFIG.yaml, KEY=VALUE says all, as
+    in parallel.env=slurm.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.cli.config_file import load_parallel
+    from espnet3.doctor.diagnosis import diagnose, left_there
+
+    file = words[0] if words and "=" not in words[0] else None
+    parallel, run_dir = load_parallel(file, words if file is None else words[1:])
+    folder = "espnet3_runs" if run_dir is None else os.path.dirname(run_dir.rstrip("/")) or "."
+    # Where it is cut short, the folder is all that is left to say.
+    tell = show.left_behind if as_json else show.finding
+    seen = run_blocking(diagnose(parallel, folder, timeout=timeout, tell=tell))
+    if as_json:
+        show.json_document(show.diagnosis_document(seen))
+    elif seen.left is not None:
+        show.finding(left_there(seen.left))
+    return DONE if seen.fine else NOT_COMPLETE

@@ -1,0 +1,178 @@
+"""The commands that look at a run, and change nothing of it: status, watch, collect, logs.
+
+Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from espnet3.cli import options
+from espnet3.cli.arguments import Seconds
+from espnet3.cli.options import DONE, NOT_COMPLETE
+from espnet3.cli.streams import require_stdout
+
+if TYPE_CHECKING:
+    from espnet3.run_dir.trust import Trust
+    from espnet3.status.run_status import RunStatus
+
+
+@click.command()
+@options.run_dir
+@options.as_json
+def status(run_dir: str, as_json: bool) -> int:
+    """Show which shards are not done, and why.
+
+    Also how many items failed and were recorded (on_error: record). The exit code is 0 where every
+    shard is done and no item failed, so that `collect` does not refuse it.
+
+    In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
+    state, submission, task and cause separated by tabs.
+    """
+    from espnet3.cli import show, views
+    from espnet3.run import Run
+
+    seen = Run(run_dir).status()
+    if as_json:
+        show.json_document(show.status_document(seen))
+    else:
+        views.status(seen)
+    return DONE if seen.sound else NOT_COMPLETE
+
+
+@click.command()
+@options.run_dir
+@click.option(
+    "--interval",
+    type=Seconds(min=0.1),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document for each change.")
+def watch(run_dir: str, interval: float, as_json: bool) -> int:
+    """Follow a run until nothing of it is queued or running.
+
+    The exit code is that of `status`. Nothing depends on it: interrupt it, and the run goes on.
+    With --json each change is a line, a document as of `status --json`.
+    """
+    from espnet3._blocking import run_blocking
+
+    seen = run_blocking(_watch(run_dir, interval, as_json))
+    return DONE if seen.sound else NOT_COMPLETE
+
+
+async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
+    from espnet3.cli import views
+    from espnet3.collect.progress import watch as looks
+
+    with views.follower(as_json=as_json) as view:
+        async for seen in looks(run_dir, interval):
+            view.update(seen)
+        view.end(seen)
+    return seen
+
+
+@click.command()
+@options.run_dir
+@click.option("-o", "--output", metavar="FILE", help="A path or URL; exists only once complete.")
+@click.option("--partial", is_flag=True, help="Leave out the shards that are not done.")
+@click.option(
+    "--errors",
+    type=click.Choice(["raise", "keep"]),
+    default="raise",
+    show_default=True,
+    help="What to do about items that failed and were recorded (on_error: record).",
+)
+@options.patience
+@options.trust
+@options.as_json
+def collect(
+    run_dir: str,
+    output: str | None,
+    partial: bool,
+    errors: Literal["raise", "keep"],
+    patience: float,
+    trust: Trust | None,
+    as_json: bool,
+) -> int:
+    """Gather the results, complete and in order.
+
+    They are verified, and stand as JSON lines in the items' order. Without -o they go to standard
+    output.
+    """
+    import warnings
+
+    from espnet3.cli import show
+    from espnet3.cli.printing import print_records
+    from espnet3.collect.merge import PartialResults
+    from espnet3.run import Run
+
+    if output is None and as_json:
+        raise click.UsageError(
+            "--json describes the file of -o; the records themselves are JSON lines already"
+        )
+    if output is None:
+        require_stdout("name a file with -o FILE")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PartialResults)
+        warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
+        if output is None:
+            print_records(run_dir, partial, errors, patience, trust)
+            return DONE
+        with show.waiting("collecting"):
+            run = Run(run_dir, trust=trust)
+            found = run.collect(output, partial=partial, errors=errors, patience=patience)
+    if as_json:
+        show.json_document(asdict(found))
+    else:
+        show.lines(
+            [
+                ("output", found.output),
+                ("records", str(found.records)),
+                *([("failed items", str(found.errors))] if found.errors else []),
+                *([("shards left out", str(len(found.left_out)))] if found.left_out else []),
+            ]
+        )
+    return DONE
+
+
+@click.command()
+@options.shard
+@click.option("--path", is_flag=True, help="Print the names of all its logs, oldest first.")
+@click.option("--raw", is_flag=True, help="Print its bytes as they are, escape sequences too.")
+@options.as_json
+def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
+    """Print the newest log of a shard.
+
+    RUN_DIR RANK or a file of the run's folder shards says which. What a terminal would obey is made
+    visible. With --json, the names of all its logs, oldest first.
+    """
+    from espnet3.cli import show
+    from espnet3.cli.arguments import shard_of
+    from espnet3.cli.printing import print_log
+    from espnet3.run import Run
+
+    if path and as_json:
+        raise click.UsageError("--json prints the names of the logs already; leave out --path")
+    if raw and (path or as_json):
+        raise click.UsageError("--raw is of the log itself; leave out --path and --json")
+    run_dir, rank = shard_of(words)
+    run = Run(run_dir)
+    files = run.logs(rank)
+    if not files:
+        show.problem(f"{run.run_dir}: there is no log of shard {rank} yet")
+        return NOT_COMPLETE
+    if as_json:
+        show.json_document({"run_dir": run.run_dir, "rank": rank, "logs": files})
+        return DONE
+    if path:
+        for file in files:
+            show.say(file)
+        return DONE
+    require_stdout("--path names the file")
+    print_log(files[-1], raw=raw)
+    return DONE

@@ -1,0 +1,33 @@
+"""What several commands share: arguments, options, and the exit codes."""
+
+from __future__ import annotations
+
+import click
+
+from espnet3.cli.arguments import Seconds
+
+DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+run_dir = click.argument("run_dir", metavar="RUN_DIR")
+trust = click.option(
+    "--trust",
+    type=click.Choice(["owner", "group"]),
+    help="Believe only what no group may write; or also what others of your groups own.",
+)
+
+
+def _usual_patience() -> float:
+    from espnet3.storage.retry import PATIENCE
+
+    return PATIENCE
+
+
+patience = click.option(
+    "--patience",
+    type=Seconds(min=0),
+    default=_usual_patience,
+    show_default="ESPNET3_PATIENCE, or 60",
+    help="Seconds in which results may still arrive through a network file system.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+shard = click.argument("words", nargs=-1, required=True, metavar="RUN_DIR RANK | SPEC.json")
