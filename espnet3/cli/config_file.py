@@ -30,6 +30,7 @@ from espnet3.parallel.base_runner import BaseRunner
 from espnet3.parallel.env_provider import EnvironmentProvider
 from espnet3.redaction import masked, remember
 from espnet3.text import one_line
+from espnet3.user_code.import_path import extended_import_path
 
 REQUIRED = ("provider", "runner", "items")
 KEYS = (*REQUIRED, "run_dir", "n_shards", "config", "parallel")
@@ -52,14 +53,13 @@ def import_path(file: str) -> Iterator[None]:
     The submission has to happen inside, since workers get the import path as it is then. The words
     of this command are its own: modules see a command line without arguments, here and there.
     """
-    before, argv = sys.path[:], sys.argv
-    first = [os.getcwd(), os.path.dirname(os.path.abspath(file))]
-    sys.path[:] = list(dict.fromkeys([*first, *before]))
-    sys.argv = argv[:1]
-    try:
-        yield
-    finally:
-        sys.path[:], sys.argv = before, argv
+    argv = sys.argv
+    with extended_import_path(first=[os.getcwd(), os.path.dirname(os.path.abspath(file))]):
+        sys.argv = argv[:1]
+        try:
+            yield
+        finally:
+            sys.argv = argv
 
 
 def load_request(file: str, overrides: Iterable[str] = ()) -> Request:

@@ -14,6 +14,7 @@ from espnet3._streams import print_by_line
 from espnet3.specs.models import ProcessState
 from espnet3.storage import permissions
 from espnet3.storage.paths import absolute
+from espnet3.user_code.import_path import extend_import_path
 from espnet3.user_code.taking_over import take_over
 
 # What Dask or a batch system gave each worker for itself.
@@ -93,7 +94,7 @@ class DriverState(WorkerPlugin):
         """Take it over; a folder that this host lacks is left out."""
         if self.driver != (os.uname().nodename, os.getpid()):  # whose output is the user's own
             print_by_line()
-        sys.path.extend(entry for entry in self.path if entry not in sys.path)
+        extend_import_path(last=self.path)
         take_over(self.process)
         if self.cwd is not None:
             with contextlib.suppress(OSError):

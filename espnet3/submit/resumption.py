@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -33,6 +32,7 @@ from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
 from espnet3.submit.withdrawals import WithdrawalCause, find_damaged, find_failed, withdraw
+from espnet3.user_code.import_path import extended_import_path
 from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
 
@@ -357,13 +357,8 @@ def _groups(config: ParallelConfig, run: RunSpec) -> Groups:
 @contextlib.contextmanager
 def _import_path(run: RunSpec) -> Iterator[None]:
     """The submitter's import path and command line, for a while."""
-    before = sys.path[:]
-    sys.path[:] = list(dict.fromkeys([*before, *run.sys_path]))
     main = main_of(run)
     own = None if run.process is None else run.process.argv
     argv = own if main is None else main.argv
-    try:
-        with importing_as(argv):
-            yield
-    finally:
-        sys.path[:] = before
+    with extended_import_path(last=run.sys_path), importing_as(argv):
+        yield

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 from espnet3.errors import ClassError, EspnetError
 from espnet3.redaction import scrubbed
 from espnet3.specs.models import Argument, RunSpec
 from espnet3.text import one_line
+from espnet3.user_code.import_path import extend_import_path
 from espnet3.user_code.main_module import WORKER_VARIABLE, adopt, main_of
 from espnet3.user_code.references import find_class
 from espnet3.user_code.restoring import restored
@@ -47,7 +46,7 @@ def _enter_folder_and_path(run: RunSpec) -> None:
             os.environ.setdefault(name, value)
         except (OSError, ValueError):
             raise EspnetError(f"{name!r}: cannot be an environment variable") from None
-    sys.path[:] = merged_path(run.sys_path, sys.path)
+    extend_import_path(first=run.sys_path)
     try:
         os.chdir(run.working_directory)
     except (OSError, ValueError) as error:
@@ -56,11 +55,6 @@ def _enter_folder_and_path(run: RunSpec) -> None:
             f"{run.working_directory!r}: the submitter's working directory cannot be entered here "
             f"({reason}); submit from a folder that all nodes share"
         ) from None
-
-
-def merged_path(recorded: Sequence[str], own: Sequence[str]) -> list[str]:
-    """The submitter's import path, followed by what only this process has."""
-    return list(dict.fromkeys([*recorded, *own]))
 
 
 def rebuild(run: RunSpec) -> tuple[Any, Any]:
