@@ -345,4 +345,6 @@ def must_be_refused(variable: Variable) -> bool:
     code = FunctionType | type
     if before.is_there and isinstance(before.value, code) and isinstance(value, code):
         return True  # another function or class than the import's (`search = beam_search`)
+    if before.is_there and isinstance(value, BuiltinFunctionType):
+        return True  # of an object, as `print` is found by its name
     return of_class or not isinstance(value, _NOT_DATA)
