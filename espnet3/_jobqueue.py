@@ -140,7 +140,9 @@ def noting_refusals(
             try:
                 output = await super()._submit_job(script_filename)
                 if scheduler.parse_job_id(output) is None:
-                    raise RuntimeError(f"told no job id, or several: {output.strip()}")
+                    raise RuntimeError(
+                        f"the submit command printed no job id, or several: {output.strip()}"
+                    )
                 return output
             except (RuntimeError, OSError) as error:
                 message = str(error)

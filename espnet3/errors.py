@@ -183,7 +183,7 @@ class FileTooLarge(InvalidFile):
     """A file has more bytes than any of its kind; it was not read."""
 
     def __init__(self, file: str, size: int, limit: int) -> None:
-        super().__init__(file, "", f"has {size} bytes, and may have {limit}; it was not read")
+        super().__init__(file, "", f"has {size} bytes; the limit is {limit}, so it was not read")
 
 
 class NewerFormat(FormatError):
@@ -244,7 +244,7 @@ class NoWorkers(SchedulerError):
         self.env, self.reason = env, reason
         said = f" (the scheduler says: {one_line(reason)})" if reason else ""
         super().__init__(
-            f"{env}: no worker came within {seconds:g} s{said}; mend the options, or wait longer "
+            f"{env}: no worker came within {seconds:g} s{said}; fix the options, or wait longer "
             "with parallel.start_timeout"
         )
 
@@ -255,7 +255,7 @@ class SubmissionRefused(SchedulerError):
     def __init__(self, scheduler: str, words: str, then: str = "resume the run") -> None:
         self.scheduler, self.words = scheduler, words
         super().__init__(
-            f"{scheduler} refused the job: {one_line(words)}; mend the options and {then}"
+            f"{scheduler} refused the job: {one_line(words)}; fix the options and {then}"
         )
 
 
@@ -378,8 +378,8 @@ class TooManyErrors(WorkError):
         items = "1 item" if count == 1 else f"{count} items"
         last = f" (the last is {one_line(repr(item), 120)}: {one_line(error)})" if error else ""
         super().__init__(
-            f"{items} of shard {rank} failed, and max_errors is {max_errors}{last}; mend the "
-            "cause and resume with `--items failed`, or resume with `--set max_errors=` and more"
+            f"{items} of shard {rank} failed, and max_errors is {max_errors}{last}; fix the "
+            "cause and resume with `--items failed`, or resume with a larger `--set max_errors=N`"
         )
 
 
@@ -389,6 +389,6 @@ class WorkersKilled(WorkError):
     def __init__(self, item: Any, worker: str) -> None:
         self.item, self.worker = item, worker
         super().__init__(
-            f"item {one_line(repr(item), 120)} killed every worker that computed it, {worker} at "
-            "last; it may need more memory, or crash in native code"
+            f"item {one_line(repr(item), 120)} killed every worker that computed it, most "
+            f"recently {worker}; it may need more memory, or crash in native code"
         )

@@ -159,7 +159,9 @@ def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
     if path and as_json:
         raise click.UsageError("--json prints the names of the logs already; leave out --path")
     if raw and (path or as_json):
-        raise click.UsageError("--raw is of the log itself; leave out --path and --json")
+        raise click.UsageError(
+            "--raw applies only to the contents of the log; leave out --path and --json"
+        )
     run_dir, rank = shard_of(words)
     run = Run(run_dir)
     files = run.logs(rank)

@@ -24,7 +24,7 @@ class RemembersArguments(Recorded):
 
     A subclass may give its constructor any signature. Arguments are copied before the constructor
     gets them, and what it made of them is looked at when it is done: what was changed since is
-    persisted too. A submission refuses what a worker could not have alike.
+    persisted too. A submission refuses what a worker could not be given.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:

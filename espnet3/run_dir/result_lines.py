@@ -90,7 +90,7 @@ def _fitting(line: bytes, item: Any, result: Any) -> bytes:
         UnserializableResult: they would not.
     """
     if len(line) > MAX_LINE:
-        problem = f"its line would have {len(line)} bytes, and may have {MAX_LINE}"
+        problem = f"its line would have {len(line)} bytes; the limit is {MAX_LINE}"
         raise UnserializableResult(item, type(result).__name__, problem)
     return line
 

@@ -135,7 +135,7 @@ def require_scripts(run: RunSpec, policy: Trust | None) -> None:
         if folder is not None and folder.st_mode & stat.S_IWOTH:
             _require_mine(real, found, policy)
         elif found.st_mode & stat.S_IWOTH:
-            raise Untrusted(real, f"everyone may write it; {_take_away(real)}")
+            raise Untrusted(real, f"it is world-writable; {_take_away(real)}")
 
 
 _Found = os.stat_result | None
@@ -205,7 +205,7 @@ def _require_no_strangers(folder: str, found: os.stat_result) -> None:
         return  # nothing lies in it, as whoever opens what is below will say
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
         raise Untrusted(
-            folder, f"everyone may replace what lies in it; {_take_away(folder)}, or use a folder "
+            folder, f"anyone could replace what is in it; {_take_away(folder)}, or use a folder "
             "elsewhere"
         )  # fmt: skip
 
@@ -214,10 +214,10 @@ def _require_mine(path: str, found: os.stat_result, policy: Trust | None) -> Non
     if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
         return  # a device or pipe, which is not read, as whoever opens it will say
     if found.st_mode & stat.S_IWOTH:
-        raise Untrusted(path, f"everyone may write it; {_take_away(path)}")
+        raise Untrusted(path, f"it is world-writable; {_take_away(path)}")
     if policy == "owner" and found.st_mode & stat.S_IWGRP:
         raise Untrusted(
-            path, f"its group may write it, which `trust: owner` refuses; {_take_away(path, 'g')}"
+            path, f"it is group-writable, which `trust: owner` refuses; {_take_away(path, 'g')}"
         )
     if _is_mine(found):
         return
@@ -228,7 +228,7 @@ def _require_mine(path: str, found: os.stat_result, policy: Trust | None) -> Non
         if _is_member(found.st_uid, found.st_gid):
             return
         raise Untrusted(
-            path, f"belongs to {_owner(found)}, who is not in the group that it has, one of yours; "
+            path, f"belongs to {_owner(found)}, who is not a member of its group; "
             "copy it"
         )  # fmt: skip
     way_out = "copy it" if policy == "owner" else "copy it, or say `trust: group` (--trust group)"

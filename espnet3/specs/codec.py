@@ -37,7 +37,7 @@ def encode(model: PersistedModel) -> bytes:
     data = model.model_dump_json().encode() + b"\n"
     if len(data) > model.MOST_BYTES:
         raise UsageError(
-            f"a record of the kind {model.title!r} would have {len(data)} bytes, and may have "
+            f"a record of the kind {model.title!r} would have {len(data)} bytes; the limit is "
             f"{model.MOST_BYTES}; pass paths of files in place of what they hold"
         )
     return data
@@ -83,7 +83,7 @@ def _require_strict(data: bytes, file: str) -> None:
         if len({key for key, _ in pairs}) < len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ValueError(f"the key {one_line(repr(twice), 100)} stands twice")
+            raise ValueError(f"duplicate key {one_line(repr(twice), 100)}")
 
     def constant(name: str) -> None:
         raise ValueError(f"{name} is not JSON")

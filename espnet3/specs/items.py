@@ -34,7 +34,7 @@ class ItemRange(NestedModel):
     def _can_be_counted(self) -> Self:
         count = -(-(self.stop - self.start) // self.step)
         if count > sys.maxsize:
-            raise ValueError(f"{count} integers are too many")
+            raise ValueError(f"{count} integers are too many items")
         return self
 
     def plain(self) -> range:
@@ -154,7 +154,7 @@ def plan_items(items: object) -> ItemRange | ItemList:
     if isinstance(items, range) and items:
         _check_json([items[0], items[-1]])
         if items[-1] - items[0] >= sys.maxsize:
-            raise ItemsError(f"items: {items} are more than can be counted")
+            raise ItemsError(f"items: {items} are too many to count")
         progression = _progression(items)
         if progression is not None:
             return progression

@@ -289,7 +289,7 @@ class LocalStore(Store):
         if mode & stat.S_IWOTH:
             raise RunDirectoryError(
                 self.root,
-                "shows what is made there as for everyone to write (a mount option, or exFAT), so "
+                "reports every new file as world-writable (a mount option, or exFAT), so "
                 f"nothing in it would be believed; {_ELSEWHERE}",
             )
 

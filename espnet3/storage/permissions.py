@@ -41,7 +41,7 @@ def require_usable_umask() -> None:
     mask = umask()
     if mask is not None and mask & 0o700:
         raise UsageError(
-            f"the umask {mask:03o} takes from you the use of the files that you make; run `umask "
+            f"with the umask {mask:03o} you could not use the files that you make; run `umask "
             f"{mask & 0o077:03o}` first"
         )
 

@@ -205,8 +205,8 @@ def _require_believable(directory: RunDirectory) -> None:
     except Untrusted as error:
         raise RunDirectoryError(
             directory.root,
-            f"shows what is made there otherwise, so no job would believe it ({error.path} "
-            f"{error.problem.partition(';')[0]}); choose another run_dir",
+            "reports other owners or permissions than files were made with, so no job would trust "
+            f"them ({error.path} {error.problem.partition(';')[0]}); choose another run_dir",
         ) from None
 
 

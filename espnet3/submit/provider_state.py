@@ -59,8 +59,8 @@ def _attributes(provider: Any, given: Sequence[Any]) -> dict[str, Argument]:
                 problem = str(error).removeprefix(f"{error.field}: ")
                 raise ConfigError(
                     error.field,
-                    "was changed after the provider's construction, and a worker could not have it "
-                    f"alike: {problem} (or construct the provider anew)",
+                    "was changed after the provider's construction, and a worker could not be given "
+                    f"it: {problem} (or construct the provider anew)",
                 ) from None
         elif is_omegaconf(value) and not any(alike(arg, value) for arg in given):
             # Made by the constructor, perhaps with other values for what its arguments refer to.
@@ -74,7 +74,7 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
     """Variables that code of classes may read, and that were changed since the import.
 
     Raises:
-        ClassError: one was set to what a worker could not have alike; names it.
+        ClassError: one was set to what a worker could not be given; names it.
     """
     found = {v.key: v for v in used_variables(classes, exact=True) if is_changed(v)}
     assignments = []
@@ -87,7 +87,7 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
                 shown = one_line(repr(masked(variable.value, variable.name)), 60)
                 raise ClassError(
                     str(variable),
-                    f"was changed after the import, to {shown}, which a worker cannot have alike; "
+                    f"was changed after the import, to {shown}, which a worker cannot be given; "
                     "change it where the module is imported, or pass plain values through the "
                     "provider",
                 ) from error

@@ -85,8 +85,8 @@ def _require_alike(value: Any, argument: Argument, where: str) -> None:
     if not same:
         raise ConfigError(
             where,
-            f"{one_line(repr(masked(value, where)), 60)} cannot be rebuilt alike in a worker (it "
-            f"{problem}); put plain values into it and build objects in the provider",
+            f"{one_line(repr(masked(value, where)), 60)} cannot be rebuilt identically in a worker "
+            f"(it {problem}); put plain values into it and build objects in the provider",
         )
 
 

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     try:
         options = parse_arguments(argv)
         if options.run_id is None or options.job is None:
-            raise UsageError("it is not told its run's id and its job's name")
+            raise UsageError("the id of its run and the name of its job are missing")
     except UsageError as error:
         print(f"{SUPERVISOR}: {error}", file=sys.stderr)
         return exit_codes.USAGE

@@ -110,7 +110,7 @@ def test_sparse_records_are_not_read(run: Run) -> None:
         code, _, err = said("status", str(folder))
         assert code == 1
         [line] = err.splitlines()
-        assert f"{folder / path}: has {2 * HUGE} bytes, and may have" in line
+        assert f"{folder / path}: has {2 * HUGE} bytes; the limit is" in line
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300_000  # KiB
 
 
@@ -118,7 +118,9 @@ def test_each_kind_of_record_has_its_limit(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
     for model in PERSISTED:
         sparse(tmp_path / "record", model.MOST_BYTES + 1)
-        with pytest.raises(FileTooLarge, match=f"may have {model.MOST_BYTES}; it was not read"):
+        with pytest.raises(
+            FileTooLarge, match=f"the limit is {model.MOST_BYTES}, so it was not read"
+        ):
             read_persisted(store, model, "record")
 
 
@@ -145,7 +147,7 @@ def test_a_record_that_nobody_would_read_is_not_written(monkeypatch: pytest.Monk
     spec = ShardSpec(rank=0, world_size=1, run="/r/run.json", fingerprint="sha256:" + "0" * 64,
                      items={"kind": "range", "start": 0, "stop": 3, "step": 1})  # type: ignore[arg-type]  # fmt: skip
     monkeypatch.setattr(ShardSpec, "MOST_BYTES", 100)
-    with pytest.raises(UsageError, match=r"kind 'shard' would have .* bytes, and may have 100"):
+    with pytest.raises(UsageError, match=r"kind 'shard' would have .* bytes; the limit is 100"):
         encode(spec)
 
 
@@ -155,7 +157,7 @@ def test_a_doubled_key_among_many_is_found_in_one_walk(run: Run, n: int) -> None
     keys = b",".join(b'"k%d":1' % min(i, n - 2) for i in range(n))
     data = Path(run.run_dir, layout.RUN).read_bytes()
     data = data.replace(b'"parallel":{', b'"parallel":{%b,' % keys)
-    with pytest.raises(InvalidFile, match=f"the key 'k{n - 2}' stands twice"):
+    with pytest.raises(InvalidFile, match=f"duplicate key 'k{n - 2}'"):
         decode(RunSpec, data, "run.json")
 
 
@@ -209,7 +211,7 @@ def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.Monkey
     ):
         [*verification.line_blocks(stream, 6 << 20, "x")]
     for encoded in (result_lines.encode_json, result_lines.encode_pickle):
-        with pytest.raises(UnserializableResult, match=r"its line would have .* and may have"):
+        with pytest.raises(UnserializableResult, match=r"its line would have .*; the limit is"):
             encoded(1, "x" * (5 << 20))
 
 

@@ -88,7 +88,10 @@ def test_a_mount_that_shows_all_as_somebody_elses(tmp_path: Path, mounted: Path)
     tool("/usr/bin/bindfs", "bindfs", "--force-user=lp", "--chown-ignore", str(disk), str(mounted))
     mounted.chmod(0o1777)
     line = refused(mounted / "far/run")
-    assert "shows what is made there otherwise, so no job would believe it (" in line
+    assert (
+        "reports other owners or permissions than files were made with, so no job would trust "
+        "them (" in line
+    )
     assert "belongs to lp" in line
     assert line.endswith("; choose another run_dir")
     assert not [*disk.iterdir()]
@@ -104,7 +107,7 @@ def test_a_mount_that_shows_all_as_for_everyone_to_write(tmp_path: Path, mounted
     if not (mounted / "look").stat().st_mode & 2 or mounted.stat().st_mode & 2:
         pytest.skip("this bindfs changes other modes")
     line = refused(mounted / "run")
-    assert "shows what is made there as for everyone to write" in line
+    assert "reports every new file as world-writable" in line
     assert [path.name for path in disk.iterdir()] == ["look"]
 
 

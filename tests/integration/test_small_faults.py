@@ -108,7 +108,7 @@ def test_a_umask_that_takes_files_from_their_owner_is_refused(done: Project, mas
         assert found.returncode == 2, found
         said = [said for said in found.stderr.splitlines() if said != "imported"]
         assert said == [
-            f"espnet3: the umask {int(mask, 8):03o} takes from you the use of the files that you "
+            f"espnet3: with the umask {int(mask, 8):03o} you could not use the files that you "
             "make; run `umask 077` first"
         ]
     assert done.files() == before

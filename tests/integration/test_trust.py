@@ -246,7 +246,7 @@ def test_as_another_user(tmp_path: Path) -> None:
     assert "--trust group" in usual[2]
     assert group[:4] == ["accepted"] * 4
     assert group[4].startswith(f"{shared}/guest {foreign} ")
-    assert "who is not in the group that it has, one of yours; copy it" in group[4]
+    assert "who is not a member of its group; copy it" in group[4]
     assert "none of your groups" in group[5]
 
 
@@ -318,11 +318,11 @@ def test_a_script_that_others_may_write_is_refused(run_dir: Path, tmp_path: Path
     run = decode(RunSpec, json.dumps(raw).encode(), "run.json")
     require_scripts(run, None)
     script.chmod(0o666)
-    with pytest.raises(Untrusted, match=rf"{script} .*everyone may write it.*chmod o-w"):
+    with pytest.raises(Untrusted, match=rf"{script} .*it is world-writable.*chmod o-w"):
         require_scripts(run, None)
     script.chmod(0o644)
     script.parent.chmod(0o777)
-    with pytest.raises(Untrusted, match=rf"{script.parent} .*everyone may replace what lies in it"):
+    with pytest.raises(Untrusted, match=rf"{script.parent} .*anyone could replace what is in it"):
         require_scripts(run, None)
     script.parent.chmod(0o1777)
     require_scripts(run, None)
@@ -389,11 +389,11 @@ def test_every_entry_refuses_before_it_imports(
     found = ENTRIES[entry](run_dir, [])
     assert found.code == 2, found
     assert len(found.line.splitlines()) == 1
-    assert f"{run_dir} is not to be trusted: everyone may write it; run `chmod o-w" in found.line
+    assert f"{run_dir} is not to be trusted: it is world-writable; run `chmod o-w" in found.line
     run_dir.chmod(0o775)
     found = ENTRIES[entry](run_dir, ["--trust", "owner"])
     assert found.code == 2, found
-    assert "its group may write it, which `trust: owner` refuses; run `chmod g-w" in found.line
+    assert "it is group-writable, which `trust: owner` refuses; run `chmod g-w" in found.line
     assert not marker.exists()
     assert not Path(f"{run_dir}.jsonl").exists()
     # The directory's own word makes it stricter, never looser.
@@ -423,7 +423,7 @@ def test_the_directory_cannot_make_itself_believed(run_dir: Path, entry: str) ->
         assert f"{run_dir} is not to be trusted: belongs to user {STRANGER}" in found.line
         found = ENTRIES[entry](run_dir, ["--trust", "group"])  # its group is root's, and he is not
         assert found.code == 2
-        assert "who is not in the group that it has" in found.line
+        assert "who is not a member of its group" in found.line
     if entry in ("worker", "run-shard"):
         os.chown(run_dir, MATE, MATE)
         before = os.getgroups()

@@ -101,7 +101,7 @@ def test_no_setting(word: str) -> None:
     ("text", "problem"),
     [
         ("a: 1\nb: [1,", "line 3"),
-        ("a: 1\nb: 2\na: 3", "line 3, column 1: the key 'a' stands twice"),
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: duplicate key 'a'"),
         ("a: !!python/object:os.system {}", "line 1"),
     ],
 )

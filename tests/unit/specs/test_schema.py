@@ -25,7 +25,7 @@ SAMPLES: list[EspnetError] = [
     errors.PreflightError("provider: fails", "line one\nline two"),
     errors.PlanMismatch("/run", "items", "a\nb" * 200, "c"),
     errors.RunDirectoryError("/run", "is a file"),
-    errors.Untrusted("/shared/run", "everyone may write it; run `chmod o-w /shared/run`"),
+    errors.Untrusted("/shared/run", "it is world-writable; run `chmod o-w /shared/run`"),
     errors.InvalidFile("f.json", "a\nb", "problem\nof two lines"),
     errors.InvalidFile("f.json", "", "problem"),
     errors.FileTooLarge("f.json", 20, 10),

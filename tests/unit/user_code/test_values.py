@@ -131,14 +131,14 @@ def test_any_nesting_comes_back_exactly(value: Any) -> None:
     ("value", "words"),
     [
         (Mode.READ | Mode.WRITE, "Mode"),
-        (collections.defaultdict(list), "cannot be rebuilt alike"),
+        (collections.defaultdict(list), "cannot be rebuilt identically"),
         (decimal.Decimal(1), "Decimal"),
         (np.arange(3), "ndarray"),
         (np.longdouble(1), "longdouble"),
         (object(), "object"),
         (lambda: 1, "function"),
-        (collections.deque([1], 2), "cannot be rebuilt alike"),
-        (enum.Enum("Made", "A").A, "cannot be rebuilt alike"),  # type: ignore[attr-defined]
+        (collections.deque([1], 2), "cannot be rebuilt identically"),
+        (enum.Enum("Made", "A").A, "cannot be rebuilt identically"),  # type: ignore[attr-defined]
     ],
 )
 def test_what_would_be_another_value_is_refused_by_name(value: Any, words: str) -> None:
