@@ -273,4 +273,4 @@ def _judge(report: Mapping[str, Any], found: Callable[..., None]) -> None:
         found("exclusive create", "DOES NOT WORK between the hosts, so no run is safe there", False)
     problem = report["scheduler_problem"]
     answers = "possible, the scheduler answers there"
-    found("jobs from jobs", answers if problem is None else f"not possible: {problem}")
+    found("submitting from a job", answers if problem is None else f"not possible: {problem}")

@@ -59,8 +59,8 @@ def _attributes(provider: Any, given: Sequence[Any]) -> dict[str, Argument]:
                 problem = str(error).removeprefix(f"{error.field}: ")
                 raise ConfigError(
                     error.field,
-                    "was changed after the provider's construction, and a worker could not be given "
-                    f"it: {problem} (or construct the provider anew)",
+                    "was changed after the provider's construction, and a worker could not be "
+                    f"given it: {problem} (or construct the provider anew)",
                 ) from None
         elif is_omegaconf(value) and not any(alike(arg, value) for arg in given):
             # Made by the constructor, perhaps with other values for what its arguments refer to.

@@ -38,7 +38,7 @@ def test_all_is_well_on_slurm(slurm: SlurmCluster, tmp_path: Path) -> None:
         "packages there": "as here",
         "bytecode": "is kept there",
         "exclusive create": "works between the hosts",
-        "jobs from jobs": "possible, the scheduler answers there",
+        "submitting from a job": "possible, the scheduler answers there",
     }
     assert project.files() - before == {"a run"}  # as for a run beside the config's
     assert not slurm.jobs()
