@@ -47,7 +47,10 @@ def find_target(target: Any, where: str) -> Any:
 
 
 def _import_longest(target: str, where: str) -> tuple[ModuleType, list[str]]:
-    """The innermost module of an import path, and the names that are left."""
+    """The innermost module of an import path, and the names that are left.
+
+    `pkgutil.resolve_name` takes a module whose import fails for a name that its package lacks.
+    """
     parts = target.split(".")
     for length in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:length])

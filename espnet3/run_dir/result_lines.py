@@ -12,6 +12,7 @@ import enum
 import io
 import math
 import pickle
+import sys
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import orjson
 
 from espnet3.errors import InvalidFile, UnserializableResult
 from espnet3.specs.models import ErrorRecord
+from espnet3.specs.plain import JsonWalk, NotJson, numpy_plain
 from espnet3.user_code.main_module import MainModule, name_here
 
 # By itself orjson leaves out the fields of a dataclass whose names begin with an underscore.
@@ -203,41 +205,57 @@ def _plain(value: Any) -> Any:
     raise TypeError
 
 
-def _culprit(value: Any, where: str = "") -> tuple[str, str] | None:
-    """The first part of a result that JSON cannot hold: its type, and a clause for a person."""
-    at = f" at {where}" if where else ""
-    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (kind, f"{value}{at} is not JSON")
-    if isinstance(value, dict):
-        for key, part in value.items():
+class _ResultWalk(JsonWalk):
+    """Looks for what orjson does not hold, or holds as null."""
+
+    def plainer(self, value: Any) -> Any:
+        if isinstance(value, float):  # named by its own class
+            if not math.isfinite(value):
+                raise NotJson("number", value)
+            return float(value)
+        if isinstance(value, dict | list):
+            return dict(value) if isinstance(value, dict) else [*value]
+        if isinstance(value, enum.Enum):
+            return value.value
+        if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+            return numpy_plain(value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return _plain(value)
+        # A named tuple would lose its names, so orjson does not take one.
+        return orjson.loads(_encoded(value))
+
+    def check_keys(self, mapping: dict[Any, Any]) -> None:
+        for key in mapping:
             if type(key) is not str:
-                return type(key).__name__, f"the key {key!r}{at} is not a plain string"
-            found = _culprit(part, f"{where}.{key}" if where else key)
-            if found is not None:
-                return found
-        return None
-    if isinstance(value, list) or type(value) is tuple:  # a named tuple would lose its names
-        for i, part in enumerate(value):
-            found = _culprit(part, f"{where}[{i}]")
-            if found is not None:
-                return found
-        return None
-    if isinstance(value, enum.Enum):
-        return _culprit(value.value, where)
-    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        plain = value.tolist()
-        return (
-            _culprit(plain, where)
-            if type(plain) is not type(value)
-            else (kind, f"type {kind}{at} is not JSON")
-        )
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return _culprit(fields, where)
+                raise NotJson("key", key)
+
+    def check_leaf(self, value: str | int) -> None:
+        if not (value.isascii() if isinstance(value, str) else -(2**63) <= value < 2**63):
+            _encoded(value)
+
+
+_RESULTS = _ResultWalk(sys.maxsize)  # orjson has a limit of its own
+
+
+def _encoded(value: Any) -> bytes:
     try:
-        orjson.dumps(value, _plain, _OPTIONS)
+        return orjson.dumps(value, _plain, _OPTIONS)
     except orjson.JSONEncodeError as error:
-        reason = "" if "not JSON serializable" in str(error) else f" ({error})"
-        return kind, f"type {kind}{at} is not JSON{reason}"
+        raise NotJson("kind", value) from error
+
+
+def _culprit(result: Any) -> tuple[str, str] | None:
+    """The first part of a result that JSON cannot hold: its type, and a clause for a person."""
+    try:
+        _RESULTS.plain(result)
+    except NotJson as error:
+        place = error.place.removeprefix(".")
+        at = f" at {place}" if place else ""
+        if error.reason == "key":
+            return type(error.part).__name__, f"the key {error.part!r}{at} is not a plain string"
+        if error.reason == "number":
+            return error.kind, f"{error.part}{at} is not JSON"
+        cause = str(error.__cause__ or "")
+        reason = f" ({cause})" if cause and "not JSON serializable" not in cause else ""
+        return error.kind, f"type {error.kind}{at} is not JSON{reason}"
     return None

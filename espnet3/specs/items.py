@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +12,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from espnet3.errors import ItemsError
 from espnet3.specs.base import NestedModel
-from espnet3.specs.plain import MAX_DEPTH
+from espnet3.specs.plain import MAX_DEPTH, JsonWalk, NotJson, numpy_plain
 from espnet3.text import one_line
 
 
@@ -165,7 +164,7 @@ def plan_items(items: object) -> ItemRange | ItemList:
         )
     values = list(items)
     if not set(map(type, values)) <= {int, str, bool}:
-        values = [_json_value(value, f"items[{i}]") for i, value in enumerate(values)]
+        values = _json_values(values)
     if not values:
         raise ItemsError("items: there are none; give at least one item")
     _check_json(values)
@@ -199,32 +198,39 @@ def _progression(values: Sequence[int]) -> ItemRange | None:
     return None
 
 
-def _json_value(value: Any, where: str, depth: int = 0) -> JsonValue:
-    """One value as plain JSON, or an error that says where it stands."""
-    if depth > MAX_DEPTH:  # also what holds itself
-        raise ItemsError(f"{one_line(where, 120)}: is nested deeper than {MAX_DEPTH} levels")
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ItemsError(f"{one_line(where, 120)}: {value} is not JSON")
-        return float(value)
-    if isinstance(value, list | tuple):
-        return [_json_value(part, f"{where}[{i}]", depth + 1) for i, part in enumerate(value)]
-    if isinstance(value, Mapping):
-        wrong = next((key for key in value if not isinstance(key, str)), None)
-        if wrong is not None:
-            where = one_line(where, 120)
-            raise ItemsError(f"{where}: the key {wrong!r} is not a string, so it is not JSON")
-        return {key: _json_value(part, f"{where}.{key}", depth + 1) for key, part in value.items()}
-    if hasattr(value, "tolist") and type(value).__module__.partition(".")[0] == "numpy":
-        plain = value.tolist()
-        if type(plain) is not type(value):
-            return _json_value(plain, where, depth)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    raise ItemsError(
-        f"{one_line(where, 120)}: {one_line(repr(value), 60)} of type {kind} is not JSON; "
+class _ItemWalk(JsonWalk):
+    """Takes NumPy's scalars and arrays for what they mean in JSON."""
+
+    def plainer(self, value: Any) -> Any:
+        try:
+            return super().plainer(value)
+        except NotJson:
+            return numpy_plain(value)
+
+
+_ITEMS = _ItemWalk()
+
+
+def _json_values(values: list[Any]) -> list[Any]:
+    """Items as plain JSON, or an error that says where what is not stands."""
+    made: list[Any] = []
+    try:
+        for value in values:
+            made.append(_ITEMS.plain(value))
+    except NotJson as error:
+        where = one_line(f"items[{len(made)}]{error.place}", 120)
+        raise ItemsError(f"{where}: {_problem(error)}") from None
+    return made
+
+
+def _problem(error: NotJson) -> str:
+    if error.reason == "depth":
+        return f"is nested deeper than {MAX_DEPTH} levels"
+    if error.reason == "key":
+        return f"the key {error.part!r} is not a string, so it is not JSON"
+    if error.reason == "number":
+        return str(error)
+    return (
+        f"{one_line(repr(error.part), 60)} of type {error.kind} is not JSON; "
         "pass indices or plain values and load the rest in the provider"
     )

@@ -54,6 +54,9 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (folder / "cli_test_decode.py").write_text(MODULE)
     (folder / "cli_test_broken.py").write_text("import json\n\n1 / 0\n")
     (folder / "cli_test_needs.py").write_text("import cli_test_absent.part\n")
+    (folder / "cli_test_package").mkdir()
+    (folder / "cli_test_package" / "__init__.py").touch()
+    (folder / "cli_test_package" / "needs.py").write_text("import cli_test_absent.part\n")
     (folder / "c.yaml").write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     yield "a folder/c.yaml"
@@ -183,6 +186,10 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ),
         ("runner._target_=cli_test_broken.Runner", "ZeroDivisionError: division by zero ("),
         ("runner._target_=cli_test_needs.Runner", "No module named 'cli_test_absent' ("),
+        (
+            "runner._target_=cli_test_package.needs.Runner",
+            "cli_test_package.needs: cannot be imported: ModuleNotFoundError: No module named ",
+        ),
         ("runner.batchsize=3", "takes no such argument; did you mean batch_size?"),
         ("runner.batch_size=0", "runner.batch_size: must be an integer from 1, got 0"),
         ("runner.run_dir=x", "runner.run_dir: belongs to the top level of the file"),

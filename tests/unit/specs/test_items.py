@@ -108,6 +108,7 @@ class TestPlan:
             (float("inf"), r"items\[1\]: inf is not JSON"),
             ({"a": [1, np.nan]}, r"items\[1\]\.a\[1\]: nan"),
             ({1: 2}, r"items\[1\]: the key 1 is not a string"),
+            ([{"a": {None: 2}}], r"items\[1\]\[0\]\.a: the key None is not a string"),
             ({"a": {2, 3}}, r"items\[1\]\.a: .* of type set is not JSON"),
             (b"x", r"items\[1\]: .* of type bytes"),
             (1j, r"items\[1\]: .* of type complex"),
