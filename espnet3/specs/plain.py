@@ -99,7 +99,8 @@ class JsonWalk:
 
     def plainer(self, value: Any) -> Any:
         """What to go on with in place of a value that is not plain; NotJson if there is nothing."""
-        for base in (int, float, list, tuple):
+        bases: tuple[type[Any], ...] = (int, float, list, tuple)
+        for base in bases:
             if isinstance(value, base):
                 return base(value)
         if isinstance(value, str | Mapping):
