@@ -14,7 +14,8 @@ _OTHER_SYNTAX = re.compile(r"^\s*(un)?setenv\b|\.t?csh\b")
 
 # Whether there are traps is only known when the prologue has run: it may source them. bash tells
 # them in `$(trap)`, dash only to a file; one that tells them nowhere keeps its shell.
-# A signal cuts `wait` short, so it is asked again; dash forgets what it has told once (127).
+# A signal cuts `wait` short, so it is asked again; by then dash may have forgotten the code (127),
+# and bash too (-1).
 # What the script's own traps do at a signal, they do when the worker has ended.
 _FUNCTIONS = r"""
 espnet3_run() {
@@ -45,9 +46,10 @@ espnet3_run() {
   while [ -n "$espnet3_again" ]; do
     espnet3_again= espnet3_status=0
     wait "$espnet3_worker" 2>/dev/null || espnet3_status=$?
-    if [ "$espnet3_status" -ne 127 ] || [ -z "$espnet3_code" ]; then
-      espnet3_code=$espnet3_status
-    fi
+    case ${espnet3_code:+again }$espnet3_status in
+      "again 127" | "again -1") ;;
+      *) espnet3_code=$espnet3_status ;;
+    esac
   done
   trap - TERM USR1 USR2 XCPU INT HUP
   eval "$espnet3_traps"

@@ -112,16 +112,17 @@ def test_what_a_script_does_at_a_signal_it_does_behind_the_worker(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_many_signals(tmp_path: Path, shell: str) -> None:
+@pytest.mark.parametrize("pause", [0.001, 0.005, 0.02])  # without one, shells run out of stack
+def test_many_signals(tmp_path: Path, shell: str, pause: float) -> None:
     """The code is the worker's, whenever they come."""
     job = Job(tmp_path, shell, ["trap 'echo end' EXIT"])
     job.began()
     while job.process.poll() is None:
         os.kill(job.process.pid, signal.SIGUSR1)
+        time.sleep(pause)
     code, said = job.end()
-    # The worker's own, or that of a signal behind its handlers' end; bash gives 255 once in some
-    # 200 times, why is not known. No record depends on it.
-    assert code in (7, 128 + signal.SIGUSR1, -signal.SIGUSR1, 255)
+    # The worker's own, or that of a signal behind its handlers' end.
+    assert code in (7, 128 + signal.SIGUSR1) or code == -signal.SIGUSR1
     assert said.startswith("SIGUSR1")
 
 
