@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from types import FunctionType, ModuleType
@@ -49,14 +48,16 @@ def refer_to_function(function: Any) -> ClassReference:
     if isinstance(function, FunctionType):
         return _refer_to(function, lambda: function.__globals__)
     owner = getattr(function, "__objclass__", function)
-    module, qualname = getattr(owner, "__module__", None), function.__qualname__
+    reference = ClassReference(
+        module=getattr(owner, "__module__", None) or "", qualname=function.__qualname__
+    )
     try:
-        found = pkgutil.resolve_name(f"{module}:{qualname}")
-    except (ImportError, AttributeError, ValueError):
+        found = find_class(reference)
+    except ClassError:
         found = None
-    if module is None or found is not function:
+    if found is not function:
         raise ClassError(one_line(repr(function), 80), "is not found by its name in a module")
-    return ClassReference(module=module, qualname=qualname)
+    return reference
 
 
 def _refer_to(
