@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.storage.local import LocalStore
@@ -26,16 +28,22 @@ async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
         RunDirectoryError: it is not a run directory.
         UsageError: it has no such shard.
     """
-    return await asyncio.to_thread(find_logs, run_dir, rank)
+    return await asyncio.to_thread(_logs, run_dir, rank)
 
 
-def find_logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
-    """As `logs`, in the caller's thread."""
+def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
     directory = RunDirectory.open(run_dir)
-    store = directory.store
     directory.run().require_rank(rank, directory.root)
+    return find_logs(directory, directory.submissions().known, rank)
+
+
+def find_logs(
+    directory: RunDirectory, submissions: Sequence[KnownSubmission], rank: int
+) -> list[str]:
+    """As `logs`, of a directory whose submissions have been read."""
+    store = directory.store
     found = []
-    for submission, _ in directory.submissions().known:
+    for submission, _ in submissions:
         place = submission.place_of(rank)
         if place is None:
             continue
