@@ -18,6 +18,7 @@ from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
+    from espnet3.submit.submission import Submitted
 
 _CONFIG = """\b
 Example of a CONFIG.yaml:
@@ -65,10 +66,8 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
         show.json_document(show.rendered_document(jobs))
     elif dry_run:
         show.rendered(jobs)
-    elif as_json:
-        show.json_document(show.submitted_document(result))
     else:
-        show.submitted(result)
+        _tell_submitted(result, as_json)
     return DONE
 
 
@@ -126,11 +125,17 @@ def resume(
             items=items,
             patience=patience,
         )
+    _tell_submitted(result, as_json)
+    return DONE
+
+
+def _tell_submitted(result: Submitted, as_json: bool) -> None:
+    from espnet3.cli import show
+
     if as_json:
         show.json_document(show.submitted_document(result))
     else:
         show.submitted(result)
-    return DONE
 
 
 @click.command()
