@@ -26,10 +26,10 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.opening import open_store
-from espnet3.submit.driver_process import this_driver_process
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import PlannedSubmission, make_submission
+from espnet3.submit.submitter import this_submitter
 
 
 def write_run(
@@ -42,7 +42,7 @@ def write_run(
 ) -> RunSpec:
     """Write the plan of a run and the intent of its first submission, as `submit` does."""
     config = parse_parallel({"env": "local", "n_shards": n_shards, **parallel})
-    surroundings = this_driver_process(sys.executable)
+    surroundings = this_submitter(sys.executable)
     plan = plan_run(runner(NoEnv({})), plan_items(range(n_items)), config, surroundings)
     store = open_store(run_dir)
     store.prepare(layout.FOLDERS)

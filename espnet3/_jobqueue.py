@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import dask
 from pydantic import JsonValue
 
-from espnet3.config.job_options import WRITTEN
+from espnet3.config.option_kinds import WRITTEN
 from espnet3.config.yaml_values import written
 from espnet3.schedulers.base import Scheduler
 

@@ -10,11 +10,11 @@ from typing import Any, overload
 from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.collect.log_files import logs
 from espnet3.collect.merge import Collected, Errors, collect, stream, stream_chunks
-from espnet3.collect.progress import status, watch
 from espnet3.config.model import ParallelConfig, as_parallel_config
 from espnet3.run_dir.result_lines import ResultRecord
 from espnet3.run_dir.trust import Trust
 from espnet3.status.run_status import RunStatus
+from espnet3.status.watching import status, watch
 from espnet3.storage.opening import absolute_root
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.cancellation import cancel

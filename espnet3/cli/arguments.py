@@ -89,7 +89,7 @@ def shard_of(words: Sequence[str]) -> tuple[str, int]:
     run_dir, rank = _run_and_rank(words)
     if rank is not None:
         return run_dir, rank
-    from espnet3.worker.foreground import find_run
+    from espnet3.worker.run_shard import find_run
 
     spec, store = find_run(run_dir)
     return store.root, spec.rank

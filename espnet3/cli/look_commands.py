@@ -32,14 +32,14 @@ def status(run_dir: str, as_json: bool) -> int:
     In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
     state, submission, task and cause separated by tabs.
     """
-    from espnet3.cli import show, views
+    from espnet3.cli import show, status_views
     from espnet3.run import Run
 
     seen = Run(run_dir).status()
     if as_json:
         show.json_document(show.status_document(seen))
     else:
-        views.status(seen)
+        status_views.status(seen)
     return DONE if seen.sound else NOT_COMPLETE
 
 
@@ -66,10 +66,10 @@ def watch(run_dir: str, interval: float, as_json: bool) -> int:
 
 
 async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
-    from espnet3.cli import views
-    from espnet3.collect.progress import watch as looks
+    from espnet3.cli import status_views
+    from espnet3.status.watching import watch as looks
 
-    with views.follower(as_json=as_json) as view:
+    with status_views.follower(as_json=as_json) as view:
         async for seen in looks(run_dir, interval):
             view.update(seen)
         view.end(seen)
@@ -107,7 +107,7 @@ def collect(
     import warnings
 
     from espnet3.cli import show
-    from espnet3.cli.printing import print_records
+    from espnet3.cli.record_output import print_records
     from espnet3.collect.merge import PartialResults
     from espnet3.run import Run
 
@@ -153,7 +153,7 @@ def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
     """
     from espnet3.cli import show
     from espnet3.cli.arguments import shard_of
-    from espnet3.cli.printing import print_log
+    from espnet3.cli.record_output import print_log
     from espnet3.run import Run
 
     if path and as_json:

@@ -290,7 +290,7 @@ def plain_warnings() -> Iterator[None]:
     """Show what workers do not take over in one line, without code; other warnings as usual."""
     import warnings
 
-    from espnet3.submit.process_state import NotTakenOver
+    from espnet3.submit.process_record import NotTakenOver
 
     usual = warnings.showwarning
 

@@ -4,9 +4,9 @@ from espnet3.collect.merge import Collected as Collected
 from espnet3.collect.merge import PartialResults as PartialResults
 from espnet3.collect.merge import collect as collect
 from espnet3.collect.merge import stream as stream
-from espnet3.collect.progress import status as status
-from espnet3.collect.progress import watch as watch
 from espnet3.run_dir.result_lines import ResultRecord as ResultRecord
 from espnet3.specs.models import ErrorRecord as ErrorRecord
 from espnet3.status.run_status import RunStatus as RunStatus
 from espnet3.status.run_status import ShardStatus as ShardStatus
+from espnet3.status.watching import status as status
+from espnet3.status.watching import watch as watch

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from espnet3.config.job_options import WRITTEN
+from espnet3.config.option_kinds import WRITTEN
 from espnet3.errors import ConfigError
 from espnet3.specs.plain import MAX_DEPTH
 from espnet3.text import one_line
@@ -27,7 +27,7 @@ _OTHERS = (_INT, _FLOAT, "tag:yaml.org,2002:timestamp")
 _BOOL, _TEXT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 # Keys beside `options` in a parallel config, or in one of its overrides.
-_BESIDE = frozenset({"env", "n_workers", "ranks"})
+_NOT_OPTIONS = frozenset({"env", "n_workers", "ranks"})
 
 
 class _Loader(_BASE):  # type: ignore[misc,valid-type]
@@ -111,7 +111,7 @@ def _of_options(root: Any, setting: str) -> Iterator[Any]:
         pairs = [*_pairs(node)]
         if is_options:
             yield from (value for name, value in pairs if name in WRITTEN)
-        beside = not _BESIDE.isdisjoint(name for name, _ in pairs)
+        beside = not _NOT_OPTIONS.isdisjoint(name for name, _ in pairs)
         waiting += [(value, beside and name == "options") for name, value in pairs]
 
 

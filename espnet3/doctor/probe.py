@@ -17,10 +17,10 @@ from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run_dir.processes import this_user
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.models import PlannedJob
-from espnet3.startup import compiled
+from espnet3.startup import kept_schemas
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
-from espnet3.submit.driver_process import PACKAGES
+from espnet3.submit.submitter import PACKAGES
 
 # Files of the doctor's folder: written before the job; by the job, and by who submitted it.
 GREETING, TAKEN = "greeting", "taken"
@@ -58,7 +58,7 @@ class Probe(BaseRunner):
         return {
             "host": os.uname().nodename,
             "python": python_here(),
-            "keeps_bytecode": compiled.is_kept(),
+            "keeps_bytecode": kept_schemas.is_kept(),
             "seen_after": seconds_until(lambda: store.exists(GREETING)),
             "exclusive": _is_refused(store, TAKEN),
             "there_and_back": _call(store),

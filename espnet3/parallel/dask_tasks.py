@@ -19,10 +19,10 @@ from dask.sizeof import sizeof
 from distributed import Client, Future, KilledWorker, WorkerPlugin, as_completed, get_worker
 
 from espnet3.errors import UnserializableResult, WorkersKilled
+from espnet3.parallel.batch_sizer import TASK_SECONDS, BatchSizer
+from espnet3.parallel.dask_worker_env import bound_to_env
+from espnet3.parallel.dask_worker_watch import LOOK_EVERY, WorkerWatch
 from espnet3.parallel.pickles import dumps, loads
-from espnet3.parallel.task_sizer import TASK_SECONDS, BatchSizer
-from espnet3.parallel.worker_env import bound_to_env
-from espnet3.parallel.worker_watch import LOOK_EVERY, WorkerWatch
 from espnet3.text import one_line
 
 BATCHES_PER_THREAD = 2  # under way: one is computed while the next one waits beside it

@@ -20,15 +20,15 @@ from espnet3.parallel.clusters import make_local_gpu_cluster as make_local_gpu_c
 from espnet3.parallel.config import get_parallel_config as get_parallel_config
 from espnet3.parallel.config import set_parallel as set_parallel
 from espnet3.parallel.dask_tasks import run_batches
-from espnet3.parallel.worker_env import (
+from espnet3.parallel.dask_worker_env import (
     ENV,
     DictReturnWorkerPlugin,
     env_names,
     require_no_conflict,
 )
-from espnet3.parallel.worker_env import wrap_func_with_worker_env as wrap_func_with_worker_env
-from espnet3.parallel.worker_process import WorkerProcess
-from espnet3.parallel.worker_watch import wait_for_a_worker
+from espnet3.parallel.dask_worker_env import wrap_func_with_worker_env as wrap_func_with_worker_env
+from espnet3.parallel.dask_worker_process import WorkerProcess
+from espnet3.parallel.dask_worker_watch import wait_for_a_worker
 
 
 class EspnetClient(Client):

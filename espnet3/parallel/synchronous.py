@@ -14,14 +14,14 @@ from distributed import Client, get_worker
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SchedulerError, UsageError
+from espnet3.parallel.caller_state import StateFollower
 from espnet3.parallel.class_state import CallWithEnvironment, ClassStates, Setup, class_states
 from espnet3.parallel.config import when_set
 from espnet3.parallel.dask_tasks import run_batches
-from espnet3.parallel.driver_state import StateFollower
+from espnet3.parallel.dask_worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.parallel.parallel import close_client, make_client
 from espnet3.parallel.pickles import dumps
 from espnet3.parallel.progress_bar import progress_bar
-from espnet3.parallel.worker_env import ENV, DictReturnWorkerPlugin
 from espnet3.text import visible
 
 

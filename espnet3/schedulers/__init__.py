@@ -7,8 +7,8 @@ import pkgutil
 
 from espnet3.errors import ConfigError
 from espnet3.schedulers.base import Scheduler
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.schedulers.dialect import Dialect
-from espnet3.schedulers.engine import BatchSystem
 
 _LOCAL = "local"  # this host's processes, which no command tells about
 
@@ -24,7 +24,7 @@ def get_scheduler(name: str) -> Scheduler:
         'slurm'
     """
     if name == _LOCAL:
-        from espnet3.schedulers.local import LocalScheduler
+        from espnet3.schedulers.local_processes import LocalScheduler
 
         return LocalScheduler()
     return BatchSystem(get_dialect(name))

@@ -1,7 +1,7 @@
 """What is true of one batch system alone: data and pure functions, without I/O.
 
 A dialect never runs a command. Where it has to ask, its method is a generator that yields commands,
-is sent their answers and returns what it has learnt; `engine` runs it. So a test feeds it text.
+is sent their answers and returns what it has learnt; `BatchSystem` runs it. A test feeds it text.
 """
 
 from __future__ import annotations

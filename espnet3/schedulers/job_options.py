@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from espnet3.config.job_options import COUNTS, LISTS, RENAMED, SIZES, SWITCHES, TEXTS
+from espnet3.config.option_kinds import COUNTS, LISTS, RENAMED, SIZES, SWITCHES, TEXTS
 from espnet3.errors import ConfigError
 from espnet3.redaction import masked_text
 from espnet3.schedulers.dialect import Dialect

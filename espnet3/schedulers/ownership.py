@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from espnet3.schedulers.qsub_style import name_digest
+from espnet3.schedulers.qsub import name_digest
 from espnet3.specs.models import RunSpec, Submission
 
 # Names there are too short for the run's id: see `short_name` of `qsub_style`.

@@ -19,16 +19,16 @@ import dask
 from pydantic import JsonValue
 
 from espnet3._jobqueue import CLUSTERS, Job, JobQueueCluster, used_options
-from espnet3.config.job_options import RENAMED
 from espnet3.config.model import ParallelConfig, did_you_mean
+from espnet3.config.option_kinds import RENAMED
 from espnet3.errors import ClassError, ConfigError, SchedulerUnavailable, SubmissionRefused
 from espnet3.redaction import masked_text
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.worker_command import changed, without_python
 from espnet3.schedulers import get_dialect
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.schedulers.commands import NoAnswer
 from espnet3.schedulers.dialect import Dialect, JobRequest
-from espnet3.schedulers.engine import BatchSystem
 from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission

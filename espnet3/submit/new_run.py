@@ -21,15 +21,15 @@ from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
-from espnet3.submit.driver_process import this_driver_process
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
-from espnet3.submit.process_state import warn_of_others
+from espnet3.submit.process_record import warn_of_others
 from espnet3.submit.resumption import choose_ranks, record_found_jobs, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
+from espnet3.submit.submitter import this_submitter
 
 
 async def submit(
@@ -148,7 +148,7 @@ def _check(
 
     launcher = make(config)
     passed_on = get_scheduler(config.env).passes_environment
-    driver = this_driver_process(launcher.python, config.environment_variables, passed_on=passed_on)
+    submitter = this_submitter(launcher.python, config.environment_variables, passed_on=passed_on)
     planned = plan_items(items)
     chosen = run_dir if run_dir is not None else runner.run_dir
     if chosen is None:
@@ -157,7 +157,7 @@ def _check(
     existing = _existing(directory)
     if existing is not None and n_shards is None and config.n_shards is None:
         n_shards = existing.world_size
-    plan = plan_run(runner, planned, config, driver, n_shards=n_shards)
+    plan = plan_run(runner, planned, config, submitter, n_shards=n_shards)
     if existing is not None:
         require_same_plan(directory.root, existing, plan.run)
         directory.trust_at_most(existing.parallel)

@@ -12,11 +12,11 @@ from espnet3.submit.launcher import Launcher
 from espnet3.submit.submission import PlannedSubmission, array_size
 
 # What may be changed for some shards, or by a resume, besides the scheduler's options.
-_BESIDE = frozenset(
+_BY_AN_OVERRIDE = frozenset(
     {"n_workers", "shards_per_job", "job_array", "max_array_size", "max_errors", "submit_timeout"}
 )
 # By a resume alone, since a submission has it for all of its shards (decision 0015).
-_BY_A_RESUME = _BESIDE | {"on_error"}
+_BY_A_RESUME = _BY_AN_OVERRIDE | {"on_error"}
 
 MakeLauncher = Callable[[ParallelConfig], Launcher]
 
@@ -127,7 +127,7 @@ def _by_options(
 
 
 def overridden(
-    config: ParallelConfig, changes: Mapping[str, Any], can: Container[str] = _BESIDE
+    config: ParallelConfig, changes: Mapping[str, Any], can: Container[str] = _BY_AN_OVERRIDE
 ) -> ParallelConfig:
     """The config with other options, or with other values of the keys beside them.
 
@@ -145,7 +145,8 @@ def overridden(
             raise UsageError(
                 f"{name}: cannot be changed "
                 + ("for some shards" if name in _BY_A_RESUME else "by a resume or for some shards")
-                + f"; beside the scheduler's options these can: {', '.join(sorted(_BESIDE))}"
+                + "; beside the scheduler's options these can: "
+                + ", ".join(sorted(_BY_AN_OVERRIDE))
             )
     beside = {name: value for name, value in changes.items() if name in can}
     options = {name: value for name, value in changes.items() if name not in can}

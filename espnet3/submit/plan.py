@@ -40,7 +40,7 @@ class Runner(Protocol):
     async_result_dir: str | os.PathLike[str]
 
 
-class DriverProcess(NamedTuple):
+class SubmitterProcess(NamedTuple):
     """Where the submitter runs, to be found again on a node; see RunSpec."""
 
     python: str
@@ -76,7 +76,7 @@ def plan_run(
     runner: Runner,
     items: ItemRange | ItemList,
     parallel: ParallelConfig,
-    driver: DriverProcess,
+    submitter: SubmitterProcess,
     *,
     n_shards: int | None = None,
 ) -> Plan:
@@ -86,7 +86,7 @@ def plan_run(
         runner: an instance of a BaseRunner subclass.
         items: the planned items.
         parallel: the validated parallel config.
-        driver: where the submitter runs.
+        submitter: where the submitter runs.
         n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset. Never
             more than there are calls of `forward`.
 
@@ -118,7 +118,7 @@ def plan_run(
         fingerprint=fingerprint(plan),
         checkpoint_every=parallel.checkpoint_every,
         parallel=parallel.model_dump(),
-        **{name: _as_entered(value) for name, value in driver._asdict().items()},
+        **{name: _as_entered(value) for name, value in submitter._asdict().items()},
     )
     return Plan(run, items)
 

@@ -25,12 +25,12 @@ from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.storage.opening import open_store
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
-from espnet3.submit.driver_process import refuse_in_worker
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
+from espnet3.submit.submitter import refuse_in_worker
 from espnet3.submit.withdrawals import WithdrawalCause, find_damaged, find_failed, withdraw
 from espnet3.user_code.import_path import extended_import_path
 from espnet3.user_code.main_module import importing_as, main_of

@@ -38,7 +38,7 @@ _SCALARS: tuple[tuple[type[Any], Callable[[Any], Any]], ...] = (
 _CONTAINERS = (dict, list, tuple, set, frozenset, collections.deque)
 
 
-class Look:
+class Fingerprint:
     """What a value was.
 
     Attributes:
@@ -51,14 +51,14 @@ class Look:
         self.kind, self._checksum, self._objects, self._opened = kind, checksum, objects, opened
 
     def same(self, value: Any, *, within: Any = None) -> bool:
-        """Whether a value is what this look saw."""
+        """Whether a value has this fingerprint."""
         if type(value) is not self.kind:
             return False
-        return self == seen(value, opened=self._opened, within=within)
+        return self == fingerprint(value, opened=self._opened, within=within)
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Look)
+            isinstance(other, Fingerprint)
             and (self.kind, self._checksum) == (other.kind, other._checksum)
             and len(self._objects) == len(other._objects)
             and all(a is b for a, b in zip(self._objects, other._objects, strict=True))
@@ -67,8 +67,8 @@ class Look:
     __hash__ = None  # type: ignore[assignment]
 
 
-def seen(value: Any, *, opened: bool = True, within: Any = None) -> Look:
-    """Look at a value.
+def fingerprint(value: Any, *, opened: bool = True, within: Any = None) -> Fingerprint:
+    """The fingerprint of a value.
 
     Args:
         value: anything. What holds more than can be looked at in a moment (20,000 objects, 128 MB
@@ -79,7 +79,7 @@ def seen(value: Any, *, opened: bool = True, within: Any = None) -> Look:
 
     Example:
         >>> config = {"beam": [1, 2]}
-        >>> before = seen(config)
+        >>> before = fingerprint(config)
         >>> before.same({"beam": [1, 2]})
         True
         >>> config["beam"].append(3)
@@ -98,9 +98,9 @@ def seen(value: Any, *, opened: bool = True, within: Any = None) -> Look:
             continue
         except Exception:  # noqa: BLE001 (looking runs the user's code)
             break
-        return Look(type(value), looker.hash.digest(), looker.objects[1:], opened)
+        return Fingerprint(type(value), looker.hash.digest(), looker.objects[1:], opened)
     size = len(value) if isinstance(value, _CONTAINERS) else 0
-    return Look(type(value), str(size).encode(), [value], opened)
+    return Fingerprint(type(value), str(size).encode(), [value], opened)
 
 
 class _Many(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from espnet3.user_code.fingerprints import Look, seen
+from espnet3.user_code.fingerprints import Fingerprint, fingerprint
 
 
 class Record:
@@ -22,14 +22,16 @@ class Record:
 
     def __init__(self, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         self.arguments = arguments
-        self.held: dict[str, Look | None] | None = None
+        self.held: dict[str, Fingerprint | None] | None = None
 
     def look(self, instance: Any, *, but_for: Iterable[str] = ()) -> None:
         """Note what an instance holds now, if that is the first time."""
         if self.held is None:
             now, left_out = attributes_of(instance), {*but_for}
             self.held = {
-                name: seen(value, within=instance) for name, value in now if name not in left_out
+                name: fingerprint(value, within=instance)
+                for name, value in now
+                if name not in left_out
             }
 
 
@@ -117,7 +119,7 @@ def its_own_changes(instance: Any) -> Iterator[None]:
         for name in {*held, *now} - {*changed, *gone}:
             if name not in now:
                 del held[name]
-            elif (look := seen(now[name], within=instance)) != held.get(name):
+            elif (look := fingerprint(now[name], within=instance)) != held.get(name):
                 held[name] = look
 
 

@@ -20,7 +20,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from espnet3.user_code.equality import alike
-from espnet3.user_code.fingerprints import Look, seen
+from espnet3.user_code.fingerprints import Fingerprint, fingerprint
 from espnet3.user_code.references import WORKER_VARIABLE
 
 _MOST = 2_000  # functions and classes that are looked at
@@ -92,21 +92,21 @@ def _is_imported(owner: Any) -> bool:
 
 def _kept(value: Any) -> Any:
     """A variable's value, to be compared later."""
-    if value is None or isinstance(value, (str, int, float, bytes, Look, *_NOT_DATA)):
+    if value is None or isinstance(value, (str, int, float, bytes, Fingerprint, *_NOT_DATA)):
         return value
     field = type(value).__name__ == "Field"  # of a dataclass, with the default in it
-    return value if field else seen(value, opened=False)
+    return value if field else fingerprint(value, opened=False)
 
 
 def _same(before: Any, now: Any) -> bool:
     """Whether a value is what was kept, or what the source says."""
-    if isinstance(before, Look) or isinstance(now, Look):
+    if isinstance(before, Fingerprint) or isinstance(now, Fingerprint):
         return bool(_kept(before) == _kept(now))
     return alike(before, now)
 
 
 def _kind(kept: Any) -> type[Any]:
-    return kept.kind if isinstance(kept, Look) else type(kept)
+    return kept.kind if isinstance(kept, Fingerprint) else type(kept)
 
 
 @contextmanager

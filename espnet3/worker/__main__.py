@@ -12,14 +12,14 @@ def start() -> int:
     # cost a tenth of the start.
     gc.disable()
     extension.load()
-    from espnet3.startup import compiled
+    from espnet3.startup import kept_schemas
 
-    compiled.load()
-    with compiled.in_place_of_pydantic():
+    kept_schemas.load()
+    with kept_schemas.in_place_of_pydantic():
         from espnet3.specs.models import NestedModel
     from espnet3.worker.main import main, prepare_streams
 
-    compiled.keep(NestedModel)
+    kept_schemas.keep(NestedModel)
     gc.freeze()
     gc.enable()
     code = main(sys.argv[1:])

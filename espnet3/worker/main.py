@@ -20,7 +20,7 @@ from espnet3.specs.models import Submission
 from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
-from espnet3.worker.process_state import restart
+from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import SchedulerTask, describe, limits_of
 from espnet3.worker.task import run_task
 

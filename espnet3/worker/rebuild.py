@@ -1,4 +1,4 @@
-"""From a RunSpec back to what the user submitted: the driver's process, runner, provider."""
+"""From a RunSpec back to what the user submitted: the submitter's process, runner, provider."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from espnet3.user_code.import_path import extend_import_path
 from espnet3.user_code.main_module import WORKER_VARIABLE, adopt, main_of
 from espnet3.user_code.references import find_class
 from espnet3.user_code.restoring import restored
-from espnet3.worker.process_state import enter_process_state, reenter_process_state
+from espnet3.worker.process_restore import enter_process_state, reenter_process_state
 
 
-def enter_driver_process(run: RunSpec) -> None:
+def enter_submitter_process(run: RunSpec) -> None:
     """Make this process look as the submitter's did, before anything of the user is imported.
 
     Raises:
@@ -28,11 +28,11 @@ def enter_driver_process(run: RunSpec) -> None:
     adopt(main_of(run))
 
 
-def reenter_driver_process(run: RunSpec) -> None:
+def reenter_submitter_process(run: RunSpec) -> None:
     """The same once the user's modules are imported, which may have changed it, as they did there.
 
     Raises:
-        EspnetError: as `enter_driver_process`.
+        EspnetError: as `enter_submitter_process`.
     """
     _enter_folder_and_path(run)
     reenter_process_state(run)
@@ -68,7 +68,7 @@ def rebuild(run: RunSpec) -> tuple[Any, Any]:
     """
     runner = find_class(run.runner)
     provider_class = find_class(run.provider.cls)
-    reenter_driver_process(run)
+    reenter_submitter_process(run)
     for variable in run.assignments:
         where = f"{variable.target}.{variable.name}"
         setattr(find_class(variable.target), variable.name, _value(variable.value, where))

@@ -16,7 +16,7 @@ from espnet3.redaction import scrubbed
 from espnet3.run_dir.secrets import remember_run
 from espnet3.specs.models import RunSpec, decode
 from espnet3.worker import exit_codes
-from espnet3.worker.rebuild import enter_driver_process, rebuild
+from espnet3.worker.rebuild import enter_submitter_process, rebuild
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     try:
         run = decode(RunSpec, sys.stdin.buffer.read(), "run.json")
         remember_run(run)
-        enter_driver_process(run)
+        enter_submitter_process(run)
         rebuild(run)
     except EspnetError as error:
         if isinstance(error.__cause__, SystemExit) and not isinstance(error.__cause__.code, str):

@@ -21,7 +21,7 @@ from espnet3.errors import EspnetError, FileMissing, FileTaken, UsageError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
-from espnet3.schedulers.local import killed_words, supervisor_log
+from espnet3.schedulers.local_processes import killed_words, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Submission, now
 from espnet3.storage.permissions import opener

@@ -13,7 +13,7 @@ from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
-from espnet3.worker.rebuild import enter_driver_process, rebuild
+from espnet3.worker.rebuild import enter_submitter_process, rebuild
 from espnet3.worker.receipt_history import next_generations
 from espnet3.worker.salvage import list_results
 from espnet3.worker.shard import (
@@ -131,7 +131,7 @@ def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str
     Raises:
         EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
     """
-    enter_driver_process(run)
+    enter_submitter_process(run)
     signals.armed = True
     try:
         runner, provider = rebuild(run)

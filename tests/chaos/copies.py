@@ -159,8 +159,8 @@ def step_by_step() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signals_module.Signals, "__enter__", enter)
         patch.setattr(signals_module.Signals, "__exit__", leave)
-        patch.setattr(task_module, "enter_driver_process", lambda run: None)
-        patch.setattr(rebuild_module, "reenter_driver_process", lambda run: None)
+        patch.setattr(task_module, "enter_submitter_process", lambda run: None)
+        patch.setattr(rebuild_module, "reenter_submitter_process", lambda run: None)
         patch.setattr(main_module, "log_to_stderr", lambda: None)
         world_module.in_forward.append(in_forward)
         try:

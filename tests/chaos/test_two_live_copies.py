@@ -18,10 +18,10 @@ from espnet3.specs import layout
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import encode
 from espnet3.storage.opening import open_store
-from espnet3.submit.driver_process import this_driver_process
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import PlannedSubmission, make_submission
+from espnet3.submit.submitter import this_submitter
 from tests.support.helpers import (
     TINY,
     attempts,
@@ -57,7 +57,7 @@ def written(folder: Path) -> Run:
     store = open_store(folder / "run")
     config = parse_parallel({"env": "slurm", "options": TINY, "checkpoint_every": 0.05})
     runner = Noting(Workshop({"folder": str(folder), "gated": [GATED], "failing": []}))
-    plan = plan_run(runner, plan_items(range(N_ITEMS)), config, this_driver_process(sys.executable))
+    plan = plan_run(runner, plan_items(range(N_ITEMS)), config, this_submitter(sys.executable))
     store.prepare(layout.FOLDERS)
     for spec in plan.shards(store.locate(layout.RUN)):
         store.create(layout.shard(spec.rank), encode(spec))

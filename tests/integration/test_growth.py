@@ -20,8 +20,8 @@ from espnet3.config.model import parse_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import encode
-from espnet3.submit.driver_process import this_driver_process
 from espnet3.submit.plan import plan_run
+from espnet3.submit.submitter import this_submitter
 from tests.support import counting
 from tests.support.counting import STEPS
 from tests.support.helpers import ended, parallel, wrap
@@ -119,7 +119,7 @@ def spec_bytes(items: Any) -> int:
     """The size of the spec of the only shard of a run of these items."""
     runner = counting.Same(counting.Nothing({}))
     config = parse_parallel({"env": "local"})
-    plan = plan_run(runner, plan_items(items), config, this_driver_process(sys.executable))
+    plan = plan_run(runner, plan_items(items), config, this_submitter(sys.executable))
     (spec,) = plan.shards("/shared/run/run.json")
     return len(encode(spec))
 

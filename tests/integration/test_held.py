@@ -23,12 +23,12 @@ from espnet3.parallel import set_parallel
 from espnet3.run import submit_run
 from espnet3.specs.codec import encode
 from espnet3.specs.items import plan_items
-from espnet3.submit.plan import DriverProcess, plan_run, require_same_plan
+from espnet3.submit.plan import SubmitterProcess, plan_run, require_same_plan
 from tests.support import holding
 from tests.support.helpers import ROOT, ended, parallel, python
 from tests.support.holding import Holder, Options, Search, Show, Tool
 
-HERE = DriverProcess(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
+HERE = SubmitterProcess(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
 AS_IMPORTED = [
     (owner, name, copy.deepcopy(vars(owner)[name]))
     for owner, name in [

@@ -629,7 +629,7 @@ def test_a_spec_that_points_elsewhere(run_dir: Path, tmp_path: Path) -> None:
         document = json.loads((run_dir / "shards/000000.json").read_text())
         spec.write_text(json.dumps({**document, "run": run}))
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "espnet3.worker.foreground", str(spec)],
+            [sys.executable, "-P", "-m", "espnet3.worker.run_shard", str(spec)],
             capture_output=True, text=True, cwd="/", timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 2, done

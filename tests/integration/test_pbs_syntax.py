@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from espnet3.schedulers import get_dialect
-from espnet3.schedulers.engine import BatchSystem
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.submit import dry_run
 from tests.support import debian
 from tests.support.asking import waiting

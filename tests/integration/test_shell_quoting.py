@@ -27,7 +27,7 @@ from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import submit_run
 from espnet3.run_dir.trust import require_own
 from espnet3.submit import dry_run
-from espnet3.submit.process_state import held_here
+from espnet3.submit.process_record import held_here
 
 STAND_IN = """#!{python} -IS
 import json, os, sys

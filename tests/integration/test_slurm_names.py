@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from espnet3.run import submit_run
 from espnet3.submit import dry_run
-from espnet3.submit.process_state import held_here
+from espnet3.submit.process_record import held_here
 from tests.support.helpers import (
     collected_elsewhere,
     ended,

@@ -18,7 +18,7 @@ from espnet3.run import Run
 from espnet3.run_dir.processes import is_alive, this_process, this_user
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.ownership import is_own_job
-from espnet3.schedulers.qsub_style import name_digest
+from espnet3.schedulers.qsub import name_digest
 from espnet3.specs import layout
 from espnet3.specs.models import ProcessIdentity, RunSpec, decode
 from tests.support.asking import entry

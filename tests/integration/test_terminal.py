@@ -204,8 +204,8 @@ def test_no_output_goes_past_the_one_place() -> None:
         if re.search(r"click\.(echo|secho)\(|(?<!console\.)\bprint\(|\.write\(", line)
     ]
     assert sorted(found) == [
-        'printing.py: out.write(visible(text).encode(encoding, "backslashreplace"))',
-        "printing.py: out.write(visible_json(line.decode()).encode() if obeyed else line)",
+        'record_output.py: out.write(visible(text).encode(encoding, "backslashreplace"))',
+        "record_output.py: out.write(visible_json(line.decode()).encode() if obeyed else line)",
         "show.py: click.echo(json_text(document, indented=on_terminal()))",
         "show.py: click.echo(line)",
         "show.py: click.echo(name_there + visible_line(line))",

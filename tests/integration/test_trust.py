@@ -369,7 +369,7 @@ def _cli(*arguments: str) -> Callable[[Path, list[str]], Answer]:
 ENTRIES: dict[str, Callable[[Path, list[str]], Answer]] = {
     "worker": _module("", "{run}", "0001", "--task", "0"),
     "supervisor": _module(".supervisor", "{run}", "0001", "--run-id", "0" * 12, "--job", "x"),
-    "run-shard": _module(".foreground", "{run}/shards/000000.json"),
+    "run-shard": _module(".run_shard", "{run}/shards/000000.json"),
     "resume": _cli("resume", "{run}"),
     "cancel": _cli("cancel", "{run}"),
     "collect": _cli("collect", "{run}", "-o", "{run}.jsonl", "--patience", "0"),

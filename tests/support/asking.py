@@ -10,9 +10,9 @@ from typing import Any, ClassVar, TypeAlias
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_dialect
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import JobParts, JobRequest
-from espnet3.schedulers.engine import BatchSystem
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, PlannedJob, ProcessIdentity, Submission
 

@@ -32,7 +32,7 @@ from espnet3.schedulers.base import TaskState
 from espnet3.storage import syncfs
 from espnet3.storage.base import AppendFile, Store
 from espnet3.storage.local import LocalStore
-from espnet3.submit import driver_process
+from espnet3.submit import submitter
 from espnet3.worker.main import main as worker
 from tests.support import stand_in_cluster
 from tests.support.world import worker_surroundings
@@ -86,7 +86,7 @@ def live(
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         cluster = stand_in_cluster.install(patch)
-        patch.setattr(driver_process, "_git_commit", lambda: None)
+        patch.setattr(submitter, "_git_commit", lambda: None)
         # As on a network file system, where each file is synced by itself.
         patch.setattr(syncfs, "can_sync_whole", lambda folder: False)
         patch.chdir(folder)

@@ -20,10 +20,10 @@ from espnet3.specs import layout
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import AttemptRecord, Receipt, RunSpec, decode, encode
 from espnet3.storage.base import Store
-from espnet3.submit.driver_process import this_driver_process
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import PlannedSubmission, make_submission
+from espnet3.submit.submitter import this_submitter
 from espnet3.worker import result_writer
 
 
@@ -268,7 +268,7 @@ def write_run(
         runner(Setup(config), batch_size=batch_size),
         plan_items(items),
         parsed,
-        this_driver_process(sys.executable),
+        this_submitter(sys.executable),
     )
     store.prepare(layout.FOLDERS)
     files = ((layout.shard_name(s.rank), encode(s)) for s in plan.shards(store.locate(layout.RUN)))

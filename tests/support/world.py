@@ -26,7 +26,7 @@ from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
 from espnet3.storage.opening import open_store
-from espnet3.submit import driver_process
+from espnet3.submit import submitter
 from espnet3.worker import result_writer as results_module
 from espnet3.worker.main import main as worker
 from espnet3.worker.result_writer import ResultWriter
@@ -103,9 +103,7 @@ class World:
         self.disk = mortal.install(monkeypatch)
         if objects:
             mortal.install_below_objects(monkeypatch)
-        monkeypatch.setattr(
-            driver_process, "_git_commit", lambda: None
-        )  # saves a process each time
+        monkeypatch.setattr(submitter, "_git_commit", lambda: None)  # saves a process each time
         monkeypatch.chdir(folder)
         _checkpoint_at_every_second_item(monkeypatch)
         self.expected = expected()

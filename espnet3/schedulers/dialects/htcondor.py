@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError, SchedulerUnavailable
 from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.condor_description import Description, literal
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.dialect_helpers import id_chunks
 from espnet3.schedulers.job_keys import JobKeys, Row
-from espnet3.schedulers.scripts import id_chunks
-from espnet3.schedulers.submit_description import Description, literal
 from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line
 

@@ -22,8 +22,8 @@ from espnet3.schedulers.dialect import (
     Task,
     asking,
 )
+from espnet3.schedulers.dialect_helpers import id_chunks, is_array, log_line
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
-from espnet3.schedulers.scripts import id_chunks, is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
 
 if TYPE_CHECKING:

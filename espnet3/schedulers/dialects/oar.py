@@ -23,8 +23,8 @@ from espnet3.schedulers.dialect import (
     Task,
     asking,
 )
+from espnet3.schedulers.dialect_helpers import is_array, log_line
 from espnet3.schedulers.job_keys import JobKeys, Row
-from espnet3.schedulers.scripts import is_array, log_line
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line

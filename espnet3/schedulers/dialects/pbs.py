@@ -14,10 +14,10 @@ from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState, plain_name
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.dialect_helpers import id_chunks, is_array, log_line
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
-from espnet3.schedulers.qstat_full import Told, parsed, parts
-from espnet3.schedulers.qsub_style import ended, id_lines, plain_arguments, short_name, without_name
-from espnet3.schedulers.scripts import id_chunks, is_array, log_line
+from espnet3.schedulers.qstat_output import Told, parsed, parts
+from espnet3.schedulers.qsub import ended, id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
 from espnet3.specs.models import PlannedJob
 

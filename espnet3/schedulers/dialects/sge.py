@@ -12,8 +12,8 @@ from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState, plain_name
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.dialect_helpers import log_line
 from espnet3.schedulers.job_keys import JobKeys, Row, positions
-from espnet3.schedulers.scripts import log_line
 from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
 from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line

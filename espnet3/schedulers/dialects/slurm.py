@@ -11,8 +11,8 @@ from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
+from espnet3.schedulers.dialect_helpers import log_line
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
-from espnet3.schedulers.scripts import log_line
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import PlannedJob
 

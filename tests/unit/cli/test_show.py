@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from espnet3.cli import show, terminal, views
+from espnet3.cli import show, status_table, status_views
 from espnet3.errors import EspnetError
 from espnet3.status.run_status import RunStatus, Shards, ShardStatus
 from espnet3.submit.launcher import Rendered
@@ -33,7 +33,7 @@ def drawn(
 ) -> str:
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding=encoding)
-    terminal.status(
+    status_table.status(
         seen,
         Console(file=file, width=width, force_terminal=colour, highlight=False, no_color=False),
     )
@@ -42,7 +42,7 @@ def drawn(
 
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    views.status(replace(SEEN, scheduler_problem="slurm: no\nanswer"))
+    status_views.status(replace(SEEN, scheduler_problem="slurm: no\nanswer"))
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "1 of 4 shards done, 1 running, 1 pending, 1 failed",
@@ -54,7 +54,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_unfinished_shard_has_a_plain_line(capsys: pytest.CaptureFixture[str]) -> None:
-    views.status(MANY)
+    status_views.status(MANY)
     assert len(capsys.readouterr().out.splitlines()) == 1 + 50
 
 
@@ -104,17 +104,17 @@ def test_nothing_but_ascii_where_the_terminal_knows_no_more() -> None:
 
 def test_in_the_bar_every_state_has_its_share() -> None:
     shards = [ShardStatus(rank, "done") for rank in range(999)] + [ShardStatus(999, "failed")]
-    drawn_bar = terminal.bar(RunStatus("/r", Shards.of(shards)))
+    drawn_bar = status_table.bar(RunStatus("/r", Shards.of(shards)))
     assert len(drawn_bar) == 40
     assert [(span.end - span.start, span.style) for span in drawn_bar.spans] == [
         (39, "green"),
         (1, "red"),
     ]
-    assert len(terminal.bar(DONE, width=10)) == 10
+    assert len(status_table.bar(DONE, width=10)) == 10
 
 
 def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[str]) -> None:
-    with views.follower() as view:
+    with status_views.follower() as view:
         for seen in (SEEN, SEEN, replace(SEEN, shards=Shards.of(SHARDS[:2])), DONE):
             view.update(seen)
         view.end(DONE)
@@ -128,7 +128,7 @@ def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[s
 def test_following_for_a_program_prints_a_document_for_each_change(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with views.follower(as_json=True) as view:
+    with status_views.follower(as_json=True) as view:
         for seen in (SEEN, SEEN, DONE):
             view.update(seen)
         view.end(DONE)
@@ -141,7 +141,7 @@ def test_following_for_a_program_prints_a_document_for_each_change(
 
 def test_following_on_a_terminal() -> None:
     file = io.StringIO()
-    with terminal.LiveFollower(Console(file=file, width=100, force_terminal=True)) as view:
+    with status_table.LiveFollower(Console(file=file, width=100, force_terminal=True)) as view:
         view.update(SEEN)
         view.end(MANY)
     text = file.getvalue()
@@ -154,7 +154,7 @@ def test_following_on_a_terminal() -> None:
 def test_following_ends_well_when_a_look_fails() -> None:
     file = io.StringIO()
     console = Console(file=file, width=100, force_terminal=True)
-    with pytest.raises(EspnetError), terminal.LiveFollower(console):
+    with pytest.raises(EspnetError), status_table.LiveFollower(console):
         raise EspnetError("gone")
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
 

@@ -18,9 +18,9 @@ from espnet3.errors import ConfigError, SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.condor_description import Description
 from espnet3.schedulers.dialect import JobParts
 from espnet3.schedulers.dialects.htcondor import queued_words, task_state, waiting_words
-from espnet3.schedulers.submit_description import Description
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,

@@ -16,11 +16,11 @@ import pytest
 from espnet3.errors import SchedulerUnavailable
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import JobRequest
 from espnet3.schedulers.dialects.pbs import Pbs, Torque, queued_words
-from espnet3.schedulers.engine import BatchSystem
-from espnet3.schedulers.qstat_full import Told
+from espnet3.schedulers.qstat_output import Told
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import (
     AcceptedJob,

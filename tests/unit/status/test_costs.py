@@ -13,7 +13,7 @@ import pytest
 from espnet3.collect import collect, status
 from espnet3.errors import IncompleteRun
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.schedulers.engine import BatchSystem
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
 from espnet3.status.failed_items import FailedItemCounts

@@ -18,17 +18,17 @@ from espnet3.specs.codec import encode
 from espnet3.specs.items import batched, plan_items
 from espnet3.specs.models import RunSpec
 from espnet3.submit.plan import (
-    DriverProcess,
     JobShape,
     Plan,
+    SubmitterProcess,
     describe_provider,
     plan_run,
     require_same_plan,
     shape_jobs,
 )
 
-HERE = DriverProcess("python", "/here", ["/here"], {"A": "1"}, {"python": "3"}, None)
-ELSEWHERE = DriverProcess("python3", "/there", [], {}, {"python": "4"}, "abc")
+HERE = SubmitterProcess("python", "/here", ["/here"], {"A": "1"}, {"python": "3"}, None)
+ELSEWHERE = SubmitterProcess("python3", "/there", [], {}, {"python": "4"}, "abc")
 
 
 class Provider(EnvironmentProvider):
@@ -57,7 +57,7 @@ def plan(
     provider: Any = None,
     batch_size: int | None = None,
     n_shards: int | None = None,
-    surroundings: DriverProcess = HERE,
+    surroundings: SubmitterProcess = HERE,
     **parallel: Any,
 ) -> Plan:
     provider = Provider({"beam": 5}) if provider is None else provider
@@ -183,7 +183,7 @@ def test_the_plan_covers_every_field_that_the_fingerprint_does() -> None:
     others = {
         "schema_version", "run_id", "created", "fingerprint", "checkpoint_every", "parallel",
             "process",
-        *DriverProcess._fields,
+        *SubmitterProcess._fields,
     }  # fmt: skip
     assert set(RunSpec.PLAN_FIELDS) == set(RunSpec.model_fields) - others
 

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from espnet3.user_code import fingerprints
 from espnet3.user_code.equality import alike
-from espnet3.user_code.fingerprints import seen
+from espnet3.user_code.fingerprints import fingerprint
 from tests.unit.user_code.test_values import EXACT, PLAIN
 
 
@@ -87,7 +87,7 @@ CHANGES: list[tuple[Any, Callable[[Any], Any]]] = [
 def test_a_change_in_place_is_seen_and_nothing_else(
     value: Any, change: Callable[[Any], Any]
 ) -> None:
-    before = seen(value)
+    before = fingerprint(value)
     assert before.same(value)
     change(value)
     assert not before.same(value)
@@ -95,14 +95,14 @@ def test_a_change_in_place_is_seen_and_nothing_else(
 
 @given(PLAIN, PLAIN)
 def test_it_tells_apart_what_a_comparison_does(one: Any, other: Any) -> None:
-    assert seen(one).same(copy.deepcopy(one))
-    assert seen(one) == seen(copy.deepcopy(one))
-    assert seen(one).same(other) is alike(one, other)
+    assert fingerprint(one).same(copy.deepcopy(one))
+    assert fingerprint(one) == fingerprint(copy.deepcopy(one))
+    assert fingerprint(one).same(other) is alike(one, other)
 
 
 @pytest.mark.parametrize("value", EXACT, ids=lambda value: type(value).__name__)
 def test_a_copy_of_data_is_the_same(value: Any) -> None:
-    assert seen(value, opened=False).same(copy.deepcopy(value))
+    assert fingerprint(value, opened=False).same(copy.deepcopy(value))
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_a_copy_of_data_is_the_same(value: Any) -> None:
      (collections.OrderedDict(a=1), {"a": 1}), (types.SimpleNamespace(a=1), {"a": 1})],
 )  # fmt: skip
 def test_equal_is_not_the_same(one: Any, other: Any) -> None:
-    assert not seen([one]).same([other])
+    assert not fingerprint([one]).same([other])
 
 
 def test_order_in_a_set_says_nothing() -> None:
     one, other = {8, 0}, {0, 8}
     assert [*one] != [*other]
-    assert seen({"a": one}).same({"a": other})
-    assert seen([math.nan]).same([math.nan])
+    assert fingerprint({"a": one}).same({"a": other})
+    assert fingerprint([math.nan]).same([math.nan])
 
 
 def test_private_attributes_and_what_lies_deep_are_an_objects_own_affair() -> None:
@@ -129,7 +129,7 @@ def test_private_attributes_and_what_lies_deep_are_an_objects_own_affair() -> No
     for _ in range(4):
         deepest.inner = Tool()
         deepest = deepest.inner
-    before = seen(tool)
+    before = fingerprint(tool)
     tool._private = 2
     deepest.size = 2
     assert before.same(tool)
@@ -138,7 +138,7 @@ def test_private_attributes_and_what_lies_deep_are_an_objects_own_affair() -> No
 def test_a_mapped_file_is_not_read(tmp_path: Path) -> None:
     mapped = np.memmap(tmp_path / "data", shape=(4,), mode="w+")
     for value in (mapped, np.asarray(mapped)):
-        before = seen(value)
+        before = fingerprint(value)
         value[0] += 1
         assert before.same(value)
 
@@ -153,7 +153,7 @@ def test_what_runs_code_of_the_users_breaks_nothing() -> None:
             raise RuntimeError
 
     value = [Strange()]
-    assert seen(value).same(value)
+    assert fingerprint(value).same(value)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_look_keeps_next_to_nothing(make: Callable[[], Any]) -> None:
         gc.collect()
         held = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        before = seen(value)
+        before = fingerprint(value)
         assert before.same(value)
         assert tracemalloc.get_traced_memory()[1] - held < held / 10
     finally:

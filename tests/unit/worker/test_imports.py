@@ -143,7 +143,7 @@ EXTENSION_FIRST = """
 import sys
 from espnet3.startup import extension
 extension.load()
-from espnet3.startup.compiled import SchemaValidator
+from espnet3.startup.kept_schemas import SchemaValidator
 alone = "pydantic_core" not in sys.modules
 import pydantic
 from pydantic_core import SchemaValidator as theirs, _pydantic_core

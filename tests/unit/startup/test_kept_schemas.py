@@ -19,7 +19,7 @@ from pydantic_core import ValidationError
 
 from espnet3.errors import FormatError
 from espnet3.specs import models
-from espnet3.startup import compiled
+from espnet3.startup import kept_schemas
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "v1"
 MODELS = {
@@ -33,31 +33,33 @@ MODELS = {
 }
 WRONG = ["", "x", "é\n", "2026-01-02T03:04:05", -1, 0, 1, 2**70, 1.5, None, True, [], [None], {}]
 KEEP = """
-from espnet3.startup import compiled
-compiled.load()
-with compiled.in_place_of_pydantic():
+from espnet3.startup import kept_schemas
+kept_schemas.load()
+with kept_schemas.in_place_of_pydantic():
     from espnet3.specs.models import NestedModel
-compiled.keep(NestedModel)
+kept_schemas.keep(NestedModel)
 """
-LOAD = "from espnet3.startup import compiled; compiled.load(); print(compiled.is_loaded())"
+LOAD = (
+    "from espnet3.startup import kept_schemas; kept_schemas.load(); print(kept_schemas.is_loaded())"
+)
 PICKLE = """
 import copy, pickle, sys
-from espnet3.startup import compiled
-compiled.load()
-with compiled.in_place_of_pydantic():
+from espnet3.startup import kept_schemas
+kept_schemas.load()
+with kept_schemas.in_place_of_pydantic():
     from espnet3.specs.models import ErrorRecord
 made = ErrorRecord(type="ValueError", message="3 is bad")
-assert compiled.is_loaded() and copy.deepcopy(made) == made
+assert kept_schemas.is_loaded() and copy.deepcopy(made) == made
 assert pickle.loads(bytes.fromhex(sys.stdin.read())) == made
 print(pickle.dumps(made).hex())
 """
 READ = """
 import json, sys
-from espnet3.startup import compiled
-compiled.load()
-with compiled.in_place_of_pydantic():
+from espnet3.startup import kept_schemas
+kept_schemas.load()
+with kept_schemas.in_place_of_pydantic():
     from espnet3.specs import models
-from tests.unit.startup.test_compiled import outcome
+from tests.unit.startup.test_kept_schemas import outcome
 for line in sys.stdin:
     print(json.dumps(outcome(*json.loads(line))))
 print(json.dumps("with pydantic" if "pydantic" in sys.modules else "without pydantic"))
@@ -174,7 +176,7 @@ def test_the_key_covers_all_that_the_schemas_are_made_of(kept: Path) -> None:
     for schema in schemas.values():
         Unpickler(io.BytesIO(schema)).load()
     assert {"espnet3.specs.models", "espnet3.specs.items"} <= modules
-    assert modules <= {f"espnet3.{name}".replace("/", ".") for name in compiled._SOURCES}
+    assert modules <= {f"espnet3.{name}".replace("/", ".") for name in kept_schemas._SOURCES}
 
 
 def test_models_are_pickled_for_processes_with_pydantic_and_without(kept: Path) -> None:
@@ -188,11 +190,11 @@ def test_models_are_pickled_for_processes_with_pydantic_and_without(kept: Path) 
 def test_schemas_of_models_that_were_edited_meanwhile_are_not_used(tmp_path: Path) -> None:
     edited = tmp_path / "edited.py"
     edited.write_text("")
-    watched = f"compiled._SOURCES = ({str(edited.with_suffix(''))!r},)\ncompiled.load()"
-    keep = KEEP.replace("compiled.load()", watched)
-    edit = f"open({str(edited)!r}, 'w').write('#')\ncompiled.keep"
-    load = LOAD.replace("compiled.load()", watched.replace("\n", "; "))
-    for code, usable in ((keep.replace("compiled.keep", edit), False), (keep, True)):
+    watched = f"kept_schemas._SOURCES = ({str(edited.with_suffix(''))!r},)\nkept_schemas.load()"
+    keep = KEEP.replace("kept_schemas.load()", watched)
+    edit = f"open({str(edited)!r}, 'w').write('#')\nkept_schemas.keep"
+    load = LOAD.replace("kept_schemas.load()", watched)
+    for code, usable in ((keep.replace("kept_schemas.keep", edit), False), (keep, True)):
         python(code, tmp_path / "bytecode", PYTHONDONTWRITEBYTECODE="")
         assert python(load, tmp_path / "bytecode") == f"{usable}\n"
 

@@ -32,9 +32,9 @@ class StateFollower:
         self._first = _environment(), _folder(), permissions.umask()
         self._changed: dict[str, str | None] = {}
         self._cwd = self._umask = False
-        self._sent: DriverState | None = None
+        self._sent: CallerState | None = None
 
-    def news(self) -> DriverState | None:
+    def news(self) -> CallerState | None:
         """What to send to the workers; None where they have it."""
         environ, cwd, umask = _environment(), _folder(), permissions.umask()
         first_environ, first_cwd, first_umask = self._first
@@ -55,7 +55,7 @@ class StateFollower:
         process.argv.extend(sys.argv)
         process.environment.update(self._changed)
         path = [absolute(entry) if cwd or entry else "" for entry in sys.path]
-        state = DriverState(process, path, cwd if self._cwd else None)
+        state = CallerState(process, path, cwd if self._cwd else None)
         if self._sent is not None and vars(self._sent) == vars(state):
             return None
         self._sent = state
@@ -73,7 +73,7 @@ def _folder() -> str | None:
     return None
 
 
-class DriverState(WorkerPlugin):
+class CallerState(WorkerPlugin):
     """Gives workers the caller's import path, so that they find its modules, and more of its state.
 
     And makes them print by the line, so that the log of one that is killed has what it said.
@@ -84,15 +84,15 @@ class DriverState(WorkerPlugin):
         cwd: the current folder; None where it was not changed, or was removed.
     """
 
-    name = "espnet3-driver-state"
+    name = "espnet3-caller-state"
 
     def __init__(self, process: ProcessState, path: list[str], cwd: str | None) -> None:
         self.process, self.path, self.cwd = process, path, cwd
-        self.driver = os.uname().nodename, os.getpid()
+        self.caller = os.uname().nodename, os.getpid()
 
     def setup(self, worker: Any) -> None:
         """Take it over; a folder that this host lacks is left out."""
-        if self.driver != (os.uname().nodename, os.getpid()):  # whose output is the user's own
+        if self.caller != (os.uname().nodename, os.getpid()):  # whose output is the user's own
             print_by_line()
         extend_import_path(last=self.path)
         take_over(self.process)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet3.parallel.task_sizer import MOST, TASK_BYTES, TASK_SECONDS, BatchSizer
+from espnet3.parallel.batch_sizer import MOST, TASK_BYTES, TASK_SECONDS, BatchSizer
 
 
 def sizes_of(

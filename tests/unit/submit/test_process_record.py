@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from espnet3.specs.models import ClassReference
-from espnet3.submit import process_state
-from espnet3.submit.process_state import held_here
+from espnet3.submit import process_record
+from espnet3.submit.process_record import held_here
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_first_command_line_of_a_script(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     main = ClassReference(module="__main__", qualname="", file=str(tmp_path / "script.py"))
-    assert process_state._initial_argv(main) == seen
+    assert process_record._initial_argv(main) == seen
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_first_command_line_of_a_module(
     monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "/p/work.py", raising=False)
     main = ClassReference(module="package.work", qualname="")
-    assert process_state._initial_argv(main) == seen
+    assert process_record._initial_argv(main) == seen
 
 
 def test_variables_of_the_host_and_of_the_batch_system_are_not_recorded(
@@ -84,7 +84,7 @@ def test_what_looks_secret_is_named_where_the_scheduler_does_not_pass_it_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HUB_TOKEN", "hunter2-Zq9")
-    with pytest.warns(process_state.NotTakenOver, match="HUB_TOKEN: set in Python, and may be"):
+    with pytest.warns(process_record.NotTakenOver, match="HUB_TOKEN: set in Python, and may be"):
         held = held_here()
     assert "HUB_TOKEN" not in held.process.environment
     assert "HUB_TOKEN" not in held_here(passed_on=True).process.environment

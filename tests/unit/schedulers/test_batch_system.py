@@ -9,8 +9,8 @@ import pytest
 
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
-from espnet3.schedulers.engine import BatchSystem
 from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.specs.models import AcceptedJob
 from tests.support.asking import entry

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from espnet3.errors import UsageError
 from espnet3.storage.paths import absolute
 from espnet3.storage.permissions import require_usable_umask
-from espnet3.submit.plan import DriverProcess
-from espnet3.submit.process_state import held_here, require_utf8
+from espnet3.submit.plan import SubmitterProcess
+from espnet3.submit.process_record import held_here, require_utf8
 from espnet3.user_code.main_module import WORKER_VARIABLE
 
 # Variables that change what Python or the usual libraries do, and that hold no secrets.
@@ -46,9 +46,9 @@ def refuse_in_worker() -> None:
         )
 
 
-def this_driver_process(
+def this_submitter(
     python: str, variables: Iterable[str] = (), *, passed_on: bool = False
-) -> DriverProcess:
+) -> SubmitterProcess:
     """Describe this process.
 
     Args:
@@ -73,7 +73,7 @@ def this_driver_process(
         require_utf8(f"sys.path[{position}] (is it in PYTHONPATH?)", entry)
     for name, value in recorded.items():
         require_utf8(f"os.environ[{name!r}]", value)
-    return DriverProcess(
+    return SubmitterProcess(
         python=python,
         working_directory=here,
         sys_path=import_path,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 
 def run_in_foreground(words: Sequence[str]) -> tuple[int, int | None]:
-    """Run `espnet3.worker.foreground` on this terminal, and wait for its end.
+    """Run `espnet3.worker.run_shard` on this terminal, and wait for its end.
 
     Args:
         words: its command line.
@@ -22,7 +22,7 @@ def run_in_foreground(words: Sequence[str]) -> tuple[int, int | None]:
         >>> run_in_foreground(["/shared/run/shards/000003.json"])  # doctest: +SKIP
         (0, None)
     """
-    process = subprocess.Popen([sys.executable, "-P", "-m", "espnet3.worker.foreground", *words])
+    process = subprocess.Popen([sys.executable, "-P", "-m", "espnet3.worker.run_shard", *words])
     told: list[int] = []
 
     def stop(number: int, frame: object) -> None:

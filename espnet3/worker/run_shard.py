@@ -1,4 +1,4 @@
-"""`python -m espnet3.worker.foreground SPEC.json`: compute one shard here, to see what it does.
+"""`python -m espnet3.worker.run_shard SPEC.json`: compute one shard here, to see what it does.
 
 It is an attempt like any other, of submission 0: it goes on from what earlier attempts left, and a
 receipt makes the shard done. Standard input, output and error are the terminal's, so that a
@@ -32,7 +32,7 @@ from espnet3.storage.opening import open_store
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.main import log_to_stderr
-from espnet3.worker.process_state import restart
+from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import NO_LIMITS, Limits, SchedulerTask, limits_of
 from espnet3.worker.task import run_task
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
-    parser = argparse.ArgumentParser(prog="python -m espnet3.worker.foreground")
+    parser = argparse.ArgumentParser(prog="python -m espnet3.worker.run_shard")
     parser.add_argument("spec")
     parser.add_argument("--trust", choices=POLICIES)
     options = parser.parse_args(argv)

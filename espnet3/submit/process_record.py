@@ -1,4 +1,4 @@
-"""What this process holds, besides what `driver_process` describes, that a worker takes over.
+"""What this process holds, besides what `submitter` describes, that a worker takes over.
 
 `docs/process-state.md` says of each kind of state what becomes of it.
 """

@@ -26,7 +26,7 @@ from pydantic_core._pydantic_core import SchemaSerializer, SchemaValidator, __ve
 from espnet3.startup import extension
 
 _SOURCES = (
-    "startup/compiled",
+    "startup/kept_schemas",
     *(f"specs/{name}" for name in ("base", "items", "models", "nested", "plain")),
 )
 _schemas: dict[str, bytes] = {}

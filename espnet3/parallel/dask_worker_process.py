@@ -37,12 +37,12 @@ class WorkerProcess(WorkerPlugin):
         self._module = None if spec is None else spec.name
         guarded = spec is None and file is not None and unguarded_call() is None
         self._script = os.path.abspath(file) if guarded and file is not None else None
-        self._driver = _this_process()
+        self._caller = _this_process()
         self._has_children = False
 
     def setup(self, worker: Any) -> None:
         """Prepare the process, unless it is the caller's own."""
-        if _this_process() == self._driver:
+        if _this_process() == self._caller:
             return
         adopt_into(self._main())
         process = multiprocessing.current_process()

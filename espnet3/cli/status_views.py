@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 def status(seen: RunStatus) -> None:
     """Print the state of a run."""
     if show.on_terminal():
-        from espnet3.cli import terminal
+        from espnet3.cli import status_table
 
-        terminal.status(seen)
+        status_table.status(seen)
     else:
         show.status_lines(seen)
 
@@ -26,6 +26,6 @@ def follower(*, as_json: bool = False) -> show.Follower:
         return show.JsonFollower()
     if not show.on_terminal():
         return show.Follower()
-    from espnet3.cli.terminal import LiveFollower
+    from espnet3.cli.status_table import LiveFollower
 
     return LiveFollower()
