@@ -188,8 +188,8 @@ def _existing(directory: RunDirectory) -> RunSpec | None:
         if foreign and not store.exists(layout.RUN):
             raise RunDirectoryError(
                 store.root,
-                f"is not empty and no run directory (it holds {min(foreign)!r}); choose another "
-                "run_dir",
+                f"is not empty and is not a run directory (it holds {min(foreign)!r}); choose "
+                "another run_dir",
             )
     return directory.run_if_there()
 

@@ -109,7 +109,9 @@ def _require_another(variable: Variable) -> None:
     module, owner, name = variable.key
     own = f"{owner}.{name}" if owner else name
     if (variable.value.__module__, variable.value.__qualname__) == (module, own):
-        raise ConfigError(str(variable), "is another function than the import's, of the same name")
+        raise ConfigError(
+            str(variable), "is not the function of that name which a worker would import"
+        )
 
 
 def _target(variable: Variable) -> ClassReference | None:
