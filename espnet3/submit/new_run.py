@@ -72,7 +72,7 @@ async def submit(
     if ready.existing is None:
         planned = await groups.planned(range(plan.run.world_size))
         if groups.config.preflight:
-            await preflight(plan.run)
+            await preflight(plan.run, runner.provider)
         if await asyncio.to_thread(_write_plan, directory, plan):
             with contextlib.suppress(Overtaken):
                 of_all = groups.config

@@ -6,21 +6,33 @@ import asyncio
 import os
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from espnet3.errors import PreflightError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.secrets import remember_run
 from espnet3.specs.models import RunSpec, encode
+from espnet3.submit.process_record import warn_not_taken_over
 from espnet3.text import one_line
+from espnet3.user_code.plain_attributes import decode_held, differences, plain_attributes
 from espnet3.worker import exit_codes
 
+_MANY = 5  # warnings
 
-async def preflight(run: RunSpec) -> None:
+
+async def preflight(run: RunSpec, provider: Any = None) -> None:
     """Rebuild provider and runner in a clean process, so that a typo does not cost a night.
 
     The process runs the recorded interpreter in the root folder and shares nothing with this one.
-    The environment itself (dataset, model) is not built.
+    The environment itself (dataset, model) is not built. Where the provider that was made there
+    holds other plain values than this one, a `NotTakenOver` names them: its constructor has them
+    from elsewhere (a counter, say, or a random number).
+
+    Args:
+        run: what is about to be submitted.
+        provider: the submitter's, to compare with; None for a run whose submitter has ended.
 
     Raises:
         PreflightError: they do not import or the provider cannot be constructed.
@@ -47,12 +59,27 @@ async def preflight(run: RunSpec) -> None:
         printed, _ = await process.communicate(encode(run))
         output = scrubbed(printed.decode(errors="replace"))
         problem = _read(result)
+        held = _read(Path(f"{result}.held"))
+    if provider is not None and held is not None:
+        _warn_of(list(differences(plain_attributes(provider), decode_held(held))))
     if problem == "" and process.returncode == 0:
         return
     last = _last_line(output)
     if problem and last and process.returncode == exit_codes.EXITED:
         problem = f"{problem.rpartition(': SystemExit')[0]}: it ended itself and said: {last}"
     raise PreflightError(problem or last or "the check died", output)
+
+
+def _warn_of(found: Sequence[tuple[str, str]]) -> None:
+    """Warn of what a provider's constructor made otherwise in the other process."""
+    for path, how in found[:_MANY]:
+        warn_not_taken_over(
+            f"provider.{path}: {how}, since the constructor has it from elsewhere than its "
+            "arguments; pass it as one where results depend on it"
+        )
+    more = max(0, len(found) - _MANY)
+    if more:
+        warn_not_taken_over(f"provider: {more} more of its values are others in a worker")
 
 
 def _read(file: Path) -> str | None:

@@ -220,7 +220,7 @@ def _changes(
             require_utf8(f"os.environ[{one_line(ascii(name), 60)}]", text)
         found[name] = value
     if secret and not passed_on:
-        _warn(
+        warn_not_taken_over(
             f"{', '.join(secret)}: set in Python, and may be secret, so run.json does not hold it; "
             "workers have it if the scheduler is told to pass it on. Name it in "
             "environment_variables to store it, or have the provider read it where the work runs"
@@ -292,7 +292,7 @@ def warn_of_others(there: ProcessState | None, here: ProcessState | None) -> Non
         return
     if there.argv[1:] != here.argv[1:] and (there.main or here.main):  # a notebook's is its own
         kept, new = (masked_text(shlex.join(p.argv[1:])) or "none" for p in (there, here))
-        _warn(
+        warn_not_taken_over(
             f"sys.argv: the run was submitted with {kept}, which its workers go on to see, "
             f"and not with {new}; choose another run_dir where that makes a difference"
         )
@@ -302,7 +302,7 @@ def warn_of_others(there: ProcessState | None, here: ProcessState | None) -> Non
     if others or names:
         told = [*(_IN_WORDS[name] for name in others), *names]
         one = len(told) == 1 and others not in (["flags"], ["warning_filters"])
-        _warn(
+        warn_not_taken_over(
             f"{', '.join(told)}: {'differs' if one else 'differ'} from what the run was first "
             "submitted with, which its workers keep"
         )
@@ -317,7 +317,7 @@ _IN_WORDS = {  # what is compared, and what a user calls it
 }
 
 
-def _warn(message: str) -> None:
+def warn_not_taken_over(message: str) -> None:
     """Warn at the user's call, or, where another thread makes it, at no line of any code."""
     frame: FrameType | None = sys._getframe(1)
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:

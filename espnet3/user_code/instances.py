@@ -18,11 +18,13 @@ class Record:
         arguments: those of its constructor, copied.
         held: what its attributes were when that ended; None for what had been deleted in the
             instance that this one is a copy of.
+        own_work: names of attributes that its own work has changed since, in local mode.
     """
 
     def __init__(self, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         self.arguments = arguments
         self.held: dict[str, Fingerprint | None] | None = None
+        self.own_work: set[str] = set()
 
     def look(self, instance: Any, *, but_for: Iterable[str] = ()) -> None:
         """Note what an instance holds now, if that is the first time."""
@@ -117,10 +119,12 @@ def its_own_changes(instance: Any) -> Iterator[None]:
     finally:
         now = dict(attributes_of(instance))
         for name in {*held, *now} - {*changed, *gone}:
-            if name not in now:
+            look = fingerprint(now[name], within=instance) if name in now else None
+            if look is None:
                 del held[name]
-            elif (look := fingerprint(now[name], within=instance)) != held.get(name):
+            elif look != held.get(name):
                 held[name] = look
+                record.own_work.add(name)
 
 
 # --- copies ---------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Used before a submission, in a process that shares nothing with the submitter. Its finding, one line
 or nothing where all is well, goes to the file RESULT, since the user's modules may print anything;
-without that file the check did not come to its end.
+without that file the check did not come to its end. Plain values that the provider has then go to
+RESULT.held, for the submitter to compare with its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from espnet3.errors import EspnetError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.secrets import remember_run
 from espnet3.specs.models import RunSpec, decode
+from espnet3.user_code.plain_attributes import encode_held, plain_attributes
 from espnet3.worker import exit_codes
 from espnet3.worker.rebuild import enter_submitter_process, rebuild
 
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
         run = decode(RunSpec, sys.stdin.buffer.read(), "run.json")
         remember_run(run)
         enter_submitter_process(run)
-        rebuild(run)
+        _, provider = rebuild(run)
     except EspnetError as error:
         if isinstance(error.__cause__, SystemExit) and not isinstance(error.__cause__.code, str):
             # argparse, say, which has printed what is wrong: "SystemExit: 2" would hide that.
@@ -37,6 +39,7 @@ def main(argv: list[str]) -> int:
             print(scrubbed("".join(trace)), file=sys.stderr)
         Path(result).write_text(scrubbed(str(error)))
         return exit_codes.FAILED
+    Path(f"{result}.held").write_text(encode_held(plain_attributes(provider)))
     Path(result).write_text("")
     return exit_codes.DONE
 

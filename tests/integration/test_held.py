@@ -416,6 +416,52 @@ def test_what_code_reaches_by_other_ways_is_taken_over(tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("24 22 23 20 21 2.5 ab 2 True\n", 0), done.stderr
 
 
+ELSEWHERE = """
+import itertools, sys
+from omegaconf import OmegaConf
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+N = itertools.count(1)
+
+class Decoder:
+    def __init__(self, config):
+        self._config = config
+
+class Provider(EnvironmentProvider):
+    def __init__(self, config):
+        super().__init__(config)
+        self.n, self.decoder, self.same = next(N), Decoder(config), [1, "a"]
+    def build_env_local(self):
+        return {"n": self.n, "decoder": self.decoder}
+    def build_worker_setup_fn(self):
+        return self.build_env_local
+
+class Show(BaseRunner):
+    @staticmethod
+    def forward(idx, n, decoder):
+        return [n, decoder._config.beam]
+
+if __name__ == "__main__":
+    config = OmegaConf.create({"beam": 5})
+    first, provider = Provider(config), Provider(config)
+    provider.config.beam = 20
+    run = Show(provider, async_mode=True, run_dir=sys.argv[1])([0])
+    run.wait(timeout=100, interval=0.1)
+    print(run.collect())
+"""
+
+
+def test_what_a_constructor_has_from_elsewhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ELSEWHERE)
+    done = python(str(tmp_path / "script.py"), str(tmp_path / "run"), cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("[[1, 5]]\n", 0), done.stderr
+    told = [line.partition("NotTakenOver: ")[2] for line in done.stderr.splitlines()]
+    assert [line.partition(", since")[0] for line in told if line] == [
+        "provider.n: is 2 here and 1 in a worker",
+        "provider.decoder._config.beam: is 20 here and 5 in a worker",
+    ]
+
+
 # --- innocent code --------------------------------------------------------------------------------
 
 INNOCENT = """
@@ -476,3 +522,4 @@ def test_innocent_code_is_neither_refused_nor_broken(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(INNOCENT)
     done = python(str(tmp_path / "script.py"), str(tmp_path / "run"), cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("2 {'a': 1} [1, 2] 9 decode beam\n", 0), done.stderr
+    assert "NotTakenOver" not in done.stderr
