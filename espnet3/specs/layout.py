@@ -12,11 +12,14 @@ from espnet3.specs.models import (
     AcceptedJobs,
     AttemptRecord,
     Cancellation,
+    Claim,
+    PartialReceipt,
     Receipt,
     RunSpec,
     ShardSpec,
     Submission,
     Withdrawal,
+    WorkerState,
 )
 from espnet3.specs.nested import ATTEMPT
 
@@ -27,6 +30,8 @@ RESULTS = "results"
 ATTEMPTS = "attempts"
 RECEIPTS = "receipts"
 WITHDRAWALS = "withdrawals"  # made when first needed
+CLAIMS = "claims"  # made when first needed, as is:
+WORKERS = "workers"
 LOGS = "logs"
 FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
 
@@ -52,6 +57,15 @@ class ReceiptName(NamedTuple):
 
     rank: int
     generation: int
+
+
+class ClaimName(NamedTuple):
+    """What the name of a claim says; `is_part` where it is the name of its partial receipt."""
+
+    rank: int
+    generation: int
+    number: int
+    is_part: bool = False
 
 
 def shard(rank: int) -> str:
@@ -115,6 +129,29 @@ def result(rank: int, attempt: str, first: int) -> str:
     return f"{RESULTS}/{rank:06d}.{attempt}.{first}.jsonl"
 
 
+def claim(rank: int, generation: int, number: int) -> str:
+    """Path of a claim.
+
+    >>> claim(42, 1, 0)
+    'claims/000042.1.0.json'
+    """
+    return f"{CLAIMS}/{rank:06d}.{generation}.{number}.json"
+
+
+def partial_receipt(rank: int, generation: int, number: int) -> str:
+    """Path of the partial receipt of a claim.
+
+    >>> partial_receipt(42, 1, 0)
+    'claims/000042.1.0.part.json'
+    """
+    return f"{CLAIMS}/{rank:06d}.{generation}.{number}.part.json"
+
+
+def worker(name: str) -> str:
+    """Path of a worker's last sign of life."""
+    return f"{WORKERS}/{name}.json"
+
+
 def path_of(record: PersistedModel, generation: int = 1) -> str:
     """Path of a record, by what it says.
 
@@ -141,11 +178,17 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return cancellation(record.number)
     if isinstance(record, Withdrawal):
         return withdrawal(record.rank, record.generation)
+    if isinstance(record, Claim):
+        return claim(record.rank, record.generation, record.number)
+    if isinstance(record, PartialReceipt):
+        return partial_receipt(record.rank, record.generation, record.number)
+    if isinstance(record, WorkerState):
+        return worker(record.worker)
     raise TypeError(type(record).__name__)
 
 
 def new_attempt(submission_number: int) -> str:
-    """A name for an attempt that nobody else has: submission number and a random token.
+    """A name for an attempt or worker that nobody else has: submission number and a random token.
 
     A scheduler's requeue keeps the job id, so the id alone cannot tell two live copies apart.
     """
@@ -164,6 +207,8 @@ _FIRST_RECEIPTS = rf"(?<=/)({_PADDED})\.json(?=/)"
 _WITHDRAWAL = rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json"
 _SUBMISSION = r"([0-9]{4}|[1-9][0-9]{4,})\.json"
 _ATTEMPT = rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json"
+_CLAIM = rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.(0|[1-9][0-9]{{0,8}})(\.part)?\.json"
+_WORKER = rf"({ATTEMPT})\.json"
 _RESULT = rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl"
 
 
@@ -217,6 +262,18 @@ def parse_attempt_record(name: str) -> AttemptFile | None:
     """What the name of an attempt record says, or None for a foreign file."""
     found = re.fullmatch(_ATTEMPT, name)
     return AttemptFile(int(found[1]), found[2], found[3]) if found else None
+
+
+def parse_claim(name: str) -> ClaimName | None:
+    """What the name of a claim or partial receipt says, or None for a foreign file."""
+    found = re.fullmatch(_CLAIM, name)
+    return found and ClaimName(int(found[1]), int(found[2]), int(found[3]), bool(found[4]))
+
+
+def parse_worker(name: str) -> str | None:
+    """The worker whose sign of life has this name, or None for a foreign file."""
+    found = re.fullmatch(_WORKER, name)
+    return found and found[1]
 
 
 def parse_result(name: str) -> ResultFile | None:

@@ -6,18 +6,20 @@ Field by field they are documented in `docs/format.md`; their JSON Schema is in 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal, Self
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from espnet3.errors import UsageError
 from espnet3.specs.base import NestedModel, PersistedModel
+from espnet3.specs.claims import Claim, PartialReceipt, WorkerState
 from espnet3.specs.codec import decode, encode
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches, shard_bounds
 from espnet3.specs.nested import (
+    MAX_SHARDS,
     AcceptedJob,
     Argument,
     Assignment,
@@ -37,9 +39,10 @@ from espnet3.specs.nested import (
     ResultName,
     ResultPart,
     Text,
+    Weight,
+    require_in_order,
 )
-
-MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
+from espnet3.specs.submissions import CUT_SHORT, AcceptedJobs, Cancellation, Submission
 
 
 def now() -> datetime:
@@ -51,9 +54,9 @@ class RunSpec(PersistedModel):
     """What all shards of a run share (`run.json`). It exists if and only if the plan is whole."""
 
     title: ClassVar[str] = "run"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     MOST_BYTES: ClassVar[int] = 1 << 30  # the provider's arguments may be of any size
-    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     created: AwareDatetime
@@ -65,6 +68,8 @@ class RunSpec(PersistedModel):
     items_digest: str
     batch_size: Annotated[int, Field(ge=1)] | None = None
     world_size: Annotated[int, Field(ge=1)]
+    bounds: list[Count] | None = None
+    weights: list[Weight] | None = None
     results: Literal["json", "pickle"] = "json"
     on_error: Literal["stop", "record"] = "stop"
     checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
@@ -100,6 +105,23 @@ class RunSpec(PersistedModel):
             self.process or self.assignments or self.provider.attributes or given
         ):
             raise ValueError("schema_version: is 1, and there are fields of version 2")
+        if self.schema_version < 3 and (self.bounds or self.weights):
+            raise ValueError(
+                f"schema_version: is {self.schema_version}, and there are fields of version 3"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_are_of_shards(self) -> Self:
+        bounds = self.bounds
+        if bounds is not None and (
+            len(bounds) != self.world_size + 1
+            or (bounds[0], bounds[-1]) != (0, self.n_items)
+            or any(first >= last for first, last in pairwise(bounds))
+        ):
+            raise ValueError("bounds: do not cut the items into the shards")
+        if self.weights is not None and len(self.weights) != self.world_size:
+            raise ValueError(f"weights: are {len(self.weights)}, not one for each shard")
         return self
 
     @property
@@ -109,6 +131,8 @@ class RunSpec(PersistedModel):
 
     def bounds_of(self, rank: int) -> tuple[int, int]:
         """Positions of a shard's first item and of the item after its last one."""
+        if self.bounds is not None:
+            return self.bounds[rank], self.bounds[rank + 1]
         return shard_bounds(rank, self.world_size, self.n_items)
 
     def n_items_of(self, rank: int) -> int:
@@ -135,6 +159,8 @@ class RunSpec(PersistedModel):
         "items_digest",
         "batch_size",
         "world_size",
+        "bounds",
+        "weights",
         "results",
         "on_error",
         "assignments",
@@ -152,133 +178,6 @@ class ShardSpec(PersistedModel):
     run: str
     fingerprint: Checksum
     items: Items
-
-
-class Submission(PersistedModel):
-    """The intent to hand shards to a scheduler, written before any job (`submissions/0001.json`).
-
-    Task `t` of the submission computes the ranks at `t * shards_per_job` and after in `ranks`. Of
-    attempts of submissions before `errors_from_submission`, recorded errors are computed again.
-    `submit_command` and `script` are those of the first job.
-    """
-
-    title: ClassVar[str] = "submission"
-    MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
-
-    number: Annotated[int, Field(ge=1)]
-    created: AwareDatetime
-    submitter: ProcessIdentity
-    scheduler: str
-    n_workers: Annotated[int, Field(ge=1)]
-    shards_per_job: Annotated[int, Field(ge=1)]
-    options: dict[str, PlainJson]
-    parallel: dict[str, PlainJson]
-    worker_command: list[str]
-    submit_command: list[str]
-    script: str
-    log_directory: str
-    max_errors: Count | None = None
-    errors_from_submission: Count = 0
-    ranks: Items
-    jobs: Annotated[list[PlannedJob], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _ranks_are_ranks(self) -> Self:
-        if isinstance(self.ranks, ItemRange):
-            valid = self.ranks.start >= 0
-        else:
-            valid = all(type(rank) is int and rank >= 0 for rank in self.ranks.values)
-        if not valid:
-            raise ValueError("ranks: every rank is an integer from 0")
-        if not 0 < len(self.ranks) <= MAX_SHARDS:
-            raise ValueError(f"ranks: are {len(self.ranks)}, not 1 to {MAX_SHARDS}")
-        return self
-
-    @model_validator(mode="after")
-    def _jobs_hold_all_tasks(self) -> Self:
-        first = 0
-        for position, job in enumerate(self.jobs):
-            if job.first_task != first or (job.after is not None and job.after >= position):
-                raise ValueError(f"jobs.{position}: does not follow the jobs before it")
-            first += job.n_tasks
-        if first != self.n_tasks:
-            raise ValueError(f"jobs: hold {first} tasks, not {self.n_tasks}")
-        return self
-
-    def on_error(self, run: RunSpec) -> Literal["stop", "record"]:
-        """What a failing item of this submission does: as a resume set it, else as in the plan."""
-        said = self.parallel.get("on_error")
-        if said == "record":
-            return "record"
-        return "stop" if said == "stop" else run.on_error
-
-    @property
-    def n_tasks(self) -> int:
-        """How many tasks the submission has."""
-        return -(-len(self.ranks) // self.shards_per_job)
-
-    def ranks_of(self, task: int) -> list[int]:
-        """The ranks that a task computes, in order; none where there is no such task."""
-        first = task * self.shards_per_job
-        ranks: Any = self.ranks.plain()[first : first + self.shards_per_job]
-        return list(ranks)
-
-    def places(self, but: Container[int] = ()) -> Iterator[tuple[int, int, PlannedJob]]:
-        """Each rank of the submission with the task that computes it, and that task's job.
-
-        Args:
-            but: ranks that are left out.
-        """
-        ranks: Any = self.ranks.plain()
-        size = self.shards_per_job
-        for job in self.jobs:
-            first = job.first_task * size
-            own = ranks[first : first + job.n_tasks * size]
-            for position, rank in enumerate(own, first):
-                if rank not in but:
-                    yield rank, position // size, job
-
-    def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
-        """The task that computes a rank, and its job; None where the submission lacks the rank."""
-        try:
-            task = self.ranks.plain().index(rank) // self.shards_per_job
-        except ValueError:
-            return None
-        return task, self.job_of(task)
-
-    def job_of(self, task: int) -> PlannedJob:
-        """The job that a task belongs to."""
-        return self.jobs[bisect_right(self.jobs, task, key=lambda job: job.first_task) - 1]
-
-
-# What `refused` says of a submission that somebody ended, as by Ctrl-C.
-CUT_SHORT = "it was cut short"
-
-
-class AcceptedJobs(PersistedModel):
-    """What the scheduler made of a submission, written after it (`submissions/0001.jobs.json`).
-
-    `refused` holds the scheduler's words where it did not accept every job.
-    """
-
-    title: ClassVar[str] = "accepted-jobs"
-    MOST_BYTES: ClassVar[int] = 1 << 28
-
-    number: Annotated[int, Field(ge=1)]
-    created: AwareDatetime
-    recorded_by: ProcessIdentity
-    jobs: list[AcceptedJob]
-    refused: str | None = None
-
-
-class Cancellation(PersistedModel):
-    """Somebody asked to stop a submission (`submissions/0001.cancelled.json`)."""
-
-    title: ClassVar[str] = "cancellation"
-
-    number: Annotated[int, Field(ge=1)]
-    created: AwareDatetime
-    by: ProcessIdentity
 
 
 class AttemptRecord(PersistedModel):
@@ -320,11 +219,7 @@ class Receipt(PersistedModel):
 
     @model_validator(mode="after")
     def _parts_follow_each_other(self) -> Self:
-        position = 0
-        for part in self.parts:
-            if part.first != position or not part.file.startswith(f"{self.rank:06d}."):
-                raise ValueError(f"parts: {part.file} does not follow at position {position}")
-            position += part.records
+        position = require_in_order(self.rank, self.parts, 0)
         if position != self.records:
             raise ValueError(f"parts: hold {position} records, not {self.records}")
         return self
@@ -363,12 +258,17 @@ PERSISTED: tuple[type[PersistedModel], ...] = (
     Submission,
     AcceptedJobs,
     Cancellation,
+    Claim,
+    PartialReceipt,
+    WorkerState,
     AttemptRecord,
     Receipt,
     Withdrawal,
 )
 
 __all__ = [
+    "CUT_SHORT",
+    "MAX_SHARDS",
     "PERSISTED",
     "AcceptedJob",
     "AcceptedJobs",
@@ -376,11 +276,13 @@ __all__ = [
     "Assignment",
     "AttemptRecord",
     "Cancellation",
+    "Claim",
     "ClassReference",
     "ErrorRecord",
     "ItemList",
     "ItemRange",
     "NestedModel",
+    "PartialReceipt",
     "PersistedModel",
     "PlannedJob",
     "ProcessIdentity",
@@ -392,6 +294,7 @@ __all__ = [
     "RunSpec",
     "ShardSpec",
     "Submission",
+    "WorkerState",
     "decode",
     "encode",
     "now",

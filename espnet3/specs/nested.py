@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -22,9 +23,15 @@ PlainJson = Annotated[JsonValue, AfterValidator(finite)]
 Rank = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 Generation = Annotated[int, Field(ge=1)]
+# A worker's name is made as an attempt's is: the submission that it works for, and a random token.
+WorkerName = Annotated[str, Field(pattern=rf"^{ATTEMPT}$")]
 AttemptName = Annotated[str, Field(pattern=rf"^{ATTEMPT}$")]
 ResultName = Annotated[str, Field(pattern=rf"^[0-9]{{6,}}\.{ATTEMPT}\.[0-9]+\.jsonl$")]
 Checksum = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+# Seconds of audio, say, or any other measure of how long an item or shard takes.
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
 
 
 class ClassReference(NestedModel):
@@ -178,3 +185,21 @@ class ResultPart(NestedModel):
     records: Annotated[int, Field(ge=1)]
     bytes: Annotated[int, Field(ge=1)]
     checksum: Checksum
+
+
+def require_in_order(rank: int, parts: Iterable[ResultPart], position: int) -> int:
+    """Raise ValueError where parts of a shard leave a gap, overlap or are of another shard.
+
+    Args:
+        rank: the shard.
+        parts: in order.
+        position: where the first of them begins.
+
+    Returns:
+        The position after the last one.
+    """
+    for part in parts:
+        if part.first != position or not part.file.startswith(f"{rank:06d}."):
+            raise ValueError(f"parts: {part.file} does not follow at position {position}")
+        position += part.records
+    return position

@@ -27,7 +27,10 @@ from espnet3.startup import extension
 
 _SOURCES = (
     "startup/kept_schemas",
-    *(f"specs/{name}" for name in ("base", "items", "models", "nested", "plain")),
+    *(
+        f"specs/{name}"
+        for name in ("base", "claims", "items", "models", "nested", "plain", "submissions")
+    ),
 )
 _schemas: dict[str, bytes] = {}
 _made_of: list[Any] = []  # what `_key` said before the models were imported

@@ -73,7 +73,7 @@ NO_LIMITS = Limits()
 def limits_of(submission: Submission, run: RunSpec) -> Limits:
     """What a submission says of failing items."""
     return Limits(
-        submission.max_errors, submission.errors_from_submission, submission.on_error(run)
+        submission.max_errors, submission.errors_from_submission, submission.on_error(run.on_error)
     )
 
 
