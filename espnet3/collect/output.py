@@ -27,7 +27,7 @@ _OTHER_FORMATS = frozenset({
     ".flac", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".br", ".zip", ".tar", ".tgz",
     ".7z",
 })  # fmt: skip
-_TAKEN = frozenset({layout.RUN, layout.WITHDRAWALS, *layout.FOLDERS} - {layout.LOGS})
+_TAKEN = layout.OWN - {layout.LOGS}
 
 
 class Target(Protocol):

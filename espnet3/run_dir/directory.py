@@ -39,6 +39,7 @@ from espnet3.specs.models import (
     RunSpec,
     ShardSpec,
     Submission,
+    WorkerState,
     now,
 )
 from espnet3.storage.base import Store
@@ -268,6 +269,14 @@ class RunDirectory:
             StoreError: it cannot be written.
         """
         self.store.create(layout.path_of(record, generation), encode(record), durable=durable)
+
+    def renew(self, record: WorkerState) -> None:
+        """Write a worker's sign of life in place of its last one.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self.store.replace(layout.path_of(record), encode(record))
 
     def publish_first(self, record: PersistedModel) -> None:
         """As `publish`, but where somebody else was first, theirs counts."""

@@ -32,6 +32,8 @@ MAX_LINKS = 40  # that Linux follows in one path
 _FOLDERS = (
     *(folder for folder in layout.FOLDERS if folder != layout.LOGS),
     layout.WITHDRAWALS,
+    layout.CLAIMS,
+    layout.WORKERS,
 )
 
 

@@ -29,11 +29,12 @@ SUBMISSIONS = "submissions"
 RESULTS = "results"
 ATTEMPTS = "attempts"
 RECEIPTS = "receipts"
-WITHDRAWALS = "withdrawals"  # made when first needed
-CLAIMS = "claims"  # made when first needed, as is:
+WITHDRAWALS = "withdrawals"  # made when first needed, as are:
+CLAIMS = "claims"
 WORKERS = "workers"
 LOGS = "logs"
 FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
+OWN = frozenset({RUN, *FOLDERS, WITHDRAWALS, CLAIMS, WORKERS})  # all that a run directory holds
 
 
 class AttemptFile(NamedTuple):

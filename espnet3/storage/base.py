@@ -180,6 +180,13 @@ class Store(ABC):
             pass
 
     @abstractmethod
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file in place of one that may be there; of several writers the last one counts.
+
+        A reader sees one of them, whole. It is only a hint, and may be lost with the host.
+        """
+
+    @abstractmethod
     def append(self, path: str) -> AppendFile:
         """Create a file that will grow. Nobody else ever uses its name.
 

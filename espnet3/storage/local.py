@@ -132,6 +132,23 @@ class LocalStore(Store):
         finally:
             self._remove(temporary)
 
+    def replace(self, path: str, data: bytes) -> None:
+        target = self.locate(path)
+        temporary = self._do(path, lambda: self._write_temporary(target, data, False))
+
+        def rename() -> None:
+            try:
+                os.rename(temporary, target)
+            except FileNotFoundError:  # an earlier try did it, and its answer was lost
+                if not os.path.exists(target):
+                    raise
+
+        try:
+            self._do(path, rename)
+        except BaseException:
+            self._remove(temporary)
+            raise
+
     def _write_temporary(self, target: str, data: bytes, durable: bool) -> str:
         temporary = permissions.unfinished_name(target)
         self._write_new(temporary, data, durable)

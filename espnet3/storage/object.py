@@ -142,6 +142,9 @@ class ObjectStore(Store):
 
         self._do(path, put)
 
+    def replace(self, path: str, data: bytes) -> None:
+        self._do(path, lambda: self._fs.pipe_file(self._full(path), data))
+
     def append(self, path: str) -> AppendFile:
         raise StoreError(
             self.locate(path), "object stores cannot append; create a file per part instead"

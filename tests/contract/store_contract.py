@@ -116,6 +116,29 @@ class StoreContract(ABC):
             store.create("receipts/000000.json", b"second")
         assert self.raw_names(store.root, "receipts") == {"000000.json"}
 
+    def test_replace_shows_the_last_one_whole(self, store: Store) -> None:
+        store.prepare(["workers"])
+        for data in (b"one", b"", b"longer than the first"):
+            store.replace("workers/a.json", data)
+            assert store.read("workers/a.json") == data
+        assert store.names("workers") == ["a.json"]
+        assert self.raw_names(store.root, "workers") == {"a.json"}
+
+    def test_a_reader_of_what_is_replaced_never_sees_a_part(self, store: Store) -> None:
+        store.prepare(["workers"])
+        pages = [bytes([65 + i]) * 50_000 for i in range(20)]
+        store.replace("workers/a.json", pages[0])
+
+        def write() -> None:
+            for page in pages:
+                store.replace("workers/a.json", page)
+
+        def read() -> None:
+            for _ in pages:
+                assert store.read("workers/a.json") in pages
+
+        _run_all([write, read, read])
+
     def test_of_racing_threads_exactly_one_wins(self, store: Store) -> None:
         n, size = 16, 100_000
         for attempt in range(5):
