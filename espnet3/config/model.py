@@ -91,7 +91,14 @@ class ParallelConfig(BaseModel):
         options: keyword arguments of Dask's cluster or job class, unchanged.
         overrides: other options for some shards, in the asynchronous mode.
         async_mode: submit and return at once instead of waiting for results.
-        n_shards: how many shards a run has; `n_workers` where unset.
+        n_shards: how many shards a run has; `n_workers` where unset, 64 times as many with
+            `schedule: dynamic`, 10,000 at most.
+        schedule: `static` gives each task its shards from the start; with `dynamic` each of the
+            `n_workers` workers claims the next one (`docs/schedules.md`).
+        lease: with `schedule: dynamic`, seconds without a sign of life after which a worker's
+            shard is taken over.
+        heartbeat: seconds between two signs of life, at most.
+        speculate: whether workers for which nothing is left compute what others are at, too.
         shards_per_job: how many shards one job (array task) computes one after the other, so that
             a model is loaded once for all of them.
         job_array: submit job arrays; False submits one job per task.
@@ -119,6 +126,10 @@ class ParallelConfig(BaseModel):
     overrides: list[Override] = []
     async_mode: bool = False
     n_shards: Annotated[int, Field(ge=1)] | None = None
+    schedule: Literal["static", "dynamic"] = "static"
+    lease: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 180.0
+    heartbeat: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 30.0
+    speculate: bool = False
     shards_per_job: Annotated[int, Field(ge=1)] = 1
     job_array: bool = True
     max_array_size: Annotated[int, Field(ge=1)] | None = None
@@ -131,6 +142,14 @@ class ParallelConfig(BaseModel):
     trust: Trust | None = None
     submit_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
     start_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
+
+    @field_validator("heartbeat")
+    @classmethod
+    def _fits_the_lease(cls, value: float, info: ValidationInfo) -> float:
+        lease = info.data.get("lease")
+        if lease is not None and value > lease / 2:
+            raise PydanticCustomError("heartbeat", "can be half of the lease at most")
+        return value
 
     @field_validator("max_errors")
     @classmethod

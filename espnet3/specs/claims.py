@@ -83,7 +83,7 @@ class WorkerState(PersistedModel):
     """The last sign of life of a worker that claims shards (`workers/<worker>.json`).
 
     `beat` counts the signs. From position `position` on, up to `end`, the shard `rank` is not
-    computed yet; `pace` is in items a second, None before the first one. `ended` says that no other
+    computed yet; of what was claimed, `computed` items took `seconds`. `ended` says that no other
     sign will come.
     """
 
@@ -100,7 +100,8 @@ class WorkerState(PersistedModel):
     claim: Count = 0
     position: Count = 0
     end: Count = 0
-    pace: Weight | None = None
+    computed: Count = 0
+    seconds: Weight = 0.0
     shards_done: Count = 0
     items_done: Count = 0
     ended: bool = False

@@ -87,8 +87,8 @@ def plan_run(
         items: the planned items.
         parallel: the validated parallel config.
         submitter: where the submitter runs.
-        n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset. Never
-            more than there are calls of `forward`.
+        n_shards: how many shards; the config's `n_shards`, else by its schedule and `n_workers`,
+            where unset. Never more than there are calls of `forward`.
 
     Raises:
         ClassError: a worker could not find or call the runner or the provider.
@@ -97,7 +97,7 @@ def plan_run(
     check_runner(runner)
     _require_count("batch_size", runner.batch_size)
     _require_count("n_shards", n_shards)
-    wanted = n_shards or parallel.n_shards or parallel.n_workers
+    wanted = n_shards or parallel.n_shards or _usual_number(parallel)
     if wanted > MAX_SHARDS:
         raise ConfigError("n_shards", f"is {wanted}, but can be {MAX_SHARDS} at most")
     plan: dict[str, Any] = {
@@ -121,6 +121,13 @@ def plan_run(
         **{name: _as_entered(value) for name, value in submitter._asdict().items()},
     )
     return Plan(run, items)
+
+
+def _usual_number(parallel: ParallelConfig) -> int:
+    """How many shards a run has whose user does not say."""
+    if parallel.schedule == "static":
+        return parallel.n_workers
+    return max(parallel.n_workers, min(64 * parallel.n_workers, 10_000))
 
 
 def _as_entered(value: Any) -> Any:

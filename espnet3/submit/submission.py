@@ -117,7 +117,10 @@ def make_submission(
         of_all: the config of all shards, with the overrides; that of the submission where unset.
     """
     config, launcher, ranks, max_array_size = planned
-    n_tasks = -(-len(ranks) // config.shards_per_job)
+    dynamic = config.schedule == "dynamic"
+    n_tasks = (
+        min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)
+    )
     scheduler = get_scheduler(config.env)
     jobs = [
         PlannedJob(
@@ -134,6 +137,7 @@ def make_submission(
         scheduler=config.env,
         n_workers=config.n_workers,
         shards_per_job=config.shards_per_job,
+        schedule=config.schedule,
         options=launcher.options,
         parallel=(of_all or config).model_dump(),
         worker_command=command(
@@ -278,6 +282,8 @@ def _claim(directory: RunDirectory, submission: Submission) -> None:
     except OSError as error:
         words = error.strerror or str(error)
         raise StoreError(submission.log_directory, f"no logs can be written: {words}") from None
+    if submission.schedule == "dynamic":
+        directory.store.prepare([layout.CLAIMS, layout.WORKERS])
     directory.publish(submission)
 
 

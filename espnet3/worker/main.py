@@ -20,8 +20,9 @@ from espnet3.specs.models import Submission
 from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
+from espnet3.worker.attempt import SchedulerTask, describe
 from espnet3.worker.process_restore import restart
-from espnet3.worker.shard import SchedulerTask, describe, limits_of
+from espnet3.worker.shard import limits_of
 from espnet3.worker.task import run_task
 
 
@@ -57,6 +58,25 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         ranks = submission.ranks_of(task)
         if not ranks:
             raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
+        may_have_predecessors = submission.number > 1 or scheduler.was_requeued(environ)
+        place = SchedulerTask(task, scheduler.job_id(environ))
+        limits = limits_of(submission, run)
+        if submission.schedule == "dynamic":
+            # What others need not load.
+            from espnet3.worker.dynamic import Bounds, run_claimed, terms_of, time_limit
+
+            return run_claimed(
+                directory,
+                run,
+                ranks,
+                submission.number,
+                place,
+                terms=terms_of(submission),
+                n_places=submission.n_tasks,
+                may_have_predecessors=submission.number > 1,
+                limits=limits,
+                bounds=Bounds(until=time_limit(submission, scheduler)),
+            )
         for rank in ranks:
             with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
                 store.await_file(layout.shard(rank))
@@ -66,9 +86,9 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             run,
             ranks,
             submission.number,
-            SchedulerTask(task, scheduler.job_id(environ)),
-            may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
-            limits=limits_of(submission, run),
+            place,
+            may_have_predecessors=may_have_predecessors,
+            limits=limits,
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)

@@ -31,9 +31,10 @@ from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
 from espnet3.text import visible
 from espnet3.worker import exit_codes
+from espnet3.worker.attempt import SchedulerTask
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
-from espnet3.worker.shard import NO_LIMITS, Limits, SchedulerTask, limits_of
+from espnet3.worker.shard import NO_LIMITS, Limits, limits_of
 from espnet3.worker.task import run_task
 
 SUBMISSION = 0

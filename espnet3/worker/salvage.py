@@ -37,18 +37,19 @@ class TrustedExtent(NamedTuple):
 
 
 class Salvage(NamedTuple):
-    """Parts that hold the shard's first `records` results, `errors` of which are failed items.
+    """Parts that hold a shard's first `records` results, `errors` of which are failed items.
 
-    `later` are the files that have good lines behind those.
+    They reach up to position `reached`. `later` are the files that have good lines behind it.
     """
 
     parts: list[ResultPart]
     records: int
     errors: int
     later: list[TrustedExtent]
+    reached: int
 
 
-NOTHING = Salvage([], 0, 0, [])
+NOTHING = Salvage([], 0, 0, [], 0)
 
 
 def list_results(store: Store) -> dict[int, list[layout.ResultFile]]:
@@ -65,8 +66,12 @@ def salvage(
     files: Iterable[layout.ResultFile],
     items: Sequence[Any],
     history: ReceiptHistory = NO_HISTORY,
+    first: int = 0,
+    end: int | None = None,
 ) -> Salvage:
     """Find the longest good prefix of a shard in what its predecessors wrote, and what is behind.
+
+    Or of what lies between two positions of it.
 
     A file holds records from position `first` on. Two live copies of a shard may have written
     overlapping files; a part is always a prefix of a file, so it can be cut where another begins.
@@ -78,33 +83,38 @@ def salvage(
         files: the shard's result files.
         items: the shard's items, in order.
         history: what is known of the files beside what they hold.
+        first: the position that is begun at.
+        end: the position after the last one that is wanted; the shard's end where unset.
 
     Returns:
         Parts for the receipt, vouched for by their checksums.
     """
     seen: list[TrustedExtent] = []
     chosen: list[TrustedExtent] = []
-    reached = 0
+    end = len(items) if end is None else end
+    reached = first
     for file in sorted(files, key=lambda f: f.first):
         if _name(file) in history.damaged:
             continue
         reach = _scan(store, file, items, history)
         seen.append(reach)
-        if file.first <= reached < reach.unbroken:
+        # A part is the beginning of a file, so one that begins before `first` can only be copied.
+        if first <= file.first <= reached < min(reach.unbroken, end):
             while chosen and chosen[-1].file.first >= file.first:
                 chosen.pop()
             chosen.append(reach)
-            reached = reach.unbroken
+            reached = min(reach.unbroken, end)
     parts, errors = [], 0
     for i, (file, unbroken, *_) in enumerate(chosen):
         # Its writer may have died before its own sync, or the sync have failed. What is measured
         # afterwards is what the disk holds.
         store.make_durable(layout.result(*file))
-        stop = chosen[i + 1].file.first if i + 1 < len(chosen) else unbroken
+        stop = chosen[i + 1].file.first if i + 1 < len(chosen) else min(unbroken, end)
         part, failed = _measure(store, file, stop - file.first, items)
         parts.append(part)
         errors += failed
-    return Salvage(parts, reached, errors, [reach for reach in seen if reach.end > reached])
+    later = [reach for reach in seen if reach.end > reached]
+    return Salvage(parts, reached - first, errors, later, reached)
 
 
 def later_lines(
@@ -126,7 +136,7 @@ def _side_by_side(
     waiting = sorted(salvaged.later, key=lambda reach: reach.file.first, reverse=True)
     with contextlib.ExitStack() as stack:
         current: list[Iterator[tuple[bytes, bool] | None]] = []
-        for position in range(salvaged.records, len(items)):
+        for position in range(salvaged.reached, len(items)):
             while waiting and waiting[-1].file.first <= position:
                 more = _good_lines(store, waiting.pop(), items, position)
                 current.append(stack.enter_context(contextlib.closing(more)))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-import traceback
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 
@@ -21,39 +20,40 @@ from espnet3.errors import (
     UsageError,
     WorkError,
 )
-from espnet3.redaction import scrubbed
 from espnet3.run_dir import result_lines
+from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.regions import covered
 from espnet3.specs import layout
 from espnet3.specs.items import batched, may_change
 from espnet3.specs.models import (
-    AttemptRecord,
-    ErrorRecord,
+    Claim,
+    PartialReceipt,
     Receipt,
     ResultPart,
     RunSpec,
     Submission,
     now,
 )
-from espnet3.text import cut, one_line
+from espnet3.worker.attempt import (
+    Attempt,
+    SchedulerTask,
+    as_ours,
+    describe,
+    error_record,
+    log_traceback,
+    record_failure,
+)
 from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
-from espnet3.worker.salvage import NOTHING, Salvage, later_lines, salvage
+from espnet3.worker.salvage import NOTHING, later_lines, list_results, salvage
 from espnet3.worker.signals import Interrupted, Signals
-from espnet3.worker.spare_descriptors import Spare
 
 log = logging.getLogger("espnet3.worker")
-LARGE_ITEM = 1 << 16  # bytes
 SIGNAL_GRACE = 0.2  # seconds
+T = TypeVar("T")
 _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
 _BEGAN = time.monotonic()  # of this process, nearly
-
-
-class SchedulerTask(NamedTuple):
-    """Where an attempt runs: its task and job, for the attempt records."""
-
-    task: int | None
-    job_id: str | None
 
 
 class Limits(NamedTuple):
@@ -89,64 +89,6 @@ class Work(NamedTuple):
     limits: Limits = NO_LIMITS
 
 
-class Attempt:
-    """One execution of one shard, and the records that it leaves.
-
-    The generation of its receipt is settled before it begins: where that receipt is withdrawn
-    meanwhile, its name stays taken, and what this attempt believed is not vouched for.
-    """
-
-    def __init__(
-        self,
-        directory: RunDirectory,
-        run: RunSpec,
-        rank: int,
-        submission_number: int,
-        place: SchedulerTask,
-        generation: int,
-        spare: Spare,
-    ) -> None:
-        self.directory, self.run, self.rank, self.place = directory, run, rank, place
-        self.generation, self.spare = generation, spare
-        self.name = layout.new_attempt(submission_number)
-
-    def record(self, event: str, *, durable: bool = True, **details: Any) -> None:
-        """Write one event of this attempt.
-
-        How it ended is said in the job's log alone where the storage does not take it.
-
-        Raises:
-            UsageError, FileMissing: the directory belongs to another run by now, or was removed.
-            StoreError: that the attempt `started` cannot be written.
-        """
-        if event == "started":
-            return self._record(event, durable, details)
-        try:
-            with self.spare.room():
-                self._record(event, durable, details)
-        except (FileMissing, UsageError):
-            raise
-        except Exception as error:  # noqa: BLE001 (nor a shortage that is the reason itself)
-            log.error("shard %d: that it %s cannot be recorded: %s", self.rank, event, error)
-
-    def _record(self, event: str, durable: bool, details: Mapping[str, Any]) -> None:
-        self.directory.require_run(self.run.run_id)
-        record = AttemptRecord(
-            event=event,  # type: ignore[arg-type]
-            rank=self.rank,
-            attempt=self.name,
-            generation=self.generation,
-            task=self.place.task,
-            job_id=self.place.job_id,
-            host=os.uname().nodename,
-            pid=os.getpid(),
-            time=now(),
-            elapsed=round(time.monotonic() - _BEGAN, 3),
-            **details,
-        )
-        self.directory.publish(record, durable=durable)
-
-
 def _require_wanted(directory: RunDirectory, run_id: str) -> None:
     """At a checkpoint: an open file of a run that is gone would take results, and lose them."""
     try:
@@ -156,65 +98,51 @@ def _require_wanted(directory: RunDirectory, run_id: str) -> None:
             raise
 
 
-def error_record(error: BaseException) -> ErrorRecord:
-    """An exception as it is persisted: of text that is longer than 64 KiB the middle is cut."""
-    text = "".join(traceback.format_exception(error))
-    return ErrorRecord(
-        type=one_line(type(error).__name__, 200),
-        message=cut(_message(error)),
-        traceback=cut(_printable(text)),
-    )
+class Stretch:
+    """The positions of a shard that an attempt computes; somebody else may take over the last ones.
+
+    Attributes:
+        claim: the attempt's claim.
+        first: position of its first item.
+        end: position after its last item; another thread may bring it nearer.
+        position: of the item that is being computed, or comes next.
+        begun: monotonic seconds when the first item began that no earlier attempt had computed.
+        computed: how many items this attempt has computed.
+    """
+
+    def __init__(self, claim: Claim, end: int) -> None:
+        self.claim, self.first, self.end, self.position = claim, claim.first, end, claim.first
+        self.begun: float | None = None
+        self.computed = 0
+
+    def over(self, pairs: Iterable[T], position: int) -> Iterator[T]:
+        """The items, and what goes with them, from a position on up to the end as it is by then."""
+        self.position, self.begun = position, time.monotonic()
+        for pair in pairs:
+            if self.position >= self.end:
+                return
+            yield pair
+            self.position += 1
+            self.computed += 1
 
 
-def _item_of(error: EspnetError) -> Any:
-    """The item that an error is about; None for a large one, which would fill the record."""
-    if not isinstance(error, _WITH_ITEM) or len(orjson.dumps(error.item)) > LARGE_ITEM:
-        return None
-    return error.item
-
-
-def describe(error: BaseException) -> str:
-    """An exception on one line: `Type: message`."""
-    message = one_line(_message(error))
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def _message(error: BaseException) -> str:
-    try:
-        return _printable(str(error))
-    except Exception:  # noqa: BLE001 (`__str__` is the user's code too)
-        return "its message cannot be shown"
-
-
-def _printable(text: str) -> str:
-    """The text without secrets and lone surrogates, which cannot be written as UTF-8."""
-    return scrubbed(text.encode(errors="backslashreplace").decode())
-
-
-def as_ours(error: Exception) -> EspnetError:
-    """An error of the worker as one that says so, unless it was raised on purpose."""
-    if not isinstance(error, EspnetError):
-        cause, error = error, EspnetError(f"the worker failed: {describe(error)}")
-        error.__cause__ = cause
-    return error
-
-
-def log_traceback(error: EspnetError) -> None:
-    """Write the traceback of the user's code to the job's log, where one looks for it."""
-    if error.__cause__ is not None:
-        log.error("%s", error_record(error.__cause__).traceback)
-
-
-def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultFile]) -> bool:
+def compute_shard(
+    work: Work,
+    attempt: Attempt,
+    earlier: Iterable[layout.ResultFile],
+    stretch: Stretch | None = None,
+) -> bool:
     """Compute one shard to its receipt, going on from what earlier attempts left.
 
     Args:
         work: what all shards of this process share.
         attempt: this attempt.
         earlier: the result files of earlier attempts at this shard.
+        stretch: what of it was claimed, and may be a part; all of it where unset.
 
     Returns:
-        Whether the shard has a receipt now. If not, the attempt has a record that says why.
+        Whether the shard, or the part of it, has a receipt now. If not, the attempt has a record
+        that says why.
 
     Raises:
         Interrupted: a signal came; what was done is kept and the attempt recorded as interrupted.
@@ -224,7 +152,8 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
     store = directory.store
     salvaged, writer = NOTHING, None
     try:
-        attempt.record("started", durable=False)
+        if stretch is None:  # a claim stands in place of it
+            attempt.record("started", durable=False)
         inputs = directory.shard(run, attempt.rank).items
         items = batched(inputs, run.batch_size)
         if run.batch_size is not None or may_change(inputs):
@@ -233,24 +162,33 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
             history = read_receipt_history(
                 store, run, attempt.rank, attempt.generation, work.limits.errors_from_submission
             )
-            salvaged = salvage(store, earlier, items, history)
+            span = (0, len(items)) if stretch is None else (stretch.first, stretch.end)
+            salvaged = salvage(store, earlier, items, history, *span)
+        elif stretch is not None:
+            salvaged = NOTHING._replace(reached=stretch.first)
         if salvaged.records:
             log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
         with ResultWriter(
             store,
             attempt.rank,
             attempt.name,
-            salvaged.records,
+            salvaged.reached,
             run.checkpoint_every,
             before_file=lambda: directory.require_run(run.run_id),
             before_checkpoint=lambda: _require_wanted(directory, run.run_id),
         ) as writer:
             tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
-            todo = items[salvaged.records :] if salvaged.records else items
-            left = zip(todo, later_lines(store, salvaged, items), strict=False)
+            todo = items[salvaged.reached :] if salvaged.reached else items
+            left: Iterable[Any] = zip(todo, later_lines(store, salvaged, items), strict=False)
+            if stretch is not None:
+                left = stretch.over(left, salvaged.reached)
             _compute_items(work, writer, left, tally)
             parts = writer.finish()
-        _publish_receipt(work, attempt, salvaged, parts, tally)
+        vouched = _Vouched([*salvaged.parts, *parts], tally.errors, salvaged.records + tally.copied)
+        if stretch is None or (stretch.first, stretch.end) == (0, len(items)):
+            _publish_receipt(work, attempt, vouched)
+        else:
+            _publish_part(work, attempt, stretch, vouched)
     except Interrupted as signal:
         done = salvaged.records + (writer.added if writer else 0)
         log.warning("shard %d: interrupted by %s after %d items", attempt.rank, signal, done)
@@ -258,23 +196,9 @@ def compute_shard(work: Work, attempt: Attempt, earlier: Iterable[layout.ResultF
         raise
     except Exception as raised:  # noqa: BLE001 (a shortage of memory or threads, say)
         done = salvaged.records + (writer.added if writer else 0)
-        _record_failure(attempt, as_ours(raised), done)
+        record_failure(attempt, as_ours(raised), done)
         return False
     return True
-
-
-def _record_failure(attempt: Attempt, error: EspnetError, done: int) -> None:
-    """Say in the log and in an attempt's record why it failed, and after how many items."""
-    details = error_record(error.__cause__ or error)
-    log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)
-    log_traceback(error)
-    attempt.record(
-        "failed",
-        cause=one_line(str(error)),
-        error=details,
-        item=_item_of(error),
-        items_done=done,
-    )
 
 
 class _Tally:
@@ -359,18 +283,73 @@ def _compute_items(
         add(line)
 
 
-def _publish_receipt(
-    work: Work, attempt: Attempt, salvaged: Salvage, parts: list[ResultPart], tally: _Tally
-) -> None:
+class _Vouched(NamedTuple):
+    """What an attempt vouches for; see `Receipt`."""
+
+    parts: list[ResultPart]
+    errors: int
+    salvaged: int
+
+
+def _publish_part(work: Work, attempt: Attempt, stretch: Stretch, vouched: _Vouched) -> None:
+    """Vouch for a part of a shard; and for all of it, where the others have done so for theirs."""
+    directory, claim = work.directory, stretch.claim
+    part = PartialReceipt(
+        rank=claim.rank,
+        generation=claim.generation,
+        number=claim.number,
+        attempt=attempt.name,
+        fingerprint=work.run.fingerprint,
+        errors=vouched.errors,
+        salvaged=vouched.salvaged,
+        parts=vouched.parts,
+        host=os.uname().nodename,
+        created=now(),
+    )
+    directory.require_run(work.run.run_id)
+    directory.publish(part)
+    log.info("shard %d: items %d to %d are done", claim.rank, part.first, part.end - 1)
+    publish_covered(work, attempt)
+
+
+def publish_covered(work: Work, attempt: Attempt) -> bool:
+    """Vouch for a shard whose parts others have vouched for; False where some are missing.
+
+    Raises:
+        TooManyErrors: together they have more failed items than a shard may have.
+    """
+    directory, run, rank = work.directory, work.run, attempt.rank
+    found = read_partial_receipts(directory, run, rank, attempt.generation)
+    whole = covered(found)
+    if whole.end < run.n_items_of(rank):
+        return False
+    parts, errors = whole.parts(), sum(receipt.errors for receipt in whole.receipts)
+    if parts is None:  # somebody saw too late that another one had taken over
+        items = batched(directory.shard(run, rank).items, run.batch_size)
+        history = read_receipt_history(
+            directory.store, run, rank, attempt.generation, work.limits.errors_from_submission
+        )
+        again = salvage(directory.store, list_results(directory.store)[rank], items, history)
+        if again.records < len(items):
+            return False
+        parts, errors = again.parts, again.errors
+    tally = _Tally(rank, work.limits.max_errors, errors)
+    _publish_receipt(
+        work, attempt, _Vouched(parts, tally.errors, sum(r.salvaged for r in whole.receipts))
+    )
+    return True
+
+
+def _publish_receipt(work: Work, attempt: Attempt, vouched: _Vouched) -> None:
     """Vouch for the results, unless another attempt was first."""
     receipt = Receipt(
         rank=attempt.rank,
         attempt=attempt.name,
         fingerprint=work.run.fingerprint,
-        records=salvaged.records + sum(part.records for part in parts),
-        errors=tally.errors,
-        salvaged=salvaged.records + tally.copied,
-        parts=[*salvaged.parts, *parts],
+        records=sum(part.records for part in vouched.parts),
+        errors=vouched.errors,
+        salvaged=min(vouched.salvaged, sum(part.records for part in vouched.parts)),
+        parts=vouched.parts,
         host=os.uname().nodename,
         created=now(),
     )

@@ -28,7 +28,7 @@ from espnet3.storage.permissions import opener
 from espnet3.storage.retry import RetryPolicy, is_shortage
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
-from espnet3.worker.shard import describe
+from espnet3.worker.attempt import describe
 from espnet3.worker.signals import HANDLED, to_handle
 from espnet3.worker.spare_descriptors import Spare
 

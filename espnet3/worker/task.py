@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from espnet3.errors import EnvironmentFailed, EspnetError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
-from espnet3.worker.rebuild import enter_submitter_process, rebuild
-from espnet3.worker.receipt_history import next_generations
-from espnet3.worker.salvage import list_results
-from espnet3.worker.shard import (
-    NO_LIMITS,
+from espnet3.worker.attempt import (
     Attempt,
-    Limits,
     SchedulerTask,
-    Work,
     as_ours,
-    compute_shard,
-    describe,
     error_record,
     log_traceback,
 )
+from espnet3.worker.environment import build_environment
+from espnet3.worker.receipt_history import next_generations
+from espnet3.worker.salvage import list_results
+from espnet3.worker.shard import NO_LIMITS, Limits, Work, compute_shard
 from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare_descriptors import Spare
 
@@ -74,7 +68,7 @@ def run_task(
 
     with Signals() as signals:
         try:
-            forward, env = _build(run, signals)
+            forward, env = build_environment(run, signals)
             again = may_have_predecessors or any(n > 1 for n in todo.values())
             earlier = list_results(store) if again else {}
             work = Work(directory, run, forward, env, signals, place, limits)
@@ -123,31 +117,3 @@ def _compute_all(
         if not compute_shard(work, current, earlier.get(rank, [])):
             code = exit_codes.FAILED
     return code
-
-
-def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Rebuild runner and provider and build the environment, once for all shards.
-
-    Raises:
-        EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
-    """
-    enter_submitter_process(run)
-    signals.armed = True
-    try:
-        runner, provider = rebuild(run)
-        env = provider.make_worker_setup_fn()()
-    except (EspnetError, Interrupted):
-        raise
-    except BaseException as error:  # the provider is the user's code, which may call sys.exit
-        signals.check()
-        raise EnvironmentFailed(
-            f"{run.provider.cls} failed to build the environment: {describe(error)}"
-        ) from error
-    finally:
-        signals.armed = False
-    if not isinstance(env, dict):
-        raise EnvironmentFailed(
-            f"{run.provider.cls}: the worker setup function must return a dict, "
-            f"got {type(env).__name__}"
-        )
-    return runner.forward, env

@@ -156,7 +156,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, decode
 from espnet3.storage.local import LocalStore
 from espnet3.worker import result_writer
-from espnet3.worker.shard import SchedulerTask
+from espnet3.worker.attempt import SchedulerTask
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.worker.task import run_task
 

@@ -16,8 +16,8 @@ from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
+from espnet3.worker.attempt import SchedulerTask
 from espnet3.worker.main import main
-from espnet3.worker.shard import SchedulerTask
 from espnet3.worker.task import run_task
 from tests.support.worker_runs import (
     TROUBLES,

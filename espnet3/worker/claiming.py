@@ -1,0 +1,342 @@
+"""Which shard a worker gets next, where each claims its own (decision 0019)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from espnet3.errors import EspnetError, FileMissing, FileTaken
+from espnet3.run_dir.claims import read_claims
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.processes import is_alive
+from espnet3.run_dir.regions import Region, regions_of
+from espnet3.specs import layout
+from espnet3.specs.models import Claim, RunSpec, WorkerState, now
+from espnet3.worker.attempt import Attempt
+from espnet3.worker.heartbeat import Heartbeat
+from espnet3.worker.schedule import (
+    KILLS,
+    SHORTEST_PAUSE,
+    Signs,
+    Split,
+    is_young,
+    pace_of,
+    split_of,
+    walk_order,
+)
+
+log = logging.getLogger("espnet3.worker")
+_MOST_LOOKED_AT = 64  # running shards, where nothing is free: others look at others
+
+
+class Taken(NamedTuple):
+    """A shard, or a part of one, that is this worker's.
+
+    Attributes:
+        attempt: at it.
+        claim: of it.
+        claims: all of the shard that are known.
+        end: position after its last item.
+    """
+
+    attempt: Attempt
+    claim: Claim
+    claims: list[Claim]
+    end: int
+
+    @property
+    def is_further(self) -> bool:
+        """Whether somebody else claimed some of the shard before."""
+        return self.claim.number > 0
+
+
+class Terms(NamedTuple):
+    """How a run's shards are claimed; see `ParallelConfig`."""
+
+    lease: float
+    heartbeat: float
+    speculate: bool = False
+
+
+class Claims:
+    """The claims of a run, as far as this worker knows them.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        ranks: the shards that may be claimed.
+        submission_number: of the submission that this worker belongs to.
+        heartbeat: this worker's signs of life.
+        attempt: makes an attempt at a shard and a generation.
+        terms: how shards are claimed.
+        place: which of the workers this one is, from 0.
+        n_places: of how many.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        run: RunSpec,
+        ranks: Sequence[int],
+        submission_number: int,
+        heartbeat: Heartbeat,
+        attempt: Callable[[int, int], Attempt],
+        terms: Terms,
+        place: int,
+        n_places: int,
+    ) -> None:
+        self._directory, self._store, self._run = directory, directory.store, run
+        self._number, self._heartbeat, self._terms = submission_number, heartbeat, terms
+        self._attempt = attempt
+        self._walk = walk_order(ranks, run.weights, place, n_places)
+        self._at = 0  # how much of the walk is done
+        self._place = place
+        self._generations: dict[int, int] = {}
+        self._counts: dict[int, int] = {}  # rank -> number of claims, as they were listed
+        self._ended: dict[int, set[int]] = {}  # rank -> claims that have a partial receipt
+        self._known: dict[int, list[Claim]] = {}
+        self._signs = Signs(terms.lease)
+        self._states: dict[str, WorkerState] = {}
+        self._over: set[tuple[int, int]] = set()  # claims whose attempts left a record of their end
+        self._set_aside: set[int] = set()
+        self._is_listed = False
+
+    def generation(self, rank: int) -> int:
+        """The generation of the receipt that a shard gets."""
+        return self._generations.get(rank, 1)
+
+    def next(self, wait: Callable[[float], None]) -> Taken | None:
+        """Claim what this worker computes next; None where there is nothing for it.
+
+        Args:
+            wait: waits for some seconds, and raises where the worker is to end.
+        """
+        if not self._generations and not self._is_listed:
+            self._look_at_receipts()
+        if (taken := self._free_one()) is not None:
+            return taken
+        pause = SHORTEST_PAUSE
+        while True:
+            self._look_at_receipts()
+            self._list()
+            if (taken := self._free_one(again=True)) is not None:
+                return taken
+            found = self._from_another()
+            if isinstance(found, Taken) or found is None:
+                return found
+            wait(pause)
+            pause = min(1.5 * pause, max(SHORTEST_PAUSE, self._terms.heartbeat / 2))
+
+    # --- what nobody has claimed ------------------------------------------------------------------
+
+    def _free_one(self, *, again: bool = False) -> Taken | None:
+        """Claim the first shard of the walk that nobody has."""
+        if again:
+            self._at = 0
+        while self._at < len(self._walk):
+            rank = self._walk[self._at]
+            self._at += 1
+            if rank in self._done or self._counts.get(rank) or rank in self._set_aside:
+                continue
+            try:
+                return self._claim(rank, [], 0, self._run.n_items_of(rank))
+            except FileTaken:
+                self._counts[rank] = 1
+                if not self._is_listed:  # one look instead of many such tries
+                    self._list()
+        return None
+
+    def _claim(self, rank: int, before: list[Claim], first: int, end: int) -> Taken:
+        """Claim a shard, or what of it lies between two positions.
+
+        Raises:
+            FileTaken: somebody else was first.
+        """
+        generation = self.generation(rank)
+        attempt = self._attempt(rank, generation)
+        claim = Claim(
+            rank=rank,
+            generation=generation,
+            number=len(before),
+            first=first,
+            attempt=attempt.name,
+            worker=self._heartbeat.worker,
+            process=self._heartbeat.process,
+            task=attempt.place.task,
+            job_id=attempt.place.job_id,
+            time=now(),
+        )
+        self._directory.require_run(self._run.run_id)
+        self._directory.publish(claim, durable=False)
+        claims = self._known[rank] = [*before, claim]
+        self._counts[rank] = len(claims)
+        return Taken(attempt, claim, claims, end)
+
+    def _look_at_receipts(self) -> None:
+        found = self._directory.receipts(self._run.world_size)
+        self._done = found.done
+        self._generations = found.withdrawn
+
+    def _list(self) -> None:
+        """Learn from the folder which shards are claimed."""
+        self._is_listed = True
+        for name in map(layout.parse_claim, self._store.names(layout.CLAIMS)):
+            if name is None or name.generation != self.generation(name.rank):
+                continue
+            if name.is_part:
+                self._ended.setdefault(name.rank, set()).add(name.number)
+            else:
+                count = max(self._counts.get(name.rank, 0), name.number + 1)
+                self._counts[name.rank] = count
+
+    # --- what others are at -----------------------------------------------------------------------
+
+    def _from_another(self) -> Taken | bool | None:
+        """Take over what somebody left, or share what somebody is at.
+
+        Returns:
+            What was taken; True where something may yet come free; None where nothing will.
+        """
+        waiting = False
+        shared: list[tuple[Split, Region, list[Claim]]] = []
+        running: list[tuple[float, Region, list[Claim]]] = []
+        for region, claims in self._open_regions():
+            rank = region.claim.rank
+            why = self._why_free(region.claim)
+            if why == "failed":
+                self._set_aside.add(rank)
+                continue
+            if why is not None:
+                if self._kills(region, claims):
+                    continue
+                try:
+                    log.info("shard %d: taken over from item %d on: %s", rank, region.first, why)
+                    return self._claim(rank, claims, region.first, region.end)
+                except FileTaken:
+                    waiting = True
+                    continue
+            state = self._states.get(region.claim.worker)
+            if state is None or (state.rank, state.claim) != (rank, region.claim.number):
+                waiting = True  # it has begun just now, or is about to end
+                continue
+            split = split_of(state, region.end, self._terms.heartbeat)
+            if split is not None and region.first < split.first < region.end:
+                shared.append((split, region, claims))
+            elif is_young(state):
+                waiting = True
+            elif pace := pace_of(state.computed, state.seconds):
+                running.append(((region.end - state.position) / pace, region, claims))
+            waiting |= not self._signs.is_alive(region.claim.worker, time.monotonic())
+        for split, region, claims in sorted(shared, key=lambda each: -each[0].left):
+            try:
+                taken = self._claim(region.claim.rank, claims, split.first, region.end)
+            except FileTaken:
+                waiting = True
+                continue
+            log.info("shard %d: shared from item %d on", region.claim.rank, split.first)
+            return taken
+        if self._terms.speculate:
+            for _, region, claims in sorted(running, key=lambda each: -each[0]):
+                if len(claims) < KILLS and region.claim.worker != self._heartbeat.worker:
+                    try:
+                        return self._claim(region.claim.rank, claims, region.first, region.end)
+                    except FileTaken:
+                        continue
+        return True if waiting else None
+
+    def _open_regions(self) -> list[tuple[Region, list[Claim]]]:
+        """Parts of claimed shards that nobody has vouched for, with all claims of the shard."""
+        found: list[tuple[Region, list[Claim]]] = []
+        ranks = [
+            rank
+            for rank in self._walk
+            if self._counts.get(rank) and rank not in self._done and rank not in self._set_aside
+        ]
+        start = self._place % len(ranks) if ranks else 0
+        for rank in [*ranks[start:], *ranks[:start]]:
+            if len(found) >= _MOST_LOOKED_AT:
+                break
+            known = self._known.get(rank, ())
+            claims = self._known[rank] = read_claims(
+                self._directory, rank, self.generation(rank), known
+            )
+            regions = regions_of(self._run.n_items_of(rank), claims)
+            ended = self._ended.get(rank, set())
+            open_ones = [region for region in regions if region.claim.number not in ended]
+            if not open_ones and regions:  # all is vouched for, and no receipt: its writer has died
+                open_ones = regions[-1:]
+                self._over.add((rank, regions[-1].claim.number))
+            found += [(region, claims) for region in open_ones]
+        return found
+
+    def _why_free(self, claim: Claim) -> str | None:
+        """Why a claim counts no more; None where its worker may be at it."""
+        for event in ("failed", "interrupted"):
+            if self._store.exists(layout.attempt_record(claim.rank, claim.attempt, event)):
+                newer = layout.submission_of(claim.attempt) < self._number
+                if event == "failed" and not newer:
+                    return "failed"
+                return f"its worker {'failed before' if newer else 'was interrupted'}"
+        if (claim.rank, claim.number) in self._over:
+            return "its receipt is missing"
+        return self._why_gone(claim)
+
+    def _why_gone(self, claim: Claim) -> str | None:
+        """Why a claim's worker is believed to be gone; None where it may be alive."""
+        worker, moment = claim.worker, time.monotonic()
+        if worker == self._heartbeat.worker:
+            return "this worker left it"
+        if is_alive(claim.process) is False:
+            return f"process {claim.process.pid} has ended"
+        place = self._attempt(claim.rank, claim.generation).place
+        if place.job_id is not None and (claim.job_id, claim.task) == place:
+            return "its job was started again"
+        with contextlib.suppress(EspnetError):  # not there yet, or not to be read
+            self._states[worker] = self._directory.read(WorkerState, layout.worker(worker))
+        state = self._states.get(worker)
+        self._signs.see(worker, -1 if state is None else state.beat, moment)
+        if state is not None and state.ended:
+            return "its worker has ended"
+        if self._signs.is_stale(worker, moment):
+            host, lease = claim.process.host, self._terms.lease
+            return f"worker {worker} on {host} has given no sign of life for {lease:g} s"
+        return None
+
+    def _kills(self, region: Region, claims: Iterable[Claim]) -> bool:
+        """Set a shard aside at which too many workers have ended without a word."""
+        rank = region.claim.rank
+        ended = self._ended.get(rank, set())
+        without = [
+            claim
+            for claim in claims
+            if claim.first == region.first
+            and claim.number not in ended
+            and claim.worker != self._heartbeat.worker
+            and not any(
+                self._store.exists(layout.attempt_record(rank, claim.attempt, event))
+                for event in ("failed", "interrupted")
+            )
+            and self._why_gone(claim) is not None
+            and layout.submission_of(claim.attempt) >= self._number
+        ]
+        if len(without) < KILLS:
+            return False
+        places = {self._place_of_death(claim) for claim in without[-KILLS:]}
+        if len(places) > 1:
+            return False  # it comes further each time
+        words = f"{len(without)} workers ended at it without a word"
+        log.error("shard %d: set aside: %s", rank, words)
+        self._attempt(rank, self.generation(rank)).record("failed", cause=words)
+        self._set_aside.add(rank)
+        return True
+
+    def _place_of_death(self, claim: Claim) -> int | None:
+        try:
+            state = self._directory.read(WorkerState, layout.worker(claim.worker))
+        except (FileMissing, EspnetError):
+            return None
+        same = (state.rank, state.claim) == (claim.rank, claim.number)
+        return state.position if same else None

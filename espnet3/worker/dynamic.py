@@ -1,0 +1,210 @@
+"""A worker of the dynamic schedule: it claims one shard after the other until none is left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.processes import this_process
+from espnet3.schedulers.base import Scheduler
+from espnet3.specs import layout
+from espnet3.specs.layout import ResultFile
+from espnet3.specs.models import RunSpec, Submission
+from espnet3.text import one_line
+from espnet3.worker import exit_codes
+from espnet3.worker.attempt import (
+    BEGAN,
+    Attempt,
+    SchedulerTask,
+    as_ours,
+    error_record,
+    log_traceback,
+)
+from espnet3.worker.claiming import Claims, Taken, Terms
+from espnet3.worker.environment import build_environment
+from espnet3.worker.heartbeat import Heartbeat
+from espnet3.worker.salvage import list_results
+from espnet3.worker.schedule import fits
+from espnet3.worker.shard import NO_LIMITS, Limits, Stretch, Work, compute_shard
+from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.spare_descriptors import Spare
+
+log = logging.getLogger("espnet3.worker")
+MARGIN = 60.0  # seconds of a job for its prologue, and for its end
+_STEP = 0.5  # seconds after which a worker that waits looks for signals
+
+
+class Bounds(NamedTuple):
+    """When a worker stops claiming.
+
+    Attributes:
+        until: by the monotonic clock; None where its time has no end.
+        most_shards: how many it may claim; None for any number.
+    """
+
+    until: float | None = None
+    most_shards: int | None = None
+
+
+UNBOUNDED = Bounds()
+
+
+def terms_of(submission: Submission) -> Terms:
+    """How the workers of a submission claim shards."""
+    said: Any = submission.parallel
+    return Terms(said["lease"], said["heartbeat"], said["speculate"])
+
+
+def time_limit(submission: Submission, scheduler: Scheduler) -> float | None:
+    """When this job's time is up, by the monotonic clock; None where that is not known."""
+    walltime = scheduler.walltime_seconds(submission.options.get("walltime"))
+    return None if walltime is None else BEGAN + walltime - MARGIN
+
+
+def run_claimed(
+    directory: RunDirectory,
+    run: RunSpec,
+    ranks: Sequence[int],
+    submission_number: int,
+    place: SchedulerTask,
+    *,
+    terms: Terms,
+    n_places: int,
+    may_have_predecessors: bool,
+    limits: Limits = NO_LIMITS,
+    bounds: Bounds = UNBOUNDED,
+) -> int:
+    """Claim shards and compute them, until there is nothing left for this worker.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        ranks: the shards that may be claimed; those with a receipt are passed over.
+        submission_number: of the submission that the worker belongs to.
+        place: its task and job.
+        terms: how shards are claimed.
+        n_places: how many workers the submission has.
+        may_have_predecessors: whether attempts without claims may have left results to go on from.
+        limits: what the submission says of recorded errors.
+        bounds: when to stop claiming.
+
+    Returns:
+        An exit code of `espnet3.worker.exit_codes`.
+    """
+    for folder in (layout.RECEIPTS, layout.RESULTS, layout.CLAIMS):
+        directory.store.refresh(folder)
+    heartbeat = Heartbeat(directory, submission_number, this_process(), place, terms.heartbeat)
+    spare = Spare()
+
+    def attempt(rank: int, generation: int) -> Attempt:
+        return Attempt(directory, run, rank, submission_number, place, generation, spare)
+
+    claims = Claims(
+        directory, run, ranks, submission_number, heartbeat, attempt, terms, place.task or 0,
+        n_places,
+    )  # fmt: skip
+    with Signals() as signals:
+        worker = _Worker(directory, run, claims, heartbeat, signals, bounds, may_have_predecessors)
+        try:
+            with heartbeat:
+                try:
+                    forward, env = build_environment(run, signals)
+                except Interrupted:
+                    raise
+                except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
+                    return worker.fail(raised)
+                return worker.compute_all(
+                    Work(directory, run, forward, env, signals, place, limits)
+                )
+        except Interrupted:
+            return exit_codes.INTERRUPTED
+        finally:
+            spare.give_back()
+
+
+class _Worker:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        run: RunSpec,
+        claims: Claims,
+        heartbeat: Heartbeat,
+        signals: Signals,
+        bounds: Bounds,
+        may_have_predecessors: bool,
+    ) -> None:
+        self._directory, self._run, self._claims = directory, run, claims
+        self._heartbeat, self._signals, self._bounds = heartbeat, signals, bounds
+        self._again = may_have_predecessors
+        self._earlier: Mapping[int, Sequence[ResultFile]] | None = None
+        self._spent, self._items = 0.0, 0
+
+    def compute_all(self, work: Work) -> int:
+        code, n_shards = exit_codes.DONE, 0
+        most = self._bounds.most_shards
+        while most is None or n_shards < most:
+            self._signals.check()
+            if not self._has_time():
+                log.info("no further shard: it would not end before this worker's time is up")
+                break
+            taken = self._claims.next(self._wait)
+            if taken is None:
+                log.info("nothing is left to claim")
+                break
+            n_shards += 1
+            if not self._compute(work, taken):
+                code = exit_codes.FAILED
+        return code
+
+    def _compute(self, work: Work, taken: Taken) -> bool:
+        began = time.monotonic()
+        rank = taken.claim.rank
+        self._directory.require_files([layout.shard(rank)])
+        stretch = Stretch(taken.claim, taken.end)
+        self._heartbeat.begin(stretch, taken.claims, self._run.n_items_of(rank))
+        done = False
+        try:
+            done = compute_shard(work, taken.attempt, self._results_of(taken), stretch)
+            return done
+        finally:
+            self._heartbeat.end(done=done)
+            self._spent += time.monotonic() - began
+            self._items += 1
+
+    def fail(self, raised: Exception) -> int:
+        """Without an environment one shard is claimed, whose record says why it failed."""
+        error = as_ours(raised)
+        details = error_record(error.__cause__ or error)
+        log.error("%s", error)
+        log_traceback(error)
+        taken = self._claims.next(self._wait)
+        if taken is not None:
+            taken.attempt.record("failed", cause=one_line(str(error)), error=details)
+        return exit_codes.FAILED
+
+    def _results_of(self, taken: Taken) -> Sequence[ResultFile]:
+        """Result files of earlier attempts at a shard; none where there cannot be any."""
+        rank = taken.claim.rank
+        if taken.is_further:  # whose first attempts may have begun a moment ago
+            return list_results(self._directory.store).get(rank, [])
+        if not self._again and taken.claim.generation == 1:
+            return []
+        if self._earlier is None:
+            self._earlier = list_results(self._directory.store)
+        return self._earlier.get(rank, [])
+
+    def _has_time(self) -> bool:
+        until = self._bounds.until
+        if until is None:
+            return True
+        expected = self._spent / self._items if self._items else None
+        return fits(until - time.monotonic(), expected)
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._signals.check()
+            time.sleep(min(_STEP, left))

@@ -1,0 +1,155 @@
+"""The rules of the dynamic schedule: which shard next, who is dead, where to split. Pure.
+
+No clock and no file: times are the caller's own monotonic seconds (decision 0019).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from espnet3.specs.claims import WorkerState
+
+SHORTEST_PAUSE = 0.5  # seconds between two signs of life
+YOUNG = 2.0  # seconds
+KILLS = 3  # workers that ended at one place of a shard without a word
+_SHARE = 8  # the part of a shard's time after which its worker looks again
+
+
+def walk_order(
+    ranks: Iterable[int], weights: Sequence[float] | None, place: int, n_places: int
+) -> list[int]:
+    """The shards in the order in which one worker of many tries them.
+
+    That is the heaviest first, else by rank; of these each worker begins with those at its own
+    places, so that workers which begin together do not all want the same.
+
+    Args:
+        ranks: the shards.
+        weights: of all shards of the run, by rank; None where they are not known.
+        place: which worker, from 0.
+        n_places: of how many.
+
+    Example:
+        >>> walk_order(range(5), None, 1, 2)
+        [1, 3, 0, 2, 4]
+        >>> walk_order(range(3), [1.0, 5.0, 2.0], 0, 1)
+        [1, 2, 0]
+    """
+    order = list(ranks)
+    if weights is not None:
+        order.sort(key=lambda rank: -weights[rank])
+    place %= n_places
+    own = order[place::n_places]
+    mine = set(own)
+    return [*own, *(rank for rank in order if rank not in mine)]
+
+
+def pause_before_next_sign(elapsed: float, left: float | None, heartbeat: float) -> float:
+    """Seconds until a worker's next sign of life, and its next look for a claim of its shard.
+
+    Short at a shard's beginning and near its end, so that a shard of seconds can be split as well
+    as one of hours.
+
+    Args:
+        elapsed: seconds since the shard was begun.
+        left: seconds that it will still take; None where that is not known.
+        heartbeat: seconds at most.
+    """
+    near = elapsed if left is None else min(elapsed, max(left, 0.0))
+    return min(heartbeat, max(SHORTEST_PAUSE, near / _SHARE))
+
+
+def pace_of(items: int, seconds: float) -> float | None:
+    """Items a second; where none is done, what it is at most; None before anything is known."""
+    if seconds <= 0:
+        return None
+    return max(items, 1) / seconds
+
+
+class Signs:
+    """What one observer has seen of other workers' signs of life.
+
+    Two clocks are never compared: a worker is stale where its counter has stayed as it was for as
+    long as the lease by the observer's own clock.
+    """
+
+    def __init__(self, lease: float) -> None:
+        self.lease = lease
+        self._seen: dict[str, tuple[int, float]] = {}  # beat, and when it was seen first
+        self._alive: set[str] = set()
+
+    def see(self, worker: str, beat: int, now: float) -> None:
+        """Note a worker's counter; -1 where it has none yet."""
+        before = self._seen.get(worker)
+        if before is None:
+            self._seen[worker] = (beat, now)
+        elif before[0] != beat:
+            self._seen[worker] = (beat, now)
+            self._alive.add(worker)
+
+    def is_stale(self, worker: str, now: float) -> bool:
+        """Whether a worker has given no sign for a lease."""
+        seen = self._seen.get(worker)
+        return seen is not None and now - seen[1] >= self.lease
+
+    def is_alive(self, worker: str, now: float) -> bool:
+        """Whether it was seen to give a sign, and has not gone stale since."""
+        return worker in self._alive and not self.is_stale(worker, now)
+
+
+class Split(NamedTuple):
+    """Where to cut a region, and what that is good for.
+
+    Attributes:
+        first: position of the first item of the second part.
+        left: seconds that the region would take without it.
+    """
+
+    first: int
+    left: float
+
+
+def split_of(state: WorkerState, end: int, heartbeat: float) -> Split | None:
+    """Where to cut the region that a worker is at; None where that does not pay.
+
+    The cut is in the middle of what the worker will not have begun by the time that it sees it.
+
+    Args:
+        state: its last sign of life.
+        end: where the region ends by the newest claims.
+        heartbeat: as configured.
+
+    Example:
+        >>> split_of(state, 100, 30.0).first  # doctest: +SKIP
+        57
+    """
+    pace = pace_of(state.computed, state.seconds)
+    if state.rank is None or not pace:
+        return None
+    left = (end - state.position) / pace
+    sees = 2 * pause_before_next_sign(left, left, heartbeat)  # its sign may be as old as that
+    begun = state.position + 1 + math.ceil(pace * sees)
+    if end - begun < 1:
+        return None
+    first = begun + (end - begun) // 2
+    gained = (end - first) / pace
+    return Split(first, left) if gained >= SHORTEST_PAUSE else None
+
+
+def is_young(state: WorkerState) -> bool:
+    """Whether a worker has been at its shard for too short to tell its pace, and what a cut pays."""
+    return state.seconds < YOUNG
+
+
+def fits(seconds_left: float | None, expected: float | None) -> bool:
+    """Whether a shard may be begun: it would probably end before the worker's time is up.
+
+    Args:
+        seconds_left: of the worker's time; None where it has no end.
+        expected: seconds that the shard will take; None where that is not known.
+    """
+    if seconds_left is None:
+        return True
+    return seconds_left > 0 and (expected is None or expected <= seconds_left)
