@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
+from espnet3.specs.layout import submission_of
+from espnet3.specs.models import RunSpec, Submission
 from espnet3.storage.local import LocalStore
 
 
@@ -33,26 +36,38 @@ async def logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
 
 def _logs(run_dir: str | os.PathLike[str], rank: int) -> list[str]:
     directory = RunDirectory.open(run_dir)
-    directory.run().require_rank(rank, directory.root)
-    return find_logs(directory, directory.submissions().known, rank)
+    run = directory.run()
+    run.require_rank(rank, directory.root)
+    return find_logs(directory, run, directory.submissions().known, rank)
 
 
 def find_logs(
-    directory: RunDirectory, submissions: Sequence[KnownSubmission], rank: int
+    directory: RunDirectory, run: RunSpec, submissions: Sequence[KnownSubmission], rank: int
 ) -> list[str]:
     """As `logs`, of a directory whose submissions have been read."""
     store = directory.store
     found = []
     for submission, _ in submissions:
-        place = submission.place_of(rank)
-        if place is None:
-            continue
-        task, job = place
         scheduler = get_scheduler(submission.scheduler)
-        names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(submission)
         # Of a run that was moved, the folder of then is gone, or another run's by now.
         own = [store.locate(layout.LOGS)] if isinstance(store, LocalStore) else []
         folders = [*own, submission.log_directory]
-        paths = [os.path.join(folder, name) for name in names if name for folder in folders]
-        found += [path for path in paths if os.path.isfile(path)][:1]
+        for task in _tasks_of(directory, run, submission, rank):
+            job = submission.job_of(task)
+            names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(submission)
+            paths = [os.path.join(folder, name) for name in names if name for folder in folders]
+            found += [path for path in paths if os.path.isfile(path)][:1]
     return found
+
+
+def _tasks_of(
+    directory: RunDirectory, run: RunSpec, submission: Submission, rank: int
+) -> Iterable[int]:
+    """The tasks of a submission that were, or will be, at a shard."""
+    if submission.schedule == "static":
+        place = submission.place_of(rank)
+        return [] if place is None else [place[0]]
+    receipts = directory.receipts(run.world_size)
+    claims = read_open_claims(directory, receipts, {rank}).get(rank, [])
+    own = (c.task for c in claims if submission_of(c.attempt) == submission.number)
+    return dict.fromkeys(task for task in own if task is not None and task < submission.n_tasks)

@@ -226,7 +226,7 @@ def _shard_and_log(seen: Observation) -> tuple[ShardStatus, str | None]:
     [shard] = seen.status.shards
     if shard.state in ("done", *LIVE):
         return shard, None
-    files = find_logs(seen.directory, seen.submissions, shard.rank)
+    files = find_logs(seen.directory, seen.run, seen.submissions, shard.rank)
     if not files:
         return shard, "it left no log"
     with open(files[-1], "rb", opener=regular) as log:

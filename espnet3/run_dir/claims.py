@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
-from espnet3.errors import FileMissing, FormatError
+from espnet3.errors import EspnetError, FileMissing, FormatError
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.receipts import Receipts
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, PartialReceipt, RunSpec
+
+_READERS = 8  # threads
 
 
 def read_claims(
@@ -30,6 +33,36 @@ def read_claims(
         except FileMissing:
             return found
     raise AssertionError  # the loop has no other end
+
+
+def read_open_claims(
+    directory: RunDirectory, receipts: Receipts, ranks: Container[int] | None = None
+) -> dict[int, list[Claim]]:
+    """The claims of shards without a receipt: rank -> claims, in order, as far as they can be read.
+
+    Args:
+        directory: the run directory.
+        receipts: which shards are done.
+        ranks: only these shards, done or not; all that are not done where unset.
+    """
+    counts: dict[int, int] = {}
+    for name in map(layout.parse_claim, directory.store.names(layout.CLAIMS)):
+        if name is None or name.is_part:
+            continue
+        wanted = name.rank not in receipts.done if ranks is None else name.rank in ranks
+        if wanted and name.generation == receipts.generation(name.rank):
+            counts[name.rank] = max(counts.get(name.rank, 0), name.number + 1)
+
+    from espnet3.storage.concurrency import gather  # workers never come here
+
+    def read(rank: int) -> list[Claim]:
+        try:
+            return read_claims(directory, rank, receipts.generation(rank))
+        except EspnetError:  # a hint only
+            return []
+
+    found = gather(read, [*counts], _READERS)
+    return dict(zip(counts, found, strict=True))
 
 
 def read_partial_receipts(

@@ -24,6 +24,10 @@ class Receipts(NamedTuple):
     names: list[str]
     newest: dict[int, int]
 
+    def generation(self, rank: int) -> int:
+        """That of a shard's receipt that counts, or that it will get."""
+        return self.withdrawn.get(rank) or self.done.get(rank, 1)
+
 
 def look_at_receipts(store: Store, world_size: int, before: Receipts | None = None) -> Receipts:
     """Which shards are done: those with a receipt newer than any withdrawal.

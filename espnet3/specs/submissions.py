@@ -98,7 +98,7 @@ class Submission(PersistedModel):
         return list(ranks)
 
     def places(self, but: Container[int] = ()) -> Iterator[tuple[int, int, PlannedJob]]:
-        """Each rank of the submission with the task that computes it, and that task's job.
+        """Each rank of a static submission with the task that computes it, and that task's job.
 
         Args:
             but: ranks that are left out.
@@ -113,7 +113,12 @@ class Submission(PersistedModel):
                     yield rank, position // size, job
 
     def place_of(self, rank: int) -> tuple[int, PlannedJob] | None:
-        """The task that computes a rank, and its job; None where the submission lacks the rank."""
+        """The task that computes a rank, and its job; None where the submission lacks the rank.
+
+        In a dynamic one only claims tell; None there.
+        """
+        if self.schedule == "dynamic":
+            return None
         try:
             task = self.ranks.plain().index(rank) // self.shards_per_job
         except ValueError:

@@ -13,6 +13,7 @@ from espnet3.errors import (
     FormatError,
     SchedulerUnavailable,
 )
+from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.processes import is_busy
 from espnet3.run_dir.receipts import Receipts
@@ -198,9 +199,10 @@ def _conclusion(
     directory, run = first.directory, first.run
     submissions = _with(first.submissions, answers.found)
     records = {} if first.is_done else _read_records(directory, last.done)
+    claims = {} if first.is_done else read_open_claims(directory, last)
     evidence = Evidence(
         run.world_size, last.done, records, submissions, first.being_submitted, first.cancelled,
-        answers.tasks, last.withdrawn,
+        answers.tasks, last.withdrawn, claims,
     )  # fmt: skip
     failed: dict[int, int | None] = {}
     if failed_items is not None and records_errors(run, submissions):
@@ -277,6 +279,8 @@ async def _query(submissions: Sequence[KnownSubmission], receipts: Container[int
 
 def _unfinished_tasks(submission: Submission, receipts: Container[int]) -> list[int]:
     """The tasks that hold a shard without a receipt, in order."""
+    if submission.schedule == "dynamic":  # any of them may be at any shard
+        return [*range(submission.n_tasks)]
     ranks, size = submission.ranks.plain(), submission.shards_per_job
     positions = [position for position, rank in enumerate(ranks) if rank not in receipts]
     return positions if size == 1 else list(dict.fromkeys(p // size for p in positions))

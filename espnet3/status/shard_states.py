@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import Scheduler, TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile, submission_of
-from espnet3.specs.models import CUT_SHORT, AttemptRecord, PlannedJob
+from espnet3.specs.models import CUT_SHORT, AttemptRecord, Claim, PlannedJob
 from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
 
 # Signals that end a process without a word. The first ones are sent by the kernel, an administrator
@@ -45,6 +45,7 @@ class Evidence(NamedTuple):
         cancelled: numbers of submissions that somebody cancelled.
         tasks: what the scheduler says; None where it did not answer.
         withdrawn: ranks whose receipt was withdrawn -> generation that the next one will have.
+        claims: rank -> claims of a shard that has no receipt, in order.
     """
 
     world_size: int
@@ -55,6 +56,7 @@ class Evidence(NamedTuple):
     cancelled: Container[int]
     tasks: TaskStates | None
     withdrawn: Mapping[int, int] = MappingProxyType({})
+    claims: Mapping[int, Sequence[Claim]] = MappingProxyType({})
 
 
 def shard_states(evidence: Evidence) -> Shards:
@@ -71,10 +73,10 @@ def shard_states(evidence: Evidence) -> Shards:
     queued_as: dict[int, int] = {}  # rank -> its task there
     told: dict[int, ShardStatus] = {}  # the others that are not done
     overruled: dict[int, tuple[int, int]] = {}  # rank -> submission and task
-    last = _last_records(evidence.records)
+    last = _last_records(evidence.records, evidence.claims)
     for holder in holders:
         number = holder.number
-        for rank, task, job in holder.submission.places(but=receipts):
+        for rank, task, job in holder.places(receipts, last):
             before = states[rank] if rank < len(states) else "done"
             if before == "done" or before in LIVE:
                 continue
@@ -113,14 +115,31 @@ def shard_states(evidence: Evidence) -> Shards:
 
 
 def _last_records(
-    records: Mapping[AttemptFile, AttemptRecord],
+    records: Mapping[AttemptFile, AttemptRecord], claims: Mapping[int, Sequence[Claim]]
 ) -> dict[int, dict[int, AttemptRecord]]:
     """Rank -> submission number -> what is known last of the shard's attempts there."""
     last: dict[int, dict[int, AttemptRecord]] = {}
+    for rank, own_claims in claims.items():
+        last[rank] = {submission_of(claim.attempt): _as_started(claim) for claim in own_claims}
     for file, record in records.items():
         own, number = last.setdefault(file.rank, {}), submission_of(file.attempt)
         own[number] = max(own.get(number, record), record, key=_order)
     return last
+
+
+def _as_started(claim: Claim) -> AttemptRecord:
+    """A claim as the record in whose place it stands."""
+    return AttemptRecord(
+        event="started",
+        rank=claim.rank,
+        attempt=claim.attempt,
+        generation=claim.generation,
+        task=claim.task,
+        job_id=claim.job_id,
+        host=claim.process.host,
+        pid=claim.process.pid,
+        time=claim.time,
+    )
 
 
 def _order(record: AttemptRecord) -> tuple[int, datetime, bool]:
@@ -155,6 +174,8 @@ class _Holder:
         self._job_ids = known.job_ids()
         self._being_submitted = self.number in evidence.being_submitted
         self._cancelled = self.number in evidence.cancelled
+        self._claims = evidence.claims
+        self._over = {file.attempt for file in evidence.records if file.event != "started"}
 
     @cached_property
     def _scheduler(self) -> Scheduler:
@@ -173,8 +194,43 @@ class _Holder:
         positions = zip(reversed(ranks), reversed(range(len(ranks))), strict=True)
         return dict(positions).get
 
+    def places(
+        self, receipts: Collection[int], last: dict[int, dict[int, AttemptRecord]]
+    ) -> Iterator[tuple[int, int, PlannedJob]]:
+        """Each rank that has no receipt, with the task that computes it, and that task's job.
+
+        Of a dynamic submission that is who claimed it, and is at it if somebody is; for what is
+        not claimed any task may stand that lives, if there is one.
+        """
+        submission = self.submission
+        if submission.schedule == "static":
+            yield from submission.places(but=receipts)
+            return
+        running = {task for task, told in self.tasks.items() if told.state == "running"}
+        queued = (task for task, told in self.tasks.items() if told.state == "queued")
+        any_task = next(iter(running), next(queued, 0))
+        ranks: Any = submission.ranks.plain()
+        for rank in ranks:
+            if rank in receipts:
+                continue
+            task = any_task
+            if rank in last and self.number in last[rank]:
+                own = [
+                    claim
+                    for claim in self._claims.get(rank, ())
+                    if submission_of(claim.attempt) == self.number
+                ]
+                at_it = [c for c in own if c.task in running and c.attempt not in self._over]
+                if at_it:
+                    last[rank][self.number] = _as_started(at_it[-1])
+                known = last[rank][self.number].task
+                task = known if known is not None and known < submission.n_tasks else any_task
+            yield rank, task, submission.job_of(task)
+
     def task_of(self, rank: int) -> int | None:
         """The task that computes a rank; None where the submission lacks the rank."""
+        if self.submission.schedule == "dynamic":
+            return None
         position = self._position_of(rank)
         return None if position is None else position // self.submission.shards_per_job
 

@@ -139,7 +139,7 @@ def split_of(state: WorkerState, end: int, heartbeat: float) -> Split | None:
 
 
 def is_young(state: WorkerState) -> bool:
-    """Whether a worker has been at its shard for too short to tell its pace, and what a cut pays."""
+    """Whether a worker has begun its shard so lately that its pace says little."""
     return state.seconds < YOUNG
 
 
