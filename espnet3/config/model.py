@@ -98,6 +98,9 @@ class ParallelConfig(BaseModel):
         lease: with `schedule: dynamic`, seconds without a sign of life after which a worker's
             shard is taken over.
         heartbeat: seconds between two signs of life, at most.
+        weights: what each item weighs, such as its seconds of audio: shards are cut to equal
+            weight, and claimed heaviest first. A list, the path of a file with one number on each
+            line, or a function of an item, as in `my_module:seconds`.
         speculate: whether workers for which nothing is left compute what others are at, too.
         shards_per_job: how many shards one job (array task) computes one after the other, so that
             a model is loaded once for all of them.
@@ -130,6 +133,7 @@ class ParallelConfig(BaseModel):
     lease: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 180.0
     heartbeat: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 30.0
     speculate: bool = False
+    weights: list[float] | str | None = None
     shards_per_job: Annotated[int, Field(ge=1)] = 1
     job_array: bool = True
     max_array_size: Annotated[int, Field(ge=1)] | None = None
@@ -142,6 +146,10 @@ class ParallelConfig(BaseModel):
     trust: Trust | None = None
     submit_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
     start_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
+
+    def persisted(self) -> dict[str, Any]:
+        """As it is stored: the weights are in the plan."""
+        return self.model_dump(exclude={"weights"})
 
     @field_validator("heartbeat")
     @classmethod

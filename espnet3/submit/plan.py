@@ -27,8 +27,12 @@ from espnet3.specs.models import (
 )
 from espnet3.storage.paths import as_entered, same_file
 from espnet3.submit.provider_state import changed_variables, describe_instance
+from espnet3.submit.weights import by_call, equal_weight_bounds, shard_weights, weights_of
 from espnet3.text import one_line
 from espnet3.user_code.references import refer_to, require_static_forward
+
+# Fields that older plans lack: they are part of a checksum where there is something in them.
+_LATER_FIELDS = frozenset({"assignments", "bounds", "weights"})
 
 
 class Runner(Protocol):
@@ -100,13 +104,17 @@ def plan_run(
     wanted = n_shards or parallel.n_shards or _usual_number(parallel)
     if wanted > MAX_SHARDS:
         raise ConfigError("n_shards", f"is {wanted}, but can be {MAX_SHARDS} at most")
+    world_size = min(wanted, count_batches(len(items), runner.batch_size))
+    bounds, weights = _cut(parallel, items, runner.batch_size, world_size)
     plan: dict[str, Any] = {
         "runner": refer_to(type(runner)),
         "provider": describe_provider(runner.provider),
         "n_inputs": len(items),
         "items_digest": items.digest(),
         "batch_size": runner.batch_size,
-        "world_size": min(wanted, count_batches(len(items), runner.batch_size)),
+        "world_size": world_size,
+        "bounds": bounds,
+        "weights": weights,
         "results": parallel.results,
         "on_error": parallel.on_error,
         "assignments": changed_variables(type(runner), type(runner.provider)),
@@ -117,7 +125,7 @@ def plan_run(
         created=now(),
         fingerprint=fingerprint(plan),
         checkpoint_every=parallel.checkpoint_every,
-        parallel=parallel.model_dump(),
+        parallel=parallel.persisted(),
         **{name: _as_entered(value) for name, value in submitter._asdict().items()},
     )
     return Plan(run, items)
@@ -128,6 +136,17 @@ def _usual_number(parallel: ParallelConfig) -> int:
     if parallel.schedule == "static":
         return parallel.n_workers
     return max(parallel.n_workers, min(64 * parallel.n_workers, 10_000))
+
+
+def _cut(
+    parallel: ParallelConfig, items: ItemRange | ItemList, batch_size: int | None, n_shards: int
+) -> tuple[list[int] | None, list[float] | None]:
+    """Bounds and weights of shards whose user says what items weigh; else None."""
+    if parallel.weights is None:
+        return None, None
+    weights = by_call(weights_of(parallel.weights, items), batch_size)
+    bounds = equal_weight_bounds(weights, n_shards)
+    return bounds, shard_weights(weights, bounds)
 
 
 def _as_entered(value: Any) -> Any:
@@ -195,7 +214,9 @@ def describe_provider(provider: Any) -> ProviderSpec:
 
 def fingerprint(plan: Mapping[str, Any]) -> str:
     """A checksum of what makes two plans the same: RunSpec.PLAN_FIELDS."""
-    plain = {name: _plain(value) for name, value in plan.items() if name != "assignments" or value}
+    plain = {
+        name: _plain(value) for name, value in plan.items() if name not in _LATER_FIELDS or value
+    }
     return _checksum(plain)
 
 
@@ -227,7 +248,7 @@ def _compared(run: RunSpec, version: int) -> dict[str, Any]:
     return {
         name: _plain(value, version)
         for name, value in fields.items()
-        if name != "assignments" or value
+        if name not in _LATER_FIELDS or value
     }
 
 

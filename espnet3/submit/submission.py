@@ -139,7 +139,7 @@ def make_submission(
         shards_per_job=config.shards_per_job,
         schedule=config.schedule,
         options=launcher.options,
-        parallel=(of_all or config).model_dump(),
+        parallel=(of_all or config).persisted(),
         worker_command=command(
             shlex.split(launcher.python),
             run.process.flags if run.process is not None else (),
