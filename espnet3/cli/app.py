@@ -58,6 +58,7 @@ for _command in (  # in the order of their use
     job_commands.cancel,
     look_commands.logs,
     job_commands.run_shard,
+    job_commands.work,
     job_commands.doctor,
 ):
     app.add_command(_command)

@@ -29,6 +29,30 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+class Duration(click.ParamType):
+    """A time such as `90m`, `1h`, `1h30m`, `45s`, `01:30:00`, or a number of seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?", text)
+        clock = re.fullmatch(r"(\d+):([0-5]?\d):([0-5]?\d)", text)
+        if clock:
+            days, parts = 0, [int(part) for part in clock.groups()]
+        elif text and units:
+            days, *parts = [int(part or 0) for part in units.groups()]
+        else:
+            self.fail(f"{value!r} is not a time such as 90m, 1h or 01:30:00.", param, ctx)
+        hours, minutes, seconds = parts
+        total = float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+        if total <= 0:
+            self.fail(f"{value!r} is no time at all.", param, ctx)
+        return total
+
+
 def split_settings(words: Iterable[str], settings: Iterable[str]) -> tuple[list[str], list[str]]:
     """Tell ranks from settings: after one `--set`, further `key=value` words are settings too.
 

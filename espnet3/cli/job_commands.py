@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from espnet3.cli import options
-from espnet3.cli.arguments import Seconds
+from espnet3.cli.arguments import Duration, Seconds
 from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 
 if TYPE_CHECKING:
@@ -170,14 +170,57 @@ def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
     breakpoint() works, and results count as any others.
     """
     from espnet3.cli.arguments import spec_of
-    from espnet3.cli.run_shard import run_in_foreground
-    from espnet3.worker import exit_codes
+    from espnet3.cli.run_shard import RUN_SHARD, run_in_foreground
 
     options = [] if trust is None else ["--trust", trust]
-    code, signal_number = run_in_foreground([*options, "--", spec_of(words)])
+    code, told = run_in_foreground(RUN_SHARD, [*options, "--", spec_of(words)])
+    return _exit_code(code, told)
+
+
+def _exit_code(code: int, signal_number: int | None) -> int:
+    """Ours, for that of a worker that was run in the foreground."""
+    from espnet3.worker import exit_codes
+
     if code == exit_codes.INTERRUPTED:
         return INTERRUPTED if signal_number is None else 128 + signal_number
     return code if code in (exit_codes.DONE, exit_codes.USAGE) else NOT_COMPLETE
+
+
+@click.command()
+@options.run_dir
+@click.option("--max-shards", type=click.IntRange(min=1), help="Claim at most as many shards.")
+@click.option("--time", "duration", type=Duration(), help="End after that long, as in 1h or 90m.")
+@click.option("--per-gpu", is_flag=True, help="One worker for each visible GPU.")
+@options.trust
+@options.as_json
+def work(
+    run_dir: str,
+    max_shards: int | None,
+    duration: float | None,
+    per_gpu: bool,
+    trust: Trust | None,
+    as_json: bool,
+) -> int:
+    """Join a run with this machine.
+
+    It claims what is free and shares what others are at, until nothing is left; of a static run it
+    takes what nobody is at. Results count as any others. Ctrl-C keeps what is done.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli.joining import gpu_environs, shards_to_claim, tell_differences
+    from espnet3.cli.run_shard import JOIN, run_in_foreground
+
+    environs = gpu_environs() if per_gpu else [{}]
+    run, ranks = run_blocking(shards_to_claim(run_dir, trust))
+    tell_differences(run)
+    words = [] if trust is None else ["--trust", trust]
+    words += [] if max_shards is None else ["--max-shards", str(max_shards)]
+    words += [] if duration is None else ["--seconds", str(duration)]
+    words += [] if ranks is None else ["--ranks", ",".join(map(str, ranks))]
+    words += ["--json"] if as_json else []
+    if ranks == []:
+        return DONE
+    return _exit_code(*run_in_foreground(JOIN, [*words, "--", run_dir], environs))
 
 
 @click.command()

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJobs, Submission
+from espnet3.storage.base import Store
+
+
+def newest_submission(store: Store) -> str | None:
+    """Path of the newest submission; None where there is none."""
+    names = map(layout.submission_number, store.names(layout.SUBMISSIONS))
+    newest = max((number for number in names if number is not None), default=None)
+    return None if newest is None else layout.submission(newest)
 
 
 class KnownSubmission(NamedTuple):

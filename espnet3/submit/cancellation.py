@@ -20,6 +20,7 @@ from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.worker_command import arguments_of
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.ownership import is_own_job
+from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.local import LocalStore
@@ -62,6 +63,8 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         tasks = await get_scheduler(known.submission.scheduler).query([known])
         live = {task for (_, task), state in tasks.items() if state.state != "ended"}
         if known.recorded is not None and not live:
+            if known is own[-1]:  # workers that have joined since look for it
+                await asyncio.to_thread(_note_for_joined, directory, known)
             continue
         jobs, others = await _jobs_of_mine(known, live)
         renamed += others
@@ -82,6 +85,12 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             "alone; if you have renamed them, stop them by the scheduler's own command"
         )
     return stopped
+
+
+def _note_for_joined(directory: RunDirectory, known: KnownSubmission) -> None:
+    if directory.store.names(layout.WORKERS):
+        number = known.submission.number
+        directory.publish_first(Cancellation(number=number, created=now(), by=this_process()))
 
 
 async def _jobs_of_mine(

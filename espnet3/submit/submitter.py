@@ -78,14 +78,15 @@ def this_submitter(
         working_directory=here,
         sys_path=import_path,
         environment_variables=recorded | weak,
-        versions={"python": platform.python_version(), **_versions()},
+        versions=versions_here(),
         git_commit=_git_commit(),
         process=process,
     )
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions_here() -> dict[str, str]:
+    """Versions of Python and of packages that results may depend on."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

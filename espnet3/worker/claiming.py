@@ -56,8 +56,8 @@ class Taken(NamedTuple):
 class Terms(NamedTuple):
     """How a run's shards are claimed; see `ParallelConfig`."""
 
-    lease: float
-    heartbeat: float
+    lease: float = 180.0
+    heartbeat: float = 30.0
     speculate: bool = False
 
 

@@ -52,10 +52,26 @@ class Bounds(NamedTuple):
 UNBOUNDED = Bounds()
 
 
+class Outcome(NamedTuple):
+    """What a worker came to.
+
+    Attributes:
+        code: an exit code of `espnet3.worker.exit_codes`.
+        worker: its name.
+        shards_done: how many shards, or parts of some, it has finished.
+        items_done: how many items it has computed.
+    """
+
+    code: int
+    worker: str
+    shards_done: int
+    items_done: int
+
+
 def terms_of(submission: Submission) -> Terms:
-    """How the workers of a submission claim shards."""
+    """How the workers of a submission claim shards; those of an older version in the usual way."""
     said: Any = submission.parallel
-    return Terms(said["lease"], said["heartbeat"], said["speculate"])
+    return Terms(**{name: said[name] for name in Terms._fields if name in said})
 
 
 def time_limit(submission: Submission, scheduler: Scheduler) -> float | None:
@@ -76,7 +92,7 @@ def run_claimed(
     may_have_predecessors: bool,
     limits: Limits = NO_LIMITS,
     bounds: Bounds = UNBOUNDED,
-) -> int:
+) -> Outcome:
     """Claim shards and compute them, until there is nothing left for this worker.
 
     Args:
@@ -92,7 +108,7 @@ def run_claimed(
         bounds: when to stop claiming.
 
     Returns:
-        An exit code of `espnet3.worker.exit_codes`.
+        What it came to.
     """
     for folder in (layout.RECEIPTS, layout.RESULTS, layout.CLAIMS):
         directory.store.refresh(folder)
@@ -107,6 +123,7 @@ def run_claimed(
         n_places,
     )  # fmt: skip
     with Signals() as signals:
+        code = exit_codes.INTERRUPTED
         worker = _Worker(directory, run, claims, heartbeat, signals, bounds, may_have_predecessors)
         try:
             with heartbeat:
@@ -115,14 +132,15 @@ def run_claimed(
                 except Interrupted:
                     raise
                 except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
-                    return worker.fail(raised)
-                return worker.compute_all(
-                    Work(directory, run, forward, env, signals, place, limits)
-                )
+                    code = worker.fail(raised)
+                else:
+                    work = Work(directory, run, forward, env, signals, place, limits)
+                    code = worker.compute_all(work)
         except Interrupted:
-            return exit_codes.INTERRUPTED
+            pass
         finally:
             spare.give_back()
+    return Outcome(code, heartbeat.worker, heartbeat.shards_done, heartbeat.items_done)
 
 
 class _Worker:

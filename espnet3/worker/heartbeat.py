@@ -73,6 +73,11 @@ class Heartbeat:
         self._thread.join()
         self.beat(ended=True)
 
+    @property
+    def items_done(self) -> int:
+        """How many items this worker has computed."""
+        return self._items_before + (0 if self._stretch is None else self._stretch.computed)
+
     def begin(self, stretch: Stretch, claims: list[Claim], n_items: int) -> None:
         """This worker is at a part of a shard from now on.
 
@@ -144,7 +149,7 @@ class Heartbeat:
             started=self._started,
             time=now(),
             shards_done=self.shards_done,
-            items_done=self._items_before + (0 if stretch is None else stretch.computed),
+            items_done=self.items_done,
             ended=ended,
             **at,  # type: ignore[arg-type]
         )

@@ -76,7 +76,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
                 may_have_predecessors=submission.number > 1,
                 limits=limits,
                 bounds=Bounds(until=time_limit(submission, scheduler)),
-            )
+            ).code
         for rank in ranks:
             with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
                 store.await_file(layout.shard(rank))

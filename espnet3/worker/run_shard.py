@@ -23,6 +23,7 @@ from espnet3.errors import (
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.submissions import newest_submission
 from espnet3.run_dir.trust import POLICIES, require_own
 from espnet3.specs import layout
 from espnet3.specs.codec import decode
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     try:
         spec, store = find_run(path)
         directory = RunDirectory(store, options.trust)
-        newest = _newest_submission(store)
+        newest = newest_submission(store)
         run = directory.trusted_run([newest] if newest else [])
         if "://" not in path:  # it says which run, and may lie elsewhere
             require_own(os.path.abspath(os.path.expanduser(path)), directory.trust)
@@ -81,13 +82,6 @@ def main(argv: list[str]) -> int:
     if code == exit_codes.FAILED:
         _print_traceback(store, run, spec.rank)
     return code
-
-
-def _newest_submission(store: Store) -> str | None:
-    """Path of the newest submission."""
-    names = map(layout.submission_number, store.names(layout.SUBMISSIONS))
-    newest = max((number for number in names if number is not None), default=None)
-    return None if newest is None else layout.submission(newest)
 
 
 def _limits(store: Store, run: RunSpec, submission: str | None) -> Limits:
