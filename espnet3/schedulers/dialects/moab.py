@@ -19,7 +19,7 @@ from espnet3.schedulers.dialects.slurm import Slurm
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.qsub_style import ended, id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.scripts import id_chunks, is_array, log_line
-from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
+from espnet3.schedulers.walltimes import clock_seconds, in_hours
 from espnet3.text import one_line
 
 if TYPE_CHECKING:
@@ -117,11 +117,7 @@ class Moab(Dialect):
         )
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        walltime = options.get("walltime")
-        seconds = self.walltime_seconds(walltime)
-        if seconds is None or "-" not in str(walltime):
-            return dict(options)
-        return {**options, "walltime": hours_minutes_seconds(seconds)}
+        return in_hours(options, self.walltime_seconds(options.get("walltime")))
 
     def request(self, request: JobRequest) -> JobParts:
         job, logs, array, after, _ = request
