@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.dialects.pbs import Pbs
@@ -108,7 +108,7 @@ class Moab(Dialect):
         return Task(int(index) if index.isdecimal() else None, own, own is not None)
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
-        return short_name(prefix, plain_name(prefix, run_id, number, position))
+        return short_name(prefix, run_id, number, position)
 
     def walltime_seconds(self, walltime: object) -> float | None:
         # [[DD:]HH:]MM:SS, and 1-12:00:00 as elsewhere.

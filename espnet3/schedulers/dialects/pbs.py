@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
@@ -85,7 +85,7 @@ class Pbs(Dialect):
         return self if pro else Torque()
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
-        return short_name(prefix, plain_name(prefix, run_id, number, position))
+        return short_name(prefix, run_id, number, position)
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         # PBS knows no days; pbs_resources(7B), "walltime".
