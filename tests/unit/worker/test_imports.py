@@ -131,6 +131,31 @@ def test_a_worker_needs_no_pydantic_where_another_one_kept_its_schemas(
     assert left[0] == left[1]
 
 
+CHECK = """
+import runpy, sys
+try:
+    runpy.run_module("espnet3.worker.rebuild_check", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(end.code, *sorted(sys.modules))
+"""
+
+
+def test_the_check_before_a_submission_starts_as_a_worker_does(
+    store: Store, tmp_path: Path
+) -> None:
+    write_light_run(store, tmp_path)
+    result = tmp_path / "result"
+    told = "import sys; sys.argv[1:], sys.stdin = [sys.argv[2]], open(sys.argv[1]);" + CHECK
+    bytecode = {"PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    for light in (False, True):
+        code, *names = loaded(told, store.locate(layout.RUN), str(result), **bytecode)
+        assert code == "0"
+        assert result.read_text() == ""
+        result.unlink()
+        assert ("pydantic" not in names) is light
+    assert not HEAVY & set(names)
+
+
 @pytest.mark.parametrize(
     "module", ["espnet3", "espnet3.parallel", "espnet3.specs", "espnet3.submit", "espnet3.collect"]
 )
