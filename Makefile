@@ -78,10 +78,9 @@ schemas: $(DEV)  ## write schemas/ anew from the models
 docs: $(DOCS)  ## build the site into build/site; a link that leads nowhere is an error
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# With -P, or the folder build/ that `make docs` leaves would be what is run.
 dist: $(DEV)  ## build sdist and wheel into dist/, and check them
 	@rm -rf dist
-	@$(PY) -P -m build --outdir dist . >/dev/null
+	@$(PY) -m build --outdir dist . >/dev/null
 	@$(PY) -m twine check --strict dist/*
 
 dist-check: dist  ## install the wheel on each Python of this host, and run the demo there
