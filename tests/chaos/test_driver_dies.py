@@ -16,6 +16,8 @@ import pytest
 
 import espnet3
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.processes import this_user
+from espnet3.schedulers import get_scheduler
 from espnet3.status.observation import observe
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
 from tests.support.helpers import LONG, wait_for
@@ -151,8 +153,9 @@ def test_slurm_driver_killed_around_sbatch(slurm: SlurmCluster, tmp_path: Path, 
         lambda: not any(word in shard.cause for shard in run.status().shards for word in told),
         "the wrapper goes on",
     )
-    seen = asyncio.run(observe(RunDirectory.open(folder / "run")))
-    known = [job.name for jobs in seen.found.values() for job in jobs.jobs]
+    # Asked by name, as a status does until the job has done all.
+    [(submission, _)] = RunDirectory.open(folder / "run").submissions().known
+    known = asyncio.run(get_scheduler("slurm").find(submission.jobs, this_user()))
     assert len(known) == (1 if when == "after" else 0)
     submitted = espnet3.Run(folder / "run").resume()
     # What was accepted before the crash is found by its name and not queued a second time.
