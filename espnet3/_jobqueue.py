@@ -83,9 +83,7 @@ def used_options(
     values = {name: value for name, value in given.items() if value is not None}
     corrected: dict[str, JsonValue] = {}
     stated = set(values)
-    defaults: dict[str, Any] = {}
-    for known in dask.config.defaults:
-        defaults |= known.get("jobqueue", {}).get(section, {})
+    defaults = _defaults(section)
     for name in set(names) - values.keys() - {"config_name"}:
         key = _key(name)
         value = dask.config.get(f"jobqueue.{section}.{key}", None)
@@ -99,6 +97,14 @@ def used_options(
                 corrected[name] = value = text
         values[name] = list(value) if isinstance(value, tuple) else value
     return UsedOptions(dict(sorted(values.items())), corrected, frozenset(stated), section)
+
+
+def _defaults(section: str) -> dict[str, Any]:
+    """What a section of jobqueue.yaml says where no user has changed it."""
+    found: dict[str, Any] = {}
+    for known in dask.config.defaults:
+        found |= known.get("jobqueue", {}).get(section, {})
+    return found
 
 
 def _key(name: str) -> str:

@@ -45,8 +45,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first, so that none is begun by one process when the others are at their end.
 
-    Tests with Slurm wait much; those of one module, and its doctests, are soon done.
+    The longest are of the machine's only OAR, then those of the other schedulers. Tests with Slurm
+    wait much; those of one module, and its doctests, are soon done.
     """
     slurm = {item.path for item in items if item.get_closest_marker("slurm")}
+    oar, schedulers = TESTS / "contract/test_oar.py", TESTS / "contract"
     long = {TESTS / name for name in ("chaos", "contract", "integration")}
-    items.sort(key=lambda item: (item.path not in slurm, long.isdisjoint(item.path.parents)))
+
+    def rank(item: pytest.Item) -> tuple[bool, ...]:
+        path = item.path
+        later = path not in slurm, long.isdisjoint(path.parents)
+        return path != oar, schedulers not in path.parents, *later
+
+    items.sort(key=rank)

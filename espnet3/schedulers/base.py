@@ -40,8 +40,8 @@ class TaskState(NamedTuple):
     begun: bool = True
 
 
-class Scheduler(ABC):
-    """A scheduler, as the rest of espnet3 sees it. What it tells is a hint: receipts are the truth.
+class Conventions:
+    """What schedulers and their dialects share: the usual, where one does not say otherwise.
 
     Attributes:
         name: the `env` of the parallel config.
@@ -57,22 +57,6 @@ class Scheduler(ABC):
     first_index: int = 0
     passes_environment: bool = False
     no_answer: re.Pattern[str] = re.compile(r"timed? ?out", re.IGNORECASE)
-
-    # On a node, in the worker.
-
-    def array_index(self, environ: Mapping[str, str]) -> int | None:
-        """This task's index in its job array, from 0; None outside an array."""
-        return None
-
-    def job_id(self, environ: Mapping[str, str]) -> str | None:
-        """This job's id, as the scheduler's commands take it."""
-        return None
-
-    def was_requeued(self, environ: Mapping[str, str]) -> bool:
-        """Whether the scheduler started this job before, so that it may have left results."""
-        return False
-
-    # On the login node.
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
         """The name of a submission's job, by which it is found where its id was not recorded.
@@ -91,6 +75,33 @@ class Scheduler(ABC):
         Hours, minutes and seconds separated by colons, or seconds alone.
         """
         return clock_seconds(walltime, lone="seconds")
+
+    def task_name(self, job_id: str, index: int | None) -> str:
+        """A task for a person, as the scheduler's commands name it; None for a single job."""
+        return job_id if index is None else f"{job_id}_{index + self.first_index}"
+
+
+class Scheduler(Conventions, ABC):
+    """A scheduler, as the rest of espnet3 sees it. What it tells is a hint: receipts are the truth.
+
+    Its attributes are those of `Conventions`.
+    """
+
+    # On a node, in the worker.
+
+    def array_index(self, environ: Mapping[str, str]) -> int | None:
+        """This task's index in its job array, from 0; None outside an array."""
+        return None
+
+    def job_id(self, environ: Mapping[str, str]) -> str | None:
+        """This job's id, as the scheduler's commands take it."""
+        return None
+
+    def was_requeued(self, environ: Mapping[str, str]) -> bool:
+        """Whether the scheduler started this job before, so that it may have left results."""
+        return False
+
+    # On the login node.
 
     def job_ids(self, output: str) -> list[str]:
         """What may be the job's id in what the submit command printed, in order."""
@@ -172,10 +183,6 @@ class Scheduler(ABC):
         """The name of a log that may say why tasks were never started, and have none."""
         return None
 
-    def task_name(self, job_id: str, index: int | None) -> str:
-        """A task for a person, as the scheduler's commands name it; None for a single job."""
-        return job_id if index is None else f"{job_id}_{index + self.first_index}"
-
     def scrubbed(self, environ: Mapping[str, str]) -> dict[str, str]:
         """An environment without what an enclosing job left in it."""
         return dict(environ)
@@ -193,7 +200,7 @@ class Scheduler(ABC):
 
 
 def plain_name(prefix: str, run_id: str, number: int, position: int) -> str:
-    """A job's unique name; see `Scheduler.unique_name`.
+    """A job's unique name; see `Conventions.unique_name`.
 
     Example:
         >>> plain_name("decode", "a1b2", 1, 0)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import plain_name
+from espnet3.schedulers.base import Conventions
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.job_keys import JobKeys, Row
-from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import PlannedJob
 
 if TYPE_CHECKING:
@@ -109,19 +108,17 @@ class SubmitCall(NamedTuple):
     stdin: str | None = None
 
 
-class Dialect(ABC):
+class Dialect(Conventions, ABC):
     """One batch system. `docs/adding-a-batch-system.md` goes through it step by step.
 
+    Its attributes are those of `Conventions`, and these.
+
     Attributes:
-        name: the `env` of the parallel config.
         within: variables of which a job has at least one, and nobody else.
-        inherited: prefixes of the variables that a job leaves in its environment and that must not
-            leak into a job submitted from inside it.
         kept: variables with such a prefix that every client needs, or that are a user's own.
         unfit: variables of a user's own with which the submit command would do something else than
             submit what it is given.
         query_variables: what commands other than the submit command get in their environment.
-        first_index: what the scheduler calls the first task of an array.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
         can_wait: whether a job may wait for the end of another.
         own_options: options that it takes beside those of dask-jobqueue's job class.
@@ -131,19 +128,14 @@ class Dialect(ABC):
             kind (`job_name`, `log_directory`, `array`, or `stay` for a submit command that does
             not end) -> a pattern for the beginning of a word.
         prologue_in_command: whether dask-jobqueue makes prologue and worker one command.
-        passes_environment: whether a job gets the submitter's environment, unless told otherwise.
-        no_answer: found in what a command says where it got no answer from the server.
         gone: found in each line that complains of a job which has ended, or is about to.
         version_command: prints the scheduler's version, or that of its commands.
     """
 
-    name: ClassVar[str]
     within: ClassVar[tuple[str, ...]] = ()
-    inherited: ClassVar[tuple[str, ...]] = ()
     kept: ClassVar[frozenset[str]] = frozenset()
     unfit: ClassVar[frozenset[str]] = frozenset()
     query_variables: ClassVar[Mapping[str, str]] = {}
-    first_index: ClassVar[int] = 0
     can_throttle: ClassVar[bool] = True
     can_wait: ClassVar[bool] = True
     own_options: ClassVar[frozenset[str]] = frozenset()
@@ -151,8 +143,6 @@ class Dialect(ABC):
     directives: ClassVar[frozenset[str]] = frozenset()
     reserved: ClassVar[Mapping[str, str]] = {}
     prologue_in_command: ClassVar[bool] = False
-    passes_environment: ClassVar[bool] = False
-    no_answer: ClassVar[re.Pattern[str]] = re.compile(r"timed? ?out", re.IGNORECASE)
     gone: ClassVar[re.Pattern[str]] = re.compile(r"(?!)")
     version_command: ClassVar[tuple[str, ...]]
 
@@ -163,10 +153,6 @@ class Dialect(ABC):
         """What a job's environment tells its worker."""
 
     # Names, options and the environment.
-
-    def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
-        """A job's name; see `Scheduler.unique_name`."""
-        return plain_name(prefix, run_id, number, position)
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """dask-jobqueue's options, in the form that this scheduler takes them.
@@ -182,13 +168,6 @@ class Dialect(ABC):
         Raises:
             ConfigError: one is missing, or cannot be used here.
         """
-
-    def walltime_seconds(self, walltime: object) -> float | None:
-        """A time limit as it stands in the options, in seconds; None where it is no such.
-
-        Hours, minutes and seconds separated by colons, or seconds alone.
-        """
-        return clock_seconds(walltime, lone="seconds")
 
     def scrubbed(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The environment for commands: without what an enclosing job left in it."""
@@ -317,7 +296,3 @@ class Dialect(ABC):
     @abstractmethod
     def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
         """Ask to stop jobs; those that ended already are no error."""
-
-    def task_name(self, job_id: str, index: int | None) -> str:
-        """A task for a person, as the scheduler's commands name it; None for a single job."""
-        return job_id if index is None else f"{job_id}_{index + self.first_index}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from espnet3.schedulers.base import TaskState
+from espnet3.schedulers.base import TaskState, plain_name
 
 # In older servers of PBS, and in Torque, which may be below Moab; qsub(1B), -N.
 _LONGEST_NAME = 15
@@ -32,9 +32,9 @@ def without_name(script: str) -> str:
     return re.sub(r"^#PBS -N .*\n", "", script, count=1, flags=re.MULTILINE)
 
 
-def short_name(prefix: str, whole: str) -> str:
-    """A job's name of a few letters of its prefix and a digest of its whole name."""
-    digest = name_digest(whole, 9)
+def short_name(prefix: str, run_id: str, number: int, position: int) -> str:
+    """A job's unique name of a few letters of its prefix and a digest of its whole name."""
+    digest = name_digest(plain_name(prefix, run_id, number, position), 9)
     plain = re.sub(r"[^A-Za-z0-9]", "", prefix)
     plain = plain if plain[:1].isalpha() else f"e{plain}"
     # No "-": Torque appends "-7" to the names of an array's tasks.

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 _UNITS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
 Unit = Literal["seconds", "minutes", "hours"]
@@ -55,3 +59,24 @@ def hours_minutes_seconds(seconds: float) -> str:
     """
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def in_hours(
+    options: Mapping[str, JsonValue], seconds: float | None, pattern: str = "-"
+) -> dict[str, JsonValue]:
+    """The options with a walltime that a scheduler without days takes.
+
+    Args:
+        options: those of dask-jobqueue.
+        seconds: what their walltime counts; None where it is not a time.
+        pattern: found in a walltime that the scheduler would not take as it stands.
+
+    Example:
+        >>> in_hours({"walltime": "1-12", "cores": 1}, 129600)
+        {'walltime': '36:00:00', 'cores': 1}
+        >>> in_hours({"walltime": "2:00"}, 120)
+        {'walltime': '2:00'}
+    """
+    if seconds is None or not re.search(pattern, str(options.get("walltime"))):
+        return dict(options)
+    return {**options, "walltime": hours_minutes_seconds(seconds)}

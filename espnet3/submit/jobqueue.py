@@ -39,7 +39,7 @@ from espnet3.submit.worker_job import worker_job_cls
 from espnet3.text import one_line
 
 # Given by espnet3 or by a cluster object, never by a user's options.
-_RESERVED = frozenset({"self", "scheduler", "name", "kwargs", "base_class_kwargs", "job_cls"})
+_RESERVED = frozenset({"self", "scheduler", "name", "job_cls"})
 # How long after a submit command without an answer the queue is searched for its job, in seconds.
 _LOOKS = (0.0, 1.0, 2.0)
 
@@ -257,7 +257,8 @@ def _parameters(cls: type[Any]) -> set[str]:
     ends = (Job, JobQueueCluster)
     names: set[str] = set()
     for base in cls.__mro__[: next(i for i, c in enumerate(cls.__mro__) if c in ends) + 1]:
-        names |= set(inspect.signature(cast(Any, base).__init__).parameters)
+        given = inspect.signature(cast(Any, base).__init__).parameters
+        names |= {name for name, one in given.items() if one.kind is not one.VAR_KEYWORD}
     return names - _RESERVED
 
 

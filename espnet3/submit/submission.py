@@ -236,8 +236,8 @@ async def _submit_one(
     submission = make_submission(
         directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all
     )
-    submission = await with_script(submission, planned.launcher)
     launcher, accepted = planned.launcher, list[AcceptedJob]()
+    submission = await with_script(submission, launcher)
     with busy_with(submission.jobs[0].name):
         claim = asyncio.ensure_future(asyncio.to_thread(_claim, directory, submission))
         try:

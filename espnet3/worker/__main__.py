@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from espnet3.startup import extension
+from espnet3.worker import models
 
 
 def start() -> int:
@@ -11,15 +11,9 @@ def start() -> int:
     # What is imported stays: looking through it for garbage, here and once more at the exit, would
     # cost a tenth of the start.
     gc.disable()
-    extension.load()
-    from espnet3.startup import kept_schemas
-
-    kept_schemas.load()
-    with kept_schemas.in_place_of_pydantic():
-        from espnet3.specs.models import NestedModel
+    models.load()
     from espnet3.worker.main import main, prepare_streams
 
-    kept_schemas.keep(NestedModel)
     gc.freeze()
     gc.enable()
     code = main(sys.argv[1:])

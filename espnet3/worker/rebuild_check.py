@@ -12,17 +12,20 @@ import sys
 import traceback
 from pathlib import Path
 
-from espnet3.errors import EspnetError
-from espnet3.redaction import scrubbed
-from espnet3.run_dir.secrets import remember_run
-from espnet3.specs.models import RunSpec, decode
-from espnet3.user_code.plain_attributes import encode_held, plain_attributes
-from espnet3.worker import exit_codes
-from espnet3.worker.rebuild import enter_submitter_process, rebuild
+from espnet3.worker import models
 
 
 def main(argv: list[str]) -> int:
     """Rebuild provider and runner from the RunSpec on standard input."""
+    models.load()  # as a worker does, or the import of pydantic would be most of the check
+    from espnet3.errors import EspnetError
+    from espnet3.redaction import scrubbed
+    from espnet3.run_dir.secrets import remember_run
+    from espnet3.specs.models import RunSpec, decode
+    from espnet3.user_code.plain_attributes import encode_held, plain_attributes
+    from espnet3.worker import exit_codes
+    from espnet3.worker.rebuild import enter_submitter_process, rebuild
+
     [result] = argv
     try:
         run = decode(RunSpec, sys.stdin.buffer.read(), "run.json")

@@ -7,12 +7,21 @@ of the submitter afterwards, and nobody needs it to collect or resume.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before all else, since that imports the models
+    from importlib import import_module
+
+    from espnet3.worker import models
+
+    models.load()  # as a worker does
+    sys.exit(import_module("espnet3.worker.supervisor").main(sys.argv[1:]))
+
 import contextlib
 import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from types import FrameType
 from typing import BinaryIO
@@ -262,7 +271,3 @@ class _Tasks:
             process.wait()
         self._forget_ended()
         return exit_codes.INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,8 @@
-"""A driver that submits a small run and may be killed at any of its store operations.
+"""Drivers that submit a small run and may be killed at any of their store operations.
 
-`python -m tests.chaos.dying_driver RUN_DIR ENV STEP WHEN COUNTS`: computed items are appended to
-COUNTS. Without arguments, each line on its input is a JSON list of such argument lists, for each of
-which a child is forked; the answer is a list of [exit code, what it printed]. To import takes ten
-times as long as to submit.
+`python -m tests.chaos.dying_driver`: each line on its input is a JSON list of argument lists for
+`submit`, for each of which a child is forked; the answer is a list of [exit code, what it printed].
+To import takes ten times as long as to submit.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class SquareRunner(BaseRunner):
 
 
 def submit(run_dir: str, env: str, step: str, when: str, counts: str) -> None:
-    """Submit; print how many store operations it took."""
+    """Submit; print how many store operations it took. Computed items are appended to `counts`."""
     from espnet3.run import submit_run
 
     operations = arm(int(step), when)
@@ -90,7 +89,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        submit(*sys.argv[1:])
-    else:
-        serve()
+    serve()

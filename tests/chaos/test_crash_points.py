@@ -1,7 +1,7 @@
 """Every crash point of every process: it dies there, resume and collect follow, nothing is lost.
 
-In process: see `tests/support/mortal.py` for how a process dies. Of a worker, which has many, it is
-every third point in CI, and all of them with ESPNET3_LONG_TESTS=1. The same with real
+In process: see `tests/support/mortal.py` for how a process dies. Of a process that has many, it is
+every fifth point in CI, and all of them with ESPNET3_LONG_TESTS=1. The same with real
 processes and SIGKILL is in `test_driver_dies.py` and `test_kill_points.py`.
 """
 
@@ -35,7 +35,7 @@ from tests.support.world import (
     worker_surroundings,
 )
 
-MANY = 1 if LONG else 3
+MANY = 1 if LONG else 5
 
 
 @pytest.fixture(params=["files", "objects"])
@@ -228,7 +228,7 @@ def test_power_fails_while_submitting(world: World, names: bool) -> None:
         assert process.dead or Path(world.run_dir, layout.RUN).exists()
         world.finish()
 
-    assert crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=2) > 60
+    assert crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=MANY) > 60
 
 
 @pytest.mark.parametrize("names", [False, True], ids=["bytes", "names"])
@@ -243,7 +243,7 @@ def test_power_fails_while_working(world: World, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=3) > 130
+    assert crash_everywhere(world, run_tasks(world), after, every=MANY) > 130
 
 
 @pytest.mark.parametrize("world", ["files"], indirect=True)

@@ -16,6 +16,8 @@ import pytest
 
 import espnet3
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.processes import this_user
+from espnet3.schedulers import get_scheduler
 from espnet3.status.observation import observe
 from tests.chaos.dying_driver import N_ITEMS, N_SHARDS
 from tests.support.helpers import LONG, wait_for
@@ -25,28 +27,21 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPECTED = [item * item for item in range(N_ITEMS)]
 
 
-def drive(folder: Path, env: str, step: int, when: str, **environ: str) -> subprocess.Popen[str]:
-    """Start a driver for the run in `folder`."""
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tests.chaos.dying_driver"),
-            *(str(folder / "run"), env, str(step), when, str(folder / "counts")),
-        ],
-        cwd=ROOT,
-        env={**os.environ, **environ},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 class Drivers:
-    """Drivers that share their imports: each is forked where they are done."""
+    """Drivers that share their imports: each is forked where they are done.
 
-    def __init__(self) -> None:
-        words = [sys.executable, "-m", "tests.chaos.dying_driver"]
+    Args:
+        environ: variables that they have beside those of this process.
+    """
+
+    def __init__(self, **environ: str) -> None:
         self._process = subprocess.Popen(
-            words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.chaos.dying_driver"],
+            cwd=ROOT,
+            env={**os.environ, **environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def __enter__(self) -> Drivers:
@@ -70,12 +65,6 @@ class Drivers:
         self._process.stdin.write(json.dumps(arguments) + "\n")
         self._process.stdin.flush()
         return [(code, said) for code, said in json.loads(self._process.stdout.readline())]
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=60)
-    assert process.returncode in (0, -signal.SIGKILL), err
-    return process.returncode, out
 
 
 def go_on(drivers: Drivers, folder: Path, env: str) -> None:
@@ -153,7 +142,9 @@ def test_slurm_driver_killed_around_sbatch(slurm: SlurmCluster, tmp_path: Path, 
     wrapper.chmod(0o755)
     folder = _folder(tmp_path, "run of " + when)
     path = f"{wrapper.parent}:{os.environ['PATH']}"
-    assert finish(drive(folder, "slurm", 0, "never", PATH=path))[0] == -signal.SIGKILL
+    with Drivers(PATH=path) as drivers:
+        [(code, _)] = drivers.drive("slurm", (folder, 0, "never"))
+    assert code == -signal.SIGKILL
 
     # The wrapper outlives the driver by a moment, in which its job may still be accepted.
     run = espnet3.Run(folder / "run")
@@ -162,8 +153,9 @@ def test_slurm_driver_killed_around_sbatch(slurm: SlurmCluster, tmp_path: Path, 
         lambda: not any(word in shard.cause for shard in run.status().shards for word in told),
         "the wrapper goes on",
     )
-    seen = asyncio.run(observe(RunDirectory.open(folder / "run")))
-    known = [job.name for jobs in seen.found.values() for job in jobs.jobs]
+    # Asked by name, as a status does until the job has done all.
+    [(submission, _)] = RunDirectory.open(folder / "run").submissions().known
+    known = asyncio.run(get_scheduler("slurm").find(submission.jobs, this_user()))
     assert len(known) == (1 if when == "after" else 0)
     submitted = espnet3.Run(folder / "run").resume()
     # What was accepted before the crash is found by its name and not queued a second time.

@@ -22,6 +22,7 @@ from espnet3.config.model import parse_parallel
 from espnet3.doctor.diagnosis import diagnose
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
+from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.submit import dry_run
 from tests.support import runners
@@ -89,15 +90,14 @@ class SchedulerContract:
 
     # Submitting
 
-    def test_one_task(self, config: Any, tmp_path: Path) -> None:
+    def test_one_task(self, site: Site, config: Any, tmp_path: Path) -> None:
         run = ended(submit_noting(tmp_path, 3, config(n_shards=1)))
         assert run.collect() == locally(tmp_path, 3)
         assert noted(tmp_path, "begun") == once(range(3))
         [started] = attempts(run, 0, "started")
         [job] = jobs(run).jobs
         assert started.task == 0
-        assert started.job_id is not None
-        assert re.findall(r"\d+", started.job_id)[:1] == re.findall(r"\d+", job.job_id)[:1]
+        assert started.job_id in (job.job_id, _task_name(site, job.job_id, 0))
 
     def test_an_array(self, config: Any, tmp_path: Path) -> None:
         run = ended(submit_noting(tmp_path, 10, config(n_shards=5)))
@@ -244,8 +244,8 @@ class SchedulerContract:
         run = submit_noting(tmp_path, 4, config(n_shards=2), gated=[0])
         assert states(run) == {0: "queued", 1: "queued"}
         [job] = jobs(run).jobs
-        number = re.findall(r"\d+", job.job_id)[0]
-        assert all(number in cause for cause in causes(run).values()), causes(run)
+        for rank, cause in causes(run).items():
+            assert f"job {_task_name(site, job.job_id, rank)}" in cause, cause
         site.release()
         wait_for(lambda: states(run) == {0: "running", 1: "done"}, "not one running, one done")
         (tmp_path / GATE).touch()
@@ -275,17 +275,19 @@ class SchedulerContract:
         assert counts == "2 of 4 shards done, 1 interrupted, 1 failed"
         assert interrupted.startswith("2\tinterrupted\t1\t2\tcancelled, "), interrupted
 
-    def test_lost(self, config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_lost(
+        self, site: Site, config: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """A task that ends before its worker begins; its log tells why."""
         options = {"job_script_prologue": ["echo 'no such module' >&2", "exit 3"]}
         run = ended(submit_noting(tmp_path, 2, config(options, n_shards=2)))
         [job] = jobs(run).jobs
-        number = re.findall(r"\d+", job.job_id)[0]
         counts, *lines = _status(run, capsys)
         assert counts == "0 of 2 shards done, 2 lost"
         for rank, line in enumerate(lines):
             start = rf"{rank}\tlost\t1\t{rank}\tits task ended before the shard began, "
-            assert re.fullmatch(rf"{start}job (\w+\.)?{number}\D.*", line), line
+            name = re.escape(_task_name(site, job.job_id, rank))
+            assert re.fullmatch(rf"{start}job {name}(, .*)?", line), line
             [log] = run.logs(rank)
             assert "no such module" in Path(log).read_text()
         run.resume(options={"job_script_prologue": []})
@@ -459,6 +461,11 @@ class SchedulerContract:
         options = {"job_script_prologue": ["export FROM_OPTIONS=own", "export FROM_HOOK=no"]}
         found = seen(["FROM_OPTIONS", "FROM_HOOK"], runners.Exporting, options=options)
         assert found == {"FROM_OPTIONS": "own", "FROM_HOOK": "a  $b"}
+
+
+def _task_name(site: Site, job_id: str, index: int | None) -> str:
+    """A task as the scheduler's commands name it."""
+    return get_scheduler(site.env).task_name(job_id, index)
 
 
 def _status(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:

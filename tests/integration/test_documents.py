@@ -18,9 +18,9 @@ from pathlib import Path
 import dask
 import pytest
 
-import espnet3._jobqueue  # noqa: F401 (before we set one of its defaults)
-from espnet3 import Run
+from espnet3 import Run, _jobqueue  # imported before we set one of its defaults
 from espnet3.parallel import set_parallel
+from espnet3.schedulers import dialects
 from tests.support import documents_yours
 from tests.support.documents import DOCUMENTS, ROOT, Walkthrough, blocks
 from tests.support.slurm_cluster import SlurmCluster
@@ -92,6 +92,9 @@ def walk(document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = folder / "shared"
     shared.mkdir()
     module = document.stem.lower().replace("-", "_")
+    if module == "adding_a_batch_system":  # where a reader's new files and names are to be found
+        monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(folder)])
+        monkeypatch.setattr(_jobqueue, "CLUSTERS", {**_jobqueue.CLUSTERS})
     walkthrough = Walkthrough(folder, module, yours, {"/shared": str(shared), **SMALLER})
     monkeypatch.setitem(sys.modules, module, walkthrough.module)
     for block in blocks(document):

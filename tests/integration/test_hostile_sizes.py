@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,16 +46,23 @@ class Talkative(BaseRunner):
         raise type("E" * 100_000, (ValueError,), {})("\x01" * (3 << 20) + "the end")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def ended_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards: one is done, one failed."""
+    folder = tmp_path_factory.mktemp("ended") / "run"
     items = ["fine", "x" * (2 << 20)]
-    submitted = submit_run(
-        Talkative(Provider({})), items, run_dir=tmp_path / "run", parallel=CONFIG
-    )
-    ended(submitted)
-    assert states(submitted) == {0: "done", 1: "failed"}
-    return submitted
+    submitted = submit_run(Talkative(Provider({})), items, run_dir=folder, parallel=CONFIG)
+    assert states(ended(submitted)) == {0: "done", 1: "failed"}
+    return folder.rename(folder.with_name("kept"))
+
+
+@pytest.fixture
+def run(ended_run: Path) -> Run:
+    """It, as it was when it had ended, and where it was."""
+    folder = ended_run.with_name("run")
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ended_run, folder)
+    return Run(folder)
 
 
 def test_what_we_write_ourselves_fits(run: Run) -> None:

@@ -16,6 +16,7 @@ from distributed import Client, LocalCluster
 from omegaconf import OmegaConf
 from pydantic import JsonValue
 
+from espnet3._jobqueue import CLUSTERS
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import ConfigError, NoWorkers, SubmissionRefused, WorkersKilled
 from espnet3.parallel import parallel as low
@@ -285,6 +286,10 @@ BATCH: dict[str, tuple[dict[str, JsonValue], str]] = {
         "#OAR --project speech",
     ),
 }
+
+
+def test_every_batch_system_has_options_here() -> None:
+    assert {*BATCH} == {*CLUSTERS}
 
 
 @pytest.mark.parametrize("env", BATCH)

@@ -16,7 +16,7 @@ import pytest
 from espnet3.errors import Untrusted, UsageError
 from espnet3.run import Run
 from espnet3.run_dir.processes import is_alive, this_process, this_user
-from espnet3.schedulers import get_scheduler
+from espnet3.schedulers import get_scheduler, known_schedulers
 from espnet3.schedulers.ownership import is_own_job
 from espnet3.schedulers.qsub import name_digest
 from espnet3.specs import layout
@@ -197,7 +197,7 @@ def test_a_record_cannot_name_another_slurm_job(slurm: SlurmCluster, tmp_path: P
         slurm.run("scancel", victim)
 
 
-@pytest.mark.parametrize("env", ["slurm", "sge", "lsf", "oar", "htcondor", "local", "pbs", "moab"])
+@pytest.mark.parametrize("env", known_schedulers())
 @pytest.mark.parametrize("job_name", ["", "my train"])
 def test_which_names_are_of_a_run(env: str, job_name: str) -> None:
     """Where names are too short for the run's id, its digest has to be that run's."""

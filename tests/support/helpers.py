@@ -60,17 +60,25 @@ def locally(folder: Path, n_items: int) -> list[Any]:
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
-    """Wait for a condition; its absence after that time is an error."""
+    """Wait for a condition; its absence after that time is an error.
+
+    One that takes long to look at, since it runs a scheduler's commands, is looked at less often,
+    or looking would take the processor from the work that is waited for.
+    """
     deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"after {seconds} s: {what}")
-        time.sleep(0.05)
+        time.sleep(max(0.05, 2 * (now - began)))
 
 
 def ended(run: Run, seconds: float = 120) -> Run:
     """The run, once nothing of it is queued or running."""
-    run.wait(timeout=seconds, interval=0.2)
+    run.wait(timeout=seconds, interval=0.4)
     return run
 
 

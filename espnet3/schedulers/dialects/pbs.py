@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import TaskState, plain_name
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.dialect_helpers import id_chunks, is_array, log_line
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.qstat_output import Told, parsed, parts
 from espnet3.schedulers.qsub import ended, id_lines, plain_arguments, short_name, without_name
-from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
+from espnet3.schedulers.walltimes import clock_seconds, in_hours
 from espnet3.specs.models import PlannedJob
 
 if TYPE_CHECKING:
@@ -85,15 +85,11 @@ class Pbs(Dialect):
         return self if pro else Torque()
 
     def unique_name(self, prefix: str, run_id: str, number: int, position: int) -> str:
-        return short_name(prefix, plain_name(prefix, run_id, number, position))
+        return short_name(prefix, run_id, number, position)
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        walltime = options.get("walltime")
-        seconds = self.walltime_seconds(walltime)
-        if seconds is None or "-" not in str(walltime):
-            return dict(options)
         # PBS knows no days; pbs_resources(7B), "walltime".
-        return {**options, "walltime": hours_minutes_seconds(seconds)}
+        return in_hours(options, self.walltime_seconds(options.get("walltime")))
 
     def request(self, request: JobRequest) -> JobParts:
         job, logs, array, after, _ = request

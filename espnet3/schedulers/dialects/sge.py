@@ -14,7 +14,7 @@ from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.dialect_helpers import log_line
 from espnet3.schedulers.job_keys import JobKeys, Row, positions
-from espnet3.schedulers.walltimes import clock_seconds, hours_minutes_seconds
+from espnet3.schedulers.walltimes import clock_seconds, in_hours
 from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line
 
@@ -87,12 +87,8 @@ class Sge(Dialect):
         return name if name[0].isalpha() else f"_{name}"
 
     def adapted(self, options: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        walltime = options.get("walltime")
-        seconds = self.walltime_seconds(walltime)
-        if seconds is None or not re.search(r"-|^\d+:\d+$", str(walltime)):
-            return dict(options)
         # h_rt is h:m:s or seconds only; sge_types(5), "time_specifier".
-        return {**options, "walltime": hours_minutes_seconds(seconds)}
+        return in_hours(options, self.walltime_seconds(options.get("walltime")), r"-|^\d+:\d+$")
 
     def task_name(self, job_id: str, index: int | None) -> str:
         return job_id if index is None else f"{job_id}.{index + self.first_index}"

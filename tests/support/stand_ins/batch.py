@@ -12,16 +12,20 @@ import contextlib
 import json
 import math
 import os
-import shlex
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from tests.support.stand_ins.prompt import write_command
 
 ROOT = Path(__file__).parents[3]
 FOLDER = "STAND_IN_FOLDER"  # the variable by which commands find their queue
@@ -364,15 +368,11 @@ class StandIn:
         self.folder, self._slots = folder, slots
         self.bin = folder / "bin"
         self.bin.mkdir(parents=True)
+        # Not in the folder: a socket's path is limited to 107 bytes.
+        self._place = os.path.join(tempfile.mkdtemp(prefix="stand-in-"), "calls")
+        self._module = module
         for command in commands:
-            # Without a variable of its own, since some commands hand on their caller's.
-            program = (
-                f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {module} import main; "
-                f"sys.exit(main({command!r}, sys.argv[1:]))"
-            )
-            words = shlex.join([sys.executable, "-I", "-S", "-c", program])
-            (self.bin / command).write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-            (self.bin / command).chmod(0o755)
+            write_command(self.bin / command, self._place)
         self.queue = Queue(folder)
 
     def environ(self) -> dict[str, str]:
@@ -391,14 +391,28 @@ class StandIn:
     @contextlib.contextmanager
     def running(self) -> Iterator[StandIn]:
         """The server lives."""
-        words = [sys.executable, "-m", __name__, str(self.folder), str(self._slots)]
-        server = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.DEVNULL)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self._place)
+        listening.listen(100)
+        calls = str(listening.fileno())
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *words], cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=fds
+            )
+            for words, fds in (
+                ([__name__, str(self.folder), str(self._slots)], ()),
+                (["tests.support.stand_ins.prompt", self._module, calls], [listening.fileno()]),
+            )
+        ]
+        listening.close()
         try:
             yield self
         finally:
             self.reset()
-            server.kill()
-            server.wait()
+            for process in processes:
+                process.kill()
+                process.wait()
+            shutil.rmtree(os.path.dirname(self._place))
 
     def reset(self) -> None:
         """End all jobs and forget them."""

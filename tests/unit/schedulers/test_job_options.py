@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from espnet3._jobqueue import CLUSTERS, Job
+from espnet3.config.option_kinds import COUNTS, SWITCHES, WRITTEN
 from espnet3.errors import ConfigError
 from espnet3.schedulers import get_dialect
 from espnet3.schedulers.job_options import check_options, with_new_names
+from espnet3.submit.jobqueue import _parameters
 
-LISTED = ["slurm", "pbs", "sge", "lsf", "moab", "oar"]
+LISTED = [env for env in CLUSTERS if get_dialect(env).directive]
 
 
 def checked(env: str, options: dict[str, Any], *, detached: bool = True) -> None:
@@ -28,7 +31,7 @@ def refused(env: str, name: str, value: Any, *, detached: bool = True) -> str:
     return words.removeprefix(f"at.{name}: ")
 
 
-@pytest.mark.parametrize("env", [*LISTED, "htcondor"])
+@pytest.mark.parametrize("env", CLUSTERS)
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -150,3 +153,21 @@ def test_old_names() -> None:
         "job_directives_skip": ["-t"],
         "worker_extra_args": ["--z"],
     }
+
+
+@pytest.mark.parametrize("env", CLUSTERS)
+def test_every_option_of_a_job_class_is_of_a_kind(env: str) -> None:
+    """One that is in no set of `config/job_options.py` would reach the scheduler unchecked."""
+    checked_elsewhere = {"cores", "processes"}
+    of_dask_workers = {"death_timeout", "security"}
+    options = _parameters(CLUSTERS[env].job_cls) | get_dialect(env).own_options
+    assert options - (WRITTEN | COUNTS | SWITCHES) == checked_elsewhere | of_dask_workers
+
+
+def test_what_a_job_class_hands_on_is_not_an_option() -> None:
+    class Own(Job):
+        def __init__(self, scheduler: Any = None, mine: str = "", **rest: Any) -> None:
+            """Never called."""
+
+    assert {"mine", "cores"} <= _parameters(Own)
+    assert "rest" not in _parameters(Own)

@@ -12,6 +12,7 @@ import pytest
 
 from espnet3.specs import layout
 from espnet3.storage.base import Store
+from espnet3.worker import exit_codes
 from tests.support.worker_runs import write_run
 
 HEAVY = {
@@ -129,6 +130,42 @@ def test_a_worker_needs_no_pydantic_where_another_one_kept_its_schemas(
     left = [{k: v for k, v in orjson.loads(receipt).items() if k not in changing}
             for receipt in (first, second)]  # fmt: skip
     assert left[0] == left[1]
+
+
+CHECK = """
+import runpy, sys
+try:
+    runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(end.code, *sorted(sys.modules))
+"""
+
+
+def test_the_check_before_a_submission_starts_as_a_worker_does(
+    store: Store, tmp_path: Path
+) -> None:
+    write_light_run(store, tmp_path)
+    result = tmp_path / "result"
+    told = "import sys; sys.argv[1:], sys.stdin = [sys.argv[2]], open(sys.argv[1])" + CHECK
+    told = told.replace("MODULE", repr("espnet3.worker.rebuild_check"))
+    bytecode = {"PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    for light in (False, True):
+        code, *names = loaded(told, store.locate(layout.RUN), str(result), **bytecode)
+        assert code == "0"
+        assert result.read_text() == ""
+        result.unlink()
+        assert ("pydantic" not in names) is light
+    assert not HEAVY & set(names)
+
+
+def test_a_supervisor_starts_as_a_worker_does(tmp_path: Path) -> None:
+    bytecode = {"PYTHONPYCACHEPREFIX": str(tmp_path / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+    told = CHECK.replace("MODULE", repr("espnet3.worker.supervisor"))
+    for light in (False, True):
+        code, *names = loaded(told, "no-run", "0001", **bytecode)
+        assert int(code) == exit_codes.USAGE
+        assert ("pydantic" not in names) is light
+    assert not HEAVY & set(names)
 
 
 @pytest.mark.parametrize(
