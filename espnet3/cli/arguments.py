@@ -29,7 +29,7 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-class Duration(click.ParamType):
+class Duration(click.FloatRange):
     """A time such as `90m`, `1h`, `1h30m`, `45s`, `01:30:00`, or a number of seconds."""
 
     name = "duration"
