@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import collect, makespan, s3, submit, sync, worker
+from benchmarks import collect, makespan, s3, submit, sync, tail, worker
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
 from tests.support import guard
@@ -28,6 +28,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "status-10000": submit.status_10000,
     "resume-1-of-10000": submit.resume_one,
     "makespan-64": makespan.makespan_64,
+    "tail": tail.tail,
     "s3-submit-500": s3.s3_submit_500,
     "sync": sync.sync,
 }

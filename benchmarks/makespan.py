@@ -24,7 +24,8 @@ PACKED = 4  # shards in a job
 PAUSE = 0.02  # seconds between two looks
 
 
-def _wait_for_files(folder: Path, count: int, seconds: float = 300.0) -> None:
+def wait_for_files(folder: Path, count: int, seconds: float = 300.0) -> None:
+    """Look until a folder has that many files."""
     deadline = time.monotonic() + seconds
     while len(os.listdir(folder)) < count:
         if time.monotonic() > deadline:
@@ -39,7 +40,7 @@ def compute_here(run_dir: str, n_shards: int, shards_per_job: int) -> dict[str, 
     config = {"env": "slurm", **shape, "preflight": False, "options": OPTIONS}
     began = time.perf_counter()
     asyncio.run(submit(runner, range(n_shards), run_dir=run_dir, parallel=config))
-    _wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
+    wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
     return {"seconds": time.perf_counter() - began}
 
 
@@ -52,7 +53,7 @@ def sleep_here(folder: str, n_tasks: int, command: str) -> dict[str, float]:
     began = time.perf_counter()
     words = ["sbatch", "--parsable", "--mem=100M", "--output=/dev/null", array, wrapped]
     subprocess.run(words, stdout=subprocess.PIPE, check=True)
-    _wait_for_files(done, n_tasks)
+    wait_for_files(done, n_tasks)
     return {"seconds": time.perf_counter() - began}
 
 

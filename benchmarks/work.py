@@ -38,3 +38,23 @@ class Increment(BaseRunner):
     @staticmethod
     def forward(idx: int) -> int:
         return idx + 1
+
+
+LOAD = 2.0  # seconds
+
+
+class Load(EnvironmentProvider):
+    """Has a model that takes a while to load."""
+
+    def build_env_local(self) -> dict[str, Any]:
+        time.sleep(LOAD)
+        return {}
+
+
+class Sleep(BaseRunner):
+    """An item is the seconds that it takes."""
+
+    @staticmethod
+    def forward(seconds: float) -> float:
+        time.sleep(seconds)
+        return seconds

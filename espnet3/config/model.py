@@ -151,6 +151,13 @@ class ParallelConfig(BaseModel):
         """As it is stored: the weights are in the plan."""
         return self.model_dump(exclude={"weights"})
 
+    @field_validator("shards_per_job")
+    @classmethod
+    def _only_where_tasks_have_shards(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("schedule") == "dynamic":
+            raise PydanticCustomError("shards_per_job", "needs schedule: static")
+        return value
+
     @field_validator("heartbeat")
     @classmethod
     def _fits_the_lease(cls, value: float, info: ValidationInfo) -> float:

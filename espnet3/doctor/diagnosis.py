@@ -128,7 +128,14 @@ async def _diagnose(
     found("array limit", f"{parallel.max_array_size or await scheduler.max_array_size()} tasks")
     store = open_store(f"{folder}/espnet3-doctor-{secrets.token_hex(4)}")
     run_dir = f"{store.root}/run"
-    one: dict[str, Any] = {"n_workers": 1, "n_shards": 1, "shards_per_job": 1, "results": "json"}
+    one: dict[str, Any] = {
+        "n_workers": 1,
+        "n_shards": 1,
+        "shards_per_job": 1,
+        "schedule": "static",
+        "weights": None,
+        "results": "json",
+    }
     one["overrides"] = []
     config = parallel.model_copy(update=one)
     visit = Probe(ProbeProvider({"folder": store.root, "env": parallel.env}))

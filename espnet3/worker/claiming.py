@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 from espnet3.errors import EspnetError, FileMissing, FileTaken
@@ -29,6 +29,7 @@ from espnet3.worker.schedule import (
 )
 
 log = logging.getLogger("espnet3.worker")
+_SLOWER = 1.2  # each look for something to do comes that much later than the one before
 _MOST_LOOKED_AT = 64  # running shards, where nothing is free: others look at others
 
 
@@ -94,6 +95,7 @@ class Claims:
         self._walk = walk_order(ranks, run.weights, place, n_places)
         self._at = 0  # how much of the walk is done
         self._place = place
+        self._done: Container[int] | None = None  # before the first look
         self._generations: dict[int, int] = {}
         self._counts: dict[int, int] = {}  # rank -> number of claims, as they were listed
         self._ended: dict[int, set[int]] = {}  # rank -> claims that have a partial receipt
@@ -114,7 +116,7 @@ class Claims:
         Args:
             wait: waits for some seconds, and raises where the worker is to end.
         """
-        if not self._generations and not self._is_listed:
+        if self._done is None:
             self._look_at_receipts()
         if (taken := self._free_one()) is not None:
             return taken
@@ -128,18 +130,19 @@ class Claims:
             if isinstance(found, Taken) or found is None:
                 return found
             wait(pause)
-            pause = min(1.5 * pause, max(SHORTEST_PAUSE, self._terms.heartbeat / 2))
+            pause = min(_SLOWER * pause, max(SHORTEST_PAUSE, self._terms.heartbeat / 6))
 
     # --- what nobody has claimed ------------------------------------------------------------------
 
     def _free_one(self, *, again: bool = False) -> Taken | None:
         """Claim the first shard of the walk that nobody has."""
+        done = self._done or ()
         if again:
             self._at = 0
         while self._at < len(self._walk):
             rank = self._walk[self._at]
             self._at += 1
-            if rank in self._done or self._counts.get(rank) or rank in self._set_aside:
+            if rank in done or self._counts.get(rank) or rank in self._set_aside:
                 continue
             try:
                 return self._claim(rank, [], 0, self._run.n_items_of(rank))
@@ -250,10 +253,11 @@ class Claims:
     def _open_regions(self) -> list[tuple[Region, list[Claim]]]:
         """Parts of claimed shards that nobody has vouched for, with all claims of the shard."""
         found: list[tuple[Region, list[Claim]]] = []
+        done = self._done or ()
         ranks = [
             rank
             for rank in self._walk
-            if self._counts.get(rank) and rank not in self._done and rank not in self._set_aside
+            if self._counts.get(rank) and rank not in done and rank not in self._set_aside
         ]
         start = self._place % len(ranks) if ranks else 0
         for rank in [*ranks[start:], *ranks[:start]]:
@@ -292,7 +296,7 @@ class Claims:
         if is_alive(claim.process) is False:
             return f"process {claim.process.pid} has ended"
         place = self._attempt(claim.rank, claim.generation).place
-        if place.job_id is not None and (claim.job_id, claim.task) == place:
+        if place.job_id is not None and (claim.task, claim.job_id) == place:
             return "its job was started again"
         with contextlib.suppress(EspnetError):  # not there yet, or not to be read
             self._states[worker] = self._directory.read(WorkerState, layout.worker(worker))
