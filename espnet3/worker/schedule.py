@@ -5,7 +5,6 @@ No clock and no file: times are the caller's own monotonic seconds (decision 001
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -129,8 +128,9 @@ def split_of(state: WorkerState, end: int, heartbeat: float) -> Split | None:
     if state.rank is None or not pace:
         return None
     left = (end - state.position) / pace
-    sees = 2 * pause_before_next_sign(left, left, heartbeat)  # its sign may be as old as that
-    begun = state.position + 1 + math.ceil(pace * sees)
+    # Its sign may be a pause old, and it looks for the cut after another one.
+    sees = 2 * pause_before_next_sign(state.seconds, left, heartbeat)
+    begun = state.position + 1 + round(pace * sees)
     if end - begun < 1:
         return None
     first = begun + (end - begun) // 2
