@@ -23,7 +23,8 @@ from espnet3.worker.schedule import (
     Signs,
     Split,
     is_young,
-    pace_of,
+    likely_pace,
+    shard_paces,
     split_of,
     walk_order,
 )
@@ -204,8 +205,7 @@ class Claims:
             What was taken; True where something may yet come free; None where nothing will.
         """
         waiting = False
-        shared: list[tuple[Split, Region, list[Claim]]] = []
-        running: list[tuple[float, Region, list[Claim]]] = []
+        at_work: list[tuple[WorkerState, Region, list[Claim]]] = []
         for region, claims in self._open_regions():
             rank = region.claim.rank
             why = self._why_free(region.claim)
@@ -225,19 +225,34 @@ class Claims:
             if state is None or (state.rank, state.claim) != (rank, region.claim.number):
                 waiting = True  # it has begun just now, or is about to end
                 continue
-            split = split_of(state, region.end, self._terms.heartbeat)
+            at_work.append((state, region, claims))
+            waiting |= not self._signs.is_alive(region.claim.worker, time.monotonic())
+        shared = self._share(at_work)
+        if isinstance(shared, Taken):
+            return shared
+        waiting |= shared or any(is_young(state) for state, *_ in at_work)
+        return True if waiting else None
+
+    def _share(self, at_work: list[tuple[WorkerState, Region, list[Claim]]]) -> Taken | bool:
+        """Take the second half of what would take longest; or all of it, to see who is first.
+
+        Returns:
+            What was taken; else whether others were first at something.
+        """
+        paces = shard_paces(state for state, *_ in at_work)
+        shared: list[tuple[Split, Region, list[Claim]]] = []
+        running: list[tuple[float, Region, list[Claim]]] = []
+        for state, region, claims in at_work:
+            pace = likely_pace(state, paces)
+            split = split_of(state, region.end, pace, self._terms.heartbeat)
             if split is not None and region.first < split.first < region.end:
                 shared.append((split, region, claims))
-            elif is_young(state):
-                waiting = True
-            elif pace := pace_of(state.computed, state.seconds):
+            elif pace and not is_young(state):
                 running.append(((region.end - state.position) / pace, region, claims))
-            waiting |= not self._signs.is_alive(region.claim.worker, time.monotonic())
         for split, region, claims in sorted(shared, key=lambda each: -each[0].left):
             try:
                 taken = self._claim(region.claim.rank, claims, split.first, region.end)
             except FileTaken:
-                waiting = True
                 continue
             log.info("shard %d: shared from item %d on", region.claim.rank, split.first)
             return taken
@@ -248,7 +263,7 @@ class Claims:
                         return self._claim(region.claim.rank, claims, region.first, region.end)
                     except FileTaken:
                         continue
-        return True if waiting else None
+        return bool(shared)
 
     def _open_regions(self) -> list[tuple[Region, list[Claim]]]:
         """Parts of claimed shards that nobody has vouched for, with all claims of the shard."""

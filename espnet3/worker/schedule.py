@@ -5,7 +5,7 @@ No clock and no file: times are the caller's own monotonic seconds (decision 001
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from espnet3.specs.claims import WorkerState
@@ -110,7 +110,30 @@ class Split(NamedTuple):
     left: float
 
 
-def split_of(state: WorkerState, end: int, heartbeat: float) -> Split | None:
+def shard_paces(states: Iterable[WorkerState]) -> dict[int, float]:
+    """Rank -> items a second of the slowest worker at that shard that has computed any there."""
+    found: dict[int, float] = {}
+    for state in states:
+        pace = pace_of(state.computed, state.seconds)
+        if state.rank is not None and state.computed and pace:
+            found[state.rank] = min(pace, found.get(state.rank, pace))
+    return found
+
+
+def likely_pace(state: WorkerState, paces: Mapping[int, float]) -> float | None:
+    """Items a second of a worker; of one that has computed none yet, as others at its shard.
+
+    Args:
+        state: its last sign of life.
+        paces: of shards, see `shard_paces`.
+    """
+    pace = pace_of(state.computed, state.seconds)
+    if state.computed or pace is None or state.rank is None:
+        return pace
+    return min(pace, paces.get(state.rank, pace))
+
+
+def split_of(state: WorkerState, end: int, pace: float | None, heartbeat: float) -> Split | None:
     """Where to cut the region that a worker is at; None where that does not pay.
 
     The cut is in the middle of what the worker will not have begun by the time that it sees it.
@@ -118,13 +141,13 @@ def split_of(state: WorkerState, end: int, heartbeat: float) -> Split | None:
     Args:
         state: its last sign of life.
         end: where the region ends by the newest claims.
+        pace: items a second of the worker, as far as one can tell.
         heartbeat: as configured.
 
     Example:
-        >>> split_of(state, 100, 30.0).first  # doctest: +SKIP
+        >>> split_of(state, 100, 2.0, 30.0).first  # doctest: +SKIP
         57
     """
-    pace = pace_of(state.computed, state.seconds)
     if state.rank is None or not pace:
         return None
     left = (end - state.position) / pace
