@@ -27,7 +27,7 @@ PAUSE = 0.02  # seconds between two looks
 def wait_for_files(folder: Path, count: int, seconds: float = 300.0) -> None:
     """Look until a folder has that many files."""
     deadline = time.monotonic() + seconds
-    while len(os.listdir(folder)) < count:
+    while sum(name[0] != "." for name in os.listdir(folder)) < count:  # hidden ones are unfinished
         if time.monotonic() > deadline:
             raise SystemExit(f"{folder}: not {count} files after {seconds} s")
         time.sleep(PAUSE)
