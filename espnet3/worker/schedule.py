@@ -77,7 +77,8 @@ class Signs:
     def __init__(self, lease: float) -> None:
         self.lease = lease
         self._seen: dict[str, tuple[int, float]] = {}  # beat, and when it was seen first
-        self._alive: set[str] = set()
+        self._looked: dict[str, float] = {}  # when it was looked for last
+        self._lived: dict[str, float] = {}  # a moment after which a sign was given
 
     def see(self, worker: str, beat: int, now: float) -> None:
         """Note a worker's counter; -1 where it has none yet."""
@@ -86,7 +87,8 @@ class Signs:
             self._seen[worker] = (beat, now)
         elif before[0] != beat:
             self._seen[worker] = (beat, now)
-            self._alive.add(worker)
+            self._lived[worker] = self._looked[worker]
+        self._looked[worker] = now
 
     def is_stale(self, worker: str, now: float) -> bool:
         """Whether a worker has given no sign for a lease."""
@@ -94,8 +96,12 @@ class Signs:
         return seen is not None and now - seen[1] >= self.lease
 
     def is_alive(self, worker: str, now: float) -> bool:
-        """Whether it was seen to give a sign, and has not gone stale since."""
-        return worker in self._alive and not self.is_stale(worker, now)
+        """Whether it is known to have lived less than a lease ago.
+
+        A sign that was found after a long time of not looking may be as old as that.
+        """
+        lived = self._lived.get(worker)
+        return lived is not None and now - lived < self.lease and not self.is_stale(worker, now)
 
 
 class Split(NamedTuple):

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from espnet3.specs import layout
+from espnet3.worker import environment as environment_module
 from espnet3.worker import main as main_module
 from espnet3.worker import rebuild as rebuild_module
 from espnet3.worker import signals as signals_module
-from espnet3.worker import task as task_module
 from tests.support import world as world_module
 from tests.support.mortal import Died, Process, current, reach
 from tests.support.stand_in_cluster import Task
@@ -106,7 +106,7 @@ class Copy:
     def _work(self) -> None:
         try:
             with self._process.alive():
-                main_module.main(self.task.words, self._environ())
+                self._main()
         except Died:
             pass
         except BaseException as error:  # noqa: BLE001 (raised again where it is waited for)
@@ -115,6 +115,9 @@ class Copy:
             with self._turn:
                 self.ended = True
                 self._turn.notify_all()
+
+    def _main(self) -> None:
+        main_module.main(self.task.words, self._environ())
 
     def _environ(self) -> dict[str, str]:
         return Task(self.task.job, self.task.index, [], restarts=self.restarts).environ()
@@ -159,7 +162,7 @@ def step_by_step() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signals_module.Signals, "__enter__", enter)
         patch.setattr(signals_module.Signals, "__exit__", leave)
-        patch.setattr(task_module, "enter_submitter_process", lambda run: None)
+        patch.setattr(environment_module, "enter_submitter_process", lambda run: None)
         patch.setattr(rebuild_module, "reenter_submitter_process", lambda run: None)
         patch.setattr(main_module, "log_to_stderr", lambda: None)
         world_module.in_forward.append(in_forward)

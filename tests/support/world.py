@@ -200,11 +200,11 @@ class World:
         self.seen = now
 
     def files(self) -> Snapshot:
-        """All published files; not those that a crash left unfinished, nor logs."""
+        """All published files; none that a crash left unfinished, nor logs and signs of life."""
         return {
             name: data
             for name, data in self._all_files().items()
-            if not _is_unfinished(name) and not name.startswith(layout.LOGS)
+            if not _is_unfinished(name) and not name.startswith((layout.LOGS, layout.WORKERS))
         }
 
     def unfinished(self) -> list[str]:
@@ -234,7 +234,7 @@ class World:
             file = layout.parse_result(name.removeprefix(f"{layout.RESULTS}/"))
             if file is None or name in self.damaged:
                 continue
-            first = shard_bounds(file.rank, N_SHARDS, N_ITEMS)[0] + file.first
+            first = shard_bounds(file.rank, self.parallel["n_shards"], N_ITEMS)[0] + file.first
             for position, line in enumerate(data.split(b"\n")[:-1], first):
                 record = json.loads(line)
                 assert record["item"] == position
@@ -270,6 +270,19 @@ class World:
         self.cluster.tasks = [Task(**vars(task)) for task in saved.tasks]
         self.cluster.ids = dict(saved.ids)
         self.seen = self.files()
+
+
+def require_answer(world: World) -> None:
+    """All shards have receipts whose parts follow each other, and what they say is right."""
+    receipts = [data for name, data in world.seen.items() if name.startswith(layout.RECEIPTS)]
+    assert len(receipts) == world.parallel["n_shards"]
+    for receipt in map(json.loads, receipts):
+        position = 0
+        for part in receipt["parts"]:
+            assert part["first"] == position
+            position += part["records"]
+        assert position == receipt["records"] == N_ITEMS // len(receipts)
+    assert world.run(world.collect) == world.expected
 
 
 def _is_unfinished(name: str) -> bool:
