@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from espnet3.errors import EspnetError, FileMissing, FileTaken
 from espnet3.run_dir.claims import read_claims
@@ -14,7 +14,7 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import is_alive
 from espnet3.run_dir.regions import Region, regions_of
 from espnet3.specs import layout
-from espnet3.specs.models import Claim, RunSpec, WorkerState, now
+from espnet3.specs.models import Claim, RunSpec, Submission, WorkerState, now
 from espnet3.worker.attempt import Attempt
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.schedule import (
@@ -61,6 +61,12 @@ class Terms(NamedTuple):
     lease: float = 180.0
     heartbeat: float = 30.0
     speculate: bool = False
+
+    @classmethod
+    def of(cls, submission: Submission) -> Terms:
+        """Those of a submission; an older version's are the usual ones."""
+        said: Any = submission.parallel
+        return cls(**{name: said[name] for name in cls._fields if name in said})
 
 
 class Claims:

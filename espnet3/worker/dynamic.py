@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
@@ -68,12 +68,6 @@ class Outcome(NamedTuple):
     items_done: int
 
 
-def terms_of(submission: Submission) -> Terms:
-    """How the workers of a submission claim shards; those of an older version in the usual way."""
-    said: Any = submission.parallel
-    return Terms(**{name: said[name] for name in Terms._fields if name in said})
-
-
 def time_limit(submission: Submission, scheduler: Scheduler) -> float | None:
     """When this job's time is up, by the monotonic clock; None where that is not known."""
     walltime = scheduler.walltime_seconds(submission.options.get("walltime"))
@@ -89,7 +83,6 @@ def run_claimed(
     *,
     terms: Terms,
     n_places: int,
-    may_have_predecessors: bool,
     limits: Limits = NO_LIMITS,
     bounds: Bounds = UNBOUNDED,
 ) -> Outcome:
@@ -103,12 +96,8 @@ def run_claimed(
         place: its task and job.
         terms: how shards are claimed.
         n_places: how many workers the submission has.
-        may_have_predecessors: whether attempts without claims may have left results to go on from.
         limits: what the submission says of recorded errors.
         bounds: when to stop claiming.
-
-    Returns:
-        What it came to.
     """
     for folder in (layout.RECEIPTS, layout.RESULTS, layout.CLAIMS):
         directory.store.refresh(folder)
@@ -124,7 +113,8 @@ def run_claimed(
     )  # fmt: skip
     with Signals() as signals:
         code = exit_codes.INTERRUPTED
-        worker = _Worker(directory, run, claims, heartbeat, signals, bounds, may_have_predecessors)
+        again = submission_number > 1 or place.task is None  # who joins may come after others
+        worker = _Worker(directory, run, claims, heartbeat, signals, bounds, again)
         try:
             with heartbeat:
                 try:

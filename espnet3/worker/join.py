@@ -24,7 +24,8 @@ from espnet3.specs import layout
 from espnet3.specs.models import Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, SchedulerTask
-from espnet3.worker.dynamic import Bounds, run_claimed, terms_of
+from espnet3.worker.claiming import Terms
+from espnet3.worker.dynamic import Bounds, run_claimed
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import limits_of
@@ -65,9 +66,8 @@ def main(argv: list[str]) -> int:
             range(run.world_size) if told is None else told,
             submission.number,
             SchedulerTask(None, None),
-            terms=terms_of(submission),
+            terms=Terms.of(submission),
             n_places=1,
-            may_have_predecessors=True,
             limits=limits_of(submission, run),
             bounds=Bounds(until, options.max_shards),
         )

@@ -15,8 +15,9 @@ from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.worker_command import parse_arguments
 from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import Scheduler
 from espnet3.specs import layout
-from espnet3.specs.models import Submission
+from espnet3.specs.models import RunSpec, Submission
 from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
@@ -58,25 +59,9 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         ranks = submission.ranks_of(task)
         if not ranks:
             raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
-        may_have_predecessors = submission.number > 1 or scheduler.was_requeued(environ)
         place = SchedulerTask(task, scheduler.job_id(environ))
-        limits = limits_of(submission, run)
         if submission.schedule == "dynamic":
-            # What others need not load.
-            from espnet3.worker.dynamic import Bounds, run_claimed, terms_of, time_limit
-
-            return run_claimed(
-                directory,
-                run,
-                ranks,
-                submission.number,
-                place,
-                terms=terms_of(submission),
-                n_places=submission.n_tasks,
-                may_have_predecessors=submission.number > 1,
-                limits=limits,
-                bounds=Bounds(until=time_limit(submission, scheduler)),
-            ).code
+            return _claim(directory, run, submission, scheduler, place)
         for rank in ranks:
             with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
                 store.await_file(layout.shard(rank))
@@ -87,8 +72,8 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             ranks,
             submission.number,
             place,
-            may_have_predecessors=may_have_predecessors,
-            limits=limits,
+            may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
+            limits=limits_of(submission, run),
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
@@ -98,6 +83,31 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             raise
         print(f"espnet3.worker: {scrubbed(describe(error))}", file=sys.stderr)
         return exit_codes.FAILED
+
+
+def _claim(
+    directory: RunDirectory,
+    run: RunSpec,
+    submission: Submission,
+    scheduler: Scheduler,
+    place: SchedulerTask,
+) -> int:
+    """Be one of the workers that claim their shards."""
+    # What others need not load.
+    from espnet3.worker.claiming import Terms
+    from espnet3.worker.dynamic import Bounds, run_claimed, time_limit
+
+    return run_claimed(
+        directory,
+        run,
+        submission.ranks_of(0),
+        submission.number,
+        place,
+        terms=Terms.of(submission),
+        n_places=submission.n_tasks,
+        limits=limits_of(submission, run),
+        bounds=Bounds(until=time_limit(submission, scheduler)),
+    ).code
 
 
 def prepare_streams() -> None:

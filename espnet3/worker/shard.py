@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
@@ -46,7 +46,7 @@ from espnet3.worker.attempt import (
 )
 from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
-from espnet3.worker.salvage import NOTHING, later_lines, list_results, salvage
+from espnet3.worker.salvage import NOTHING, Salvage, later_lines, list_results, salvage
 from espnet3.worker.signals import Interrupted, Signals
 
 log = logging.getLogger("espnet3.worker")
@@ -154,20 +154,8 @@ def compute_shard(
     try:
         if stretch is None:  # a claim stands in place of it
             attempt.record("started", durable=False)
-        inputs = directory.shard(run, attempt.rank).items
-        items = batched(inputs, run.batch_size)
-        if run.batch_size is not None or may_change(inputs):
-            work = work._replace(forward=_on_copies(work.forward))
-        if earlier:
-            history = read_receipt_history(
-                store, run, attempt.rank, attempt.generation, work.limits.errors_from_submission
-            )
-            span = (0, len(items)) if stretch is None else (stretch.first, stretch.end)
-            salvaged = salvage(store, earlier, items, history, *span)
-        elif stretch is not None:
-            salvaged = NOTHING._replace(reached=stretch.first)
-        if salvaged.records:
-            log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
+        work, items = _with_items(work, attempt.rank)
+        salvaged = _salvage(work, attempt, earlier, items, stretch)
         with ResultWriter(
             store,
             attempt.rank,
@@ -199,6 +187,35 @@ def compute_shard(
         record_failure(attempt, as_ours(raised), done)
         return False
     return True
+
+
+def _with_items(work: Work, rank: int) -> tuple[Work, Sequence[Any]]:
+    """The items of a shard; and the work, by which they stay as they are."""
+    inputs = work.directory.shard(work.run, rank).items
+    if work.run.batch_size is not None or may_change(inputs):
+        work = work._replace(forward=_on_copies(work.forward))
+    return work, batched(inputs, work.run.batch_size)
+
+
+def _salvage(
+    work: Work,
+    attempt: Attempt,
+    earlier: Iterable[layout.ResultFile],
+    items: Sequence[Any],
+    stretch: Stretch | None,
+) -> Salvage:
+    """What earlier attempts have left of what this one is to compute."""
+    first, end = (0, len(items)) if stretch is None else (stretch.first, stretch.end)
+    if not earlier:
+        return NOTHING._replace(reached=first)
+    store, limits = work.directory.store, work.limits
+    history = read_receipt_history(
+        store, work.run, attempt.rank, attempt.generation, limits.errors_from_submission
+    )
+    salvaged = salvage(store, earlier, items, history, first, end)
+    if salvaged.records:
+        log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
+    return salvaged
 
 
 class _Tally:
