@@ -337,7 +337,7 @@ class Claims:
         if is_alive(claim.process) is False:
             return f"process {claim.process.pid} has ended"
         place = self._attempt(claim.rank, claim.generation).place
-        if place.job_id is not None and (claim.job_id, claim.task) == place:
+        if place.job_id is not None and (claim.task, claim.job_id) == place:
             return "its job was started again"
         with contextlib.suppress(EspnetError):  # not there yet, or not to be read
             self._states[worker] = self._directory.read(WorkerState, layout.worker(worker))
