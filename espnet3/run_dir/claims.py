@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Container, Iterable
+from datetime import UTC, datetime
 
 from espnet3.errors import EspnetError, FileMissing, FormatError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.receipts import Receipts
 from espnet3.specs import layout
-from espnet3.specs.models import Claim, PartialReceipt, RunSpec
+from espnet3.specs.models import Claim, PartialReceipt, ProcessIdentity, RunSpec
 
 _READERS = 8  # threads
+_NOBODY = f"0000-{0:012x}"
 
 
 def read_claims(
     directory: RunDirectory, rank: int, generation: int, known: Iterable[Claim] = ()
 ) -> list[Claim]:
-    """The claims of a shard in the order of their numbers, which have no gap.
+    """The claims of a shard in the order of their numbers, up to the first gap.
+
+    One that cannot be understood, since its host failed say, is nobody's: it cuts nothing.
 
     Args:
         directory: the run directory.
@@ -32,7 +37,25 @@ def read_claims(
             found.append(directory.read(Claim, layout.claim(rank, generation, number)))
         except FileMissing:
             return found
+        except FormatError:
+            found.append(_nobodys(rank, generation, number))
     raise AssertionError  # the loop has no other end
+
+
+def _nobodys(rank: int, generation: int, number: int) -> Claim:
+    """What stands for a claim that cannot be understood; it begins behind every shard's end."""
+    return Claim(
+        rank=rank,
+        generation=generation,
+        number=number,
+        first=sys.maxsize if number else 0,
+        attempt=_NOBODY,
+        worker=_NOBODY,
+        process=ProcessIdentity(host="", pid=1, started=0.0, user=""),
+        task=None,
+        job_id=None,
+        time=datetime.fromtimestamp(0, UTC),
+    )
 
 
 def read_open_claims(
@@ -57,7 +80,8 @@ def read_open_claims(
 
     def read(rank: int) -> list[Claim]:
         try:
-            return read_claims(directory, rank, receipts.generation(rank))
+            found = read_claims(directory, rank, receipts.generation(rank))
+            return [claim for claim in found if claim.attempt != _NOBODY]
         except EspnetError:  # a hint only
             return []
 

@@ -88,14 +88,20 @@ class Covered(NamedTuple):
 def covered(partial: Iterable[PartialReceipt]) -> Covered:
     """How far the partial receipts of a shard cover it, and by which of them.
 
-    Those that go on exactly where another one ends are preferred to those that overlap it.
+    Those that go on exactly where another one ends are taken wherever they come as far as all.
     """
-    rest = sorted(partial, key=lambda receipt: (receipt.first, -receipt.end))
+    rest = sorted(partial, key=lambda receipt: (receipt.first, receipt.end))
     position, chosen = 0, list[PartialReceipt]()
-    while True:
-        fitting = [r for r in rest if r.first <= position < r.end]
-        if not fitting:
-            return Covered(position, chosen)
-        best = max(fitting, key=lambda r: (r.first == position, r.end))
-        chosen.append(best)
-        position = best.end
+    while fitting := [r for r in rest if r.first <= position < r.end]:
+        chosen.append(max(fitting, key=lambda receipt: receipt.end))
+        position = chosen[-1].end
+    before: dict[int, PartialReceipt] = {}  # position -> the last one of a chain that ends there
+    for receipt in rest:
+        if receipt.first == 0 or receipt.first in before:
+            before.setdefault(receipt.end, receipt)
+    if position in before:
+        chosen, at = [], position
+        while at > 0:
+            chosen.insert(0, before[at])
+            at = before[at].first
+    return Covered(position, chosen)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from espnet3.errors import EspnetError, FileMissing, FileTaken
-from espnet3.run_dir.claims import read_claims
+from espnet3.errors import EspnetError, FileTaken, StoreError
+from espnet3.run_dir.claims import read_claims, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import is_alive
-from espnet3.run_dir.regions import Region, regions_of
+from espnet3.run_dir.regions import Region, covered, regions_of
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, RunSpec, Submission, WorkerState, now
 from espnet3.worker.attempt import Attempt
@@ -22,6 +22,7 @@ from espnet3.worker.schedule import (
     SHORTEST_PAUSE,
     Signs,
     Split,
+    comes_further,
     is_young,
     likely_pace,
     shard_paces,
@@ -102,7 +103,7 @@ class Claims:
         self._walk = walk_order(ranks, run.weights, place, n_places)
         self._at = 0  # how much of the walk is done
         self._place = place
-        self._done: Container[int] | None = None  # before the first look
+        self._done: dict[int, int] | None = None
         self._generations: dict[int, int] = {}
         self._counts: dict[int, int] = {}  # rank -> number of claims, as they were listed
         self._ended: dict[int, set[int]] = {}  # rank -> claims that have a partial receipt
@@ -143,9 +144,9 @@ class Claims:
 
     def _free_one(self, *, again: bool = False) -> Taken | None:
         """Claim the first shard of the walk that nobody has."""
-        done = self._done or ()
         if again:
             self._at = 0
+        done = self._done or {}
         while self._at < len(self._walk):
             rank = self._walk[self._at]
             self._at += 1
@@ -187,8 +188,12 @@ class Claims:
 
     def _look_at_receipts(self) -> None:
         found = self._directory.receipts(self._run.world_size)
-        self._done = found.done
-        self._generations = found.withdrawn
+        for rank, generation in found.withdrawn.items():
+            if generation != self.generation(rank):  # what is known is of the one before
+                for known in (self._counts, self._ended, self._known):
+                    known.pop(rank, None)
+                self._over = {over for over in self._over if over[0] != rank}
+        self._done, self._generations = found.done, found.withdrawn
 
     def _list(self) -> None:
         """Learn from the folder which shards are claimed."""
@@ -210,16 +215,22 @@ class Claims:
         Returns:
             What was taken; True where something may yet come free; None where nothing will.
         """
-        waiting = False
+        regions = self._open_regions()
+        waiting = self._is_unsure
+        for rank in self._lost:
+            with contextlib.suppress(FileTaken):
+                log.info("shard %d: claimed again: its claims are lost", rank)
+                return self._claim(rank, [], 0, self._run.n_items_of(rank))
+            waiting = True  # they are there, and are seen late
         at_work: list[tuple[WorkerState, Region, list[Claim]]] = []
-        for region, claims in self._open_regions():
+        for region, claims in regions:
             rank = region.claim.rank
             why = self._why_free(region.claim)
             if why == "failed":
                 self._set_aside.add(rank)
                 continue
             if why is not None:
-                if self._kills(region, claims):
+                if self._kills(region, claims) or self._has_receipt(rank):
                     continue
                 try:
                     log.info("shard %d: taken over from item %d on: %s", rank, region.first, why)
@@ -274,28 +285,59 @@ class Claims:
     def _open_regions(self) -> list[tuple[Region, list[Claim]]]:
         """Parts of claimed shards that nobody has vouched for, with all claims of the shard."""
         found: list[tuple[Region, list[Claim]]] = []
-        done = self._done or ()
-        ranks = [
-            rank
-            for rank in self._walk
-            if self._counts.get(rank) and rank not in done and rank not in self._set_aside
-        ]
+        self._lost: list[int] = []
+        self._is_unsure = False
+        over = {*(self._done or ()), *self._set_aside}
+        ranks = [rank for rank in self._walk if self._counts.get(rank) and rank not in over]
         start = self._place % len(ranks) if ranks else 0
         for rank in [*ranks[start:], *ranks[:start]]:
             if len(found) >= _MOST_LOOKED_AT:
                 break
-            known = self._known.get(rank, ())
-            claims = self._known[rank] = read_claims(
-                self._directory, rank, self.generation(rank), known
-            )
+            claims = self._read_claims(rank)
+            if claims is None:
+                continue
+            if not claims:  # the host that wrote them has failed since
+                self._lost.append(rank)
             regions = regions_of(self._run.n_items_of(rank), claims)
             ended = self._ended.get(rank, set())
             open_ones = [region for region in regions if region.claim.number not in ended]
-            if not open_ones and regions:  # all is vouched for, and no receipt: its writer has died
-                open_ones = regions[-1:]
-                self._over.add((rank, regions[-1].claim.number))
+            if not open_ones and regions:
+                open_ones = [self._without_receipt(rank, regions)]
             found += [(region, claims) for region in open_ones]
         return found
+
+    def _read_claims(self, rank: int) -> list[Claim] | None:
+        """A shard's claims; None where they cannot be read, now or for as long as a lease."""
+        known = self._known.get(rank, [])
+        try:
+            found = read_claims(self._directory, rank, self.generation(rank), known)
+        except StoreError as error:
+            name, moment = f"claims of {rank}", time.monotonic()
+            self._signs.see(name, len(known), moment)
+            self._is_unsure |= not self._signs.is_stale(name, moment)
+            log.warning("shard %d: its claims cannot be read: %s", rank, error)
+            return None
+        self._known[rank] = found
+        return found
+
+    def _without_receipt(self, rank: int, regions: Sequence[Region]) -> Region:
+        """The region to take over where all are vouched for, and who did so last has died since.
+
+        That is one which nobody has vouched for after all, where claims were lost.
+        """
+        found = read_partial_receipts(self._directory, self._run, rank, self.generation(rank))
+        end = covered(found).end
+        region = next((each for each in regions if each.first <= end < each.end), regions[-1])
+        self._over.add((rank, region.claim.number))
+        return region
+
+    def _has_receipt(self, rank: int) -> bool:
+        """Whether a shard has got its receipt since they were looked at."""
+        return self._store.exists(layout.receipt(rank, self.generation(rank)))
+
+    def set_aside(self, rank: int) -> None:
+        """Let others try a shard that this worker has failed at, when somebody resumes."""
+        self._set_aside.add(rank)
 
     def _why_free(self, claim: Claim) -> str | None:
         """Why a claim counts no more; None where its worker may be at it."""
@@ -349,9 +391,8 @@ class Claims:
         ]
         if len(without) < KILLS:
             return False
-        places = {self._place_of_death(claim) for claim in without[-KILLS:]}
-        if len(places) > 1:
-            return False  # it comes further each time
+        if comes_further([self._place_of_death(claim) for claim in without[-KILLS:]]):
+            return False
         words = f"{len(without)} workers ended at it without a word"
         log.error("shard %d: set aside: %s", rank, words)
         self._attempt(rank, self.generation(rank)).record("failed", cause=words)
@@ -361,7 +402,7 @@ class Claims:
     def _place_of_death(self, claim: Claim) -> int | None:
         try:
             state = self._directory.read(WorkerState, layout.worker(claim.worker))
-        except (FileMissing, EspnetError):
+        except EspnetError:
             return None
         same = (state.rank, state.claim) == (claim.rank, claim.number)
         return state.position if same else None

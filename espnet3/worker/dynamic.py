@@ -165,6 +165,7 @@ class _Worker:
             n_shards += 1
             if not self._compute(work, taken):
                 code = exit_codes.FAILED
+                self._claims.set_aside(taken.claim.rank)  # also where no record could be written
         return code
 
     def _compute(self, work: Work, taken: Taken) -> bool:

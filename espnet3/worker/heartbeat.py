@@ -102,8 +102,8 @@ class Heartbeat:
     def beat(self, *, ended: bool = False) -> None:
         """Look for a newer claim of the shard, and give a sign."""
         try:
+            self._look()
             with self._lock:
-                self._look()
                 state = self._state(ended)
             self._directory.renew(state)
         except FileMissing:  # the run is gone, which shows when something is written that matters
@@ -114,15 +114,19 @@ class Heartbeat:
             self._told = True
 
     def _look(self) -> None:
-        stretch = self._stretch
+        with self._lock:
+            stretch, known, n_items = self._stretch, self._claims, self._n_items
         if stretch is None:
             return
         own = stretch.claim
-        try:
-            self._claims = read_claims(self._directory, own.rank, own.generation, self._claims)
+        try:  # without the lock: the storage may take long, and the worker goes on
+            claims = read_claims(self._directory, own.rank, own.generation, known)
         except EspnetError:
             return
-        end = end_of(self._n_items, self._claims, own)
+        with self._lock:
+            if stretch is self._stretch:
+                self._claims = claims
+        end = end_of(n_items, claims, own)
         if end < stretch.end:
             log.info("shard %d: another worker takes it from item %d on", own.rank, end)
             stretch.end = end

@@ -5,6 +5,7 @@ No clock and no file: times are the caller's own monotonic seconds (decision 001
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -165,6 +166,17 @@ def split_of(state: WorkerState, end: int, pace: float | None, heartbeat: float)
     first = begun + (end - begun) // 2
     gained = (end - first) / pace
     return Split(first, left) if gained >= SHORTEST_PAUSE else None
+
+
+def comes_further(places: Sequence[int | None]) -> bool:
+    """Whether each worker came further than the one before it; None where that is not known.
+
+    Example:
+        >>> comes_further([3, 5, 8]), comes_further([3, 8, 8]), comes_further([None, 3, 4])
+        (True, False, False)
+    """
+    pairs = itertools.pairwise(places)
+    return all(a is not None and b is not None and a < b for a, b in pairs)
 
 
 def is_young(state: WorkerState) -> bool:

@@ -15,6 +15,7 @@ from espnet3.errors import (
     FileMissing,
     FileTaken,
     ForwardFailed,
+    StoreError,
     TooManyErrors,
     UnserializableResult,
     UsageError,
@@ -324,7 +325,7 @@ def _publish_part(work: Work, attempt: Attempt, stretch: Stretch, vouched: _Vouc
         created=now(),
     )
     directory.require_run(work.run.run_id)
-    directory.publish(part)
+    directory.publish_first(part)  # somebody may have had the number whose claim is lost
     log.info("shard %d: items %d to %d are done", claim.rank, part.first, part.end - 1)
     publish_covered(work, attempt)
 
@@ -334,6 +335,7 @@ def publish_covered(work: Work, attempt: Attempt) -> bool:
 
     Raises:
         TooManyErrors: together they have more failed items than a shard may have.
+        StoreError: results are gone that somebody has vouched for.
     """
     directory, run, rank = work.directory, work.run, attempt.rank
     found = read_partial_receipts(directory, run, rank, attempt.generation)
@@ -346,9 +348,14 @@ def publish_covered(work: Work, attempt: Attempt) -> bool:
         history = read_receipt_history(
             directory.store, run, rank, attempt.generation, work.limits.errors_from_submission
         )
+        ends = {part.file: part.first + part.records for each in found for part in each.parts}
+        history = history._replace(vouched=ends, errors_from=0)  # as where nothing overlaps
         again = salvage(directory.store, list_results(directory.store)[rank], items, history)
         if again.records < len(items):
-            return False
+            raise StoreError(
+                directory.store.locate(layout.RESULTS),
+                f"of shard {rank} items 0 to {again.records - 1} are there only, but all were",
+            )
         parts, errors = again.parts, again.errors
     tally = _Tally(rank, work.limits.max_errors, errors)
     _publish_receipt(

@@ -119,3 +119,22 @@ def test_some_die(world: World, n_workers: int, mortal: list[int]) -> None:
     points, n_claims = die_everywhere(world, n_workers, *mortal)
     assert points > (20 if world.objects else 60)
     assert max(n_claims) > n_workers  # somebody took over
+
+
+@pytest.mark.parametrize("names", [False, True], ids=["bytes", "names"])
+@pytest.mark.parametrize("world", ["files"], indirect=True)
+def test_power_fails_while_they_share(world: World, names: bool) -> None:
+    """All die at once, and claims that nobody synced are lost, or hold nothing."""
+    before = world.save()
+    for operation in range(20, 200, 3 * MANY):
+        world.restore(before)
+        with claimants(world) as them:
+            for _ in range(2):
+                claimant = them.start()
+                claimant.die_at(operation)
+                begin(them, claimant)
+            them.finish()
+            world.cut_power(names=names)
+            them.start()
+            them.finish()
+            require_answer(world)
