@@ -18,6 +18,7 @@ from espnet3.specs.models import (
     MAX_SHARDS,
     Argument,
     ClassReference,
+    PartialReceipt,
     Receipt,
     RestoredValue,
     ResultPart,
@@ -81,6 +82,8 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
         return st.fixed_dictionaries(drawn).map(_withdrawal)  # type: ignore[arg-type]
     if model is Receipt:
         return st.builds(_receipt, st.fixed_dictionaries(drawn), models(ResultPart))  # type: ignore[arg-type]
+    if model is PartialReceipt:
+        return st.fixed_dictionaries(drawn).map(_partial_receipt)  # type: ignore[arg-type]
     if model is Submission:
         return st.fixed_dictionaries(drawn).map(_submission)  # type: ignore[arg-type]
     if model is RunSpec:
@@ -89,15 +92,25 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
 
 
 def _run(fields: dict[str, Any]) -> RunSpec:
-    """A run whose every shard has an item; of version 2, whose fields it has."""
+    """A run whose every shard has an item; of version 3, whose fields it has."""
     n_items = count_batches(fields["n_inputs"], fields["batch_size"])
-    fields = {**fields, "schema_version": 2}
-    return RunSpec(**{**fields, "world_size": min(fields["world_size"], n_items, MAX_SHARDS)})
+    size = min(fields["world_size"], n_items, MAX_SHARDS)
+    fields = {**fields, "schema_version": 3, "world_size": size}
+    if fields["bounds"] is not None:
+        size = fields["world_size"] = min(size, 8)
+        fields["bounds"] = [*range(size), n_items]
+    if fields["weights"] is not None:
+        size = fields["world_size"] = min(size, 8)
+        fields["weights"] = [(fields["weights"] or [0.0])[0]] * size
+        fields["bounds"] = fields["bounds"] and [*range(size), n_items]
+    return RunSpec(**fields)
 
 
 def _submission(fields: dict[str, Any]) -> Submission:
     """A submission whose jobs follow each other and hold all tasks."""
     n_tasks = -(-len(fields["ranks"]) // fields["shards_per_job"])
+    if fields["schedule"] == "dynamic":
+        n_tasks = min(len(fields["ranks"]), fields["n_workers"])
     jobs = fields["jobs"][:n_tasks]
     first = [n_tasks * j // len(jobs) for j in range(len(jobs) + 1)]
     shapes = [
@@ -114,17 +127,32 @@ def _submission(fields: dict[str, Any]) -> Submission:
 
 def _receipt(fields: dict[str, Any], part: ResultPart) -> Receipt:
     """A receipt whose parts follow each other."""
-    rank, position, parts = fields["rank"], 0, []
-    for drawn in fields["parts"]:
-        tail = drawn.file.partition(".")[2]
-        parts.append(drawn.model_copy(update={"file": f"{rank:06d}.{tail}", "first": position}))
-        position += drawn.records
-    return Receipt(**{**fields, "parts": parts, "records": position})
+    parts = _in_order(fields["rank"], fields["parts"], 0)
+    records = sum(part.records for part in parts)
+    return Receipt(**{**fields, "parts": parts, "records": records})
+
+
+def _partial_receipt(fields: dict[str, Any]) -> PartialReceipt:
+    """A partial receipt whose parts follow each other, from anywhere in the shard."""
+    first = fields["parts"][0].first
+    return PartialReceipt(**{**fields, "parts": _in_order(fields["rank"], fields["parts"], first)})
+
+
+def _in_order(rank: int, drawn: list[ResultPart], position: int) -> list[ResultPart]:
+    """Parts of a shard that follow each other from a position on."""
+    parts = []
+    for part in drawn:
+        tail = part.file.partition(".")[2]
+        parts.append(part.model_copy(update={"file": f"{rank:06d}.{tail}", "first": position}))
+        position += part.records
+    return parts
 
 
 def _config(fields: dict[str, Any]) -> ParallelConfig:
-    """A config that limits errors only where they are recorded."""
+    """A config that limits errors only where they are recorded, and beats within its lease."""
     limited = fields["max_errors"] is not None
+    fields["heartbeat"] = min(fields["heartbeat"], fields["lease"] / 2) or fields["lease"]
+    fields["lease"] = max(fields["lease"], 2 * fields["heartbeat"])
     return ParallelConfig(**{**fields, **({"on_error": "record"} if limited else {})})
 
 
