@@ -131,7 +131,9 @@ class ParallelConfig(BaseModel):
     n_shards: Annotated[int, Field(ge=1)] | None = None
     schedule: Literal["static", "dynamic"] = "static"
     lease: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 180.0
-    heartbeat: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 30.0
+    heartbeat: Annotated[
+        float, Field(gt=0, strict=False, allow_inf_nan=False, validate_default=True)
+    ] = 30.0  # a shorter lease needs it said, too
     speculate: bool = False
     weights: list[float] | str | None = None
     shards_per_job: Annotated[int, Field(ge=1)] = 1

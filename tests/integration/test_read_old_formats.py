@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import shutil
 from pathlib import Path
 
@@ -13,16 +14,24 @@ from omegaconf import OmegaConf
 import espnet3
 from espnet3.errors import IncompleteRun, PlanMismatch
 from espnet3.parallel import InferenceProvider
+from espnet3.run_dir.claims import read_partial_receipts
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout, models
 from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
-RUNS = [FIXTURES / "v1" / "resumed", FIXTURES / "v1" / "repaired", FIXTURES / "v2" / "held"]
+RUNS = [
+    FIXTURES / "v1" / "resumed",
+    FIXTURES / "v1" / "repaired",
+    FIXTURES / "v2" / "held",
+    FIXTURES / "v3" / "shared",
+]
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
 SEEN = "[[<Search.BEAM: 2>, PosixPath('words.txt'), 4, {1: (1, 2)}], 20, "
 SEEN += "{(1, None): b'x', 'nan': nan}]"
 HELD = [{"text": r["text"].rstrip("!") + "!.", "seen": SEEN} for r in RESULTS]  # what it held
+SHARED = [{"text": text} for text in [*(f"T{i}" for i in range(40)), "HEAVY", "LAST"]]
 MODELS: dict[str, type[models.PersistedModel]] = {
     "run.json": models.RunSpec,
     "shards/": models.ShardSpec,
@@ -31,13 +40,16 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "attempts/": models.AttemptRecord,
     "receipts/": models.Receipt,
     "withdrawals/": models.Withdrawal,
+    "claims/": models.Claim,
+    ".part.json": models.PartialReceipt,
+    "workers/": models.WorkerState,
 }
 
 
 def model_of(path: str) -> type[models.PersistedModel]:
     """The model of a file of a run directory."""
     fitting = [model for mark, model in MODELS.items() if mark in path]
-    return fitting[-1] if path.endswith(".jobs.json") else fitting[0]
+    return fitting[-1] if path.endswith((".jobs.json", ".part.json")) else fitting[0]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +64,7 @@ def test_every_file_of_every_format_is_read(path: str) -> None:
 def test_a_run_of_every_format_is_collected(folder: Path) -> None:
     run = espnet3.Run(folder)
     assert run.status().counts() == {"done": 3}
-    results = HELD if folder.name == "held" else RESULTS
+    results = {"held": HELD, "shared": SHARED}.get(folder.name, RESULTS)
     assert run.collect(patience=0) == results
     assert [record.result for record in run.stream(patience=0)] == results
 
@@ -87,8 +99,9 @@ def test_a_plan_of_version_1_keeps_its_fingerprint(folder: Path) -> None:
     assert fingerprint({name: getattr(run, name) for name in run.PLAN_FIELDS}) == run.fingerprint
 
 
-def test_a_plan_of_version_2_keeps_its_fingerprint() -> None:
-    run = read_run(RUNS[2])
+@pytest.mark.parametrize("folder", RUNS[2:], ids=lambda folder: folder.name)
+def test_a_later_plan_keeps_its_fingerprint(folder: Path) -> None:
+    run = read_run(folder)
     assert fingerprint({name: getattr(run, name) for name in run.PLAN_FIELDS}) == run.fingerprint
 
 
@@ -120,3 +133,16 @@ def test_version_2_says_what_the_process_held() -> None:
     }  # fmt: skip
     assert run.provider.attributes.keys() == {"config", "table"}
     assert [variable.name for variable in run.assignments] == ["MARK", "beam"]
+
+
+def test_version_3_says_where_its_shards_were_cut_and_shared() -> None:
+    folder = RUNS[3]
+    run = read_run(folder)
+    assert (run.schema_version, run.n_items) == (3, 42)
+    assert run.bounds is not None
+    assert [run.bounds_of(rank) for rank in range(3)] == [*itertools.pairwise(run.bounds)]
+    assert sum(run.weights or ()) == 80
+    receipt = RunDirectory.open(folder).receipt(run, 0, 1)
+    parts = read_partial_receipts(RunDirectory.open(folder), run, 0, 1)
+    assert len({part.attempt for part in parts}) == 2
+    assert [part for each in parts for part in each.parts] == receipt.parts

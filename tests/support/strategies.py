@@ -82,10 +82,10 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
         return st.fixed_dictionaries(drawn).map(_withdrawal)  # type: ignore[arg-type]
     if model is Receipt:
         return st.builds(_receipt, st.fixed_dictionaries(drawn), models(ResultPart))  # type: ignore[arg-type]
-    if model is Submission:
-        return st.fixed_dictionaries(drawn).map(_submission)  # type: ignore[arg-type]
     if model is PartialReceipt:
         return st.fixed_dictionaries(drawn).map(_partial_receipt)  # type: ignore[arg-type]
+    if model is Submission:
+        return st.fixed_dictionaries(drawn).map(_submission)  # type: ignore[arg-type]
     if model is RunSpec:
         return st.fixed_dictionaries(drawn).map(_run)  # type: ignore[arg-type]
     return st.fixed_dictionaries(drawn).map(lambda fields: model(**fields))
@@ -94,20 +94,23 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
 def _run(fields: dict[str, Any]) -> RunSpec:
     """A run whose every shard has an item; of version 3, whose fields it has."""
     n_items = count_batches(fields["n_inputs"], fields["batch_size"])
-    world = min(fields["world_size"], n_items, MAX_SHARDS)
-    cut = fields["weights"] is not None and world <= 20
-    bounds = [*range(world), n_items] if cut else None
-    weights = [1.5] * world if cut else None
-    fields = {**fields, "schema_version": 3, "bounds": bounds, "weights": weights}
-    return RunSpec(**{**fields, "world_size": world})
+    size = min(fields["world_size"], n_items, MAX_SHARDS)
+    fields = {**fields, "schema_version": 3, "world_size": size}
+    if fields["bounds"] is not None:
+        size = fields["world_size"] = min(size, 8)
+        fields["bounds"] = [*range(size), n_items]
+    if fields["weights"] is not None:
+        size = fields["world_size"] = min(size, 8)
+        fields["weights"] = [(fields["weights"] or [0.0])[0]] * size
+        fields["bounds"] = fields["bounds"] and [*range(size), n_items]
+    return RunSpec(**fields)
 
 
 def _submission(fields: dict[str, Any]) -> Submission:
     """A submission whose jobs follow each other and hold all tasks."""
     n_tasks = -(-len(fields["ranks"]) // fields["shards_per_job"])
     if fields["schedule"] == "dynamic":
-        n_tasks = min(fields["n_workers"], len(fields["ranks"]))
-    fields = {**fields, "schema_version": 2}
+        n_tasks = min(len(fields["ranks"]), fields["n_workers"])
     jobs = fields["jobs"][:n_tasks]
     first = [n_tasks * j // len(jobs) for j in range(len(jobs) + 1)]
     shapes = [
@@ -124,34 +127,33 @@ def _submission(fields: dict[str, Any]) -> Submission:
 
 def _receipt(fields: dict[str, Any], part: ResultPart) -> Receipt:
     """A receipt whose parts follow each other."""
-    parts = _in_order(fields, 0)
-    records = sum(each.records for each in parts)
+    parts = _in_order(fields["rank"], fields["parts"], 0)
+    records = sum(part.records for part in parts)
     return Receipt(**{**fields, "parts": parts, "records": records})
 
 
 def _partial_receipt(fields: dict[str, Any]) -> PartialReceipt:
-    """A partial receipt whose parts follow each other, from any position on."""
-    return PartialReceipt(**{**fields, "parts": _in_order(fields, fields["parts"][0].first)})
+    """A partial receipt whose parts follow each other, from anywhere in the shard."""
+    first = fields["parts"][0].first
+    return PartialReceipt(**{**fields, "parts": _in_order(fields["rank"], fields["parts"], first)})
 
 
-def _in_order(fields: dict[str, Any], position: int) -> list[ResultPart]:
-    rank, parts = fields["rank"], []
-    for drawn in fields["parts"]:
-        tail = drawn.file.partition(".")[2]
-        parts.append(drawn.model_copy(update={"file": f"{rank:06d}.{tail}", "first": position}))
-        position += drawn.records
+def _in_order(rank: int, drawn: list[ResultPart], position: int) -> list[ResultPart]:
+    """Parts of a shard that follow each other from a position on."""
+    parts = []
+    for part in drawn:
+        tail = part.file.partition(".")[2]
+        parts.append(part.model_copy(update={"file": f"{rank:06d}.{tail}", "first": position}))
+        position += part.records
     return parts
 
 
 def _config(fields: dict[str, Any]) -> ParallelConfig:
-    """A config that limits errors only where they are recorded, and whose schedule fits."""
+    """A config that limits errors only where they are recorded, and beats within its lease."""
     limited = fields["max_errors"] is not None
-    fields = {**fields, **({"on_error": "record"} if limited else {})}
     fields["heartbeat"] = min(fields["heartbeat"], fields["lease"] / 2) or fields["lease"]
     fields["lease"] = max(fields["lease"], 2 * fields["heartbeat"])
-    if fields["schedule"] == "dynamic":
-        fields["shards_per_job"] = 1
-    return ParallelConfig(**{**fields, "weights": None})
+    return ParallelConfig(**{**fields, **({"on_error": "record"} if limited else {})})
 
 
 def _withdrawal(fields: dict[str, Any]) -> Withdrawal:

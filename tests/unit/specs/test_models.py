@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -250,13 +251,8 @@ class TestReceipt:
 class TestSubmission:
     @settings(deadline=None)
     @given(models(Submission))
-    def test_every_rank_has_one_task(self, submission: Submission) -> None:
-        if submission.schedule == "dynamic":
-            for task in range(submission.n_tasks):
-                assert submission.ranks_of(task) == list(submission.ranks)
-            assert submission.ranks_of(submission.n_tasks) == []
-            assert submission.place_of(submission.ranks.plain()[0]) is None  # type: ignore[arg-type]
-            return
+    def test_every_rank_of_a_static_one_has_one_task(self, submission: Submission) -> None:
+        hypothesis.assume(submission.schedule == "static")
         ranks = [rank for t in range(submission.n_tasks) for rank in submission.ranks_of(t)]
         assert ranks == list(submission.ranks)
         assert submission.ranks_of(submission.n_tasks) == []
@@ -268,6 +264,17 @@ class TestSubmission:
             found = submission.place_of(rank)
             assert found == (task, job) or ranks.count(rank) > 1
         assert submission.place_of(max(ranks) + 1) is None
+
+    @settings(deadline=None)
+    @given(models(Submission))
+    def test_every_task_of_a_dynamic_one_may_claim_every_rank(self, submission: Submission) -> None:
+        hypothesis.assume(submission.schedule == "dynamic")
+        ranks = list(submission.ranks)
+        assert submission.n_tasks == min(submission.n_workers, len(ranks))
+        for task in range(min(3, submission.n_tasks)):
+            assert submission.ranks_of(task) == ranks
+        assert submission.ranks_of(submission.n_tasks) == []
+        assert all(submission.place_of(rank) is None for rank in submission.ranks_of(0))
 
     @pytest.mark.parametrize(
         "ranks",
