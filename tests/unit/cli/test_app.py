@@ -12,7 +12,7 @@ import pytest
 from espnet3.cli.app import app, run
 
 COMMANDS = ["submit", "status", "watch", "collect", "resume", "cancel", "logs", "run-shard"]
-COMMANDS += ["doctor"]
+COMMANDS += ["work", "doctor"]
 
 
 def test_commands_stand_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:

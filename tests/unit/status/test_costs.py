@@ -111,6 +111,7 @@ async def test_a_status_looks_as_often_at_many_shards_as_at_few(
         ("read", layout.SUBMISSIONS): 2,
         ("names", layout.RECEIPTS): 2,  # before and after the question
         ("names", layout.WITHDRAWALS): 2,
+        ("names", layout.CLAIMS): 1,  # of workers that joined, if any
         ("names", layout.ATTEMPTS): 1,
         ("read", layout.ATTEMPTS): 1,
     }
