@@ -21,7 +21,7 @@ from espnet3.errors import FormatError
 from espnet3.specs import models
 from espnet3.startup import kept_schemas
 
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "v1"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODELS = {
     "run.json": "RunSpec",
     "shards/*.json": "ShardSpec",
@@ -30,6 +30,9 @@ MODELS = {
     "attempts/*.json": "AttemptRecord",
     "receipts/*.json": "Receipt",
     "withdrawals/*.json": "Withdrawal",
+    "claims/*.[0-9].json": "Claim",
+    "claims/*.part.json": "PartialReceipt",
+    "workers/*.json": "WorkerState",
 }
 WRONG = ["", "x", "é\n", "2026-01-02T03:04:05", -1, 0, 1, 2**70, 1.5, None, True, [], [None], {}]
 KEEP = """
@@ -101,7 +104,7 @@ def documents() -> Iterator[tuple[str, str]]:
     """Documents of every model, good and bad."""
     seen = set()
     for pattern, name in MODELS.items():
-        for file in sorted(FIXTURES.glob(f"*/{pattern}")):
+        for file in sorted(FIXTURES.glob(f"v[13]/*/{pattern}")):
             text = file.read_text()
             yield name, text
             yield name, text[:-5]
@@ -110,7 +113,7 @@ def documents() -> Iterator[tuple[str, str]]:
             if shape not in seen:
                 seen.add(shape)
                 yield from ((name, json.dumps(wrong)) for wrong in variants(json.loads(text)))
-    jobs = json.loads(next(FIXTURES.glob("*/submissions/0001.jobs.json")).read_text())
+    jobs = json.loads(next(FIXTURES.glob("v1/*/submissions/0001.jobs.json")).read_text())
     cancelled = {"schema_version": 1, "number": 1, "created": jobs["created"],
                  "by": jobs["recorded_by"]}  # fmt: skip
     yield from (("Cancellation", json.dumps(each)) for each in (cancelled, *variants(cancelled)))
