@@ -8,19 +8,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from espnet3.errors import EspnetError, FileTaken, StoreError
+from espnet3.errors import FileTaken, StoreError
 from espnet3.run_dir.claims import read_claims, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.processes import is_alive
 from espnet3.run_dir.regions import Region, covered, regions_of
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, RunSpec, Submission, WorkerState, now
 from espnet3.worker.attempt import Attempt
 from espnet3.worker.heartbeat import Heartbeat
+from espnet3.worker.other_workers import OtherWorkers
 from espnet3.worker.schedule import (
     KILLS,
     SHORTEST_PAUSE,
-    Signs,
     Split,
     comes_further,
     is_young,
@@ -108,8 +107,7 @@ class Claims:
         self._counts: dict[int, int] = {}  # rank -> number of claims, as they were listed
         self._ended: dict[int, set[int]] = {}  # rank -> claims that have a partial receipt
         self._known: dict[int, list[Claim]] = {}
-        self._signs = Signs(terms.lease)
-        self._states: dict[str, WorkerState] = {}
+        self._others = OtherWorkers(directory, heartbeat, terms.lease)
         self._over: set[tuple[int, int]] = set()  # claims whose attempts left a record of their end
         self._set_aside: set[int] = set()
         self._is_listed = False
@@ -238,12 +236,12 @@ class Claims:
                 except FileTaken:
                     waiting = True
                     continue
-            state = self._states.get(region.claim.worker)
+            state = self._others.states.get(region.claim.worker)
             if state is None or (state.rank, state.claim) != (rank, region.claim.number):
                 waiting = True  # it has begun just now, or is about to end
                 continue
             at_work.append((state, region, claims))
-            waiting |= not self._signs.is_alive(region.claim.worker, time.monotonic())
+            waiting |= not self._others.signs.is_alive(region.claim.worker, time.monotonic())
         shared = self._share(at_work)
         if isinstance(shared, Taken):
             return shared
@@ -313,8 +311,8 @@ class Claims:
             found = read_claims(self._directory, rank, self.generation(rank), known)
         except StoreError as error:
             name, moment = f"claims of {rank}", time.monotonic()
-            self._signs.see(name, len(known), moment)
-            self._is_unsure |= not self._signs.is_stale(name, moment)
+            self._others.signs.see(name, len(known), moment)
+            self._is_unsure |= not self._others.signs.is_stale(name, moment)
             log.warning("shard %d: its claims cannot be read: %s", rank, error)
             return None
         self._known[rank] = found
@@ -349,28 +347,7 @@ class Claims:
                 return f"its worker {'failed before' if newer else 'was interrupted'}"
         if (claim.rank, claim.number) in self._over:
             return "its receipt is missing"
-        return self._why_gone(claim)
-
-    def _why_gone(self, claim: Claim) -> str | None:
-        """Why a claim's worker is believed to be gone; None where it may be alive."""
-        worker, moment = claim.worker, time.monotonic()
-        if worker == self._heartbeat.worker:
-            return "this worker left it"
-        if is_alive(claim.process) is False:
-            return f"process {claim.process.pid} has ended"
-        place = self._attempt(claim.rank, claim.generation).place
-        if place.job_id is not None and (claim.task, claim.job_id) == place:
-            return "its job was started again"
-        with contextlib.suppress(EspnetError):  # not there yet, or not to be read
-            self._states[worker] = self._directory.read(WorkerState, layout.worker(worker))
-        state = self._states.get(worker)
-        self._signs.see(worker, -1 if state is None else state.beat, moment)
-        if state is not None and state.ended:
-            return "its worker has ended"
-        if self._signs.is_stale(worker, moment):
-            host, lease = claim.process.host, self._terms.lease
-            return f"worker {worker} on {host} has given no sign of life for {lease:g} s"
-        return None
+        return self._others.why_gone(claim)
 
     def _kills(self, region: Region, claims: Iterable[Claim]) -> bool:
         """Set a shard aside at which too many workers have ended without a word."""
@@ -386,23 +363,15 @@ class Claims:
                 self._store.exists(layout.attempt_record(rank, claim.attempt, event))
                 for event in ("failed", "interrupted")
             )
-            and self._why_gone(claim) is not None
+            and self._others.why_gone(claim) is not None
             and layout.submission_of(claim.attempt) >= self._number
         ]
         if len(without) < KILLS:
             return False
-        if comes_further([self._place_of_death(claim) for claim in without[-KILLS:]]):
+        if comes_further([self._others.place_of_death(claim) for claim in without[-KILLS:]]):
             return False
         words = f"{len(without)} workers ended at it without a word"
         log.error("shard %d: set aside: %s", rank, words)
         self._attempt(rank, self.generation(rank)).record("failed", cause=words)
         self._set_aside.add(rank)
         return True
-
-    def _place_of_death(self, claim: Claim) -> int | None:
-        try:
-            state = self._directory.read(WorkerState, layout.worker(claim.worker))
-        except EspnetError:
-            return None
-        same = (state.rank, state.claim) == (claim.rank, claim.number)
-        return state.position if same else None

@@ -32,6 +32,7 @@ class Heartbeat:
     Attributes:
         worker: this worker's name.
         process: its process.
+        place: its task and job.
         shards_done: how many shards it has finished.
     """
 
@@ -45,7 +46,8 @@ class Heartbeat:
     ) -> None:
         self.worker, self.process = layout.new_attempt(submission_number), process
         self.shards_done = 0
-        self._directory, self._number, self._place = directory, submission_number, place
+        self.place = place
+        self._directory, self._number = directory, submission_number
         self._interval, self._started = interval, now()
         self._beat, self._items_before = 0, 0
         self._stretch: Stretch | None = None
@@ -148,8 +150,8 @@ class Heartbeat:
             worker=self.worker,
             beat=self._beat,
             process=self.process,
-            task=self._place.task,
-            job_id=self._place.job_id,
+            task=self.place.task,
+            job_id=self.place.job_id,
             started=self._started,
             time=now(),
             shards_done=self.shards_done,

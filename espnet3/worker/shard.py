@@ -149,8 +149,7 @@ def compute_shard(
         Interrupted: a signal came; what was done is kept and the attempt recorded as interrupted.
         UsageError: the directory belongs to another run by now; nothing is recorded.
     """
-    directory, run = work.directory, work.run
-    store = directory.store
+    directory, run, store = work.directory, work.run, work.directory.store
     salvaged, writer = NOTHING, None
     try:
         if stretch is None:  # a claim stands in place of it

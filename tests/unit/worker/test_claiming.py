@@ -24,7 +24,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.base import Store
-from espnet3.worker import claiming
+from espnet3.worker import claiming, other_workers
 from espnet3.worker.attempt import Attempt, SchedulerTask
 from espnet3.worker.claiming import Claims, Taken, Terms
 from espnet3.worker.heartbeat import Heartbeat
@@ -216,7 +216,8 @@ def there(store: Store, monkeypatch: pytest.MonkeyPatch) -> Situation:
     """A run of two shards that nobody has claimed."""
     situation = Situation(store)
     clock = SimpleNamespace(monotonic=lambda: situation.now)
-    monkeypatch.setattr(claiming, "time", clock)
+    for module in (claiming, other_workers):
+        monkeypatch.setattr(module, "time", clock)
     return situation
 
 
