@@ -9,9 +9,8 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from espnet3.redaction import masked
+from espnet3.redaction import shown_value
 from espnet3.specs.plain import is_omegaconf
-from espnet3.text import one_line
 from espnet3.user_code.instances import attributes_of, record_of
 
 _PLAIN = (str, int, float, complex, bytes, bool, type(None))
@@ -84,7 +83,7 @@ class _Walk:
             return
         if type(value) in _PLAIN or isinstance(value, (Enum, PurePath)):
             checksum = hashlib.sha256(f"{type(value)} {value!r}".encode(errors="replace"))
-            shown = one_line(repr(masked(value, path)), 60)
+            shown = shown_value(value, path)
             self.found[path] = Held(checksum.hexdigest(), shown)
         elif not any(value is each for each in self._within):
             self._within.append(value)
