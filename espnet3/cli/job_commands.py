@@ -170,7 +170,7 @@ def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
     breakpoint() works, and results count as any others.
     """
     from espnet3.cli.arguments import spec_of
-    from espnet3.cli.run_shard import run_in_foreground
+    from espnet3.cli.foreground import run_in_foreground
     from espnet3.worker import exit_codes
 
     options = [] if trust is None else ["--trust", trust]
