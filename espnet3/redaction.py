@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from espnet3.text import one_line
+
 MASK = "***"
 _SHORTEST = 4  # characters of a value that is looked for in texts; "1" would be everywhere
 _DEPTH = 100
@@ -109,6 +111,20 @@ def masked(value: Any, name: str = "", depth: int = 0) -> Any:
         parts = [masked(part, "", depth + 1) for part in value]
         return tuple(parts) if isinstance(value, tuple) else parts
     return value
+
+
+def shown_value(value: Any, name: str = "") -> str:
+    """A value in a message: masked, on one line of at most 60 characters.
+
+    Args:
+        value: the value, of any kind.
+        name: where it stands, dotted.
+
+    Example:
+        >>> shown_value({"beam": 5}), shown_value("hf_8ZqX", "config.hub.token")
+        ("{'beam': 5}", "'***'")
+    """
+    return one_line(repr(masked(value, name)), 60)
 
 
 _VALUE = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\;&|])+"""

@@ -28,7 +28,7 @@ from espnet3.config.yaml_values import parse_setting, read_yaml
 from espnet3.errors import ConfigError, UsageError
 from espnet3.parallel.base_runner import BaseRunner
 from espnet3.parallel.env_provider import EnvironmentProvider
-from espnet3.redaction import masked, remember
+from espnet3.redaction import remember, shown_value
 from espnet3.text import one_line
 from espnet3.user_code.import_path import extended_import_path
 
@@ -153,7 +153,7 @@ def _replace(config: DictConfig | ListConfig, key: str, value: Any) -> None:
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
     section = raw[name]
     if not isinstance(section, Mapping):
-        raise ConfigError(name, f"must be a mapping, got {one_line(repr(masked(section)), 60)}")
+        raise ConfigError(name, f"must be a mapping, got {shown_value(section)}")
     return dict(section)
 
 
@@ -179,7 +179,7 @@ def _items(raw: Any) -> Any:
         raise ConfigError(
             "items",
             "must be a number, a list, a mapping with start, stop and step, or one with _target_, "
-            f"got {one_line(repr(masked(raw)), 60)}",
+            f"got {shown_value(raw)}",
         )
     given = dict(raw)
     if "_target_" in given:

@@ -170,7 +170,7 @@ def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
     breakpoint() works, and results count as any others.
     """
     from espnet3.cli.arguments import spec_of
-    from espnet3.cli.run_shard import RUN_SHARD, run_in_foreground
+    from espnet3.cli.foreground import RUN_SHARD, run_in_foreground
 
     options = [] if trust is None else ["--trust", trust]
     code, told = run_in_foreground(RUN_SHARD, [*options, "--", spec_of(words)])
@@ -207,8 +207,8 @@ def work(
     takes what nobody is at. Results count as any others. Ctrl-C keeps what is done.
     """
     from espnet3._blocking import run_blocking
+    from espnet3.cli.foreground import JOIN, run_in_foreground
     from espnet3.cli.joining import gpu_environs, shards_to_claim, tell_differences
-    from espnet3.cli.run_shard import JOIN, run_in_foreground
 
     environs = gpu_environs() if per_gpu else [{}]
     run, ranks = run_blocking(shards_to_claim(run_dir, trust))

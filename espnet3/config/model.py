@@ -20,11 +20,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from espnet3.errors import ConfigError
-from espnet3.redaction import masked
+from espnet3.redaction import shown_value
 from espnet3.run_dir.trust import Trust
 from espnet3.specs.nested import PlainJson
 from espnet3.specs.plain import plain_config, plain_json
-from espnet3.text import one_line
 
 Env = Literal[
     "local",
@@ -192,9 +191,7 @@ def as_parallel_config(config: Any) -> ParallelConfig:
         config = _read_yaml(os.fspath(config))
     plain = plain_json(config, "parallel")
     if not isinstance(plain, Mapping):
-        raise ConfigError(
-            "parallel", f"expected a mapping, got {one_line(repr(masked(plain)), 60)}"
-        )
+        raise ConfigError("parallel", f"expected a mapping, got {shown_value(plain)}")
     return parse_parallel(plain)
 
 
@@ -252,7 +249,7 @@ def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelC
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(step) for step in first["loc"] if step != "constrained-int")
-        given = one_line(repr(masked(first["input"], name)), 60)
+        given = shown_value(first["input"], name)
         hint = ""
         if first["type"] == "literal_error":  # its message has all valid values
             valid = re.findall(r"'(\w+)'", first["ctx"]["expected"])

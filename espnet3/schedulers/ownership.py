@@ -5,7 +5,7 @@ from __future__ import annotations
 from espnet3.schedulers.qsub import name_digest
 from espnet3.specs.models import RunSpec, Submission
 
-# Names there are too short for the run's id: see `short_name` of `qsub_style`.
+# Names there are too short for the run's id: see `short_name` of `qsub`.
 _SHORTENED = frozenset({"pbs", "moab"})
 _DIGESTS = (9, 11)  # letters; names of earlier versions have the longer one
 _EARLIER = "espnet3"  # began the names of jobs for which the user had none

@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError
-from espnet3.redaction import masked
+from espnet3.redaction import masked, shown_value
 from espnet3.text import one_line
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _explained(error: NotJson, where: str) -> ConfigError:
     if error.reason == "key":
         return ConfigError(f"{where}.{part}", f"the key {part!r} is not a string")
     if error.reason == "text":
-        shown = one_line(repr(masked(part, where)), 60)
+        shown = shown_value(part, where)
         return ConfigError(where, f"{shown} cannot be written as UTF-8")
     if error.reason == "kind":
         return no_json(part, where)
@@ -238,7 +238,7 @@ def _explained(error: NotJson, where: str) -> ConfigError:
 def no_json(value: Any, where: str) -> ConfigError:
     """The error that a value in a config cannot be stored."""
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    shown = one_line(repr(masked(value, where)), 60)
+    shown = shown_value(value, where)
     return ConfigError(
         where,
         f"{shown} of type {kind} is not JSON; put plain values into the config and build "

@@ -60,14 +60,19 @@ async def preflight(run: RunSpec, provider: Any = None) -> None:
         output = scrubbed(printed.decode(errors="replace"))
         problem = _read(result)
         held = _read(Path(f"{result}.held"))
-    if provider is not None and held is not None:
-        _warn_of(list(differences(plain_attributes(provider), decode_held(held))))
     if problem == "" and process.returncode == 0:
+        if provider is not None and held is not None:
+            _warn_of(await asyncio.to_thread(_made_otherwise, provider, held))
         return
     last = _last_line(output)
     if problem and last and process.returncode == exit_codes.EXITED:
         problem = f"{problem.rpartition(': SystemExit')[0]}: it ended itself and said: {last}"
     raise PreflightError(problem or last or "the check died", output)
+
+
+def _made_otherwise(provider: Any, held: str) -> list[tuple[str, str]]:
+    """Where a provider's plain values are not those that were written down, and how."""
+    return list(differences(plain_attributes(provider), decode_held(held)))
 
 
 def _warn_of(found: Sequence[tuple[str, str]]) -> None:

@@ -7,10 +7,9 @@ from types import FunctionType
 from typing import Any
 
 from espnet3.errors import ClassError, ConfigError
-from espnet3.redaction import masked
+from espnet3.redaction import shown_value
 from espnet3.specs.models import Argument, Assignment, ClassReference, ProviderSpec
 from espnet3.specs.plain import is_omegaconf
-from espnet3.text import one_line
 from espnet3.user_code.equality import alike
 from espnet3.user_code.instances import attributes_of, changed_attributes
 from espnet3.user_code.references import refer_to
@@ -84,7 +83,7 @@ def changed_variables(*classes: type[Any]) -> list[Assignment]:
             _require_another(variable)
         except ConfigError as error:
             if must_be_refused(variable):
-                shown = one_line(repr(masked(variable.value, variable.name)), 60)
+                shown = shown_value(variable.value, variable.name)
                 raise ClassError(
                     str(variable),
                     f"was changed after the import, to {shown}, which a worker cannot be given; "

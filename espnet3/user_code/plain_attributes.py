@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from espnet3.redaction import masked
+from espnet3.redaction import shown_value
 from espnet3.specs.plain import is_omegaconf
-from espnet3.text import one_line
 from espnet3.user_code.instances import attributes_of, record_of
 
 _PLAIN = (str, int, float, complex, bytes, bool, type(None))
@@ -51,7 +50,7 @@ def plain_attributes(instance: Any) -> dict[str, Held]:
     left_out = frozenset() if record is None else record.own_work
     walk = _Walk(instance)
     for name, value in attributes_of(instance):
-        if name not in left_out:
+        if name not in left_out and len(walk.found) < _MAX_VALUES:
             walk.enter(name, value)
     return walk.found
 
@@ -80,32 +79,34 @@ class _Walk:
         self._within = [instance]
 
     def enter(self, path: str, value: Any) -> None:
-        if len(self.found) >= _MAX_VALUES or len(self._within) > _MAX_DEPTH:
+        if len(self._within) > _MAX_DEPTH:
             return
         if type(value) in _PLAIN or isinstance(value, (Enum, PurePath)):
             checksum = hashlib.sha256(f"{type(value)} {value!r}".encode(errors="replace"))
-            shown = one_line(repr(masked(value, path)), 60)
+            shown = shown_value(value, path)
             self.found[path] = Held(checksum.hexdigest(), shown)
         elif not any(value is each for each in self._within):
             self._within.append(value)
             for key, inner in _inside(value):
+                if len(self.found) >= _MAX_VALUES:
+                    break
                 self.enter(f"{path}{key}", inner)
             self._within.pop()
 
 
-def _inside(value: Any) -> Iterable[tuple[str, Any]]:
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds, made as it is asked for: most of a large one never is."""
     if is_omegaconf(value):
         from omegaconf import OmegaConf
 
         value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else None
     kind = type(value)
     if kind is dict:
-        return [(f".{key}", inner) for key, inner in value.items() if isinstance(key, str)]
-    if kind in (list, tuple):
-        return [(f"[{i}]", inner) for i, inner in enumerate(value)]
-    if _is_of_users(kind):
-        return [(f".{name}", inner) for name, inner in attributes_of(value)]
-    return ()
+        yield from ((f".{key}", inner) for key, inner in value.items() if isinstance(key, str))
+    elif kind in (list, tuple):
+        yield from ((f"[{i}]", inner) for i, inner in enumerate(value))
+    elif _is_of_users(kind):
+        yield from ((f".{name}", inner) for name, inner in attributes_of(value))
 
 
 def _is_of_users(kind: type[Any]) -> bool:

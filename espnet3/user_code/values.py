@@ -17,7 +17,7 @@ from types import BuiltinFunctionType, FunctionType, MethodDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ClassError, ConfigError
-from espnet3.redaction import masked
+from espnet3.redaction import shown_value
 from espnet3.specs.models import Argument, ClassReference, RestoredValue
 from espnet3.specs.nested import Kind
 from espnet3.specs.plain import MAX_DEPTH, is_omegaconf, no_json, utf8
@@ -85,7 +85,7 @@ def _require_alike(value: Any, argument: Argument, where: str) -> None:
     if not same:
         raise ConfigError(
             where,
-            f"{one_line(repr(masked(value, where)), 60)} cannot be rebuilt identically in a worker "
+            f"{shown_value(value, where)} cannot be rebuilt identically in a worker "
             f"(it {problem}); put plain values into it and build objects in the provider",
         )
 
