@@ -3,7 +3,8 @@
     python -m tests.chaos.soak --faults N [--seed S] [--only RUN]
 
 Half of the runs are real processes on `env: local` (`soak_real.py`), half are simulated ones, which
-die at any operation on the storage (`soak_simulated.py`). What is decided at random comes from the
+die at any operation on the storage (`soak_simulated.py`). In half of either workers claim their
+shards (`soak_claims.py`). What is decided at random comes from the
 seed and the run's number; `--only` repeats one run. Real processes race as they like, so that a run
 with them may need some repetitions to fail again.
 
@@ -28,12 +29,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.soak_claims import ClaimedRun, SimulatedClaims
 from tests.chaos.soak_real import RealRun
 from tests.chaos.soak_simulated import SimulatedRun
 from tests.chaos.tally import Tally
 from tests.support import guard
 
 AT_ONCE = 2  # runs
+_KINDS = (RealRun, SimulatedRun, ClaimedRun, SimulatedClaims)
 
 
 def one_run(seed: int, number: int) -> Tally:
@@ -48,10 +51,7 @@ def one_run(seed: int, number: int) -> Tally:
         patch.setenv("ESPNET3_PATIENCE", "2")
         try:
             with contextlib.redirect_stderr(nowhere):
-                if number % 2:
-                    SimulatedRun(Path(folder), rng, tally, patch).whole()
-                else:
-                    RealRun(Path(folder), rng, tally).whole()
+                _KINDS[number % len(_KINDS)](Path(folder), rng, tally, patch).whole()
         except BaseException as error:
             words = "".join(traceback.format_exception(error))
             if isinstance(error, AssertionError):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from espnet3.errors import DamagedResult, EspnetError, FailedItems, SubmissionRefused
 from espnet3.run import Run
 from espnet3.specs import layout
-from espnet3.specs.items import shard_bounds
-from espnet3.specs.models import Receipt, decode
+from espnet3.specs.models import Receipt, RunSpec, decode
 from tests.chaos.soak_work import BEGUN, MENDED, PLAN, RUN, answer, submit
 from tests.chaos.tally import Tally
 from tests.support.faulty_store import VARIABLE, Faults, faults_environment, injected
@@ -42,23 +42,31 @@ class RealRun:
         folder: an empty folder.
         rng: decides everything.
         tally: counts.
+        patch: not used: real processes need none.
     """
 
-    def __init__(self, folder: Path, rng: random.Random, tally: Tally) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rng: random.Random,
+        tally: Tally,
+        patch: pytest.MonkeyPatch | None = None,
+    ) -> None:
         self.folder, self.rng, self.tally = folder, rng, tally
         self.run_dir = folder / RUN
         self.run = Run(self.run_dir)
         self.n_items, self.n_shards = rng.randint(8, 24), rng.randint(2, 4)
+        self.longest = LONGEST
         self.failing = rng.sample(range(self.n_items), rng.choice((0, 0, 1, 2)))
         self.on_error = rng.choice(("stop", "record"))
         parallel = {
             "env": "local",
             "n_workers": 2,
             "n_shards": self.n_shards,
-            "shards_per_job": rng.choice((1, 2)),
             "on_error": self.on_error,
             "checkpoint_every": 0.05,
             "preflight": False,
+            **self.schedule(),
         }
         plan: dict[str, Any] = {"items": self.n_items, "pace": rng.choice((0.005, 0.02, 0.05))}
         plan |= {"failing": self.failing, "parallel": parallel}
@@ -71,6 +79,10 @@ class RealRun:
         tally.shards += self.n_shards
         tally.items += self.n_items
         tally.faults["item that fails"] += len(self.failing)
+
+    def schedule(self) -> dict[str, Any]:
+        """What of the parallel config tells who gets which shard."""
+        return {"shards_per_job": self.rng.choice((1, 2))}
 
     def whole(self) -> None:
         """All of its life."""
@@ -111,12 +123,16 @@ class RealRun:
             if not self._some_progress(self.rng.randint(1, 4)):
                 return
             if self.rng.random() < 0.15:
-                self._look()  # what is durable now must not be computed by the copies
-                self.tally.faults["two live copies"] += 1
-                self._submitting(lambda: self.run.resume(force=True))
+                self.start_copies()
                 continue
             who = self.rng.choice(("worker", "worker", "worker", "supervisor"))
             self._signal(who, self.rng.choice((signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1)))
+
+    def start_copies(self) -> None:
+        """Start a second copy of all that is not done."""
+        self._look()  # what is durable now must not be computed by the copies
+        self.tally.faults["two live copies"] += 1
+        self._submitting(lambda: self.run.resume(force=True))
 
     def _signal(self, who: str, number: signal.Signals) -> None:
         if who == "supervisor" and number == signal.SIGUSR1:
@@ -260,10 +276,10 @@ class RealRun:
 
     def idle(self) -> None:
         """Wait until nothing of the run lives, and check what it left."""
-        deadline = time.monotonic() + LONGEST
+        deadline = time.monotonic() + self.longest
         while self.processes():
             if time.monotonic() > deadline:
-                raise Wrong(f"still alive after {LONGEST} s: {self.run.status().unfinished()}")
+                raise Wrong(f"still alive after {self.longest} s: {self.run.status().unfinished()}")
             time.sleep(0.03)
         self._look()
 
@@ -309,12 +325,15 @@ class RealRun:
 
     def _durable(self, files: dict[str, bytes]) -> set[int]:
         """Items with a whole and right line in a result file that was not damaged on purpose."""
-        found = set()
+        found: set[int] = set()
+        if layout.RUN not in files:
+            return found
+        run = decode(RunSpec, files[layout.RUN], layout.RUN)
         for name, data in files.items():
             file = layout.parse_result(name.removeprefix(f"{layout.RESULTS}/"))
             if file is None or name.removeprefix(f"{layout.RESULTS}/") in self.damaged:
                 continue
-            first = shard_bounds(file.rank, self.n_shards, self.n_items)[0] + file.first
+            first = run.bounds_of(file.rank)[0] + file.first
             for item, line in enumerate(data.split(b"\n")[:-1], first):
                 record = json.loads(line)
                 if record["item"] != item:
