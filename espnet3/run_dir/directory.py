@@ -278,10 +278,10 @@ class RunDirectory:
         """
         self.store.replace(layout.path_of(record), encode(record))
 
-    def publish_first(self, record: PersistedModel) -> None:
+    def publish_first(self, record: PersistedModel, *, durable: bool = True) -> None:
         """As `publish`, but where somebody else was first, theirs counts."""
         with contextlib.suppress(FileTaken):
-            self.publish(record)
+            self.publish(record, durable=durable)
 
 
 def jobs_record(number: int, jobs: list[AcceptedJob], refused: str | None = None) -> AcceptedJobs:

@@ -31,7 +31,13 @@ from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
 from espnet3.submit.submitter import refuse_in_worker
-from espnet3.submit.withdrawals import WithdrawalCause, find_damaged, find_failed, withdraw
+from espnet3.submit.withdrawals import (
+    WithdrawalCause,
+    find_damaged,
+    find_failed,
+    find_failed_parts,
+    withdraw,
+)
 from espnet3.user_code.import_path import extended_import_path
 from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
@@ -115,12 +121,14 @@ class _Checked(NamedTuple):
         seen: what is known of the run.
         groups: its shards by their options.
         wanted: only these shards; all where None.
+        receipts: rank -> generation of the receipt that it has, or would get.
         findings: rank -> why its receipt is to be withdrawn.
     """
 
     seen: Observation
     groups: Groups
     wanted: list[int] | None
+    receipts: dict[int, int]
     findings: dict[int, WithdrawalCause]
 
 
@@ -129,11 +137,13 @@ async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Su
     require_usable_umask()
     with stopping() as stop:
         checked = await observe(open_directory, lambda seen: _check(seen, wish, stop))
-    seen, groups, wanted, findings = checked
+    seen, groups, wanted, receipts, findings = checked
     if findings:
         if groups.config.preflight:  # before anything is withdrawn
             await preflight(seen.run)
-        seen = await observe(partial(_withdraw, seen, findings, wish.failed), record_found_jobs)
+        seen = await observe(
+            partial(_withdraw, seen, receipts, findings, wish.failed), record_found_jobs
+        )
     submitted = await submit_missing(
         seen, groups, wanted, force=wish.force, failed=wish.failed, checked=bool(findings)
     )
@@ -173,15 +183,27 @@ def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
     if wish.failed:
         sound = {rank: n for rank, n in receipts.items() if rank not in findings}
         findings |= find_failed(directory, seen.run, sound, wish.patience, stop)
-    return _Checked(record_found_jobs(seen), groups, wanted, findings)
+        states = seen.status.shards.states
+        idle = [
+            rank
+            for rank in (range(seen.run.world_size) if wanted is None else wanted)
+            if states[rank] != "done" and (wish.force or states[rank] not in LIVE)
+        ]
+        shared, failed = find_failed_parts(directory, seen.run, idle, stop)
+        findings |= failed
+        receipts |= shared
+    return _Checked(record_found_jobs(seen), groups, wanted, receipts, findings)
 
 
 def _withdraw(
-    seen: Observation, findings: Mapping[int, WithdrawalCause], failed: bool
+    seen: Observation,
+    receipts: Mapping[int, int],
+    findings: Mapping[int, WithdrawalCause],
+    failed: bool,
 ) -> RunDirectory:
     """The directory, once receipts of it are withdrawn."""
     errors_from = _next_number(seen) if failed else 0
-    withdraw(seen.directory, seen.receipts, findings, errors_from)
+    withdraw(seen.directory, receipts, findings, errors_from)
     return seen.directory
 
 

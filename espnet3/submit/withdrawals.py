@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 from espnet3.errors import DamagedResult, FileMissing
+from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.verification import find_damage, patiently
@@ -89,10 +90,47 @@ def find_failed(
         errors = patiently(
             lambda: directory.receipt(run, rank, receipts[rank]), patience, stop
         ).errors
-        words = "1 item failed" if errors == 1 else f"{errors} items failed"
-        return WithdrawalCause("failed-items", words, []) if errors else None
+        return _failed(errors)
 
     return _look_at_all(look, sorted(receipts), stop)
+
+
+def _failed(errors: int) -> WithdrawalCause | None:
+    words = "1 item failed" if errors == 1 else f"{errors} items failed"
+    return WithdrawalCause("failed-items", words, []) if errors else None
+
+
+def find_failed_parts(
+    directory: RunDirectory, run: RunSpec, ranks: Sequence[int], stop: threading.Event
+) -> tuple[dict[int, int], dict[int, WithdrawalCause]]:
+    """Find failed items in what workers vouched for that share a shard which is not done.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        ranks: shards without a receipt.
+        stop: ends it soon, with what was found by then.
+
+    Returns:
+        The generations of the receipts that such shards would have got, and what was found.
+    """
+    receipts = directory.receipts(run.world_size)
+    wanted = frozenset(ranks)
+    names = filter(None, map(layout.parse_claim, directory.store.names(layout.CLAIMS)))
+    shared = {
+        name.rank: name.generation
+        for name in names
+        if name.is_part
+        and name.rank in wanted
+        and name.rank not in receipts.done
+        and name.generation == receipts.generation(name.rank)
+    }
+
+    def look(rank: int) -> WithdrawalCause | None:
+        found = read_partial_receipts(directory, run, rank, shared[rank])
+        return _failed(sum(part.errors for part in found))
+
+    return shared, _look_at_all(look, sorted(shared), stop)
 
 
 def withdraw(
@@ -105,7 +143,7 @@ def withdraw(
 
     Args:
         directory: the run directory.
-        receipts: rank -> generation.
+        receipts: rank -> generation of the receipt that there is, or would be.
         findings: which ones, and why.
         errors_from: recorded errors count from attempts of this submission on; 0 for all of them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import time
@@ -60,6 +61,12 @@ class Attempt:
         self.generation, self.spare = generation, spare
         self.name = layout.new_attempt(submission_number)
 
+    def in_place_of(self, name: str) -> Attempt:
+        """Another attempt of this shard, which cannot say itself how it ended."""
+        other = copy.copy(self)
+        other.name = name
+        return other
+
     def record(self, event: str, *, durable: bool = True, **details: Any) -> None:
         """Write one event of this attempt.
 
@@ -94,7 +101,7 @@ class Attempt:
             elapsed=round(time.monotonic() - BEGAN, 3),
             **details,
         )
-        self.directory.publish(record, durable=durable)
+        self.directory.publish_first(record, durable=durable)
 
 
 def record_failure(attempt: Attempt, error: EspnetError, done: int) -> None:

@@ -372,6 +372,8 @@ class Claims:
             return False
         words = f"{len(without)} workers ended at it without a word"
         log.error("shard %d: set aside: %s", rank, words)
-        self._attempt(rank, self.generation(rank)).record("failed", cause=words)
+        attempt = self._attempt(rank, self.generation(rank))
+        # In the name of the last one, so that all who see this leave one record.
+        attempt.in_place_of(without[-1].attempt).record("failed", cause=words)
         self._set_aside.add(rank)
         return True

@@ -116,15 +116,20 @@ class Stretch:
         self.begun: float | None = None
         self.computed = 0
 
-    def over(self, pairs: Iterable[T], position: int) -> Iterator[T]:
-        """The items, and what goes with them, from a position on up to the end as it is by then."""
+    def over(
+        self, pairs: Iterable[tuple[Any, T | None]], position: int
+    ) -> Iterator[tuple[Any, T | None]]:
+        """The items from a position on, up to the end as it is by then, and what is kept of each.
+
+        What is kept of an item is None where it is to be computed.
+        """
         self.position, self.begun = position, time.monotonic()
-        for pair in pairs:
+        for item, kept in pairs:
             if self.position >= self.end:
                 return
-            yield pair
+            yield item, kept
             self.position += 1
-            self.computed += 1
+            self.computed += kept is None  # what was copied says nothing of the pace
 
 
 def compute_shard(

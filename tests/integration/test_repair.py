@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -181,6 +184,35 @@ def test_only_failed_items_are_computed_again_also_after_a_kill(tmp_path: Path) 
     assert noted(tmp_path, "begun") == once(range(18)) + Counter({1: 1, 4: 2, 8: 1})
     require_unchanged(before, run)
     assert run.resume(items="failed").number is None
+
+
+def test_failed_items_of_a_part_of_a_shard(tmp_path: Path) -> None:
+    """Somebody vouched for the second half, with a failed item, and the first was never done."""
+    shared = {"schedule": "dynamic", "lease": 6.0, "heartbeat": 0.5}
+    run = submit_noting(
+        tmp_path, 20, config(1, on_error="record", **shared), failing=[19], gated=[2]
+    )
+    signs, parts = Path(run.run_dir, layout.WORKERS), Path(run.run_dir, layout.CLAIMS)
+
+    def seems_slow() -> bool:
+        states = [json.loads(path.read_bytes()) for path in signs.glob("*.json")]
+        return any(state["position"] == 2 and state["seconds"] > 3 for state in states)
+
+    wait_for(seems_slow, "nobody waits at the gate")
+    work = [sys.executable, "-m", "espnet3", "work", run.run_dir]
+    subprocess.run(work, check=True, timeout=100)
+    assert [*parts.glob("*.part.json")] != []
+    for pid in processes_of(run):
+        os.kill(pid, signal.SIGKILL)
+    ended(run)
+    before = published(run)
+    (tmp_path / MENDED).touch()
+    (tmp_path / GATE).touch()
+    submitted = run.resume(items="failed")
+    assert (submitted.ranks, submitted.withdrawn) == ([0], {0: "1 item failed"})
+    assert ended(run).collect(patience=0) == locally(tmp_path, 20)
+    assert noted(tmp_path, "begun") == once(range(20)) + Counter({2: 1, 19: 1})
+    require_unchanged({n: data for n, data in before.items() if "workers" not in n}, run)
 
 
 def test_failed_items_of_a_shard_without_a_receipt(tmp_path: Path) -> None:

@@ -433,8 +433,24 @@ def test_two_deaths_set_nothing_aside(there: Situation, place: int | None) -> No
 def test_what_killed_three_is_named(there: Situation, places: tuple[int | None, ...]) -> None:
     die_at(there, *places)
     assert there.ask(there.worker(), most=0) is None
-    assert there.failures() == ["0"]
+    assert there.ask(there.worker(), most=0) is None
+    assert there.failures() == ["0"]  # by whoever saw it first
     assert there.ask(there.worker(2), most=0) == (0, 0, N_ITEMS)  # somebody has resumed
+
+
+def test_all_who_see_it_at_once_leave_one_record(
+    there: Situation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die_at(there, None, None, None)
+    exists = there.directory.store.exists
+
+    def before_any(path: str) -> bool:
+        return "failed" not in path and exists(path)
+
+    monkeypatch.setattr(there.directory.store, "exists", before_any)
+    assert there.ask(there.worker(), most=0) is None
+    assert there.ask(there.worker(), most=0) is None
+    assert there.failures() == ["0"]
 
 
 def test_who_comes_further_each_time_is_only_unlucky(there: Situation) -> None:
@@ -624,6 +640,13 @@ def test_an_owner_sees_the_cut_at_its_next_sign(there: Situation) -> None:
     there.claim(0, 3, 12)
     worker._heartbeat.beat()
     assert stretch.end == 12
+
+
+def test_what_was_copied_says_nothing_of_the_pace(there: Situation) -> None:
+    stretch = Stretch(there.claim(0), N_ITEMS)
+    kept: list[tuple[int, str | None]] = [(0, "a line"), (1, "another"), (2, None), (3, None)]
+    assert [item for item, _ in stretch.over(kept, 0)] == [0, 1, 2, 3]
+    assert (stretch.position, stretch.computed) == (4, 2)
 
 
 def test_what_this_worker_left_is_its_own_again(there: Situation) -> None:
