@@ -57,7 +57,7 @@ def host(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hos
 
     monkeypatch.setattr("espnet3.run_dir.verification.time", clock)
     # The worker's life is here, in the tests' own process: it must not make that one its own.
-    monkeypatch.setattr("espnet3.worker.task.enter_submitter_process", lambda run: None)
+    monkeypatch.setattr("espnet3.worker.environment.enter_submitter_process", lambda run: None)
     monkeypatch.setattr("espnet3.worker.rebuild.reenter_submitter_process", lambda run: None)
     monkeypatch.setattr("espnet3.worker.main.log_to_stderr", lambda: None)
     monkeypatch.setattr("espnet3.run_dir.verification.threading", SimpleNamespace(Event=Event))
