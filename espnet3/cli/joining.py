@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import orjson
@@ -152,9 +153,10 @@ def gpu_environs() -> list[dict[str, str]]:
         UsageError: there is none.
     """
     said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = (
-        _listed_gpus() if said is None else [d for d in said.split(",") if d not in ("", "-1")]
-    )
+    if said is None:
+        devices = _listed_gpus()
+    else:  # CUDA, too, passes over what stands behind the first that is none
+        devices = [*takewhile(lambda d: d not in ("", "-1"), map(str.strip, said.split(",")))]
     if not devices:
         raise UsageError("--per-gpu: no GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES)")
     return [{"CUDA_VISIBLE_DEVICES": device} for device in devices]
