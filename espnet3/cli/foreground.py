@@ -7,19 +7,36 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 RUN_SHARD, JOIN = "espnet3.worker.run_shard", "espnet3.worker.join"
 
 
+class Started(NamedTuple):
+    """One of the processes to run.
+
+    Attributes:
+        words: its command line, behind the module.
+        environ: variables to set besides.
+        files: descriptors that it gets, by the numbers that they have here.
+    """
+
+    words: Sequence[str]
+    environ: Mapping[str, str] = MappingProxyType({})
+    files: Sequence[int] = ()
+
+
 def run_in_foreground(
-    module: str, words: Sequence[str], environs: Sequence[Mapping[str, str]] = ({},)
+    module: str, workers: Sequence[Started], *, quiet: bool = False
 ) -> tuple[int, int | None]:
     """Run a worker's module on this terminal, once or several times at once, and wait for the end.
 
     Args:
         module: `espnet3.worker.run_shard`, or `espnet3.worker.join`.
-        words: its command line.
-        environs: variables to set besides, for each of the processes.
+        workers: the processes.
+        quiet: whether what they print goes to standard error, since this process has an answer of
+            its own.
 
     Returns:
         The first exit code that is not 0, of `espnet3.worker.exit_codes` or negative where a signal
@@ -27,11 +44,18 @@ def run_in_foreground(
 
     Example:
         >>> spec = "/shared/run/shards/000003.json"
-        >>> run_in_foreground("espnet3.worker.run_shard", [spec])  # doctest: +SKIP
+        >>> run_in_foreground(RUN_SHARD, [Started([spec])])  # doctest: +SKIP
         (0, None)
     """
-    command = [sys.executable, "-P", "-m", module, *words]
-    processes = [subprocess.Popen(command, env={**os.environ, **own}) for own in environs]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", module, *worker.words],
+            env={**os.environ, **worker.environ},
+            pass_fds=worker.files,
+            stdout=2 if quiet else None,
+        )
+        for worker in workers
+    ]
     told: list[int] = []
 
     def stop(number: int, frame: object) -> None:

@@ -170,10 +170,10 @@ def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
     breakpoint() works, and results count as any others.
     """
     from espnet3.cli.arguments import spec_of
-    from espnet3.cli.foreground import RUN_SHARD, run_in_foreground
+    from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
 
     options = [] if trust is None else ["--trust", trust]
-    code, told = run_in_foreground(RUN_SHARD, [*options, "--", spec_of(words)])
+    code, told = run_in_foreground(RUN_SHARD, [Started([*options, "--", spec_of(words)])])
     return _exit_code(code, told)
 
 
@@ -205,22 +205,25 @@ def work(
 
     It claims what is free and shares what others are at, until nothing is left; of a static run it
     takes what nobody is at. Results count as any others. Ctrl-C keeps what is done.
+    With --json what `forward` prints goes to standard error.
     """
     from espnet3._blocking import run_blocking
-    from espnet3.cli.foreground import JOIN, run_in_foreground
-    from espnet3.cli.joining import gpu_environs, shards_to_claim, tell_differences
+    from espnet3.cli import joining, show
+    from espnet3.worker import exit_codes
 
-    environs = gpu_environs() if per_gpu else [{}]
-    run, ranks = run_blocking(shards_to_claim(run_dir, trust))
-    tell_differences(run)
+    environs = joining.gpu_environs() if per_gpu else [{}]
+    to_join = run_blocking(joining.joinable(run_dir, trust))
     words = [] if trust is None else ["--trust", trust]
     words += [] if max_shards is None else ["--max-shards", str(max_shards)]
     words += [] if duration is None else ["--seconds", str(duration)]
-    words += [] if ranks is None else ["--ranks", ",".join(map(str, ranks))]
-    words += ["--json"] if as_json else []
-    if ranks == []:
-        return DONE
-    return _exit_code(*run_in_foreground(JOIN, [*words, "--", run_dir], environs))
+    if to_join.ranks == []:
+        environs = []
+    else:
+        joining.tell_differences(to_join.run)
+    code, told, did = joining.run_workers(to_join, words, environs, quiet=as_json)
+    if as_json and code != exit_codes.USAGE:
+        show.json_document(joining.work_document(to_join, did))
+    return _exit_code(code, told)
 
 
 @click.command()

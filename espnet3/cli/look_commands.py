@@ -22,24 +22,35 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.run_dir
+@click.option("--workers", is_flag=True, help="Also a row for each worker that claims shards.")
 @options.as_json
-def status(run_dir: str, as_json: bool) -> int:
+def status(run_dir: str, workers: bool, as_json: bool) -> int:
     """Show which shards are not done, and why.
 
     Also how many items failed and were recorded (on_error: record). The exit code is 0 where every
     shard is done and no item failed, so that `collect` does not refuse it.
 
     In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
-    state, submission, task and cause separated by tabs.
+    state, submission, task and cause separated by tabs. With --workers, lines follow that begin
+    with `worker`. When a worker gave its last sign of life is told by its own clock.
     """
     from espnet3.cli import show, status_views
     from espnet3.run import Run
 
     seen = Run(run_dir).status()
+    signs = None
+    if workers:
+        from espnet3.cli import worker_rows
+        from espnet3.status.worker_signs import worker_signs
+
+        signs = worker_signs(seen.run_dir)
     if as_json:
-        show.json_document(show.status_document(seen))
+        told = {} if signs is None else {"workers": worker_rows.documents(signs)}
+        show.json_document({**show.status_document(seen), **told})
     else:
         status_views.status(seen)
+        if signs is not None:
+            worker_rows.show_workers(signs)
     return DONE if seen.sound else NOT_COMPLETE
 
 

@@ -14,9 +14,11 @@ from espnet3.errors import ClassError, ConfigError
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.models import ClassReference
 from espnet3.text import one_line
+from espnet3.user_code.calling import call_for_item
 from espnet3.user_code.references import find_class
 
 _FIELD = "parallel.weights"
+_BEGINS_JSON = ("[", "{", '"')  # which no number does
 
 
 def weights_of(said: str | Sequence[float], items: ItemRange | ItemList) -> list[float]:
@@ -24,7 +26,8 @@ def weights_of(said: str | Sequence[float], items: ItemRange | ItemList) -> list
 
     Args:
         said: the weights; or the path of a file that holds them, one on each line or as a JSON
-            list; or a function of an item, as in `my_module:seconds`.
+            list (`.json`, or what begins like JSON); or a function of an item, as in
+            `my_module:seconds`.
         items: the items.
 
     Raises:
@@ -46,11 +49,8 @@ def weights_of(said: str | Sequence[float], items: ItemRange | ItemList) -> list
         raise ConfigError(_FIELD, f"are {len(found)} for {len(items)} items; give one for each")
     weights = []
     for position, value in enumerate(found):
-        try:
-            weight = float(value)
-        except (TypeError, ValueError):
-            weight = math.nan
-        if isinstance(value, bool) or not 0 <= weight < math.inf:
+        weight = _number(value)
+        if not 0 <= weight < math.inf:
             shown = one_line(repr(value), 40)
             raise ConfigError(
                 f"{_FIELD}[{position}]", f"must be a finite number from 0, got {shown}"
@@ -59,21 +59,32 @@ def weights_of(said: str | Sequence[float], items: ItemRange | ItemList) -> list
     return weights
 
 
+def _number(value: Any) -> float:
+    """A value as a number; not one where it is none."""
+    if isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
 def _by_function(said: str, items: ItemRange | ItemList) -> list[Any]:
     module, _, name = said.partition(":")
     try:
         function = find_class(ClassReference(module=module, qualname=name))
+        if not callable(function):
+            raise ConfigError(_FIELD, f"{said} is {one_line(repr(function), 80)}, no function")
+        # As a number, too: what the user's code returns may raise there (a tensor of two numbers).
+        return [call_for_item(lambda it: _of_call(function(it)), item, said) for item in items]
     except ClassError as error:
-        raise ConfigError(_FIELD, str(error)) from error
-    found = []
-    for item in items:
-        try:
-            found.append(function(item))
-        except Exception as error:
-            shown = one_line(f"{type(error).__name__}: {error}")
-            at = one_line(repr(item), 60)
-            raise ConfigError(_FIELD, f"{said} failed for item {at}: {shown}") from error
-    return found
+        raise ConfigError(_FIELD, str(error)) from error.__cause__
+
+
+def _of_call(value: Any) -> Any:
+    """What a function returned, as a plain number where it is another kind of one."""
+    plain = value is None or isinstance(value, str | bool | int | float)
+    return value if plain else float(value)
 
 
 def _from_file(file: str) -> Sequence[Any]:
@@ -83,13 +94,16 @@ def _from_file(file: str) -> Sequence[Any]:
     except OSError as error:
         problem = f"{file}: {error.strerror}; name a file, or a function as in my_module:seconds"
         raise ConfigError(_FIELD, problem) from None
-    if data.lstrip()[:1] == b"[":
-        try:
-            read = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise ConfigError(_FIELD, f"{file}: {error}") from None
-        return read if isinstance(read, list) else []
-    return data.decode("utf-8", "backslashreplace").split()
+    text = data.decode("utf-8-sig", "backslashreplace")  # Windows' editors write a mark first
+    if not file.endswith(".json") and not text.lstrip().startswith(_BEGINS_JSON):
+        return text.split()
+    try:
+        read = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ConfigError(_FIELD, f"{file}: {error}") from None
+    if not isinstance(read, list):
+        raise ConfigError(_FIELD, f"{file}: holds no list; write one number for each item in it")
+    return read
 
 
 def by_call(weights: Sequence[float], batch_size: int | None) -> list[float]:

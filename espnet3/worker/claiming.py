@@ -56,11 +56,16 @@ class Taken(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """How a run's shards are claimed; see `ParallelConfig`."""
+    """How a run's shards are claimed; see `ParallelConfig`.
+
+    `in_order` is the joined worker's own: it tries its shards as they are given, whatever they
+    weigh.
+    """
 
     lease: float = 180.0
     heartbeat: float = 30.0
     speculate: bool = False
+    in_order: bool = False
 
     @classmethod
     def of(cls, submission: Submission) -> Terms:
@@ -99,7 +104,7 @@ class Claims:
         self._directory, self._store, self._run = directory, directory.store, run
         self._number, self._heartbeat, self._terms = submission_number, heartbeat, terms
         self._attempt = attempt
-        self._walk = walk_order(ranks, run.weights, place, n_places)
+        self._walk = walk_order(ranks, None if terms.in_order else run.weights, place, n_places)
         self._at = 0  # how much of the walk is done
         self._place = place
         self._done: dict[int, int] | None = None

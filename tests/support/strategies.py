@@ -149,10 +149,12 @@ def _in_order(rank: int, drawn: list[ResultPart], position: int) -> list[ResultP
 
 
 def _config(fields: dict[str, Any]) -> ParallelConfig:
-    """A config that limits errors only where they are recorded, and beats within its lease."""
+    """A config whose values fit each other: limits of errors, shards of a job, beats of a lease."""
     limited = fields["max_errors"] is not None
     fields["heartbeat"] = min(fields["heartbeat"], fields["lease"] / 2) or fields["lease"]
     fields["lease"] = max(fields["lease"], 2 * fields["heartbeat"])
+    if fields["schedule"] == "dynamic":
+        fields["shards_per_job"] = 1
     return ParallelConfig(**{**fields, **({"on_error": "record"} if limited else {})})
 
 

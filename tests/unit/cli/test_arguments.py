@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import click
 import pytest
 
-from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
+from espnet3.cli.arguments import Duration, as_options, ranks_and_files, split_settings
 from espnet3.errors import UsageError
 
 
@@ -41,3 +42,32 @@ def test_settings_after_the_first_need_no_option_of_their_own() -> None:
 def test_options() -> None:
     given = ["memory=64GB", "walltime=04:00:00", "cores=4", "memory=8GB"]
     assert as_options(given) == {"memory": "8GB", "walltime": "04:00:00", "cores": 4}
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds"),
+    [
+        ("90", 90), ("45s", 45), ("90m", 5400), ("1h", 3600), ("1h30m", 5400), ("1h30", 3630),
+        ("2d", 172800), ("1d12h", 129600), ("01:30:00", 5400), ("100:00:00", 360000),
+        (" 1h ", 3600),
+    ],
+)  # fmt: skip
+def test_a_time(word: str, seconds: float) -> None:
+    assert Duration().convert(word, None, None) == seconds
+    assert Duration().convert(float(seconds), None, None) == seconds
+
+
+@pytest.mark.parametrize("word", ["0", "0s", "0h0m", "00:00:00"])
+def test_no_time_at_all(word: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"'{word}' is no time at all"):
+        Duration().convert(word, None, None)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["", " ", "-1", "-1h", "soon", "1.5h", "nan", "inf", "1h30m15x", "30m1h", "1:30", "1:60:00",
+     "h", "1 h", "1e3"],
+)  # fmt: skip
+def test_nonsense_is_no_time(word: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a time such as 90m, 1h or 01:30:00"):
+        Duration().convert(word, None, None)

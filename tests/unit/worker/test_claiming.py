@@ -70,6 +70,8 @@ class Situation:
         place: SchedulerTask = NOWHERE,
         n: int = 0,
         of: int = 1,
+        *,
+        in_order: bool = False,
     ) -> Claims:
         """A worker that asks."""
         beats = Heartbeat(self.directory, number, this_process(), place, 2.0)
@@ -77,7 +79,7 @@ class Situation:
         def attempt(rank: int, generation: int) -> Attempt:
             return Attempt(self.directory, self.run, rank, number, place, generation, Spare())
 
-        terms = Terms(LEASE, 2.0, self.parallel.get("speculate", False))
+        terms = Terms(LEASE, 2.0, self.parallel.get("speculate", False), in_order)
         ranks = range(self.run.world_size)
         return Claims(self.directory, self.run, ranks, number, beats, attempt, terms, n, of)
 
@@ -663,3 +665,12 @@ def test_what_this_worker_failed_at_is_left_to_a_resume(there: Situation) -> Non
     worker.set_aside(0)
     assert there.ask(worker, most=0) is None
     assert os.path.exists(there.directory.store.locate(layout.claim(0, 1, 0)))
+
+
+def test_the_heaviest_comes_first_but_where_an_order_is_given(store: Store) -> None:
+    there = Situation(store, weights=[1.0] * (2 * N_ITEMS - 1) + [1000.0])
+    assert there.run.weights == [79.0, 1000.0]
+    first = there.take(there.worker(in_order=True))
+    assert first is not None
+    assert first.claim.rank == 0
+    assert [*there.worker()._walk] == [1, 0]
