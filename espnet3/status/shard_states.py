@@ -239,10 +239,24 @@ class _Holder:
         state, cause = self.unfinished(task, self.submission.job_of(task), None)
         return ShardStatus(rank, state, cause, self.number, task)
 
+    @cached_property
+    def _others_go_on(self) -> bool:
+        """Whether workers live, or will, that take over what one of them leaves."""
+        living = any(told.state != "ended" for _, told in self.tasks.items())
+        return living and self.submission.schedule == "dynamic" and not self._cancelled
+
     def unfinished(
         self, task: int, job: PlannedJob, last: AttemptRecord | None
     ) -> tuple[State, str]:
         """State and cause of a shard without a receipt, as far as this submission is concerned."""
+        state, cause = self._as_its_task(task, job, last)
+        if state in ("interrupted", "lost") and self._others_go_on:
+            return "queued", _clauses("left to the other workers", cause)
+        return state, cause
+
+    def _as_its_task(
+        self, task: int, job: PlannedJob, last: AttemptRecord | None
+    ) -> tuple[State, str]:
         told = self.tasks.get(task)
         where = self._where(task, job)
         if told is not None and told.state == "queued":

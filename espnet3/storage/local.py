@@ -134,7 +134,10 @@ class LocalStore(Store):
 
     def replace(self, path: str, data: bytes) -> None:
         target = self.locate(path)
-        temporary = self._do(path, lambda: self._write_temporary(target, data, False))
+        once_more = self.retry._replace(tries=2)  # the next one comes soon
+        write = partial(self._write_temporary, target, data, False)
+        with self._mapped(path):
+            temporary = once_more.call(write)
 
         def rename() -> None:
             try:
@@ -144,7 +147,8 @@ class LocalStore(Store):
                     raise
 
         try:
-            self._do(path, rename)
+            with self._mapped(path):
+                once_more.call(rename)
         except BaseException:
             self._remove(temporary)
             raise
