@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-
 from espnet3.cli import show
 from espnet3.config.current import chosen_policy
 from espnet3.errors import UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
+from espnet3.schedulers.gpus import NO_GPU, VARIABLE, visible_gpus
 from espnet3.specs.models import RunSpec
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
@@ -63,19 +61,7 @@ def gpu_environs() -> list[dict[str, str]]:
     Raises:
         UsageError: there is none.
     """
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = (
-        _listed_gpus() if said is None else [d for d in said.split(",") if d not in ("", "-1")]
-    )
+    devices = visible_gpus()
     if not devices:
-        raise UsageError("--per-gpu: no GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES)")
-    return [{"CUDA_VISIBLE_DEVICES": device} for device in devices]
-
-
-def _listed_gpus() -> list[str]:
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return answer.stdout.split()
+        raise UsageError(f"--per-gpu: {NO_GPU}")
+    return [{VARIABLE: device} for device in devices]

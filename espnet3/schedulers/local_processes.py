@@ -19,6 +19,7 @@ from espnet3.run_dir.processes import is_of, user_ids
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.worker_command import SUPERVISOR, WORKER, arguments_of
 from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
+from espnet3.schedulers.gpus import NO_GPU, visible_gpus
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.permissions import regular
 from espnet3.text import one_line
@@ -97,6 +98,18 @@ class LocalScheduler(Scheduler):
         for _, process in sorted(found, key=lambda entry: entry[0] is not None):
             with contextlib.suppress(psutil.NoSuchProcess):  # its pid may be another one's by now
                 process.send_signal(signal.SIGTERM)
+
+
+class LocalGpuScheduler(LocalScheduler):
+    """The same, where each process has a GPU of its own."""
+
+    name = "local_gpu"
+
+    async def version(self) -> str:
+        devices = await _in_thread(visible_gpus)
+        if not devices:
+            raise SchedulerUnavailable(self.name, NO_GPU)
+        return f"{self.name}, GPUs {', '.join(devices)}"
 
 
 def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskState], bool]:

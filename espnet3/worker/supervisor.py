@@ -1,4 +1,4 @@
-"""`env: local`: a detached process that runs the tasks of a submission, a few at a time.
+"""`env: local` and `local_gpu`: a detached process that runs a submission's tasks, a few at a time.
 
 It is to the local machine what a batch scheduler is to a cluster. The process that starts it
 returns once the detached one has recorded itself in `submissions/NNNN.jobs.json`; it needs nothing
@@ -30,6 +30,7 @@ from espnet3.errors import EspnetError, FileMissing, FileTaken, UsageError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
+from espnet3.schedulers.gpus import VARIABLE, gpus_of
 from espnet3.schedulers.local_processes import killed_words, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Submission, now
@@ -136,6 +137,8 @@ class _Tasks:
         self._submission = submission
         self._job = submission.jobs[0]
         self._running: dict[int, subprocess.Popen[bytes]] = {}  # by task
+        self._gpus = gpus_of(submission)  # those that no worker has
+        self._gpu_of: dict[int, str] = {}  # by task
         self._stopping = False
         self._signal: str | None = None
         self._spare = Spare()
@@ -214,13 +217,19 @@ class _Tasks:
         return None
 
     def _start(self, task: int) -> None:
+        environ = None
+        if self._gpus:
+            environ = {**os.environ, VARIABLE: self._gpus[0]}
         with _open_log(self._path_of_log(task)) as log:
             self._running[task] = subprocess.Popen(
                 changed(self._submission.worker_command, job=self._job.name, task=task),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=environ,
             )
+        if environ is not None:
+            self._gpu_of[task] = self._gpus.pop(0)
 
     def _path_of_log(self, task: int | None) -> str:
         name = supervisor_log(self._submission)
@@ -254,6 +263,8 @@ class _Tasks:
         ended = {task: code for task, p in self._running.items() if (code := p.poll()) is not None}
         for task, code in ended.items():
             del self._running[task]
+            if task in self._gpu_of:
+                self._gpus.append(self._gpu_of.pop(task))
             asked = self._stopping and -code in (signal.SIGTERM, signal.SIGKILL)
             if code < 0 and not asked:
                 self._log(killed_words(task, -code))
