@@ -27,6 +27,10 @@ def get_scheduler(name: str) -> Scheduler:
         from espnet3.schedulers.local_processes import LocalGpuScheduler, LocalScheduler
 
         return LocalScheduler() if name == "local" else LocalGpuScheduler()
+    if name == "ssh":
+        from espnet3.schedulers.ssh import SshScheduler
+
+        return SshScheduler()
     return BatchSystem(get_dialect(name))
 
 
@@ -63,4 +67,5 @@ def known_schedulers() -> list[str]:
     """
     from espnet3.schedulers import dialects
 
-    return sorted([*_LOCAL, *(module.name for module in pkgutil.iter_modules(dialects.__path__))])
+    batch_systems = (module.name for module in pkgutil.iter_modules(dialects.__path__))
+    return sorted([*_LOCAL, "ssh", *batch_systems])

@@ -1,4 +1,4 @@
-"""`env: local` and `local_gpu`: a detached process that runs a submission's tasks, a few at a time.
+"""`env: local`, `local_gpu` and `ssh`: a detached process that runs a job's tasks, a few at a time.
 
 It is to the local machine what a batch scheduler is to a cluster. The process that starts it
 returns once the detached one has recorded itself in `submissions/NNNN.jobs.json`; it needs nothing
@@ -31,9 +31,9 @@ from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
 from espnet3.schedulers.gpus import VARIABLE, gpus_of
-from espnet3.schedulers.local_processes import killed_words, supervisor_log
+from espnet3.schedulers.supervised import killed_words, supervisor_log
 from espnet3.specs import layout
-from espnet3.specs.models import AcceptedJob, Submission, now
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission, now
 from espnet3.storage.permissions import opener
 from espnet3.storage.retry import RetryPolicy, is_shortage
 from espnet3.text import one_line
@@ -44,6 +44,7 @@ from espnet3.worker.spare_descriptors import Spare
 
 KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL, as Slurm's KillWait
 PATIENCE = 600.0  # seconds without a worker for which no other one can be started
+_BY_SUBMITTER = "ssh"  # where several supervisors serve a submission, its submitter records them
 _PAUSES = 0.1, 5.0  # seconds between two tries to start one, at first and at most
 
 
@@ -68,7 +69,8 @@ def main(argv: list[str]) -> int:
         path = layout.submission(options.number)
         directory.require_trusted([path])  # it names commands to run
         submission = directory.read(Submission, path)
-        _record(directory, submission)
+        if submission.scheduler != _BY_SUBMITTER:
+            _record(directory, submission)
     except FileTaken:
         return _report("another supervisor runs this submission already")
     except EspnetError as error:
@@ -77,7 +79,8 @@ def main(argv: list[str]) -> int:
         return _report(describe(error))
     os.write(_READY, b"\n")
     os.close(_READY)
-    return _Tasks(directory, submission, options.run_id).run()
+    job = next((job for job in submission.jobs if job.name == options.job), submission.jobs[0])
+    return _Tasks(directory, submission, job, options.run_id).run()
 
 
 _READY = -1  # the write end of the pipe by which the detached process reports
@@ -130,12 +133,13 @@ def _open_log(path: str) -> BinaryIO:
 
 
 class _Tasks:
-    """The worker processes of a submission."""
+    """The worker processes of a job."""
 
-    def __init__(self, directory: RunDirectory, submission: Submission, run_id: str) -> None:
+    def __init__(
+        self, directory: RunDirectory, submission: Submission, job: PlannedJob, run_id: str
+    ) -> None:
         self._directory, self._run_id = directory, run_id
-        self._submission = submission
-        self._job = submission.jobs[0]
+        self._submission, self._job = submission, job
         self._running: dict[int, subprocess.Popen[bytes]] = {}  # by task
         self._gpus = gpus_of(submission)  # those that no worker has
         self._gpu_of: dict[int, str] = {}  # by task
@@ -144,7 +148,7 @@ class _Tasks:
         self._spare = Spare()
 
     def run(self) -> int:
-        """Run every task, at most `n_workers` at a time. What ends that early is in the log."""
+        """Run every task, at most `throttle` at a time. What ends that early is in the log."""
         try:
             code = self._run()
         except Exception as error:  # noqa: BLE001 (whatever it is; its workers go on)
@@ -163,8 +167,9 @@ class _Tasks:
             signal.signal(number, self._stop)
         # What the submitter had blocked: the end of a worker would never be seen, nor a cancel.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *HANDLED})
-        for task in range(self._submission.n_tasks):
-            while len(self._running) >= self._submission.n_workers and not self._stopping:
+        first, limit = self._job.first_task, self._job.throttle or self._job.n_tasks
+        for task in range(first, first + self._job.n_tasks):
+            while len(self._running) >= limit and not self._stopping:
                 self._reap()
             if self._stopping or self._ended_elsewhere():
                 return self._end()
@@ -232,9 +237,9 @@ class _Tasks:
             self._gpu_of[task] = self._gpus.pop(0)
 
     def _path_of_log(self, task: int | None) -> str:
-        name = supervisor_log(self._submission)
+        name = supervisor_log(self._job)
         if task is not None:
-            name = self._job.log.replace("{index}", str(task))
+            name = self._job.log.replace("{index}", str(task - self._job.first_task))
         return os.path.join(self._submission.log_directory, name)
 
     def _log(self, words: str, task: int | None = None) -> None:
