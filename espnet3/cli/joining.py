@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,6 +16,7 @@ from espnet3.config.current import chosen_policy
 from espnet3.errors import UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
+from espnet3.schedulers.gpus import NO_GPU, VARIABLE, visible_gpus
 from espnet3.specs.models import RunSpec
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE, NOT_DONE
@@ -152,20 +151,7 @@ def gpu_environs() -> list[dict[str, str]]:
     Raises:
         UsageError: there is none.
     """
-    said = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if said is None:
-        devices = _listed_gpus()
-    else:  # CUDA, too, passes over what stands behind the first that is none
-        devices = [*takewhile(lambda d: d not in ("", "-1"), map(str.strip, said.split(",")))]
+    devices = visible_gpus()
     if not devices:
-        raise UsageError("--per-gpu: no GPU is visible here (nvidia-smi, CUDA_VISIBLE_DEVICES)")
-    return [{"CUDA_VISIBLE_DEVICES": device} for device in devices]
-
-
-def _listed_gpus() -> list[str]:
-    command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return answer.stdout.split()
+        raise UsageError(f"--per-gpu: {NO_GPU}")
+    return [{VARIABLE: device} for device in devices]

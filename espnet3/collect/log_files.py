@@ -54,7 +54,7 @@ def find_logs(
         folders = [*own, submission.log_directory]
         for task in _tasks_of(directory, run, submission, rank):
             job = submission.job_of(task)
-            names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(submission)
+            names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(job)
             paths = [os.path.join(folder, name) for name in names if name for folder in folders]
             found += [path for path in paths if os.path.isfile(path)][:1]
     return found

@@ -126,6 +126,8 @@ async def _diagnose(
     scheduler = get_scheduler(parallel.env)
     found("scheduler", await scheduler.version())
     found("array limit", f"{parallel.max_array_size or await scheduler.max_array_size()} tasks")
+    for machine, wrong in (await scheduler.machines(parallel.options)).items():
+        found(f"host {machine}", wrong or "answers", not wrong)
     store = open_store(f"{folder}/espnet3-doctor-{secrets.token_hex(4)}")
     run_dir = f"{store.root}/run"
     one: dict[str, Any] = {

@@ -10,7 +10,7 @@ from espnet3.schedulers.base import Scheduler
 from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.schedulers.dialect import Dialect
 
-_LOCAL = "local"  # this host's processes, which no command tells about
+_LOCAL = ("local", "local_gpu")  # this host's processes, which no command tells about
 
 
 def get_scheduler(name: str) -> Scheduler:
@@ -23,10 +23,14 @@ def get_scheduler(name: str) -> Scheduler:
         >>> get_scheduler("slurm").name
         'slurm'
     """
-    if name == _LOCAL:
-        from espnet3.schedulers.local_processes import LocalScheduler
+    if name in _LOCAL:
+        from espnet3.schedulers.local_processes import LocalGpuScheduler, LocalScheduler
 
-        return LocalScheduler()
+        return LocalScheduler() if name == "local" else LocalGpuScheduler()
+    if name == "ssh":
+        from espnet3.schedulers.ssh import SshScheduler
+
+        return SshScheduler()
     return BatchSystem(get_dialect(name))
 
 
@@ -63,4 +67,5 @@ def known_schedulers() -> list[str]:
     """
     from espnet3.schedulers import dialects
 
-    return sorted([_LOCAL, *(module.name for module in pkgutil.iter_modules(dialects.__path__))])
+    batch_systems = (module.name for module in pkgutil.iter_modules(dialects.__path__))
+    return sorted([*_LOCAL, "ssh", *batch_systems])

@@ -148,6 +148,10 @@ class Scheduler(Conventions, ABC):
             SchedulerUnavailable: it does not answer, so nothing is known.
         """
 
+    async def find_of(self, submission: Submission, user: str) -> list[AcceptedJob]:
+        """As `find`, of the jobs of a submission, which may tell where to look."""
+        return await self.find(submission.jobs, user)
+
     @abstractmethod
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         """Ask the scheduler to stop jobs; those that ended already are no error.
@@ -159,6 +163,10 @@ class Scheduler(Conventions, ABC):
     async def reasons(self, job_ids: Sequence[str]) -> str:
         """What the scheduler says about why jobs wait, for a person; "" where it says nothing."""
         return ""
+
+    async def machines(self, options: Mapping[str, object]) -> dict[str, str]:
+        """Machines that the options name -> what is wrong with each, or ""."""
+        return {}
 
     async def version(self) -> str:
         """The scheduler's name and version, for a person.
@@ -179,8 +187,8 @@ class Scheduler(Conventions, ABC):
         """The log of a job's task, by its index from 0."""
         return job.log.replace("{index}", str(index + self.first_index))
 
-    def log_of_all(self, submission: Submission) -> str | None:
-        """The name of a log that may say why tasks were never started, and have none."""
+    def log_of_all(self, job: PlannedJob) -> str | None:
+        """The name of a log that may say why a job's tasks were never started, and have none."""
         return None
 
     def scrubbed(self, environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,14 +1,12 @@
 """`env: local`: detached processes of this host, found again in its process table.
 
-A submission is one supervisor process (`espnet3.worker.supervisor`) that starts a worker process
-for each task, in order. Its log file exists from the moment when a task is started.
+A submission is one job: see `espnet3.schedulers.supervised`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,35 +17,16 @@ from espnet3.run_dir.processes import is_of, user_ids
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.worker_command import SUPERVISOR, WORKER, arguments_of
 from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
-from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
-from espnet3.storage.permissions import regular
-from espnet3.text import one_line
+from espnet3.schedulers.gpus import NO_GPU, visible_gpus
+from espnet3.schedulers.supervised import begun_tasks, states_of_job, supervisor_log
+from espnet3.specs.models import AcceptedJob, PlannedJob
 
 if TYPE_CHECKING:
     import psutil
 
 START_PATIENCE = 0.5  # seconds that a task may take from its log to its process
-_MOST_SAID = 1 << 24  # bytes that are read of a supervisor's log, its last ones
 _FORKED = 0x40  # PF_FORKNOEXEC of Linux
-# As text, since workers import this module and need it never.
-_KILLED = rf"\S+ \S+ {SUPERVISOR}: task (\d{{1,9}}) was killed by signal (\d{{1,3}})\b.*"
 T = TypeVar("T")
-
-
-def supervisor_log(submission: Submission) -> str:
-    """The name of a supervisor's log; there is one only where it had something to say."""
-    return submission.jobs[0].log.replace("{index}", "supervisor")
-
-
-def killed_words(task: int, number: int) -> str:
-    """What a supervisor's log says of a worker that a signal has ended; `status` reads it there.
-
-    Example:
-        >>> killed_words(3, 9)
-        'task 3 was killed by signal 9 (SIGKILL)'
-    """
-    name = next((f" ({known.name})" for known in signal.Signals if known == number), "")
-    return f"task {task} was killed by signal {number}{name}"
 
 
 class LocalScheduler(Scheduler):
@@ -58,8 +37,8 @@ class LocalScheduler(Scheduler):
 
     # The supervisor names the task on the command line, and starts none again.
 
-    def log_of_all(self, submission: Submission) -> str | None:
-        return supervisor_log(submission)
+    def log_of_all(self, job: PlannedJob) -> str | None:
+        return supervisor_log(job)
 
     async def max_array_size(self) -> int:
         return 2**31
@@ -99,73 +78,37 @@ class LocalScheduler(Scheduler):
                 process.send_signal(signal.SIGTERM)
 
 
-def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskState], bool]:
-    """The states of all tasks, and whether one may be about to start that seems to have ended.
+class LocalGpuScheduler(LocalScheduler):
+    """The same, where each process has a GPU of its own."""
 
-    A task's log is made just before its process, so only the one that was begun last can be that.
-    """
+    name = "local_gpu"
+
+    async def version(self) -> str:
+        devices = await _in_thread(visible_gpus)
+        if not devices:
+            raise SchedulerUnavailable(self.name, NO_GPU)
+        return f"{self.name}, GPUs {', '.join(devices)}"
+
+
+def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskState], bool]:
+    """The states of all tasks, and whether one may be about to start that seems to have ended."""
     for submission, recorded in submissions:
         _require_this_host(recorded.recorded_by.host if recorded else submission.submitter.host)
-    # Logs first: a process that is there later, but not its log, would seem to have ended.
-    begun = {s.submission.number: _begun(s.submission) for s in submissions}
+    begun = {s.submission.number: begun_tasks(s.submission, _job(s)) for s in submissions}
     users = {user for known in submissions for user in user_ids(known.submission.submitter.user)}
-    processes = _processes(frozenset(users))
+    processes = {own: process.pid for own, process in _processes(frozenset(users)).items()}
     states: dict[TaskKey, TaskState] = {}
     starting = False
-    for submission, _ in submissions:
-        name, own = submission.jobs[0].name, begun[submission.number]
-        supervised = (name, None) in processes
-        queued = TaskState("queued", "", f"at most {submission.n_workers} at a time")
-        killed, last_words = _said(submission)
-        why = f"the supervisor of its submission has ended{': ' if last_words else ''}{last_words}"
-        never = None if supervised else TaskState("ended", "", why, begun=False)
-        last = max(own, default=None)
-        for task in range(submission.n_tasks):
-            if (name, task) in processes:
-                state = TaskState("running", f"pid {processes[name, task].pid}")
-            elif task in killed:
-                state = TaskState("ended", "", f"signal {killed[task]}", killed[task])
-            elif task in own:
-                state = TaskState("ended")
-                starting |= supervised and task == last
-            else:
-                state = never or queued
-            states[submission.number, task] = state
+    for known in submissions:
+        submission = known.submission
+        own, last = states_of_job(submission, _job(known), begun[submission.number], processes)
+        states |= {(submission.number, task): state for task, state in own.items()}
+        starting |= last is not None
     return states, starting
 
 
-def _said(submission: Submission) -> tuple[dict[int, int], str]:
-    """What the log of a supervisor says, if there is one.
-
-    Returns:
-        Task -> number of the signal that has ended its worker; and its last words about itself.
-    """
-    path = os.path.join(submission.log_directory, supervisor_log(submission))
-    try:
-        with open(path, "rb", opener=regular) as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_SAID))
-            lines = file.read(_MOST_SAID).decode(errors="replace").splitlines()
-    except OSError:
-        return {}, ""
-    killed: dict[int, int] = {}
-    last_words = ""
-    for line in lines:
-        found = re.fullmatch(_KILLED, line)
-        if found is None:
-            last_words = line
-        else:
-            killed[int(found[1])] = int(found[2])
-    return killed, one_line(last_words)
-
-
-def _begun(submission: Submission) -> set[int]:
-    """The tasks that have a log."""
-    before, _, after = submission.jobs[0].log.partition("{index}")
-    try:
-        names = set(os.listdir(submission.log_directory))
-    except OSError:
-        return set()
-    return {task for task in range(submission.n_tasks) if f"{before}{task}{after}" in names}
+def _job(known: KnownSubmission) -> PlannedJob:
+    return known.submission.jobs[0]
 
 
 def _processes(users: frozenset[int]) -> dict[tuple[str, int | None], psutil.Process]:

@@ -258,8 +258,8 @@ async def _find_unrecorded(
     for submission, recorded in submissions:
         if recorded is not None or submission.number in being_submitted:
             continue
-        jobs: list[AcceptedJob] = await get_scheduler(submission.scheduler).find(
-            submission.jobs, submission.submitter.user
+        jobs: list[AcceptedJob] = await get_scheduler(submission.scheduler).find_of(
+            submission, submission.submitter.user
         )
         if jobs:
             found[submission.number] = jobs_record(submission.number, jobs)

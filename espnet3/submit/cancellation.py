@@ -113,7 +113,7 @@ async def _jobs_of_mine(
     """
     submission, ids = known.submission, known.job_ids()
     me = this_user()
-    found = await get_scheduler(submission.scheduler).find(submission.jobs, me)
+    found = await get_scheduler(submission.scheduler).find_of(submission, me)
     named = {job.name: job for job in found}
     renamed = [
         ids[job.name]

@@ -22,6 +22,36 @@ def make_launcher(parallel: ParallelConfig, runner: type[Any]) -> Launcher:
         from espnet3.submit.local_launcher import LocalLauncher
 
         return LocalLauncher(parallel)
+    if parallel.env == "local_gpu":
+        from espnet3.submit.local_launcher import LocalGpuLauncher
+
+        return LocalGpuLauncher(parallel)
+    if parallel.env == "ssh":
+        from espnet3.submit.ssh_launcher import SshLauncher
+
+        return SshLauncher(parallel)
     from espnet3.submit.jobqueue import JobQueueLauncher
 
     return JobQueueLauncher(parallel, runner)
+
+
+def with_usual_width(parallel: ParallelConfig) -> ParallelConfig:
+    """The config, where it does not say `n_workers` with one worker for each GPU or host.
+
+    Example:
+        >>> with_usual_width(ParallelConfig(env="local")).n_workers
+        1
+    """
+    if "n_workers" in parallel.model_fields_set:
+        return parallel
+    if parallel.env == "local_gpu":
+        from espnet3.submit.local_launcher import chosen_gpus
+
+        width = len(chosen_gpus(parallel))
+    elif parallel.env == "ssh":
+        from espnet3.submit.ssh_launcher import chosen_hosts
+
+        width = len(chosen_hosts(parallel))
+    else:
+        return parallel
+    return parallel.model_copy(update={"n_workers": max(1, width)})

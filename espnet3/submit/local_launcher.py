@@ -1,16 +1,19 @@
-"""`env: local`: one detached supervisor process for each submission."""
+"""`env: local` and `local_gpu`: one detached supervisor process for each submission."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import sys
 from collections.abc import AsyncGenerator, Sequence
 
 from espnet3.config.model import ParallelConfig
-from espnet3.errors import SubmissionRefused
+from espnet3.errors import ConfigError, SubmissionRefused
+from espnet3.redaction import shown_value
 from espnet3.run_dir.worker_command import SUPERVISOR, arguments_of, command
 from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.gpus import NO_GPU, VARIABLE, visible_gpus
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
 from espnet3.submit.launcher import Launcher, Rendered
@@ -23,12 +26,13 @@ class LocalLauncher(Launcher):
     records_jobs = True
 
     def __init__(self, parallel: ParallelConfig) -> None:
+        self._env = parallel.env
         self.options = dict(parallel.options)
         self._n_workers = parallel.n_workers
         self.python = shlex.quote(as_entered(sys.executable))
 
     async def max_array_size(self) -> int:
-        return await get_scheduler("local").max_array_size()
+        return await get_scheduler(self._env).max_array_size()
 
     def job_name_prefix(self) -> str:
         return "espnet3"
@@ -51,9 +55,55 @@ class LocalLauncher(Launcher):
             )
         except OSError as error:
             problem = f"no process can be made for the supervisor: {error.strerror}"
-            raise SubmissionRefused("local", problem) from None
+            raise SubmissionRefused(self._env, problem) from None
         pid, words = await process.communicate()
         if process.returncode != 0:
             problem = words.decode(errors="replace").strip() or "the supervisor died at its start"
-            raise SubmissionRefused("local", problem)
+            raise SubmissionRefused(self._env, problem)
         yield AcceptedJob(name=job.name, job_id=pid.decode().strip())
+
+
+class LocalGpuLauncher(LocalLauncher):
+    """Starts a supervisor that gives each worker a GPU of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than workers, or none.
+    """
+
+    def __init__(self, parallel: ParallelConfig) -> None:
+        super().__init__(parallel)
+        devices = chosen_gpus(parallel)
+        if not devices:
+            raise ConfigError("parallel.env", f"'local_gpu' needs a GPU: {NO_GPU}")
+        if parallel.n_workers > len(devices):
+            there = "1 GPU is" if len(devices) == 1 else f"{len(devices)} GPUs are"
+            raise ConfigError("parallel.n_workers", f"is {parallel.n_workers}, but {there} to use")
+        # The supervisor finds them in the submission.
+        self.options[VARIABLE] = [*devices[: parallel.n_workers]]
+
+
+def chosen_gpus(parallel: ParallelConfig) -> list[str]:
+    """The GPUs that the option of dask-cuda's names, else all that are visible.
+
+    Raises:
+        ConfigError: the option names none.
+
+    Example:
+        >>> chosen_gpus(ParallelConfig(env="local_gpu", options={"CUDA_VISIBLE_DEVICES": [2, 3]}))
+        ['2', '3']
+    """
+    said = parallel.options.get(VARIABLE)
+    if said is None:
+        return visible_gpus()
+    devices = said.split(",") if isinstance(said, str) else said
+    if not isinstance(devices, list) or not devices or not all(map(_is_device, devices)):
+        raise ConfigError(
+            f"parallel.options.{VARIABLE}", f"must be GPUs such as [0, 1], got {shown_value(said)}"
+        )
+    return [str(device).strip() for device in devices]
+
+
+def _is_device(value: object) -> bool:
+    # What the C library reads: a number, or the id of a GPU or of a part of one.
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return number or (isinstance(value, str) and re.fullmatch(r" *[\w/-]+ *", value) is not None)

@@ -22,7 +22,7 @@ from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
 from espnet3.submit.launcher import Launcher, Rendered
-from espnet3.submit.launcher_choice import make_launcher
+from espnet3.submit.launcher_choice import make_launcher, with_usual_width
 from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
@@ -146,6 +146,7 @@ def _check(
     def make(changed: ParallelConfig) -> Launcher:
         return make_launcher(changed, type(runner))
 
+    config = with_usual_width(config)
     launcher = make(config)
     passed_on = get_scheduler(config.env).passes_environment
     submitter = this_submitter(launcher.python, config.environment_variables, passed_on=passed_on)

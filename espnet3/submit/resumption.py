@@ -363,7 +363,7 @@ def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _groups(config: ParallelConfig, run: RunSpec) -> Groups:
     """The shards by their options; the runner's class is imported for its hook."""
-    if config.env == "local":
+    if config.env in ("local", "local_gpu", "ssh"):
         runner: type[Any] = object
     else:
         with _import_path(run):

@@ -1,4 +1,4 @@
-"""`env: local`: a detached process that runs the tasks of a submission, a few at a time.
+"""`env: local`, `local_gpu` and `ssh`: a detached process that runs a job's tasks, a few at a time.
 
 It is to the local machine what a batch scheduler is to a cluster. The process that starts it
 returns once the detached one has recorded itself in `submissions/NNNN.jobs.json`; it needs nothing
@@ -30,9 +30,10 @@ from espnet3.errors import EspnetError, FileMissing, FileTaken, UsageError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.worker_command import SUPERVISOR, changed, parse_arguments
-from espnet3.schedulers.local_processes import killed_words, supervisor_log
+from espnet3.schedulers.gpus import VARIABLE, gpus_of
+from espnet3.schedulers.supervised import killed_words, supervisor_log
 from espnet3.specs import layout
-from espnet3.specs.models import AcceptedJob, Submission, now
+from espnet3.specs.models import AcceptedJob, PlannedJob, Submission, now
 from espnet3.storage.permissions import opener
 from espnet3.storage.retry import RetryPolicy, is_shortage
 from espnet3.text import one_line
@@ -43,6 +44,7 @@ from espnet3.worker.spare_descriptors import Spare
 
 KILL_WAIT = 30.0  # seconds between SIGTERM and SIGKILL, as Slurm's KillWait
 PATIENCE = 600.0  # seconds without a worker for which no other one can be started
+_BY_SUBMITTER = "ssh"  # where several supervisors serve a submission, its submitter records them
 _PAUSES = 0.1, 5.0  # seconds between two tries to start one, at first and at most
 
 
@@ -67,7 +69,8 @@ def main(argv: list[str]) -> int:
         path = layout.submission(options.number)
         directory.require_trusted([path])  # it names commands to run
         submission = directory.read(Submission, path)
-        _record(directory, submission)
+        if submission.scheduler != _BY_SUBMITTER:
+            _record(directory, submission)
     except FileTaken:
         return _report("another supervisor runs this submission already")
     except EspnetError as error:
@@ -76,7 +79,8 @@ def main(argv: list[str]) -> int:
         return _report(describe(error))
     os.write(_READY, b"\n")
     os.close(_READY)
-    return _Tasks(directory, submission, options.run_id).run()
+    job = next((job for job in submission.jobs if job.name == options.job), submission.jobs[0])
+    return _Tasks(directory, submission, job, options.run_id).run()
 
 
 _READY = -1  # the write end of the pipe by which the detached process reports
@@ -129,19 +133,22 @@ def _open_log(path: str) -> BinaryIO:
 
 
 class _Tasks:
-    """The worker processes of a submission."""
+    """The worker processes of a job."""
 
-    def __init__(self, directory: RunDirectory, submission: Submission, run_id: str) -> None:
+    def __init__(
+        self, directory: RunDirectory, submission: Submission, job: PlannedJob, run_id: str
+    ) -> None:
         self._directory, self._run_id = directory, run_id
-        self._submission = submission
-        self._job = submission.jobs[0]
+        self._submission, self._job = submission, job
         self._running: dict[int, subprocess.Popen[bytes]] = {}  # by task
+        self._gpus = gpus_of(submission)  # those that no worker has
+        self._gpu_of: dict[int, str] = {}  # by task
         self._stopping = False
         self._signal: str | None = None
         self._spare = Spare()
 
     def run(self) -> int:
-        """Run every task, at most `n_workers` at a time. What ends that early is in the log."""
+        """Run every task, at most `throttle` at a time. What ends that early is in the log."""
         try:
             code = self._run()
         except Exception as error:  # noqa: BLE001 (whatever it is; its workers go on)
@@ -160,8 +167,9 @@ class _Tasks:
             signal.signal(number, self._stop)
         # What the submitter had blocked: the end of a worker would never be seen, nor a cancel.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, *HANDLED})
-        for task in range(self._submission.n_tasks):
-            while len(self._running) >= self._submission.n_workers and not self._stopping:
+        first, limit = self._job.first_task, self._job.throttle or self._job.n_tasks
+        for task in range(first, first + self._job.n_tasks):
+            while len(self._running) >= limit and not self._stopping:
                 self._reap()
             if self._stopping or self._ended_elsewhere():
                 return self._end()
@@ -214,18 +222,24 @@ class _Tasks:
         return None
 
     def _start(self, task: int) -> None:
+        environ = None
+        if self._gpus:
+            environ = {**os.environ, VARIABLE: self._gpus[0]}
         with _open_log(self._path_of_log(task)) as log:
             self._running[task] = subprocess.Popen(
                 changed(self._submission.worker_command, job=self._job.name, task=task),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=environ,
             )
+        if environ is not None:
+            self._gpu_of[task] = self._gpus.pop(0)
 
     def _path_of_log(self, task: int | None) -> str:
-        name = supervisor_log(self._submission)
+        name = supervisor_log(self._job)
         if task is not None:
-            name = self._job.log.replace("{index}", str(task))
+            name = self._job.log.replace("{index}", str(task - self._job.first_task))
         return os.path.join(self._submission.log_directory, name)
 
     def _log(self, words: str, task: int | None = None) -> None:
@@ -254,6 +268,8 @@ class _Tasks:
         ended = {task: code for task, p in self._running.items() if (code := p.poll()) is not None}
         for task, code in ended.items():
             del self._running[task]
+            if task in self._gpu_of:
+                self._gpus.append(self._gpu_of.pop(task))
             asked = self._stopping and -code in (signal.SIGTERM, signal.SIGKILL)
             if code < 0 and not asked:
                 self._log(killed_words(task, -code))
