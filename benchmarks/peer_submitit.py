@@ -1,12 +1,14 @@
 """What submitit does, measured in its own environment: no import of espnet3.
 
-`tail FOLDER SECONDS` prints the seconds that `map_array` takes for the items of which SECONDS is a
-JSON list, in 16 chunks, to the last result. `submit FOLDER N` prints the seconds that `map_array` of N calls takes in process, after imports and
-one call to warm up. `prepare FOLDER ID` pickles a trivial call as submitit's executors do.
+`tail FOLDER SECONDS` prints the seconds that `map_array` takes for items, whose own seconds are a
+JSON list, in 16 chunks, to the last result. `submit FOLDER N` prints the seconds that `map_array`
+of N calls takes in process, after imports and one call to warm up. `prepare FOLDER ID` pickles a
+trivial call as submitit's executors do.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -56,7 +58,7 @@ def tail(
         timeout_min=10, slurm_array_parallelism=n_chunks, slurm_mem="100M", cpus_per_task=1
     )
     bounds = [len(seconds) * i // n_chunks for i in range(n_chunks + 1)]
-    chunks = [seconds[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    chunks = [seconds[a:b] for a, b in itertools.pairwise(bounds)]
     began = time.perf_counter()
     jobs = executor.map_array(sleep, [load] * n_chunks, chunks)
     for job in jobs:  # not by `result`, which looks every few seconds
