@@ -87,8 +87,11 @@ def _requeue(every: float, ended: threading.Event, count: list[int]) -> None:
     queue = ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i"]
     while not ended.wait(every):
         said = subprocess.run(queue, capture_output=True, text=True, check=False).stdout.split()
-        if said:
-            words = ["scontrol", "requeue", chance.choice(said)]
+        # Any of all workers: of those left in the end, one alone would be met each time, and an
+        # item that takes longer than that is never computed.
+        task = f"_{chance.randrange(N_CPUS)}"
+        for job in (job for job in said if job.endswith(task)):
+            words = ["scontrol", "requeue", job]
             done = subprocess.run(words, capture_output=True, check=False)  # it may just have ended
             count[0] += done.returncode == 0
 
