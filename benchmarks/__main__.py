@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import collect, makespan, s3, submit, sync, tail, worker
+from benchmarks import claims, collect, makespan, s3, submit, sync, tail, tail_beside, worker
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
 from tests.support import guard
@@ -29,6 +29,11 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "resume-1-of-10000": submit.resume_one,
     "makespan-64": makespan.makespan_64,
     "tail": tail.tail,
+    "tail-peers": tail_beside.tail_peers,
+    "few": tail_beside.few,
+    "preempt": tail_beside.preempt,
+    "claims-counted": claims.claims_counted,
+    "claim-throughput": claims.claim_throughput,
     "s3-submit-500": s3.s3_submit_500,
     "sync": sync.sync,
 }

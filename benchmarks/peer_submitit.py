@@ -1,11 +1,14 @@
 """What submitit does, measured in its own environment: no import of espnet3.
 
-`submit FOLDER N` prints the seconds that `map_array` of N calls takes in process, after imports and
-one call to warm up. `prepare FOLDER ID` pickles a trivial call as submitit's executors do.
+`tail FOLDER SECONDS` prints the seconds that `map_array` takes for items, whose own seconds are a
+JSON list, in 16 chunks, to the last result. `submit FOLDER N` prints the seconds that `map_array`
+of N calls takes in process, after imports and one call to warm up. `prepare FOLDER ID` pickles a
+trivial call as submitit's executors do.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -40,6 +43,36 @@ def prepare(folder: str, job_id: str) -> dict[str, float]:
     return {}
 
 
+def sleep(load: float, items: list[float]) -> int:
+    time.sleep(load)
+    for seconds in items:
+        time.sleep(seconds)
+    return len(items)
+
+
+def tail(
+    folder: str, seconds: list[float], load: float = 2.0, n_chunks: int = 16
+) -> dict[str, float]:
+    executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
+    executor.update_parameters(
+        timeout_min=10, slurm_array_parallelism=n_chunks, slurm_mem="100M", cpus_per_task=1
+    )
+    bounds = [len(seconds) * i // n_chunks for i in range(n_chunks + 1)]
+    chunks = [seconds[a:b] for a, b in itertools.pairwise(bounds)]
+    began = time.perf_counter()
+    jobs = executor.map_array(sleep, [load] * n_chunks, chunks)
+    for job in jobs:  # not by `result`, which looks every few seconds
+        while not job.paths.result_pickle.exists():
+            time.sleep(0.02)
+    taken = time.perf_counter() - began
+    if sum(job.result() for job in jobs) != len(seconds):
+        raise SystemExit("not all items were computed")
+    return {"seconds": taken}
+
+
 if __name__ == "__main__":
     command, where, what = sys.argv[1:]
-    print(json.dumps(submit(where, int(what)) if command == "submit" else prepare(where, what)))
+    if command == "tail":
+        print(json.dumps(tail(where, json.loads(what))))
+    else:
+        print(json.dumps(submit(where, int(what)) if command == "submit" else prepare(where, what)))

@@ -45,7 +45,7 @@ def write_run(
     surroundings = this_submitter(sys.executable)
     plan = plan_run(runner(NoEnv({})), plan_items(range(n_items)), config, surroundings)
     store = open_store(run_dir)
-    store.prepare(layout.FOLDERS)
+    store.prepare([*layout.FOLDERS, layout.CLAIMS, layout.WORKERS])
     for spec in plan.shards(store.locate(layout.RUN)):
         Path(run_dir, layout.shard(spec.rank)).write_bytes(encode(spec))
     Path(run_dir, layout.RUN).write_bytes(encode(plan.run))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,8 +50,17 @@ def bound(scale: float = 1.0) -> float:
     return LOAD + max(sum(seconds) / N_CPUS, max(seconds))
 
 
-def compute_here(run_dir: str, scale: float, keys: dict[str, Any]) -> dict[str, float]:
-    """Submit the items and wait for the last receipt."""
+def compute_here(
+    run_dir: str, scale: float, keys: dict[str, Any], every: float = 0.0
+) -> dict[str, float]:
+    """Submit the items and wait for the last receipt.
+
+    Args:
+        run_dir: where to.
+        scale: of the items' seconds.
+        keys: of the parallel config.
+        every: a random running job is requeued whenever so many seconds are over; 0 for never.
+    """
     runner = Sleep(Load({}))
     seconds = lengths(scale)
     keys = {**keys, **({"weights": seconds} if keys.get("weights") else {})}
@@ -56,8 +68,32 @@ def compute_here(run_dir: str, scale: float, keys: dict[str, Any]) -> dict[str, 
     began = time.perf_counter()
     asyncio.run(submit(runner, seconds, run_dir=run_dir, parallel=config))
     n_shards = len(list(Path(run_dir, layout.SHARDS).iterdir()))
-    wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
-    return {"seconds": time.perf_counter() - began}
+    requeued, ended = [0], threading.Event()
+    disturber = threading.Thread(target=_requeue, args=(every, ended, requeued))
+    if every:
+        disturber.start()
+    try:
+        wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
+        seconds_taken = time.perf_counter() - began
+    finally:
+        ended.set()
+        if every:
+            disturber.join()
+    return {"seconds": seconds_taken, "requeued": requeued[0]}
+
+
+def _requeue(every: float, ended: threading.Event, count: list[int]) -> None:
+    chance = random.Random(0)
+    queue = ["squeue", "--noheader", "--array", "--states=RUNNING", "--format=%i"]
+    while not ended.wait(every):
+        said = subprocess.run(queue, capture_output=True, text=True, check=False).stdout.split()
+        # Any of all workers: of those left in the end, one alone would be met each time, and an
+        # item that takes longer than that is never computed.
+        task = f"_{chance.randrange(N_CPUS)}"
+        for job in (job for job in said if job.endswith(task)):
+            words = ["scontrol", "requeue", job]
+            done = subprocess.run(words, capture_output=True, check=False)  # it may just have ended
+            count[0] += done.returncode == 0
 
 
 def tail(bench: Bench) -> list[Line]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
 
 from espnet3.errors import FileTaken, StoreError
 from espnet3.run_dir.claims import read_claims, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.regions import Region, covered, regions_of
 from espnet3.specs import layout
-from espnet3.specs.models import Claim, RunSpec, Submission, WorkerState, now
+from espnet3.specs.models import Claim, RunSpec, WorkerState, now
 from espnet3.worker.attempt import Attempt
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.other_workers import OtherWorkers
@@ -28,50 +29,13 @@ from espnet3.worker.schedule import (
     split_of,
     walk_order,
 )
+from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
 _SLOWER = 1.2  # each look for something to do comes that much later than the one before
-_MOST_LOOKED_AT = 64  # running shards, where nothing is free: others look at others
-
-
-class Taken(NamedTuple):
-    """A shard, or a part of one, that is this worker's.
-
-    Attributes:
-        attempt: at it.
-        claim: of it.
-        claims: all of the shard that are known.
-        end: position after its last item.
-    """
-
-    attempt: Attempt
-    claim: Claim
-    claims: list[Claim]
-    end: int
-
-    @property
-    def is_further(self) -> bool:
-        """Whether somebody else claimed some of the shard before."""
-        return self.claim.number > 0
-
-
-class Terms(NamedTuple):
-    """How a run's shards are claimed; see `ParallelConfig`.
-
-    `in_order` is the joined worker's own: it tries its shards as they are given, whatever they
-    weigh.
-    """
-
-    lease: float = 180.0
-    heartbeat: float = 30.0
-    speculate: bool = False
-    in_order: bool = False
-
-    @classmethod
-    def of(cls, submission: Submission) -> Terms:
-        """Those of a submission; an older version's are the usual ones."""
-        said: Any = submission.parallel
-        return cls(**{name: said[name] for name in cls._fields if name in said})
+_MOST_LOOKED_AT = 12  # running shards, where nothing is free: others look at others
+_MOST_TRIES = 6  # creates that find their names taken, before the folder is listed again
+_JUMP = 0.382  # of what is left: far from where somebody else is
 
 
 class Claims:
@@ -105,8 +69,11 @@ class Claims:
         self._number, self._heartbeat, self._terms = submission_number, heartbeat, terms
         self._attempt = attempt
         self._walk = walk_order(ranks, None if terms.in_order else run.weights, place, n_places)
-        self._at = 0  # how much of the walk is done
+        self._share_of_all = place % n_places / n_places
+        # What may be free, in the order in which it is tried: at first this worker's own places.
+        self._left = deque(self._walk[: len(self._walk[place % n_places :: n_places])])
         self._place = place
+        self._watched: set[int] = set()  # shards that were looked at last, not being done
         self._done: dict[int, int] | None = None
         self._generations: dict[int, int] = {}
         self._counts: dict[int, int] = {}  # rank -> number of claims, as they were listed
@@ -115,7 +82,7 @@ class Claims:
         self._others = OtherWorkers(directory, heartbeat, terms.lease)
         self._over: set[tuple[int, int]] = set()  # claims whose attempts left a record of their end
         self._set_aside: set[int] = set()
-        self._is_listed = False
+        self._is_listed, self._listed_at = False, -math.inf
 
     def generation(self, rank: int) -> int:
         """The generation of the receipt that a shard gets."""
@@ -128,38 +95,51 @@ class Claims:
             wait: waits for some seconds, and raises where the worker is to end.
         """
         if self._done is None:
-            self._look_at_receipts()
+            self._begin()
         if (taken := self._free_one()) is not None:
             return taken
-        pause = SHORTEST_PAUSE
+        pause, listed = SHORTEST_PAUSE, -math.inf
         while True:
-            self._look_at_receipts()
-            self._list()
-            if (taken := self._free_one(again=True)) is not None:
-                return taken
+            if time.monotonic() - listed >= self._terms.heartbeat or not self._watched:
+                listed = time.monotonic()
+                self._look_at_receipts()
+                if listed - self._listed_at >= self._terms.heartbeat:  # all is claimed since
+                    self._list()
+                if (taken := self._free_one()) is not None:
+                    return taken
+                if self._left:  # others are quicker: it is another list by now
+                    listed = self._listed_at = -math.inf
+                    continue
             found = self._from_another()
             if isinstance(found, Taken) or found is None:
                 return found
             wait(pause)
             pause = min(_SLOWER * pause, max(SHORTEST_PAUSE, self._terms.heartbeat / 6))
 
+    def _begin(self) -> None:
+        """Look which shards are done, where there may be any that nobody has claimed."""
+        if self._number == 1 and self._heartbeat.place.task is not None:
+            self._done = {}
+        else:
+            self._look_at_receipts()
+
     # --- what nobody has claimed ------------------------------------------------------------------
 
-    def _free_one(self, *, again: bool = False) -> Taken | None:
-        """Claim the first shard of the walk that nobody has."""
-        if again:
-            self._at = 0
-        done = self._done or {}
-        while self._at < len(self._walk):
-            rank = self._walk[self._at]
-            self._at += 1
+    def _free_one(self) -> Taken | None:
+        """Claim the first of what is left that nobody has; None also after too many tries."""
+        done, tries = self._done or {}, 0
+        while self._left and tries < _MOST_TRIES:
+            rank = self._left.popleft()
             if rank in done or self._counts.get(rank) or rank in self._set_aside:
                 continue
             try:
                 return self._claim(rank, [], 0, self._run.n_items_of(rank))
             except FileTaken:
                 self._counts[rank] = 1
-                if not self._is_listed:  # one look instead of many such tries
+                tries += 1
+                if self._is_listed:
+                    self._left.rotate(-round(_JUMP * len(self._left)))
+                else:  # somebody is at this worker's own places
                     self._list()
         return None
 
@@ -184,7 +164,11 @@ class Claims:
             time=now(),
         )
         self._directory.require_run(self._run.run_id)
-        self._directory.publish(claim, durable=False)
+        try:
+            self._directory.publish(claim, durable=False)
+        except FileTaken:
+            self._known.pop(rank, None)
+            raise
         claims = self._known[rank] = [*before, claim]
         self._counts[rank] = len(claims)
         return Taken(attempt, claim, claims, end)
@@ -193,6 +177,7 @@ class Claims:
         found = self._directory.receipts(self._run.world_size)
         for rank, generation in found.withdrawn.items():
             if generation != self.generation(rank):  # what is known is of the one before
+                self._listed_at = -math.inf
                 for known in (self._counts, self._ended, self._known):
                     known.pop(rank, None)
                 self._over = {over for over in self._over if over[0] != rank}
@@ -200,7 +185,7 @@ class Claims:
 
     def _list(self) -> None:
         """Learn from the folder which shards are claimed."""
-        self._is_listed = True
+        self._is_listed, self._listed_at = True, time.monotonic()
         for name in map(layout.parse_claim, self._store.names(layout.CLAIMS)):
             if name is None or name.generation != self.generation(name.rank):
                 continue
@@ -209,6 +194,11 @@ class Claims:
             else:
                 count = max(self._counts.get(name.rank, 0), name.number + 1)
                 self._counts[name.rank] = count
+        over = {*(self._done or ()), *self._set_aside}
+        free = [rank for rank in self._walk if not self._counts.get(rank) and rank not in over]
+        # Each worker begins elsewhere, so that those who come here together are in nobody's way.
+        start = int(self._share_of_all * len(free))
+        self._left = deque([*free[start:], *free[:start]])
 
     # --- what others are at -----------------------------------------------------------------------
 
@@ -228,12 +218,15 @@ class Claims:
         at_work: list[tuple[WorkerState, Region, list[Claim]]] = []
         for region, claims in regions:
             rank = region.claim.rank
-            why = self._why_free(region.claim)
+            is_at = self._others.is_at(region.claim)
+            if not is_at and self._has_ended(region.claim, len(claims)):
+                continue
+            why = None if is_at else self._why_free(region.claim)
             if why == "failed":
                 self._set_aside.add(rank)
                 continue
             if why is not None:
-                if self._kills(region, claims) or self._has_receipt(rank):
+                if self._kills(region, claims):
                     continue
                 try:
                     log.info("shard %d: taken over from item %d on: %s", rank, region.first, why)
@@ -292,10 +285,12 @@ class Claims:
         self._is_unsure = False
         over = {*(self._done or ()), *self._set_aside}
         ranks = [rank for rank in self._walk if self._counts.get(rank) and rank not in over]
+        self._watched = set()
         start = self._place % len(ranks) if ranks else 0
         for rank in [*ranks[start:], *ranks[:start]]:
             if len(found) >= _MOST_LOOKED_AT:
                 break
+            self._watched.add(rank)
             claims = self._read_claims(rank)
             if claims is None:
                 continue
@@ -312,6 +307,8 @@ class Claims:
     def _read_claims(self, rank: int) -> list[Claim] | None:
         """A shard's claims; None where they cannot be read, now or for as long as a lease."""
         known = self._known.get(rank, [])
+        if known and all(self._others.is_at(claim) for claim in known):
+            return known  # if there are more by now, a claim will find its name taken
         try:
             found = read_claims(self._directory, rank, self.generation(rank), known)
         except StoreError as error:
@@ -333,6 +330,20 @@ class Claims:
         region = next((each for each in regions if each.first <= end < each.end), regions[-1])
         self._over.add((rank, region.claim.number))
         return region
+
+    def _has_ended(self, claim: Claim, n_claims: int) -> bool:
+        """Whether a shard, or a part of it, has been vouched for since that was listed."""
+        rank = claim.rank
+        if self._has_receipt(rank):
+            self._watched.discard(rank)
+            if self._done is not None:
+                self._done[rank] = self.generation(rank)
+            return True
+        path = layout.partial_receipt(rank, claim.generation, claim.number)
+        if n_claims == 1 or (rank, claim.number) in self._over or not self._store.exists(path):
+            return False
+        self._ended.setdefault(rank, set()).add(claim.number)
+        return True
 
     def _has_receipt(self, rank: int) -> bool:
         """Whether a shard has got its receipt since they were looked at."""

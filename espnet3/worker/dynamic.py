@@ -23,7 +23,7 @@ from espnet3.worker.attempt import (
     error_record,
     log_traceback,
 )
-from espnet3.worker.claiming import Claims, Taken, Terms
+from espnet3.worker.claiming import Claims
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.salvage import list_results
@@ -31,6 +31,7 @@ from espnet3.worker.schedule import fits
 from espnet3.worker.shard import NO_LIMITS, Limits, Stretch, Work, compute_shard
 from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare_descriptors import Spare
+from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
 MARGIN = 60.0  # seconds of a job for its prologue, and for its end

@@ -33,6 +33,7 @@ class Heartbeat:
         worker: this worker's name.
         process: its process.
         place: its task and job.
+        interval: seconds between two signs at most.
         shards_done: how many shards it has finished.
     """
 
@@ -48,7 +49,7 @@ class Heartbeat:
         self.shards_done = 0
         self.place = place
         self._directory, self._number = directory, submission_number
-        self._interval, self._started = interval, now()
+        self.interval, self._started = interval, now()
         self._beat, self._items_before = 0, 0
         self._stretch: Stretch | None = None
         self._claims: list[Claim] = []
@@ -163,13 +164,13 @@ class Heartbeat:
     def _pause(self) -> float:
         stretch = self._stretch
         if stretch is None:
-            return self._interval
+            return self.interval
         elapsed = time.monotonic() - self._begun
         left = None
         if stretch.computed and stretch.begun is not None:
             pace = pace_of(stretch.computed, time.monotonic() - stretch.begun)
             left = (stretch.end - stretch.position) / pace if pace else None
-        return pause_before_next_sign(elapsed, left, self._interval)
+        return pause_before_next_sign(elapsed, left, self.interval)
 
     def _keep_beating(self) -> None:
         looked = time.monotonic()
@@ -180,7 +181,7 @@ class Heartbeat:
             if self._closing.is_set():
                 return
             self.beat()
-            if time.monotonic() - looked >= self._interval:
+            if time.monotonic() - looked >= self.interval:
                 looked = time.monotonic()
                 self._end_where_cancelled()
 

@@ -25,11 +25,11 @@ from espnet3.specs import layout
 from espnet3.specs.models import Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, SchedulerTask
-from espnet3.worker.claiming import Terms
 from espnet3.worker.dynamic import Bounds, run_claimed
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import limits_of
+from espnet3.worker.terms import Terms
 
 
 def main(argv: list[str]) -> int:

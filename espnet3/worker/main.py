@@ -94,8 +94,8 @@ def _claim(
 ) -> int:
     """Be one of the workers that claim their shards."""
     # What others need not load.
-    from espnet3.worker.claiming import Terms
     from espnet3.worker.dynamic import Bounds, run_claimed, time_limit
+    from espnet3.worker.terms import Terms
 
     return run_claimed(
         directory,

@@ -11,7 +11,7 @@ from espnet3.run_dir.processes import is_alive
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, WorkerState
 from espnet3.worker.heartbeat import Heartbeat
-from espnet3.worker.schedule import Signs
+from espnet3.worker.schedule import Signs, pace_of, pause_before_next_sign
 
 
 class OtherWorkers:
@@ -26,6 +26,26 @@ class OtherWorkers:
         self._directory, self._heartbeat = directory, heartbeat
         self.signs = Signs(lease)
         self.states: dict[str, WorkerState] = {}
+        self._interval = heartbeat.interval
+        self._due: dict[str, float] = {}  # when another sign may be there
+        self._looked: dict[str, float] = {}
+
+    def is_at(self, claim: Claim) -> bool:
+        """Whether a claim's worker says itself that it is at it, and gives signs of life.
+
+        It is asked again when its next sign is due, not before.
+        """
+        if claim.worker == self._heartbeat.worker or is_alive(claim.process) is False:
+            return False
+        if self._is_same_task(claim):
+            return False
+        worker, moment = claim.worker, time.monotonic()
+        state = self.states.get(worker)
+        if state is None or moment >= self._due.get(worker, moment):
+            state = self._look(worker, moment)
+        if state is None or state.ended or self.signs.is_stale(worker, moment):
+            return False
+        return (state.rank, state.claim) == (claim.rank, claim.number)
 
     def why_gone(self, claim: Claim) -> str | None:
         """Why a claim's worker is believed to be gone; None where it may be alive."""
@@ -34,19 +54,34 @@ class OtherWorkers:
             return "this worker left it"
         if is_alive(claim.process) is False:
             return f"process {claim.process.pid} has ended"
-        place = self._heartbeat.place
-        if place.job_id is not None and (claim.task, claim.job_id) == place:
+        if self._is_same_task(claim):
             return "its job was started again"
-        with contextlib.suppress(EspnetError):  # not there yet, or not to be read
-            self.states[worker] = self._directory.read(WorkerState, layout.worker(worker))
-        state = self.states.get(worker)
-        self.signs.see(worker, -1 if state is None else state.beat, moment)
+        state = self._look(worker, moment)
         if state is not None and state.ended:
             return "its worker has ended"
         if self.signs.is_stale(worker, moment):
             host, lease = claim.process.host, self.signs.lease
             return f"worker {worker} on {host} has given no sign of life for {lease:g} s"
         return None
+
+    def _is_same_task(self, claim: Claim) -> bool:
+        place = self._heartbeat.place
+        return place.job_id is not None and (claim.task, claim.job_id) == place
+
+    def _look(self, worker: str, moment: float) -> WorkerState | None:
+        """What a worker said last, once in a moment."""
+        if self._looked.get(worker) != moment:
+            self._looked[worker] = moment
+            with contextlib.suppress(EspnetError):  # not there yet, or not to be read
+                self.states[worker] = self._directory.read(WorkerState, layout.worker(worker))
+        state = self.states.get(worker)
+        self.signs.see(worker, -1 if state is None else state.beat, moment)
+        if state is not None:
+            pace = pace_of(state.computed, state.seconds) if state.computed else None
+            left = (state.end - state.position) / pace if pace else None
+            pause = pause_before_next_sign(state.seconds, left, self._interval)
+            self._due[worker] = moment + pause
+        return state
 
     def place_of_death(self, claim: Claim) -> int | None:
         """How far a worker said that it was at its shard; None where it did not."""

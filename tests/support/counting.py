@@ -146,7 +146,6 @@ def store_operations(folder: Path, n_shards: int, **keys: Any) -> dict[str, Coun
     """
     found: dict[str, Counter[str]] = {name: Counter() for name in STEPS}
     now: list[Counter[str]] = [Counter()]
-    within = threading.local()
 
     @contextlib.contextmanager
     def step(name: str) -> Iterator[None]:
@@ -154,11 +153,30 @@ def store_operations(folder: Path, n_shards: int, **keys: Any) -> dict[str, Coun
         yield
         now[0] = Counter()
 
+    def count(name: str) -> None:
+        now[0][name] += 1
+
+    with counting_store(count):
+        live(str(folder / "run"), n_shards, folder, step, **keys)
+    return found
+
+
+@contextlib.contextmanager
+def counting_store(count: Callable[[str], None]) -> Iterator[None]:
+    """Tell of each operation of a store on a local disk, while it is entered.
+
+    What an operation does by others of the store is not told.
+
+    Args:
+        count: called with the operation's name.
+    """
+    within = threading.local()
+
     def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: LocalStore, *args: Any, **kwargs: Any) -> Any:
             if getattr(within, "busy", False):
                 return method(self, *args, **kwargs)
-            now[0][name] += 1
+            count(name)
             within.busy = True
             try:
                 return method(self, *args, **kwargs)
@@ -172,34 +190,33 @@ def store_operations(folder: Path, n_shards: int, **keys: Any) -> dict[str, Coun
     def counted_create_many(self: LocalStore, folder: str, files: Any) -> None:
         def each() -> Iterator[Any]:
             for file in files:
-                now[0]["create"] += 1
+                count("create")
                 yield file
 
         create_many(self, folder, each())
 
     def counted_append(self: LocalStore, path: str) -> AppendFile:
-        now[0]["append"] += 1
-        return _CountedAppendFile(append(self, path), now[0])
+        count("append")
+        return _CountedAppendFile(append(self, path), count)
 
     with pytest.MonkeyPatch.context() as patch:
         for name in _OPERATIONS:
             patch.setattr(LocalStore, name, counted(name, getattr(LocalStore, name)))
         patch.setattr(LocalStore, "create_many", counted_create_many)
         patch.setattr(LocalStore, "append", counted_append)
-        live(str(folder / "run"), n_shards, folder, step, **keys)
-    return found
+        yield
 
 
 class _CountedAppendFile(AppendFile):
-    def __init__(self, file: AppendFile, counts: Counter[str]) -> None:
-        self._file, self._counts = file, counts
+    def __init__(self, file: AppendFile, count: Callable[[str], None]) -> None:
+        self._file, self._count = file, count
 
     def write(self, data: bytes) -> None:
-        self._counts["write"] += 1
+        self._count("write")
         self._file.write(data)
 
     def sync(self) -> None:
-        self._counts["sync"] += 1
+        self._count("sync")
         self._file.sync()
 
     def close(self) -> None:

@@ -26,11 +26,12 @@ from espnet3.specs.models import (
 from espnet3.storage.base import Store
 from espnet3.worker import claiming, other_workers
 from espnet3.worker.attempt import Attempt, SchedulerTask
-from espnet3.worker.claiming import Claims, Taken, Terms
+from espnet3.worker.claiming import Claims
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.schedule import KILLS
 from espnet3.worker.shard import Stretch
 from espnet3.worker.spare_descriptors import Spare
+from espnet3.worker.terms import Taken, Terms
 from tests.support import faulty_store
 from tests.support.faulty_store import Faults, Rule
 from tests.support.worker_runs import write_run
@@ -269,6 +270,7 @@ def test_a_claim_costs_no_listing_where_nobody_collides(
 
 def take_both(there: Situation, **fields: Any) -> Claim:
     """One shard has a receipt, and the other one a claim."""
+    there.claim(1)
     there.receipt(1)
     return there.claim(0, **fields)
 
