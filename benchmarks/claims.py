@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measuring import Bench, BenchmarkFailed, Line, interleaved
 from benchmarks.runs import worker_command, write_run
@@ -62,7 +63,7 @@ def claim_throughput(bench: Bench) -> list[Line]:
     def side(schedule: str) -> Callable[[], dict[str, float]]:
         def measure() -> dict[str, float]:
             run_dir = bench.new_folder() / "run"
-            keys = {"schedule": schedule, "n_workers": N_PROCESSES}
+            keys: dict[str, Any] = {"schedule": schedule, "n_workers": N_PROCESSES}
             if schedule == "static":
                 keys["shards_per_job"] = n_shards // N_PROCESSES
             write_run(run_dir, n_shards, n_shards, **keys)
