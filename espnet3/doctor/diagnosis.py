@@ -20,7 +20,10 @@ from espnet3.config.model import ParallelConfig
 from espnet3.doctor.probe import (
     ANSWER,
     CALL,
+    FIRST,
     GREETING,
+    SECOND,
+    SIGN,
     TAKEN,
     Probe,
     ProbeProvider,
@@ -150,6 +153,7 @@ async def _diagnose(
         if problem is None:
             [report] = await collect(run_dir)
             _judge(report, found)
+            judge_signs(report["renewed_after"], parallel, found)
         else:
             found("job", problem, fine=False)
     except UsageError:  # nothing was submitted
@@ -189,6 +193,7 @@ def _prepare(directory: RunDirectory) -> None:
     store = directory.store
     store.prepare([""])
     store.create(GREETING, b"here")
+    store.replace(SIGN, FIRST)
     store.create(TAKEN, b"here")
     with contextlib.suppress(FileTaken):
         store.create(TAKEN, b"here")
@@ -226,6 +231,7 @@ def _answer(store: Store) -> bool:
         store.read(CALL)
     except FileMissing:
         return False
+    store.replace(SIGN, SECOND)
     store.create(ANSWER, b"here")
     return True
 
@@ -283,3 +289,18 @@ def _judge(report: Mapping[str, Any], found: Callable[..., None]) -> None:
     problem = report["scheduler_problem"]
     answers = "possible, the scheduler answers there"
     found("submitting from a job", answers if problem is None else f"not possible: {problem}")
+
+
+def judge_signs(
+    renewed_after: float | None, parallel: ParallelConfig, found: Callable[..., None]
+) -> None:
+    """Whether the lease of a dynamic schedule is longer than signs of life take to be seen."""
+    if renewed_after is None:
+        words = "are not seen anew within a minute; keep to `schedule: static`"
+        found("signs of life", words, parallel.schedule == "static")
+        return
+    seen = f"seen anew after {renewed_after:g} s"
+    late = renewed_after + parallel.heartbeat > parallel.lease
+    if parallel.schedule == "dynamic" and late:
+        seen += f", so a lease of {parallel.lease:g} s takes living workers for dead ones"
+    found("signs of life", seen, not (late and parallel.schedule == "dynamic"))

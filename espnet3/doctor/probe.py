@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from espnet3._blocking import run_blocking
-from espnet3.errors import EspnetError, FileTaken
+from espnet3.errors import EspnetError, FileMissing, FileTaken
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run_dir.processes import this_user
 from espnet3.schedulers import get_scheduler
@@ -25,6 +25,8 @@ from espnet3.submit.submitter import PACKAGES
 # Files of the doctor's folder: written before the job; by the job, and by who submitted it.
 GREETING, TAKEN = "greeting", "taken"
 CALL, ANSWER = "call", "answer"
+SIGN = "sign"  # replaced by who submitted it, once the job has read the first one
+FIRST, SECOND = b"first", b"second"
 PATIENCE = 60.0  # seconds that a file may take from one host to the other
 PAUSE = 0.05  # seconds between two looks
 
@@ -62,6 +64,7 @@ class Probe(BaseRunner):
             "seen_after": seconds_until(lambda: store.exists(GREETING)),
             "exclusive": _is_refused(store, TAKEN),
             "there_and_back": _call(store),
+            "renewed_after": seconds_until(lambda: _read(store, SIGN) == SECOND),
             "scheduler_problem": _scheduler_problem(env),
         }
 
@@ -85,8 +88,17 @@ def _is_refused(store: Store, path: str) -> bool:
     return False
 
 
+def _read(store: Store, path: str) -> bytes | None:
+    """A file's content, or None where it is not there."""
+    try:
+        return store.read(path)
+    except FileMissing:
+        return None
+
+
 def _call(store: Store) -> float | None:
     """Seconds from this host's file to the sight of the other host's answer to it."""
+    _read(store, SIGN)  # so that a client that keeps what it has read keeps this
     store.create(CALL, b"node")
     return seconds_until(lambda: store.exists(ANSWER))
 

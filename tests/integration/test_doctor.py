@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from espnet3.config.model import ParallelConfig
+from espnet3.doctor.diagnosis import Finding, judge_signs
 from tests.support.cli_project import Project
 from tests.support.slurm_cluster import SlurmCluster
 
@@ -33,6 +36,7 @@ def test_all_is_well_on_slurm(slurm: SlurmCluster, tmp_path: Path) -> None:
     assert found.pop("python there").startswith(f"{sys.executable}, 3.")
     assert found.pop("run directory").startswith("visible there after ")
     assert found.pop("new files").startswith("there and back in ")
+    assert found.pop("signs of life").startswith("seen anew after ")
     assert found.pop("node") == os.uname().nodename
     assert found == {
         "packages there": "as here",
@@ -51,6 +55,26 @@ def test_all_is_well_here(tmp_path: Path) -> None:
     assert {found["name"] for found in seen["findings"]} >= {"python there", "exclusive create"}
     assert project.files() >= {"espnet3_runs"}
     assert not [*(project.folder / "espnet3_runs").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("after", "schedule", "fine"),
+    [
+        (0.4, "dynamic", True),
+        (29.0, "dynamic", True),
+        (31.0, "dynamic", False),
+        (31.0, "static", True),
+        (None, "dynamic", False),
+        (None, "static", True),
+    ],
+)
+def test_a_lease_is_longer_than_signs_take_to_be_seen(
+    after: float | None, schedule: Any, fine: bool
+) -> None:
+    found: list[Finding] = []
+    parallel = ParallelConfig(env="local", schedule=schedule, lease=60.0, heartbeat=30.0)
+    judge_signs(after, parallel, lambda *words: found.append(Finding(*words)))
+    assert [(finding.name, finding.fine) for finding in found] == [("signs of life", fine)]
 
 
 def test_workers_that_keep_no_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
