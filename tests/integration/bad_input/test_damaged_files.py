@@ -47,7 +47,7 @@ def emptied(text: str) -> str:
 
 
 def newer(text: str) -> str:
-    return json.dumps({**json.loads(text), "schema_version": 3, "colour": "blue"})
+    return json.dumps({**json.loads(text), "schema_version": 9, "colour": "blue"})
 
 
 def with_unknown_field(text: str) -> str:
@@ -61,7 +61,7 @@ def without_version_one(text: str) -> str:
 DAMAGES: dict[Callable[[str], str], tuple[type[FormatError], list[str]]] = {
     truncated: (InvalidFile, ["the file is truncated or damaged"]),
     emptied: (InvalidFile, ["the file is truncated or damaged"]),
-    newer: (NewerFormat, ["field schema_version: is 3", "upgrade espnet3"]),
+    newer: (NewerFormat, ["field schema_version: is 9", "upgrade espnet3"]),
     with_unknown_field: (InvalidFile, ["field colour: unknown field", "edited by hand"]),
     without_version_one: (InvalidFile, ["field schema_version"]),
 }
