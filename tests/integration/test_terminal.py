@@ -204,6 +204,7 @@ def test_no_output_goes_past_the_one_place() -> None:
         if re.search(r"click\.(echo|secho)\(|(?<!console\.)\bprint\(|\.write\(", line)
     ]
     assert sorted(found) == [
+        "joining.py: file.write(data)",  # for workers, and not for people
         'record_output.py: out.write(visible(text).encode(encoding, "backslashreplace"))',
         "record_output.py: out.write(visible_json(line.decode()).encode() if obeyed else line)",
         "show.py: click.echo(json_text(document, indented=on_terminal()))",
