@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from itertools import takewhile
 
 from espnet3.specs.models import Submission
@@ -22,6 +21,8 @@ def visible_gpus() -> list[str]:
     said = os.environ.get(VARIABLE)
     if said is not None:  # CUDA, too, passes over what stands behind the first that is none
         return [*takewhile(lambda d: d not in ("", "-1"), map(str.strip, said.split(",")))]
+    import subprocess  # workers, which import this module, never come here
+
     command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -303,7 +303,7 @@ def test_it_costs_a_handful_of_looks(run_dir: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "lstat", look)
     require_trusted(open_store(run_dir), None, [layout.submission(1)])
-    assert len(looks) <= len(run_dir.parts) + len(FOLDERS) + 4
+    assert len(looks) <= len(run_dir.parts) + len(FOLDERS) + 6
 
 
 # --- scripts --------------------------------------------------------------------------------------
