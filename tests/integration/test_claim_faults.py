@@ -19,7 +19,6 @@ from espnet3.parallel import BaseRunner
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.specs.models import WorkerState, decode
-from tests.support import debian
 from tests.support.faulty_store import Faults, Rule, faults_environment, injected
 from tests.support.helpers import (
     attempts,
@@ -172,33 +171,5 @@ def test_two_join_at_once_what_nobody_is_at(tmp_path: Path) -> None:
     (tmp_path / GATE).touch()
     assert [process.wait(100) for process in both] == [0, 0]
     ended(run)
-    assert noted(tmp_path, "begun") == once(range(40))
-    assert run.collect(patience=0) == locally(tmp_path, 40)
-
-
-@pytest.mark.server
-def test_a_clock_that_differs_by_a_day(tmp_path: Path) -> None:
-    """Who joins sees the others alive, and they it; no two clocks are ever compared."""
-    try:
-        debian.install({"/usr/bin/faketime": "faketime"})
-    except debian.PackagesUnavailableError as error:
-        pytest.skip(str(error))
-    run = submit_noting(tmp_path, 40, config(40, n_workers=1), gated=[0, 20])
-    wait_for(lambda: noted(tmp_path, "begun")[0], "it does not run")
-    words = ["faketime", "-f", "+1d", sys.executable, "-m", "espnet3", "work", run.run_dir]
-    environ = {**os.environ, "NO_FAKE_STAT": "1"}
-    with subprocess.Popen(words, env=environ) as joined, join(run) as other:
-        wait_for(lambda: noted(tmp_path, "begun")[20], "nobody joins")
-        beats = {state.worker: state.beat for state in signs(run)}
-        wait_for(  # for longer than the lease
-            lambda: all(state.beat > beats[state.worker] + 2 * LEASE for state in signs(run)
-                        if state.worker in beats and not state.ended),
-            "they give no signs",
-        )  # fmt: skip
-        (tmp_path / GATE).touch()
-        assert (joined.wait(100), other.wait(100)) == (0, 0)
-    ended(run)
-    days = {state.started.date() for state in signs(run)}
-    assert len(days) > 1
     assert noted(tmp_path, "begun") == once(range(40))
     assert run.collect(patience=0) == locally(tmp_path, 40)
