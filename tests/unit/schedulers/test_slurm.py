@@ -438,7 +438,7 @@ def test_cancelling_what_has_ended_is_no_error(commands: Commands) -> None:
     assert commands.asked("scancel") == ["12"]
 
 
-@pytest.mark.parametrize("name", ["kube", "ssh", "local_gpu", "", "slrum"])
+@pytest.mark.parametrize("name", ["kube", "", "slrum"])
 def test_an_env_without_a_dialect_is_refused(name: str) -> None:
     with pytest.raises(
         ConfigError, match=r"has no asynchronous mode here; it works with .*local, "
