@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from datetime import UTC, datetime
 
 from espnet3.errors import EspnetError, FileMissing, FormatError
@@ -13,9 +13,22 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.receipts import Receipts
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, PartialReceipt, ProcessIdentity, RunSpec
+from espnet3.storage.base import Store
 
 _READERS = 8  # threads
 _NOBODY = f"0000-{0:012x}"
+
+
+def claim_names(store: Store, generation: Callable[[int], int]) -> Iterator[layout.ClaimName]:
+    """What the names of claims and partial receipts say, of those that still count.
+
+    Args:
+        store: the run directory.
+        generation: tells that of a shard's receipt, which it has or will get.
+    """
+    for name in map(layout.parse_claim, store.names(layout.CLAIMS)):
+        if name is not None and name.generation == generation(name.rank):
+            yield name
 
 
 def read_claims(
@@ -69,11 +82,9 @@ def read_open_claims(
         ranks: only these shards, done or not; all that are not done where unset.
     """
     counts: dict[int, int] = {}
-    for name in map(layout.parse_claim, directory.store.names(layout.CLAIMS)):
-        if name is None or name.is_part:
-            continue
+    for name in claim_names(directory.store, receipts.generation):
         wanted = name.rank not in receipts.done if ranks is None else name.rank in ranks
-        if wanted and name.generation == receipts.generation(name.rank):
+        if wanted and not name.is_part:
             counts[name.rank] = max(counts.get(name.rank, 0), name.number + 1)
 
     from espnet3.storage.concurrency import gather  # workers never come here

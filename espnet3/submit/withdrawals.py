@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 from espnet3.errors import DamagedResult, FileMissing
-from espnet3.run_dir.claims import read_partial_receipts
+from espnet3.run_dir.claims import claim_names, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.verification import find_damage, patiently
@@ -116,14 +116,10 @@ def find_failed_parts(
     """
     receipts = directory.receipts(run.world_size)
     wanted = frozenset(ranks)
-    names = filter(None, map(layout.parse_claim, directory.store.names(layout.CLAIMS)))
     shared = {
         name.rank: name.generation
-        for name in names
-        if name.is_part
-        and name.rank in wanted
-        and name.rank not in receipts.done
-        and name.generation == receipts.generation(name.rank)
+        for name in claim_names(directory.store, receipts.generation)
+        if name.is_part and name.rank in wanted and name.rank not in receipts.done
     }
 
     def look(rank: int) -> WithdrawalCause | None:

@@ -106,16 +106,21 @@ class Attempt:
 
 def record_failure(attempt: Attempt, error: EspnetError, done: int) -> None:
     """Say in the log and in an attempt's record why it failed, and after how many items."""
-    details = error_record(error.__cause__ or error)
     log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)
     log_traceback(error)
-    attempt.record(
-        "failed",
-        cause=one_line(str(error)),
-        error=details,
-        item=_item_of(error),
-        items_done=done,
-    )
+    attempt.record("failed", **_why(error), item=_item_of(error), items_done=done)
+
+
+def log_failure(raised: Exception) -> dict[str, Any]:
+    """Say in the log why no shard can be begun; and give what the attempts' records say of it."""
+    error = as_ours(raised)
+    log.error("%s", error)
+    log_traceback(error)
+    return _why(error)
+
+
+def _why(error: EspnetError) -> dict[str, Any]:
+    return {"cause": one_line(str(error)), "error": error_record(error.__cause__ or error)}
 
 
 def error_record(error: BaseException) -> ErrorRecord:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from espnet3.errors import FileTaken, StoreError
-from espnet3.run_dir.claims import read_claims, read_partial_receipts
+from espnet3.run_dir.claims import claim_names, read_claims, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.regions import Region, covered, regions_of
 from espnet3.specs import layout
@@ -186,9 +186,7 @@ class Claims:
     def _list(self) -> None:
         """Learn from the folder which shards are claimed."""
         self._is_listed, self._listed_at = True, time.monotonic()
-        for name in map(layout.parse_claim, self._store.names(layout.CLAIMS)):
-            if name is None or name.generation != self.generation(name.rank):
-                continue
+        for name in claim_names(self._store, self.generation):
             if name.is_part:
                 self._ended.setdefault(name.rank, set()).add(name.number)
             else:
@@ -353,14 +351,21 @@ class Claims:
         """Let others try a shard that this worker has failed at, when somebody resumes."""
         self._set_aside.add(rank)
 
-    def _why_free(self, claim: Claim) -> str | None:
-        """Why a claim counts no more; None where its worker may be at it."""
+    def _last_word(self, claim: Claim) -> str | None:
+        """The event by which a claim's attempt has said that it is over; None for no word."""
         for event in ("failed", "interrupted"):
             if self._store.exists(layout.attempt_record(claim.rank, claim.attempt, event)):
-                newer = layout.submission_of(claim.attempt) < self._number
-                if event == "failed" and not newer:
-                    return "failed"
-                return f"its worker {'failed before' if newer else 'was interrupted'}"
+                return event
+        return None
+
+    def _why_free(self, claim: Claim) -> str | None:
+        """Why a claim counts no more; None where its worker may be at it."""
+        event = self._last_word(claim)
+        if event is not None:
+            newer = layout.submission_of(claim.attempt) < self._number
+            if event == "failed" and not newer:
+                return "failed"
+            return f"its worker {'failed before' if newer else 'was interrupted'}"
         if (claim.rank, claim.number) in self._over:
             return "its receipt is missing"
         return self._others.why_gone(claim)
@@ -375,10 +380,7 @@ class Claims:
             if claim.first == region.first
             and claim.number not in ended
             and claim.worker != self._heartbeat.worker
-            and not any(
-                self._store.exists(layout.attempt_record(rank, claim.attempt, event))
-                for event in ("failed", "interrupted")
-            )
+            and self._last_word(claim) is None
             and self._others.why_gone(claim) is not None
             and layout.submission_of(claim.attempt) >= self._number
         ]

@@ -13,16 +13,8 @@ from espnet3.schedulers.base import Scheduler
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec, Submission
-from espnet3.text import one_line
 from espnet3.worker import exit_codes
-from espnet3.worker.attempt import (
-    BEGAN,
-    Attempt,
-    SchedulerTask,
-    as_ours,
-    error_record,
-    log_traceback,
-)
+from espnet3.worker.attempt import BEGAN, Attempt, SchedulerTask, log_failure
 from espnet3.worker.claiming import Claims
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
@@ -186,13 +178,10 @@ class _Worker:
 
     def fail(self, raised: Exception) -> int:
         """Without an environment one shard is claimed, whose record says why it failed."""
-        error = as_ours(raised)
-        details = error_record(error.__cause__ or error)
-        log.error("%s", error)
-        log_traceback(error)
+        why = log_failure(raised)
         taken = self._claims.next(self._wait)
         if taken is not None:
-            taken.attempt.record("failed", cause=one_line(str(error)), error=details)
+            taken.attempt.record("failed", **why)
         return exit_codes.FAILED
 
     def _results_of(self, taken: Taken) -> Sequence[ResultFile]:

@@ -17,7 +17,6 @@ from espnet3.errors import (
     ForwardFailed,
     StoreError,
     TooManyErrors,
-    UnserializableResult,
     UsageError,
     WorkError,
 )
@@ -53,8 +52,6 @@ from espnet3.worker.signals import Interrupted, Signals
 log = logging.getLogger("espnet3.worker")
 SIGNAL_GRACE = 0.2  # seconds
 T = TypeVar("T")
-_WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
-_BEGAN = time.monotonic()  # of this process, nearly
 
 
 class Limits(NamedTuple):

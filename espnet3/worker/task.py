@@ -9,14 +9,11 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec
-from espnet3.text import one_line
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import (
     Attempt,
     SchedulerTask,
-    as_ours,
-    error_record,
-    log_traceback,
+    log_failure,
 )
 from espnet3.worker.environment import build_environment
 from espnet3.worker.receipt_history import next_generations
@@ -78,12 +75,9 @@ def run_task(
                 attempt(rank).record("interrupted", cause=f"signal {signal}, before it started")
             return exit_codes.INTERRUPTED
         except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
-            error = as_ours(raised)
-            details = error_record(error.__cause__ or error)
-            log.error("%s", error)
-            log_traceback(error)
+            why = log_failure(raised)
             for rank in todo:
-                attempt(rank).record("failed", cause=one_line(str(error)), error=details)
+                attempt(rank).record("failed", **why)
             return exit_codes.FAILED
         finally:
             spare.give_back()

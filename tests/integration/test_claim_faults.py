@@ -24,6 +24,7 @@ from tests.support.helpers import (
     attempts,
     causes,
     ended,
+    kill_all,
     lines_kept,
     locally,
     noted,
@@ -50,8 +51,7 @@ def _nothing_stays(tmp_path: Path) -> Iterator[None]:
     """A failing test leaves no worker behind that waits for ever."""
     yield
     (tmp_path / GATE).touch()
-    for pid in processes_of(Run(tmp_path / "run")):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(Run(tmp_path / "run"))
 
 
 def signs(run: Run) -> list[WorkerState]:
@@ -149,12 +149,10 @@ def test_workers_that_die_one_after_the_other(tmp_path: Path) -> None:
     """Each goes on where the last one was; nothing durable is computed again."""
     run = submit_noting(tmp_path, 8, config(1, n_workers=1), gated=[2])
     wait_for(lambda: lines_kept(run, 0) == 2, "no checkpoint was made")
-    for pid in processes_of(run):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(run)
     with join(run) as joined:
         wait_for(lambda: noted(tmp_path, "begun")[2] == 2, "nobody goes on")
-        for pid in processes_of(run):
-            os.kill(pid, signal.SIGKILL)
+        kill_all(run)
     assert joined.returncode != 0
     (tmp_path / GATE).touch()
     with join(run) as last:

@@ -23,6 +23,7 @@ from tests.support.helpers import (
     attempts,
     causes,
     ended,
+    kill_all,
     lines_kept,
     locally,
     noted,
@@ -47,8 +48,7 @@ def _nothing_stays(tmp_path: Path) -> Iterator[None]:
     """A failing test leaves no worker behind that waits for ever."""
     yield
     (tmp_path / GATE).touch()
-    for pid in processes_of(Run(tmp_path / "run")):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(Run(tmp_path / "run"))
 
 
 def published(run: Run) -> dict[str, bytes]:
@@ -202,8 +202,7 @@ def test_failed_items_of_a_part_of_a_shard(tmp_path: Path) -> None:
     work = [sys.executable, "-m", "espnet3", "work", run.run_dir]
     subprocess.run(work, check=True, timeout=100)
     assert [*parts.glob("*.part.json")] != []
-    for pid in processes_of(run):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(run)
     ended(run)
     before = published(run)
     (tmp_path / MENDED).touch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from tests.support.helpers import (
     attempts,
     ended,
     files_of,
+    kill_all,
     lines_kept,
     locally,
     noted,
@@ -81,18 +81,6 @@ def work(run: Run, *words: str, code: int = 0, **keys: Any) -> tuple[str, list[s
     assert process.returncode == code, (out, err)
     assert "Traceback" not in err, err
     return out, err.splitlines()
-
-
-def kill_all(run: Run) -> None:
-    """Kill supervisor and workers, as where their host fails."""
-
-    def none_is_left() -> bool:
-        for pid in (found := processes_of(run)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return not found
-
-    wait_for(none_is_left, "they live on")
 
 
 def abandoned(folder: Path, n_items: int = 12, **keys: Any) -> Run:

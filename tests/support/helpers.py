@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -171,6 +173,18 @@ def processes_of(run: Run) -> list[int]:
         if run.run_dir in words and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process.pid)
     return found
+
+
+def kill_all(run: Run) -> None:
+    """Kill supervisor and workers of this host, as where their host fails."""
+
+    def none_is_left() -> bool:
+        for pid in (found := processes_of(run)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not found
+
+    wait_for(none_is_left, "they live on")
 
 
 def wrap(folder: Path, command: str, script: str) -> str:
