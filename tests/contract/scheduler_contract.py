@@ -229,6 +229,7 @@ class SchedulerContract:
             "new files",
             "exclusive create",
             "submitting from a job",
+            "signs of life",
         ]
         told = {finding.name: finding.value for finding in seen.findings}
         assert re.search(site.version, told["scheduler"]), told

@@ -15,7 +15,7 @@ from tests.support.worker_runs import receipt_of, result_lines, run_worker, writ
 
 # Hooks that are known before ours run while ours have the signals blocked.
 BEGINNING = """
-import os, signal, subprocess, sys, threading
+import os, signal, subprocess, sys, threading, time
 from espnet3.worker.signals import Interrupted, Signals
 
 def hit(number):
@@ -98,7 +98,8 @@ def hit_me():
     hit(signal.SIGUSR1)
     if {taker!r} == "thread":  # which has it not blocked, so that the handler runs at once
         other.set()
-        for _ in range(1000):
+        given_up = time.monotonic() + 10
+        while signals.received is None and time.monotonic() < given_up:
             pass
 
 other = threading.Event()
