@@ -27,7 +27,6 @@ _OTHER_FORMATS = frozenset({
     ".flac", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".br", ".zip", ".tar", ".tgz",
     ".7z",
 })  # fmt: skip
-_TAKEN = layout.OWN - {layout.LOGS}
 
 
 class Target(Protocol):
@@ -74,7 +73,8 @@ def require_outside(root: str, output: str) -> None:
         raise UsageError("output: is empty; name a file or URL")
     (storage, path), (own, folder) = _identify(output), _identify(root)
     name = path.removeprefix(f"{folder}/").partition("/")[0]
-    if storage == own and path.startswith(f"{folder}/") and name in _TAKEN:
+    its_own = layout.is_own(name) and name != layout.LOGS
+    if storage == own and path.startswith(f"{folder}/") and its_own:
         raise UsageError(f"{output}: lies among the run's own files; choose another output")
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from espnet3.config.finish import Finish
 from espnet3.errors import ConfigError
 from espnet3.redaction import shown_value
 from espnet3.run_dir.trust import Trust
@@ -56,6 +57,13 @@ def _rank_words(given: object) -> str:
         if span[2] is not None and int(span[2]) < int(span[1]):
             raise PydanticCustomError("ranks", "has a range that ends before it begins")
     return ",".join(word.strip() for word in words)
+
+
+def _finish(given: object) -> object:
+    """`true` for the defaults, `false` for none."""
+    if isinstance(given, bool):
+        return {} if given else None
+    return given
 
 
 class Override(BaseModel):
@@ -116,6 +124,8 @@ class ParallelConfig(BaseModel):
             queue searched for its job.
         start_timeout: seconds that the synchronous mode waits for a worker where there is none.
         environment_variables: names of further variables that workers get as they are now.
+        finish: what is done when the jobs have ended: what is missing is submitted again, and the
+            results are collected (`docs/finishing.md`); true takes the defaults.
         trust: whose run directories are believed: `owner` refuses those that the group may write,
             `group` accepts other owners in one's groups; unset, see `docs/trust.md`.
     """
@@ -144,6 +154,7 @@ class ParallelConfig(BaseModel):
     results: Literal["json", "pickle"] = "json"
     preflight: bool = True
     environment_variables: list[str] = []
+    finish: Annotated[Finish | None, BeforeValidator(_finish)] = None
     trust: Trust | None = None
     submit_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
     start_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0

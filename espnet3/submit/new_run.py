@@ -185,7 +185,7 @@ def _existing(directory: RunDirectory) -> RunSpec | None:
                 store.root, f"cannot be read ({error.strerror}); choose another run_dir"
             ) from None
         # Names that begin with a dot are unfinished files of ours, or the file system's own.
-        foreign = {n for n in names if not n.startswith(".")} - layout.OWN
+        foreign = {n for n in names if not n.startswith(".") and not layout.is_own(n)}
         if foreign and not store.exists(layout.RUN):
             raise RunDirectoryError(
                 store.root,
