@@ -66,6 +66,9 @@ def _finish(given: object) -> object:
     return given
 
 
+NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=253)]
+
+
 class Override(BaseModel):
     """Other options for some shards (`docs/decisions/0012-overrides.md`).
 
@@ -112,6 +115,7 @@ class ParallelConfig(BaseModel):
         shards_per_job: how many shards one job (array task) computes one after the other, so that
             a model is loaded once for all of them.
         job_array: submit job arrays; False submits one job per task.
+        exclude_nodes: nodes that no job is to run on, where the scheduler can be told so.
         max_array_size: the site's limit on array indices; asked from the scheduler where unset.
         checkpoint_every: seconds after which finished results are durable, at the latest.
         on_error: `stop` fails a shard at its first failing item, `record` goes on.
@@ -147,6 +151,7 @@ class ParallelConfig(BaseModel):
     weights: list[float] | str | None = None
     shards_per_job: Annotated[int, Field(ge=1)] = 1
     job_array: bool = True
+    exclude_nodes: list[NodeName] = []
     max_array_size: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] = 30.0
     on_error: Literal["stop", "record"] = "stop"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 MORE_MEMORY = 1.5
 MORE_TIME = 2
@@ -128,12 +128,12 @@ class End(NamedTuple):
     """Why nothing is submitted.
 
     Attributes:
-        outcome: `done`, `incomplete` or `stopped`, as `finished.json` has it.
+        outcome: as `finished.json` has it.
         cause: for a person; "" where all is done.
         left: rank -> why it is not tried again.
     """
 
-    outcome: str
+    outcome: Literal["done", "incomplete", "stopped"]
     cause: str = ""
     left: Mapping[int, str] = {}
 

@@ -34,6 +34,8 @@ _FOLDERS = (
     layout.WITHDRAWALS,
     layout.CLAIMS,
     layout.WORKERS,
+    layout.FINISHERS,
+    layout.WAVES,
 )
 
 

@@ -66,11 +66,13 @@ class QueuedFinisher(PersistedModel):
 class Portion(NestedModel):
     """Shards of a wave that get the same options.
 
-    `options` are those that change. `counted` says whether it is an attempt of those that
-    `max_attempts` bounds, and `retries_errors` whether one of those of `retry_errors`.
+    These are as in the submission `like` (0: in the plan), but for `options`. `counted` says
+    whether it is one of the attempts that `max_attempts` bounds, and `retries_errors` whether it is
+    one of those that `retry_errors` allows.
     """
 
     ranks: Items
+    like: Count
     options: dict[str, PlainJson] = {}
     cause: Text
     counted: bool = True
@@ -87,8 +89,8 @@ class BadNode(NestedModel):
 class Wave(PersistedModel):
     """What a finisher decided to submit, written before it does (`waves/0001.json`).
 
-    The portions' submissions have the numbers from `submission` on, in their order. `n_done` shards
-    and `items_done` items of the others were done by then.
+    Its submissions have the numbers from `submission` on. `n_done` shards and `items_done` items of
+    the others were done by then.
     """
 
     title: ClassVar[str] = "wave"

@@ -31,6 +31,7 @@ from espnet3.schedulers.commands import NoAnswer
 from espnet3.schedulers.dialect import Dialect, JobRequest
 from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
 from espnet3.submit.launcher import Launcher, Rendered
@@ -176,8 +177,13 @@ class JobQueueLauncher(Launcher):
 
     async def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
         words = changed(submission.worker_command, first_task=job.first_task)
+        return await self._job_of(words, job, submission.log_directory, after)
+
+    async def _job_of(
+        self, words: Sequence[str], job: PlannedJob, log_directory: str, after: str | None
+    ) -> Any:
         worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
-        request = JobRequest(job, submission.log_directory, self._job_array, after, self.options)
+        request = JobRequest(job, log_directory, self._job_array, after, self.options)
         parts = (await self._scheduler.identified()).request(request)
         rendered = self._new_job(parts.prologue)
         rendered.parts = parts
@@ -189,6 +195,25 @@ class JobQueueLauncher(Launcher):
         after = None if job.after is None else f"<id of {submission.jobs[job.after].name}>"
         rendered = await self._job(submission, job, after)
         return Rendered(rendered.job_script(), rendered.submit_words())
+
+    def require_finishers(self) -> None:
+        if not self._dialect.can_wait:
+            raise ConfigError(
+                "parallel.finish",
+                f"needs jobs that wait for the end of others, which {self._scheduler.name} does "
+                "not have; leave it out, and call `espnet3 finish RUN_DIR --now` when they ended",
+            )
+
+    async def _finisher(self, finisher: Finisher) -> Any:
+        after = finisher.waits_for
+        return await self._job_of(finisher.command, finisher.job, finisher.log_directory, after)
+
+    async def render_finisher(self, finisher: Finisher) -> Rendered:
+        rendered = await self._finisher(finisher)
+        return Rendered(rendered.job_script(), rendered.submit_words())
+
+    async def launch_finisher(self, finisher: Finisher) -> str:
+        return await self._submit(await self._finisher(finisher), finisher.job)
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []

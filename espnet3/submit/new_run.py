@@ -21,6 +21,7 @@ from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
+from espnet3.submit.finishers import check_finish, queue_behind, with_absolute_output
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.launcher_choice import make_launcher, with_usual_width
 from espnet3.submit.overrides import Groups
@@ -78,6 +79,7 @@ async def submit(
                 of_all = groups.config
                 async for part in submit_planned(directory, plan.run, planned, 1, of_all=of_all):
                     submitted = submitted.and_then(part)
+                await queue_behind(directory, plan.run, groups, submitted)
                 return submitted
     seen = await observe(directory, record_found_jobs)
     return await submit_missing(seen, groups, submitted=submitted)
@@ -146,7 +148,7 @@ def _check(
     def make(changed: ParallelConfig) -> Launcher:
         return make_launcher(changed, type(runner))
 
-    config = with_usual_width(config)
+    config = with_absolute_output(with_usual_width(config))
     launcher = make(config)
     passed_on = get_scheduler(config.env).passes_environment
     submitter = this_submitter(launcher.python, config.environment_variables, passed_on=passed_on)
@@ -165,6 +167,7 @@ def _check(
         config = config.model_copy(update={"trust": directory.trust})
     directory.require_submissions()
     directory.require_scripts(plan.run)
+    check_finish(directory.root, config, make)
     return _Ready(directory, plan, Groups(config, plan.run.world_size, launcher, make), existing)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from espnet3.config.current import chosen_policy
-from espnet3.config.model import ParallelConfig, parse_parallel
+from espnet3.config.model import parse_parallel
 from espnet3.errors import RunDirectoryError, SchedulerUnavailable, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
@@ -25,10 +24,10 @@ from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.storage.opening import open_store
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
-from espnet3.submit.launcher import Launcher
-from espnet3.submit.launcher_choice import make_launcher
+from espnet3.submit.finishers import queue_behind
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
+from espnet3.submit.run_groups import errors_from_of, groups_of
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
 from espnet3.submit.submitter import refuse_in_worker
 from espnet3.submit.withdrawals import (
@@ -38,9 +37,6 @@ from espnet3.submit.withdrawals import (
     find_failed_parts,
     withdraw,
 )
-from espnet3.user_code.import_path import extended_import_path
-from espnet3.user_code.main_module import importing_as, main_of
-from espnet3.user_code.references import find_class
 
 WhichItems = Literal["missing", "failed"]
 
@@ -171,7 +167,7 @@ def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
     _require_trusted(directory, seen)
     if wish.options:
         config = set_for_all(config, _plain_options(wish.options))
-    groups = _groups(config, seen.run)
+    groups = groups_of(config, seen.run)
     findings: dict[int, WithdrawalCause] = {}
     receipts = {
         rank: generation
@@ -244,7 +240,7 @@ async def submit_missing(
             number = _next_number(seen)
             # What stops at an error vouches for none.
             strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
-            errors_from = number if failed or strict else _errors_from(seen, chosen)
+            errors_from = number if failed or strict else errors_from_of(seen, chosen)
             try:
                 async for part in submit_planned(
                     directory, seen.run, planned, number, errors_from, groups.config
@@ -254,6 +250,7 @@ async def submit_missing(
                 listed = partial(_listed, directory, error.number)
                 seen = await observe(listed, record_found_jobs)
                 continue
+            await queue_behind(directory, seen.run, groups, submitted)
         return replace(submitted, left_alone=left_alone)
 
 
@@ -265,19 +262,6 @@ def _listed(directory: RunDirectory, number: int) -> RunDirectory:
 
 def _next_number(seen: Observation) -> int:
     return seen.submissions[-1].submission.number + 1 if seen.submissions else 1
-
-
-def _errors_from(seen: Observation, chosen: Iterable[int]) -> int:
-    """From which submission on recorded errors count: as earlier submissions of the shards say.
-
-    So a resume of an interrupted `items="failed"` goes on with it.
-    """
-    ranks, bound = set(chosen), 0
-    for submission, _ in seen.submissions:
-        errors_from = submission.errors_from_submission
-        if errors_from > bound and not ranks.isdisjoint(submission.ranks.plain()):
-            bound = errors_from
-    return bound
 
 
 def _require_trusted(directory: RunDirectory, seen: Observation) -> None:
@@ -359,28 +343,3 @@ def _rank_of_spec(run: RunSpec, path: str) -> int:
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     plain = plain_json(dict(options), "options")
     return plain if isinstance(plain, dict) else {}
-
-
-def _groups(config: ParallelConfig, run: RunSpec) -> Groups:
-    """The shards by their options; the runner's class is imported for its hook."""
-    if config.env in ("local", "local_gpu", "ssh"):
-        runner: type[Any] = object
-    else:
-        with _import_path(run):
-            runner = find_class(run.runner)
-
-    def make(changed: ParallelConfig) -> Launcher:
-        with _import_path(run):  # the hook may import something, too
-            return make_launcher(changed, runner)
-
-    return Groups(config, run.world_size, make(config), make)
-
-
-@contextlib.contextmanager
-def _import_path(run: RunSpec) -> Iterator[None]:
-    """The submitter's import path and command line, for a while."""
-    main = main_of(run)
-    own = None if run.process is None else run.process.argv
-    argv = own if main is None else main.argv
-    with extended_import_path(last=run.sys_path), importing_as(argv):
-        yield

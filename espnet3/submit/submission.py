@@ -148,7 +148,7 @@ def make_submission(
         ),
         submit_command=[],
         script="",
-        log_directory=_log_directory(store, run, launcher),
+        log_directory=log_directory_of(store, run, launcher),
         max_errors=config.max_errors,
         errors_from_submission=errors_from,
         ranks=ranks,
@@ -167,7 +167,7 @@ async def with_script(submission: Submission, launcher: Launcher) -> Submission:
     return submission.model_copy(update=update)
 
 
-def _log_directory(store: Store, run: RunSpec, launcher: Launcher) -> str:
+def log_directory_of(store: Store, run: RunSpec, launcher: Launcher) -> str:
     """Where the scheduler writes logs: as the options say, else in the run directory.
 
     Schedulers cannot write to a URL; such a run's logs go to the submitter's folder.

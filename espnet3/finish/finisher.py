@@ -1,0 +1,241 @@
+"""What a finisher does: look, then collect, or submit what is missing again, or say why not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import NamedTuple
+
+from espnet3.config.finish import Finish
+from espnet3.config.model import parse_parallel
+from espnet3.errors import FileTaken, SchedulerUnavailable, SubmissionRefused
+from espnet3.finish.ending import bring_to_end, in_words, notify
+from espnet3.finish.evidence import before, done_on, missing_shards
+from espnet3.finish.rules import End, Policy, decide
+from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of, words_of
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
+from espnet3.run_dir.processes import is_alive
+from espnet3.specs.finishing import Finished, Finisher, Wave
+from espnet3.specs.models import RunSpec
+from espnet3.status.observation import Observation, observe
+from espnet3.status.run_status import LIVE
+from espnet3.submit.finishers import most_memory, most_seconds
+from espnet3.submit.submission import Overtaken
+
+log = logging.getLogger("espnet3.finish")
+_PAUSES = 0.5, 10.0  # seconds between two looks, at first and at most
+
+
+class Waits(NamedTuple):
+    """How long a finisher waits, in seconds.
+
+    Attributes:
+        live: for what still lives, before another finisher is queued behind it; None for ever.
+        scheduler: for the scheduler's answer, before it gives up.
+    """
+
+    live: float | None = 300.0
+    scheduler: float = 300.0
+
+
+WAITS = Waits()
+
+
+async def finish(
+    directory: RunDirectory, run: RunSpec, finisher: Finisher, waits: Waits = WAITS
+) -> Finished | None:
+    """Do what a finisher is for.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        finisher: which one this is.
+        waits: how long it waits.
+
+    Returns:
+        The run's end; None where another finisher will see to it.
+
+    Raises:
+        UsageError, FileMissing: the directory holds another run by now, or was removed.
+        EspnetError: the storage failed; started again, it goes on from there.
+    """
+    me = _Finisher(directory, run, finisher, waits)
+    while True:
+        ending = await asyncio.to_thread(me.read)
+        if ending.end is not None and ending.end.finisher >= finisher.number:
+            return await me.tell(ending.end)
+        if (other := successor(ending, finisher.number)) is not None:
+            log.info("left to finisher %d", other)
+            return None
+        seen = await me.observe()
+        if seen is None:
+            return await me.end_unseen(ending)
+        if not LIVE.isdisjoint(seen.status.shards.states):
+            if await me.leaves_to_another(seen):
+                return None
+            continue
+        step = await me.step(seen, ending)
+        if isinstance(step, Finished):
+            return await me.tell(step)
+        if step:
+            return None
+
+
+def successor(ending: Ending, number: int) -> int | None:
+    """A finisher that comes after one, and is queued or about to be; None where there is none."""
+    for known in reversed(ending.finishers):
+        if known.finisher.number <= number:
+            return None
+        queueing = known.queued is None and is_alive(known.finisher.submitter) is not False
+        if known.job_id is not None or queueing:
+            return known.finisher.number
+    return None
+
+
+class _Finisher:
+    """One of them, at work."""
+
+    def __init__(
+        self, directory: RunDirectory, run: RunSpec, finisher: Finisher, waits: Waits
+    ) -> None:
+        self._directory, self._run, self._finisher = directory, run, finisher
+        self._waits = waits
+        self._pause = _PAUSES[0]
+        self._alive_since: float | None = None
+        self._unanswered_since: float | None = None
+        self._last: Observation | None = None  # where the scheduler did not answer
+
+    def read(self) -> Ending:
+        self._directory.require_run(self._run.run_id)
+        found = read_ending(self._directory)
+        return found or Ending([], [], None, is_notified=False, n_waves=0)
+
+    async def observe(self) -> Observation | None:
+        """What is seen of the run, once the scheduler answers; None where it does not."""
+        while True:
+            seen = await observe(self._directory)
+            problem = seen.status.scheduler_problem
+            if problem is None:
+                self._unanswered_since = None
+                return seen
+            began = self._unanswered_since = self._unanswered_since or time.monotonic()
+            if time.monotonic() - began >= self._waits.scheduler:
+                self._last = seen
+                return None
+            log.warning("%s; asked again", problem)
+            await self._sleep()
+
+    async def leaves_to_another(self, seen: Observation) -> bool:
+        """Wait a moment for what lives; True where it takes long, and another one waits for it."""
+        began = self._alive_since = self._alive_since or time.monotonic()
+        waits = self._waits.live
+        if waits is None or time.monotonic() - began < waits:
+            await self._sleep()
+            return False
+        live = {
+            shard.submission
+            for rank in seen.status.shards.ranks(LIVE)
+            if (shard := seen.status.shards[rank]).submission is not None
+        }
+        ids = [
+            job_id
+            for known in seen.submissions
+            if known.submission.number in live
+            for job_id in known.job_ids().values()
+        ]
+        log.info("%d shards are queued or running: another finisher waits for them", len(live))
+        await queue_after(seen, ids, self._finisher.submission)
+        return True
+
+    async def _sleep(self) -> None:
+        await asyncio.sleep(self._pause)
+        self._pause = min(1.5 * self._pause, _PAUSES[1])
+
+    def _config(self, seen: Observation) -> Finish:
+        last = seen.submissions[-1].submission if seen.submissions else seen.run
+        return parse_parallel(last.parallel).finish or Finish()
+
+    async def step(self, seen: Observation, ending: Ending) -> Finished | bool:
+        """Decide and do what comes next, nothing of the run being alive.
+
+        Returns:
+            The run's end; True where another finisher was queued; False to look again.
+        """
+        self._alive_since, self._pause = None, _PAUSES[0]
+        wave = ending.waves[-1] if ending.waves else None
+        if wave is None or not to_submit(seen, wave):
+            decided = await asyncio.to_thread(self._decide, seen, ending)
+            if isinstance(decided, End):
+                return await self._end(seen, decided, ending)
+            wave = decided
+            try:
+                await asyncio.to_thread(self._publish, wave)
+            except FileTaken:
+                return False  # another finisher decided
+        log.info("%s", words_of(wave))
+        try:
+            submitted = await submit_wave(seen, wave)
+        except Overtaken:
+            return False
+        except SubmissionRefused as error:
+            log.error("%s", error)  # the shards are `refused` from now on
+            await self._sleep()
+            return False
+        except SchedulerUnavailable as error:
+            return await self._end(seen, End("stopped", str(error), self._left(seen)), ending)
+        if self._finisher.scheduler in ON_THIS_HOST:
+            return False  # this process lives on
+        numbers = [submitted.number or 0, *submitted.further]
+        await queue_after(seen, submitted.job_ids, max([*numbers, self._finisher.submission]))
+        return True
+
+    def _publish(self, wave: Wave) -> None:
+        self._directory.store.prepare(["waves"])
+        self._directory.publish(wave)
+
+    def _decide(self, seen: Observation, ending: Ending) -> End | Wave:
+        finish = self._config(seen)
+        policy = Policy(
+            waves=finish.waves,
+            max_memory=most_memory(finish),
+            max_walltime=most_seconds(finish, self._finisher.scheduler),
+            retry_errors=finish.retry_errors,
+            max_attempts=finish.max_attempts,
+        )
+        missing = missing_shards(seen, ending.waves)
+        decided = decide(
+            missing,
+            len(seen.receipts),
+            policy,
+            before(ending.waves),
+            done_on(self._directory, self._run, seen, missing),
+        )
+        if isinstance(decided, End):
+            return decided
+        items_done = sum(shard.items_done for shard in missing)
+        return wave_of(decided, seen, self._finisher, ending.n_waves + 1, items_done)
+
+    def _left(self, seen: Observation) -> dict[int, str]:
+        return {shard.rank: shard.words for shard in seen.status.not_done()}
+
+    async def end_unseen(self, ending: Ending) -> Finished:
+        """The end of a run of which the scheduler tells nothing."""
+        seen = self._last or await observe(self._directory, ask_scheduler=False)
+        left = await asyncio.to_thread(self._left, seen)
+        words = f"nobody knows what still runs: {seen.status.scheduler_problem}"
+        return await self.tell(await self._end(seen, End("stopped", words, left), ending))
+
+    async def _end(self, seen: Observation, end: End, ending: Ending) -> Finished:
+        number = 1 if ending.end is None else ending.end.number + 1
+        return await bring_to_end(
+            seen, end, self._config(seen), ending.waves, self._finisher.number, number
+        )
+
+    async def tell(self, end: Finished) -> Finished:
+        """Say that it is over, and run the user's command."""
+        log.info("%s", in_words(end))
+        seen = await observe(self._directory, ask_scheduler=False)
+        await notify(self._directory, end, self._config(seen).notify)
+        return end
