@@ -13,7 +13,6 @@ from espnet3.collect.merge import collect
 from espnet3.config.finish import Finish
 from espnet3.errors import DamagedResult, FileTaken, UsageError
 from espnet3.finish.rules import End
-from espnet3.finish.waves import words_of
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
@@ -27,6 +26,7 @@ from espnet3.specs.finishing import (
     WaveSummary,
 )
 from espnet3.specs.models import now
+from espnet3.status.finishing import in_words, words_of
 from espnet3.status.observation import Observation
 from espnet3.submit.finishers import RESULTS
 from espnet3.text import cut, one_line
@@ -103,19 +103,6 @@ def _unfinished(seen: Observation, left: Mapping[int, str]) -> list[UnfinishedSh
         shard = seen.status.shards[rank]
         found.append(UnfinishedShard(rank=rank, state=shard.state, cause=cut(left[rank])))
     return found
-
-
-def in_words(end: Finished) -> str:
-    """An end in one line for a person.
-
-    Example:
-        >>> in_words(end)  # doctest: +SKIP
-        'done: 1000 results in /shared/decode/results.jsonl'
-    """
-    if end.outcome == "done":
-        failed = f", {end.errors} of them errors" if end.errors else ""
-        return f"done: {end.records} results in {end.results}{failed}"
-    return f"{end.outcome}: {end.n_done} of {end.n_shards} shards done; {end.cause}"
 
 
 async def notify(directory: RunDirectory, end: Finished, command: str | None) -> None:

@@ -10,15 +10,16 @@ from typing import NamedTuple
 from espnet3.config.finish import Finish
 from espnet3.config.model import parse_parallel
 from espnet3.errors import FileTaken, SchedulerUnavailable, SubmissionRefused
-from espnet3.finish.ending import bring_to_end, in_words, notify
+from espnet3.finish.ending import bring_to_end, notify
 from espnet3.finish.evidence import before, done_on, missing_shards
 from espnet3.finish.rules import End, Policy, decide
-from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of, words_of
+from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
 from espnet3.run_dir.processes import is_alive
 from espnet3.specs.finishing import Finished, Finisher, Wave
 from espnet3.specs.models import RunSpec
+from espnet3.status.finishing import in_words, words_of
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
 from espnet3.submit.finishers import most_memory, most_seconds

@@ -6,7 +6,6 @@ No file, no clock, no scheduler: a table tests it (decision 0021).
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -286,21 +285,3 @@ def _words_of(missing: Iterable[Missing]) -> dict[int, str]:
 
 def _number(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
-
-
-def wave_words(number: int, portions: Iterable[tuple[int, str]]) -> str:
-    """A wave in one line.
-
-    Args:
-        number: the wave's.
-        portions: how many shards, and why.
-
-    Example:
-        >>> wave_words(2, [(3, "out of memory at 4GB, now 6GB"), (1, "preempted")])
-        'wave 2: 3 shards again (out of memory at 4GB, now 6GB), 1 shard again (preempted)'
-    """
-    by_cause: Counter[str] = Counter()
-    for n, cause in portions:
-        by_cause[cause] += n
-    again = (f"{_number(n, 'shard')} again ({cause})" for cause, n in by_cause.items())
-    return f"wave {number}: {', '.join(again)}"

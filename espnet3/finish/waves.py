@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet3.config.model import ParallelConfig, parse_parallel
 from espnet3.finish.evidence import memory_option
-from espnet3.finish.rules import Again, NextWave, in_bytes, wave_words
+from espnet3.finish.rules import Again, NextWave, in_bytes
 from espnet3.run_dir.processes import this_process
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.finishing import BadNode, Finisher, Portion, Wave
@@ -74,13 +74,6 @@ def _changes(how: Again, last: Submission | None) -> dict[str, Any]:
     if how.walltime is not None:
         changes["walltime"] = hours_minutes_seconds(how.walltime)
     return changes
-
-
-def words_of(wave: Wave) -> str:
-    """A wave in one line for a person."""
-    found = wave_words(wave.number, [(len(each.ranks), each.cause) for each in wave.portions])
-    nodes = "".join(f", not on {bad.node}: {bad.evidence}" for bad in wave.bad_nodes)
-    return found + nodes
 
 
 def to_submit(seen: Observation, wave: Wave) -> list[tuple[Portion, list[int]]]:

@@ -15,10 +15,12 @@ from espnet3.errors import (
 )
 from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory, jobs_record
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
 from espnet3.run_dir.processes import is_busy
 from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs import layout
 from espnet3.specs.layout import AttemptFile
@@ -31,6 +33,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.status.failed_items import FailedItemCounts, records_errors
+from espnet3.status.finishing import finishing
 from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import Evidence, shard_states
 from espnet3.storage.concurrency import gather
@@ -72,6 +75,7 @@ class _FirstLook(NamedTuple):
         cancelled: the numbers of those that were cancelled.
         receipts: which shards are done.
         being_submitted: the numbers of those that somebody seems to be busy with.
+        ending: its finishers and waves; None where there never was one.
     """
 
     directory: RunDirectory
@@ -80,6 +84,7 @@ class _FirstLook(NamedTuple):
     cancelled: set[int]
     receipts: Receipts
     being_submitted: set[int]
+    ending: Ending | None = None
 
     @property
     def is_done(self) -> bool:
@@ -94,11 +99,14 @@ class _Answers(NamedTuple):
         tasks: the state of each task that they know; None where nobody answered or was asked.
         found: jobs that nobody had recorded: submission -> jobs.
         problem: why there is no answer.
+        finisher: what is said of the last finisher's job; None where it is not known, or nobody
+            was asked.
     """
 
     tasks: TaskStates | None = None
     found: Mapping[int, AcceptedJobs] = MappingProxyType({})
     problem: str | None = None
+    finisher: TaskState | None = None
 
 
 @overload
@@ -149,6 +157,8 @@ async def observe(
     first = await asyncio.to_thread(_look, directory)
     asks = ask_scheduler and not first.is_done
     answers = await _ask(first) if asks else _Answers()
+    if ask_scheduler and answers.problem is None:
+        answers = answers._replace(finisher=await _ask_for_finisher(first.ending))
 
     def conclude() -> Any:
         # A job may have ended between the first look and the scheduler's answer.
@@ -166,8 +176,9 @@ def _look(directory: RunDirectory | Callable[[], RunDirectory]) -> _FirstLook:
     run = directory.run()
     submissions, cancelled = directory.submissions()
     first = _FirstLook(
-        directory, run, submissions, cancelled, directory.receipts(run.world_size), set()
-    )
+        directory, run, submissions, cancelled, directory.receipts(run.world_size), set(),
+        read_ending(directory),
+    )  # fmt: skip
     if first.is_done:
         return first
     return first._replace(being_submitted=_being_submitted(submissions, cancelled))
@@ -181,6 +192,19 @@ async def _ask(first: _FirstLook) -> _Answers:
         return _Answers(await _query(_with(first.submissions, found), first.receipts.done), found)
     except SchedulerUnavailable as error:
         return _Answers(found=found, problem=str(error))
+
+
+async def _ask_for_finisher(ending: Ending | None) -> TaskState | None:
+    """What the scheduler says of the last finisher's job, where one is to come."""
+    if ending is None or ending.is_over:
+        return None
+    last = ending.finishers[-1]
+    if last.job_id is None or last.finisher.scheduler in ON_THIS_HOST:
+        return None
+    with contextlib.suppress(SchedulerUnavailable):
+        states = await get_scheduler(last.finisher.scheduler).query([last.as_submission()])
+        return states.get((-last.finisher.number, 0), TaskState("ended"))
+    return None
 
 
 def _with(
@@ -208,7 +232,11 @@ def _conclusion(
     if failed_items is not None and records_errors(run, submissions):
         failed = failed_items.count(directory, run, last.done)
     states = shard_states(evidence)
-    status = RunStatus(directory.root, states, answers.problem, run.n_items, failed)
+    end = None
+    if first.ending is not None:
+        answered = answers.finisher is not None
+        end = finishing(first.ending, answers.finisher, answered=answered)
+    status = RunStatus(directory.root, states, answers.problem, run.n_items, failed, end)
     return Observation(directory, run, status, submissions, dict(answers.found), last.done)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, overload
 
+from espnet3.status.finishing import Finishing
+
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
 STATES: tuple[State, ...] = (
     "done",
@@ -114,6 +116,7 @@ class RunStatus:
         n_items: how many items the run has.
         failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
             the done shards where any did; None where the shard's receipt cannot be read.
+        finishing: how far a run that finishes itself has come; None for others.
     """
 
     run_dir: str
@@ -121,6 +124,7 @@ class RunStatus:
     scheduler_problem: str | None = None
     n_items: int = 0
     failed: Mapping[int, int | None] = field(default_factory=dict)
+    finishing: Finishing | None = None
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
@@ -164,8 +168,9 @@ class RunStatus:
 
     @property
     def live(self) -> bool:
-        """Whether anything is still queued or running."""
-        return not LIVE.isdisjoint(self.shards.states)
+        """Whether anything is still queued or running, a finisher too."""
+        finisher = self.finishing is not None and self.finishing.live
+        return finisher or not LIVE.isdisjoint(self.shards.states)
 
     def not_done(self) -> list[ShardStatus]:
         """The shards that have no receipt, by rank."""
