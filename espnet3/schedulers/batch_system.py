@@ -117,6 +117,10 @@ class BatchSystem(Scheduler):
         found = await self._talk((await self.identified()).find(jobs, user))
         return [AcceptedJob(name=n, job_id=i) for n, i in sorted(found.items()) if n in names]
 
+    async def awaited(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """The ids that a job names which waits for jobs; see `Dialect.awaited`."""
+        return await self._talk((await self.identified()).awaited(job_ids))
+
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         await self._talk(self.dialect.cancel([job.job_id for job in jobs]))
 

@@ -75,14 +75,15 @@ class JobRequest(NamedTuple):
         job: the job. Its log is `job.log` with the scheduler's own index at `{index}`.
         log_directory: where the logs are written.
         array: False where jobs are wanted that are no arrays.
-        after: id of a job whose end, of whatever kind, it waits for; None for none.
+        after: ids of the jobs whose ends, of whatever kind, it waits for, as `Dialect.awaited`
+            has them.
         options: those of dask-jobqueue that are really used.
     """
 
     job: PlannedJob
     log_directory: str
     array: bool = True
-    after: str | None = None
+    after: Sequence[str] = ()
     options: Mapping[str, JsonValue] = {}
 
 
@@ -120,7 +121,7 @@ class Dialect(Conventions, ABC):
             submit what it is given.
         query_variables: what commands other than the submit command get in their environment.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
-        can_wait: whether a job may wait for the end of another.
+        can_wait: whether a job may wait for the ends of others.
         own_options: options that it takes beside those of dask-jobqueue's job class.
         directive: what its directives begin with; "" where they are a mapping.
         directives: the names of those that dask-jobqueue writes, where they are a mapping.
@@ -206,6 +207,14 @@ class Dialect(Conventions, ABC):
         """
         yield from ()
         return self
+
+    def awaited(self, job_ids: Sequence[str]) -> Dialogue[Sequence[str]]:
+        """The ids that a job names which waits for the ends of jobs, arrays or not.
+
+        These, unless an array's own id is not enough.
+        """
+        yield from ()
+        return job_ids
 
     @abstractmethod
     def request(self, request: JobRequest) -> JobParts:

@@ -175,7 +175,8 @@ class JobQueueLauncher(Launcher):
             except Exception as error:  # a constructor of the user's hook
                 raise self._hook_failed(error) from error
 
-    async def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
+    async def _job(self, submission: Submission, job: PlannedJob, after: Sequence[str] = ()) -> Any:
+        """A job to be rendered or submitted; `after` is as for `JobRequest`."""
         words = changed(submission.worker_command, first_task=job.first_task)
         return await self._job_of(words, job, submission.log_directory, after)
 
@@ -192,7 +193,7 @@ class JobQueueLauncher(Launcher):
         return rendered
 
     async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
-        after = None if job.after is None else f"<id of {submission.jobs[job.after].name}>"
+        after = () if job.after is None else (f"<id of {submission.jobs[job.after].name}>",)
         rendered = await self._job(submission, job, after)
         return Rendered(rendered.job_script(), rendered.submit_words())
 
@@ -218,7 +219,9 @@ class JobQueueLauncher(Launcher):
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []
         for planned in submission.jobs:
-            after = None if planned.after is None else ids[planned.after]
+            after: Sequence[str] = () if planned.after is None else (ids[planned.after],)
+            if planned.after is not None and submission.jobs[planned.after].n_tasks > 1:
+                after = await self._scheduler.awaited(after)
             job = await self._job(submission, planned, after)
             ids.append(await self._submit(job, planned))
             yield AcceptedJob(name=planned.name, job_id=ids[-1])

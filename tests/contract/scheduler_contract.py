@@ -11,7 +11,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from espnet3.config.model import parse_parallel
 from espnet3.doctor.diagnosis import diagnose
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
-from espnet3.schedulers import get_scheduler
+from espnet3.schedulers import get_dialect, get_scheduler
 from espnet3.specs import layout
+from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit import dry_run
+from espnet3.submit.jobqueue import JobQueueLauncher
 from tests.support import runners
 from tests.support.helpers import (
     attempts,
@@ -129,6 +131,34 @@ class SchedulerContract:
         assert noted(tmp_path, "begun").total() == 1
         (tmp_path / GATE).touch()
         assert ended(run).collect() == locally(tmp_path, 4)
+
+    def test_a_job_that_waits_for_an_array_and_for_one_that_fails(
+        self, site: Site, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It starts when both have ended, in whatever way."""
+        if not get_dialect(site.env).can_wait:
+            pytest.skip(f"no job waits for another in {site.env}")
+        folders = [tmp_path / name for name in ("array", "failing", "behind")]
+        for folder in folders:
+            folder.mkdir()
+        site.hold()  # or a scheduler might have forgotten one before it is named
+        array = submit_noting(folders[0], 2, config(n_shards=2), gated=[1])
+        failing = submit_noting(folders[1], 1, config(n_shards=1), failing=[0])
+        awaited = [jobs(run).jobs[0].job_id for run in (array, failing)]
+        with monkeypatch.context() as patch:
+            patch.setattr(JobQueueLauncher, "_job", _behind(awaited))
+            behind = submit_noting(folders[2], 1, config(n_shards=1))
+        site.release()
+        wait_for(
+            lambda: (states(failing), states(array)[0]) == ({0: "failed"}, "done"),
+            "one does not fail, or no task of the array ends",
+        )
+        _overtaken(tmp_path, config(n_shards=1))
+        assert states(behind) == {0: "queued"}, causes(behind)
+        assert not noted(folders[2], "begun")
+        (folders[0] / GATE).touch()
+        assert ended(behind).collect() == locally(folders[2], 1)
+        assert array.status().done
 
     def test_jobs_that_are_no_arrays(self, config: Any, tmp_path: Path) -> None:
         run = submit_noting(tmp_path, 3, config(n_shards=3, n_workers=2, job_array=False))
@@ -474,6 +504,16 @@ def _status(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:
     capsys.readouterr()
     espnet3(["status", run.run_dir])
     return capsys.readouterr().out.splitlines()
+
+
+def _behind(job_ids: Sequence[str]) -> Callable[..., Any]:
+    """In place of how a job is made: one that waits for others as well."""
+    own = JobQueueLauncher._job
+
+    async def job(self: JobQueueLauncher, submission: Submission, planned: PlannedJob) -> Any:
+        return await own(self, submission, planned, await self._scheduler.awaited(job_ids))
+
+    return lambda self, submission, planned, after: job(self, submission, planned)
 
 
 def _overtaken(folder: Path, config: dict[str, Any]) -> None:

@@ -133,8 +133,8 @@ class Lsf(Dialect):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             name, index = f"{name}[1-{job.n_tasks}]{throttle}", '"$LSB_JOBINDEX"'
         words = ["-J", name, "-o", "/dev/null"]
-        if after is not None:
-            words += ["-w", f"ended({after})"]
+        if after:
+            words += ["-w", " && ".join(f"ended({job_id})" for job_id in after)]
         return JobParts(words, [log_line(job, logs, index)], _without_name)
 
     def submit_call(

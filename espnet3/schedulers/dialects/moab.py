@@ -132,8 +132,8 @@ class Moab(Dialect):
                 log_line(job, logs, '"${MOAB_JOBARRAYINDEX:-unknown}"'),
                 ': "${MOAB_JOBARRAYINDEX:?is not set here; set job_array: false}"',
             ]
-        if after is not None:
-            words += ["-l", f"depend=afterany:{after}"]
+        if after:
+            words += ["-l", f"depend=afterany:{':'.join(after)}"]
         return JobParts(words, lines, _with_own_lines)
 
     def job_ids(self, output: str) -> list[str]:

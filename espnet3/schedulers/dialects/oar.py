@@ -103,6 +103,21 @@ class Oar(Dialect):
             return None
         return clock_seconds(walltime, lone="hours", pair="hours:minutes")
 
+    def awaited(self, job_ids: Sequence[str]) -> Dialogue[Sequence[str]]:
+        # An array's id is its first task's, and the others' need not follow it.
+        arrays = [job_id for job_id in job_ids if job_id.isdecimal()]
+        if not arrays:
+            return job_ids
+        live = f"(array_id in ({','.join(arrays)}) and state not in ({_quoted(sorted(_ENDED))}))"
+        told = yield from self._told(live)
+        tasks = [
+            str(job["Job_Id"])
+            for job in told
+            if str(job["array_id"]) in arrays and str(job["state"]) not in _ENDED
+        ]
+        others = [job_id for job_id in job_ids if job_id not in arrays]
+        return [*others, *sorted(tasks, key=int)]
+
     def request(self, request: JobRequest) -> JobParts:
         job, logs, array, after, _ = request
         # What precedes the redirection, and OAR's own remarks, of all tasks. oarsub refuses names
@@ -112,8 +127,8 @@ class Oar(Dialect):
         words = [f"--name={job.name}", f"--stdout={file}", f"--stderr={file}"]
         if is_array(job, array=array):
             words.append(f"--array={job.n_tasks}")
-        if after is not None:
-            words.append(f"--anterior={after}")  # any end, also an error or a cancellation
+        # Any end, also an error or a cancellation.
+        words += [f"--anterior={job_id}" for job_id in after]
         return JobParts(words, [log_line(job, logs, '"$OAR_ARRAY_INDEX"')])
 
     def submit_call(

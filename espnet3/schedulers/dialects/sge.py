@@ -111,8 +111,8 @@ class Sge(Dialect):
         if array:
             words += ["-t", f"1-{job.n_tasks}"]
             words += [] if job.throttle is None else ["-tc", str(job.throttle)]
-        if after is not None:  # any end but exit code 100, which workers do not have
-            words += ["-hold_jid", after]
+        if after:  # any end but exit code 100, which workers do not have
+            words += ["-hold_jid", ",".join(after)]
         index = '"$SGE_TASK_ID"' if array else str(self.first_index)
         return JobParts(words, [] if plain else [log_line(job, logs, index)])
 

@@ -191,8 +191,9 @@ class Slurm(Dialect):
         if array:
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             words.append(f"--array=0-{job.n_tasks - 1}{throttle}")
-        if after is not None:  # afterok on a job that failed would wait for ever
-            words.append(f"--dependency=afterany:{_split(after)[0]}")
+        if after:  # afterok on a job that failed would wait for ever
+            numbers = ":".join(_split(job_id)[0] for job_id in after)
+            words.append(f"--dependency=afterany:{numbers}")
         lines = [] if plain else [log_line(job, logs, '"${SLURM_ARRAY_TASK_ID:-0}"')]
         return JobParts(words, lines)
 

@@ -92,6 +92,7 @@ def test_arrays_and_dependencies_as_sbatch_takes_them() -> None:
     assert "--array=0-49" in parts(SLURM, free, "/logs", array=True).arguments
     assert "--array" not in " ".join(parts(SLURM, job, "/logs", array=False).arguments)
     assert waiting(SLURM, "12") == ["--dependency=afterany:12"]
+    assert waiting(SLURM, "12", "7;big", "3") == ["--dependency=afterany:12:7:3"]
 
 
 @pytest.mark.parametrize(
