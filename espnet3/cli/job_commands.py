@@ -39,8 +39,11 @@ Example of a CONFIG.yaml:
 @click.argument("config", metavar="CONFIG.yaml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
+@click.option("--finish", is_flag=True, help="As parallel.finish=true: the run finishes itself.")
 @options.as_json
-def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+def submit(
+    config: str, overrides: tuple[str, ...], dry_run: bool, finish: bool, as_json: bool
+) -> int:
     """Submit a run and return at once.
 
     CONFIG.yaml describes it. Modules are found in the current folder and beside the file. KEY=VALUE
@@ -49,13 +52,15 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
-    from espnet3.cli.config_file import import_path, load_request
+    from espnet3.cli.config_file import import_path, load_request, with_finish
     from espnet3.submit.new_run import dry_run as render
     from espnet3.submit.new_run import submit as submit_request
 
     # What the user's modules print at their import is not an answer from this command.
     with show.plain_warnings(), import_path(config), contextlib.redirect_stdout(sys.stderr):
         request = load_request(config, overrides)
+        if finish:
+            request = with_finish(request)
         arguments = request._asdict()
         if dry_run:
             jobs = run_blocking(render(**arguments))
@@ -136,6 +141,34 @@ def _tell_submitted(result: Submitted, as_json: bool) -> None:
         show.json_document(show.submitted_document(result))
     else:
         show.submitted(result)
+
+
+@click.command()
+@options.run_dir
+@click.option("--now", is_flag=True, help="Do its work here, once nothing of the run is alive.")
+@options.trust
+def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
+    """Queue a finisher behind a run: it submits again what can still succeed, and collects.
+
+    It goes by `finish` of the run's parallel config; by the defaults where that has none.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.finish.calls import finish_now, queue
+    from espnet3.status.finishing import in_words
+    from espnet3.text import one_line
+
+    if not now:
+        with show.waiting("queueing"):
+            queued = run_blocking(queue(run_dir, trust))
+        show.say(f"finisher {queued.number}, job {queued.job_id}")
+        return DONE
+    end = run_blocking(finish_now(run_dir, trust))
+    if end is None:
+        show.say("left to another finisher")
+        return NOT_COMPLETE
+    show.say(one_line(in_words(end)))
+    return DONE if end.outcome == "done" and not end.errors else NOT_COMPLETE
 
 
 @click.command()

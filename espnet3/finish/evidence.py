@@ -45,16 +45,16 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
         found.append(
             Missing(
                 rank=rank,
-                kind=shard.kind or "silent",
+                kind=getattr(shard, "kind", None) or "silent",
                 words=shard.cause,
-                items_done=shard.items_done,
+                items_done=getattr(shard, "items_done", 0),
                 memory=None if given is None else memory_of(given),
-                peak=shard.peak_memory,
+                peak=getattr(shard, "peak_memory", None),
                 walltime=None if given is None else _walltime(given),
                 attempts=1 + counted[rank],
                 retries=retried[rank],
-                host=shard.host,
-                elapsed=shard.elapsed,
+                host=getattr(shard, "host", None),
+                elapsed=getattr(shard, "elapsed", 1e9),
             )
         )
     return found

@@ -13,9 +13,9 @@ from espnet3.errors import FileTaken, SchedulerUnavailable, SubmissionRefused
 from espnet3.finish.ending import bring_to_end, notify
 from espnet3.finish.evidence import before, done_on, missing_shards
 from espnet3.finish.rules import End, Policy, decide
-from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of
+from espnet3.finish.waves import jobs_alive, queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
+from espnet3.run_dir.finishers import Ending, read_ending
 from espnet3.run_dir.processes import is_alive
 from espnet3.specs.finishing import Finished, Finisher, Wave
 from espnet3.specs.models import RunSpec
@@ -33,7 +33,8 @@ class Waits(NamedTuple):
     """How long a finisher waits, in seconds.
 
     Attributes:
-        live: for what still lives, before another finisher is queued behind it; None for ever.
+        live: for what still lives, before another finisher is queued behind it; None for ever, so
+            that none is queued behind waves either.
         scheduler: for the scheduler's answer, before it gives up.
     """
 
@@ -135,18 +136,8 @@ class _Finisher:
         if waits is None or time.monotonic() - began < waits:
             await self._sleep()
             return False
-        live = {
-            shard.submission
-            for rank in seen.status.shards.ranks(LIVE)
-            if (shard := seen.status.shards[rank]).submission is not None
-        }
-        ids = [
-            job_id
-            for known in seen.submissions
-            if known.submission.number in live
-            for job_id in known.job_ids().values()
-        ]
-        log.info("%d shards are queued or running: another finisher waits for them", len(live))
+        ids = jobs_alive(seen)
+        log.info("jobs %s still live: another finisher waits for them", ", ".join(ids))
         await queue_after(seen, ids, self._finisher.submission)
         return True
 
@@ -186,8 +177,8 @@ class _Finisher:
             return False
         except SchedulerUnavailable as error:
             return await self._end(seen, End("stopped", str(error), self._left(seen)), ending)
-        if self._finisher.scheduler in ON_THIS_HOST:
-            return False  # this process lives on
+        if self._waits.live is None:
+            return False  # this process stays
         numbers = [submitted.number or 0, *submitted.further]
         await queue_after(seen, submitted.job_ids, max([*numbers, self._finisher.submission]))
         return True

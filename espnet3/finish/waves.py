@@ -14,6 +14,7 @@ from espnet3.specs.finishing import BadNode, Finisher, Portion, Wave
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import Submission, now
 from espnet3.status.observation import Observation
+from espnet3.status.run_status import LIVE
 from espnet3.submit.finishers import queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
@@ -151,3 +152,15 @@ async def queue_after(seen: Observation, waits_for: list[str], submission: int) 
         submission=submission,
         waits_for=waits_for,
     )
+
+
+def jobs_alive(seen: Observation) -> list[str]:
+    """Ids of the jobs in which shards are queued or running."""
+    shards = seen.status.shards
+    numbers = {shards[rank].submission for rank in shards.ranks(LIVE)}
+    return [
+        job_id
+        for known in seen.submissions
+        if known.submission.number in numbers
+        for job_id in known.job_ids().values()
+    ]

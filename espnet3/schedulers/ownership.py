@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from espnet3.schedulers.qsub import name_digest
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import RunSpec, Submission
 
 # Names there are too short for the run's id: see `short_name` of `qsub`.
@@ -19,12 +20,22 @@ def is_own_job(run: RunSpec, submission: Submission, position: int) -> bool:
         submission: one of its submissions.
         position: the job's position in it.
     """
-    name = submission.jobs[position].name
     end = f"-{run.run_id}-{submission.number:04d}-{position}"
-    if submission.scheduler not in _SHORTENED:
+    return _ends(run, submission, submission.jobs[position].name, end)
+
+
+def is_own_finisher(run: RunSpec, finisher: Finisher) -> bool:
+    """The same of the job of a finisher."""
+    end = f"-finisher-{run.run_id}-{finisher.number:04d}-0"
+    return _ends(run, finisher, finisher.job.name, end)
+
+
+def _ends(run: RunSpec, given: Submission | Finisher, name: str, end: str) -> bool:
+    """Whether a name is that with such an end, before a scheduler's limits shortened it."""
+    if given.scheduler not in _SHORTENED:
         return name.endswith(end)
     digest = name.rpartition("_")[2]
-    chosen = str(submission.options.get("job_name") or "")
+    chosen = str(given.options.get("job_name") or "")
     prefixes = (chosen, run.runner.qualname.rpartition(".")[2], _EARLIER)
     wholes = (prefix + end for prefix in prefixes)
     return len(digest) in _DIGESTS and any(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from functools import partial
 
 from espnet3.config.current import chosen_policy
@@ -14,12 +15,13 @@ from espnet3.errors import (
     UsageError,
 )
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.processes import this_process, this_user
+from espnet3.run_dir.finishers import ON_THIS_HOST, read_ending
+from espnet3.run_dir.processes import is_alive, this_process, this_user
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.worker_command import arguments_of
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.ownership import is_own_job
+from espnet3.schedulers.ownership import is_own_finisher, is_own_job
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observation import Observation, observe
@@ -55,7 +57,8 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     directory, own = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
-    stopped: list[str] = []
+    # First, since they would start when the others have ended.
+    stopped = await _cancel_finishers(directory)
     renamed: list[str] = []
     problem = None
     for known in own:
@@ -84,6 +87,36 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             f"jobs {', '.join(renamed)}: have other names than the run gave them, so they are left "
             "alone; if you have renamed them, stop them by the scheduler's own command"
         )
+    return stopped
+
+
+async def _cancel_finishers(directory: RunDirectory) -> list[str]:
+    """Stop the finishers that are still to come; the ids of their jobs."""
+    ending = await asyncio.to_thread(read_ending, directory)
+    if ending is None or ending.is_over:
+        return []
+    run, stopped = await asyncio.to_thread(directory.run), []
+    for known in ending.finishers:
+        finisher = known.finisher
+        if ending.end is not None and finisher.number <= ending.end.finisher:
+            continue
+        if not is_own_finisher(run, finisher):
+            raise UsageError(
+                f"finisher {finisher.number:04d}: {finisher.job.name!r} is not a job of run "
+                f"{run.run_id}, so nothing is cancelled; was the file edited by hand?"
+            )
+        if finisher.scheduler in ON_THIS_HOST:
+            queued = known.queued
+            if queued is not None and is_alive(queued.recorded_by):
+                os.kill(queued.recorded_by.pid, signal.SIGTERM)
+                stopped.append(str(queued.recorded_by.pid))
+            continue
+        scheduler = get_scheduler(finisher.scheduler)
+        found = await scheduler.find([finisher.job], this_user())
+        states = await scheduler.query([known.as_submission()])
+        if found and any(state.state != "ended" for state in states.values()):
+            await scheduler.cancel(found)
+            stopped += [job.job_id for job in found]
     return stopped
 
 

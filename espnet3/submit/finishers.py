@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import dask
@@ -160,20 +160,47 @@ async def queue_finisher(
     """
     launcher = make(finisher_config(config))
     launcher.require_finishers()
+
+    async def planned(number: int) -> Finisher:
+        finisher = _finisher(directory, run, config, launcher, number, submission, waits_for)
+        rendered = await launcher.render_finisher(finisher)
+        update = {"submit_command": rendered.command, "script": rendered.script}
+        return finisher.model_copy(update=update)
+
+    return await _launch(directory, launcher, await _publish_next(directory, planned))
+
+
+async def finisher_here(
+    directory: RunDirectory,
+    run: RunSpec,
+    config: ParallelConfig,
+    make: MakeLauncher,
+    submission: int,
+) -> Finisher:
+    """Be a finisher in this process: the intent alone, on disk.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    launcher = make(finisher_config(config))
+
+    async def planned(number: int) -> Finisher:
+        return _finisher(directory, run, config, launcher, number, submission, ())
+
+    return await _publish_next(directory, planned)
+
+
+async def _publish_next(
+    directory: RunDirectory, planned: Callable[[int], Awaitable[Finisher]]
+) -> Finisher:
+    """Write an intent under the next number that is free."""
     while True:
         taken = await asyncio.to_thread(directory.store.names, layout.FINISHERS)
         numbers = [n for n in map(layout.submission_number, taken) if n is not None]
-        finisher = _finisher(
-            directory, run, config, launcher, max(numbers, default=0) + 1, submission, waits_for
-        )
-        rendered = await launcher.render_finisher(finisher)
-        update = {"submit_command": rendered.command, "script": rendered.script}
-        finisher = finisher.model_copy(update=update)
-        try:
+        finisher = await planned(max(numbers, default=0) + 1)
+        with contextlib.suppress(FileTaken):
             await asyncio.to_thread(_publish, directory, finisher)
-        except FileTaken:
-            continue
-        return await _launch(directory, launcher, finisher)
+            return finisher
 
 
 async def queue_behind(

@@ -181,7 +181,7 @@ class JobQueueLauncher(Launcher):
         return await self._job_of(words, job, submission.log_directory, after)
 
     async def _job_of(
-        self, words: Sequence[str], job: PlannedJob, log_directory: str, after: str | None
+        self, words: Sequence[str], job: PlannedJob, log_directory: str, after: Sequence[str]
     ) -> Any:
         worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
         request = JobRequest(job, log_directory, self._job_array, after, self.options)
@@ -206,7 +206,7 @@ class JobQueueLauncher(Launcher):
             )
 
     async def _finisher(self, finisher: Finisher) -> Any:
-        after = finisher.waits_for
+        after = await self._scheduler.awaited(finisher.waits_for)
         return await self._job_of(finisher.command, finisher.job, finisher.log_directory, after)
 
     async def render_finisher(self, finisher: Finisher) -> Rendered:

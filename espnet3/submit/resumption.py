@@ -96,7 +96,7 @@ async def resume(
     if items not in get_args(WhichItems):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
     wish = _Wish(ranks, options, force, repair, items == "failed", patience)
-    return await _resume(partial(_open, run_dir, chosen_policy(trust)), wish)
+    return await _resume(partial(open_believed, run_dir, chosen_policy(trust)), wish)
 
 
 class _Wish(NamedTuple):
@@ -146,7 +146,7 @@ async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Su
     return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
 
 
-def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
+def open_believed(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
     """A directory whose submissions may be believed, as it is now."""
     directory = RunDirectory.open(run_dir, policy)
     directory.require_submissions()
