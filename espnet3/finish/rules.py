@@ -21,7 +21,8 @@ _AS_IT_WAS = {
     "refused": "refused by the scheduler",
     "not-submitted": "never submitted",
 }
-_UNCOUNTED = frozenset({"preempted", "node", "not-submitted"})
+_NEVER_BEGUN = frozenset({"refused", "not-submitted"})
+_UNCOUNTED = _NEVER_BEGUN | {"preempted", "node"}
 
 
 class Policy(NamedTuple):
@@ -178,7 +179,9 @@ def decide(
         return End("incomplete", "nothing that is missing would be tried again", left)
     items_done = sum(shard.items_done for shard in missing)
     is_further = (n_done, items_done) > (before.n_done, before.items_done)
-    if before.n_waves and not is_further and not bad and not any(how.changes for how in portions):
+    is_other = any(how.changes for how in portions) or bool(bad)
+    is_begun = all(shard.kind not in _NEVER_BEGUN for shard in missing)
+    if before.n_waves and is_begun and not is_further and not is_other:
         return End("incomplete", "the last wave got no further", _words_of(missing))
     return NextWave(portions, bad, left)
 

@@ -51,7 +51,7 @@ MOST = Policy(max_memory=8 * GB, max_walltime=7200.0)
         (Missing(0, "crashed", attempts=2), MOST, {}),
         (Missing(0, "crashed", "SIGSEGV", attempts=3), MOST, "3 attempts, the last one: SIGSEGV"),
         (Missing(0, "silent"), MOST, {}),
-        (Missing(0, "refused"), MOST, {}),
+        (Missing(0, "refused", attempts=3), MOST, {"counted": False}),
         (Missing(0, "what is new"), MOST, {}),
     ],
 )
@@ -101,6 +101,8 @@ def test_nothing_would_be_tried_again() -> None:
         (Missing(0, "time", items_done=2, walltime=60.0), 3, False),
         (Missing(0, "memory", memory=GB), 3, True),  # more is asked for
         (Missing(0, "preempted"), 3, False),
+        (Missing(0, "not-submitted"), 3, True),  # whoever decided it has died meanwhile
+        (Missing(0, "refused"), 3, True),
     ],
 )
 def test_a_wave_without_progress_ends_it(shard: Missing, n_done: int, goes_on: bool) -> None:
