@@ -17,6 +17,7 @@ from espnet3.specs.nested import (
     PlainJson,
     PlannedJob,
     ProcessIdentity,
+    Text,
 )
 
 
@@ -81,6 +82,11 @@ class Submission(PersistedModel):
         if said == "record":
             return "record"
         return "stop" if said == "stop" else of_plan
+
+    @property
+    def finishes_itself(self) -> bool:
+        """Whether nobody watches: a finisher waits for the end of the jobs (decision 0021)."""
+        return isinstance(self.parallel.get("finish"), dict)
 
     @property
     def n_tasks(self) -> int:
@@ -151,10 +157,16 @@ class AcceptedJobs(PersistedModel):
 
 
 class Cancellation(PersistedModel):
-    """Somebody asked to stop a submission (`submissions/0001.cancelled.json`)."""
+    """Somebody asked to stop a submission (`submissions/0001.cancelled.json`).
+
+    `cause` says why where a worker did, and is empty where a person did.
+    """
 
     title: ClassVar[str] = "cancellation"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
     by: ProcessIdentity
+    cause: Text = ""

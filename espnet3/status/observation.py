@@ -72,7 +72,7 @@ class _FirstLook(NamedTuple):
         directory: the run directory.
         run: the run's spec.
         submissions: all submissions, with their recorded jobs.
-        cancelled: the numbers of those that were cancelled.
+        cancelled: the numbers of those that were cancelled, with the cause or "".
         receipts: which shards are done.
         being_submitted: the numbers of those that somebody seems to be busy with.
         ending: its finishers and waves; None where there never was one.
@@ -81,7 +81,7 @@ class _FirstLook(NamedTuple):
     directory: RunDirectory
     run: RunSpec
     submissions: list[KnownSubmission]
-    cancelled: set[int]
+    cancelled: Mapping[int, str]
     receipts: Receipts
     being_submitted: set[int]
     ending: Ending | None = None
@@ -226,7 +226,7 @@ def _conclusion(
     claims = {} if first.is_done else read_open_claims(directory, last)
     evidence = Evidence(
         run.world_size, last.done, records, submissions, first.being_submitted, first.cancelled,
-        answers.tasks, last.withdrawn, claims,
+        answers.tasks, last.withdrawn, claims, first.cancelled,
     )  # fmt: skip
     failed: dict[int, int | None] = {}
     if failed_items is not None and records_errors(run, submissions):
@@ -259,7 +259,7 @@ def _read_records(
     return dict(found for found in records if found is not None)
 
 
-def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: set[int]) -> set[int]:
+def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: Container[int]) -> set[int]:
     """Submissions without recorded jobs that somebody seems to be busy with.
 
     That is a hint with an end: a submitter that lives on after it failed to record its jobs must

@@ -46,6 +46,7 @@ class Evidence(NamedTuple):
         tasks: what the scheduler says; None where it did not answer.
         withdrawn: ranks whose receipt was withdrawn -> generation that the next one will have.
         claims: rank -> claims of a shard that has no receipt, in order.
+        why_cancelled: number of a submission -> why it was cancelled, or "".
     """
 
     world_size: int
@@ -57,6 +58,7 @@ class Evidence(NamedTuple):
     tasks: TaskStates | None
     withdrawn: Mapping[int, int] = MappingProxyType({})
     claims: Mapping[int, Sequence[Claim]] = MappingProxyType({})
+    why_cancelled: Mapping[int, str] = MappingProxyType({})
 
 
 def shard_states(evidence: Evidence) -> Shards:
@@ -174,6 +176,7 @@ class _Holder:
         self._job_ids = known.job_ids()
         self._being_submitted = self.number in evidence.being_submitted
         self._cancelled = self.number in evidence.cancelled
+        self._cancelled_words = _clauses("cancelled", evidence.why_cancelled.get(self.number, ""))
         self._claims = evidence.claims
         self._over = {file.attempt for file in evidence.records if file.event != "started"}
 
@@ -281,13 +284,13 @@ class _Holder:
             return "queued", f"being submitted by process {by.pid} on {by.host}"
         if (told is None or not told.begun) and last is None:
             if self._cancelled:
-                return "interrupted", "cancelled"
+                return "interrupted", self._cancelled_words
             if job.name not in self._job_ids:
                 return "pending", self._why_not_accepted()
         if told is not None and told.stopped:
-            return "interrupted", _clauses(told.stopped, where, told.reason)
+            return "interrupted", _clauses(self._stopped(told), where, told.reason)
         if self._cancelled:
-            return "interrupted", _clauses("cancelled", where)
+            return "interrupted", _clauses(self._cancelled_words, where)
         said = f"{told.word} {told.reason}".strip() if told is not None else ""
         ended = "its task ended before the shard began"
         if told is not None and not told.begun:
@@ -320,12 +323,16 @@ class _Holder:
         index = None if job.n_tasks == 1 else task - job.first_task
         return f"job {self._scheduler.task_name(job_id, index)}"
 
+    def _stopped(self, told: TaskState) -> str:
+        """What stopped a task, in the scheduler's words, or in those of who asked it to."""
+        return self._cancelled_words if told.stopped == "cancelled" else told.stopped
+
     def _why_stopped(self, last: AttemptRecord, told: TaskState | None) -> str:
         """Who interrupted an attempt, as far as anybody but the attempt itself knows."""
         if told is not None and told.stopped:
-            return told.stopped
+            return self._stopped(told)
         if self._cancelled:
-            return "cancelled"
+            return self._cancelled_words
         # The job's time limit, by the worker's own clock.
         late = self._walltime is not None and last.elapsed >= self._walltime - 5
         return "time limit" if late else ""

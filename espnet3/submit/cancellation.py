@@ -21,7 +21,7 @@ from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.worker_command import arguments_of
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.ownership import is_own_finisher, is_own_job
+from espnet3.schedulers.ownership import as_recorded, is_own_finisher, is_own_job
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observation import Observation, observe
@@ -147,7 +147,7 @@ async def _jobs_of_mine(
     submission, ids = known.submission, known.job_ids()
     me = this_user()
     found = await get_scheduler(submission.scheduler).find_of(submission, me)
-    named = {job.name: job for job in found}
+    named = {job.name for job in found}
     renamed = [
         ids[job.name]
         for job in submission.jobs
@@ -159,14 +159,7 @@ async def _jobs_of_mine(
             f"submission {submission.number:04d}: its jobs are those of "
             f"{submission.submitter.user}, who has to cancel them"
         )
-    # The record may also tell the cluster of Slurm's that has the job (`7;gpu`).
-    whole = [
-        job.model_copy(update={"job_id": ids[job.name]})
-        if ids.get(job.name, "").startswith(f"{job.job_id};")
-        else job
-        for job in (named[planned.name] for planned in submission.jobs if planned.name in named)
-    ]
-    return whole, renamed
+    return as_recorded(found, submission, known.recorded), renamed
 
 
 def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:

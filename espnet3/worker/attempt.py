@@ -30,6 +30,7 @@ from espnet3.worker.spare_descriptors import Spare
 log = logging.getLogger("espnet3.worker")
 LARGE_ITEM = 1 << 16  # bytes
 _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
+WORKER_FAILED = "the worker failed: "  # begins a cause that is no exception of the user's code
 BEGAN = time.monotonic()  # of this process, nearly
 
 
@@ -161,7 +162,7 @@ def _printable(text: str) -> str:
 def as_ours(error: Exception) -> EspnetError:
     """An error of the worker as one that says so, unless it was raised on purpose."""
     if not isinstance(error, EspnetError):
-        cause, error = error, EspnetError(f"the worker failed: {describe(error)}")
+        cause, error = error, EspnetError(WORKER_FAILED + describe(error))
         error.__cause__ = cause
     return error
 

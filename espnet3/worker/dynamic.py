@@ -16,6 +16,7 @@ from espnet3.specs.models import RunSpec, Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, Attempt, SchedulerTask, log_failure
 from espnet3.worker.claiming import Claims
+from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.salvage import list_results
@@ -78,6 +79,7 @@ def run_claimed(
     n_places: int,
     limits: Limits = NO_LIMITS,
     bounds: Bounds = UNBOUNDED,
+    early_end: EarlyEnd | None = None,
 ) -> Outcome:
     """Claim shards and compute them, until there is nothing left for this worker.
 
@@ -91,6 +93,7 @@ def run_claimed(
         n_places: how many workers the submission has.
         limits: what the submission says of recorded errors.
         bounds: when to stop claiming.
+        early_end: ends the submission where nothing can succeed; None where somebody watches it.
     """
     for folder in (layout.RECEIPTS, layout.RESULTS, layout.CLAIMS):
         directory.store.refresh(folder)
@@ -115,9 +118,9 @@ def run_claimed(
                 except Interrupted:
                     raise
                 except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
-                    code = worker.fail(raised)
+                    code = worker.fail(raised, early_end)
                 else:
-                    work = Work(directory, run, forward, env, signals, place, limits)
+                    work = Work(directory, run, forward, env, signals, place, limits, early_end)
                     code = worker.compute_all(work)
         except Interrupted:
             pass
@@ -145,9 +148,11 @@ class _Worker:
 
     def compute_all(self, work: Work) -> int:
         code, n_shards = exit_codes.DONE, 0
-        most = self._bounds.most_shards
+        most, early_end = self._bounds.most_shards, work.early_end
         while most is None or n_shards < most:
             self._signals.check()
+            if early_end is not None and early_end.is_cancelled():
+                break
             if not self._has_time():
                 log.info("no further shard: it would not end before this worker's time is up")
                 break
@@ -159,6 +164,8 @@ class _Worker:
             if not self._compute(work, taken):
                 code = exit_codes.FAILED
                 self._claims.set_aside(taken.claim.rank)  # also where no record could be written
+                if early_end is not None and early_end.look():
+                    break
         return code
 
     def _compute(self, work: Work, taken: Taken) -> bool:
@@ -176,12 +183,14 @@ class _Worker:
             self._spent += time.monotonic() - began
             self._items += 1
 
-    def fail(self, raised: Exception) -> int:
+    def fail(self, raised: Exception, early_end: EarlyEnd | None) -> int:
         """Without an environment one shard is claimed, whose record says why it failed."""
         why = log_failure(raised)
         taken = self._claims.next(self._wait)
         if taken is not None:
             taken.attempt.record("failed", **why)
+            if early_end is not None:
+                early_end.look()
         return exit_codes.FAILED
 
     def _results_of(self, taken: Taken) -> Sequence[ResultFile]:

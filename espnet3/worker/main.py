@@ -22,6 +22,7 @@ from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask, describe
+from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import limits_of
 from espnet3.worker.task import run_task
@@ -59,9 +60,12 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         ranks = submission.ranks_of(task)
         if not ranks:
             raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
+        early_end = EarlyEnd.of(directory, run, submission, scheduler)
+        if early_end is not None and early_end.is_cancelled():
+            return exit_codes.DONE
         place = SchedulerTask(task, scheduler.job_id(environ))
         if submission.schedule == "dynamic":
-            return _claim(directory, run, submission, scheduler, place)
+            return _claim(directory, run, submission, scheduler, place, early_end)
         for rank in ranks:
             with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
                 store.await_file(layout.shard(rank))
@@ -74,6 +78,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             place,
             may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
             limits=limits_of(submission, run),
+            early_end=early_end,
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
@@ -91,6 +96,7 @@ def _claim(
     submission: Submission,
     scheduler: Scheduler,
     place: SchedulerTask,
+    early_end: EarlyEnd | None,
 ) -> int:
     """Be one of the workers that claim their shards."""
     # What others need not load.
@@ -107,6 +113,7 @@ def _claim(
         n_places=submission.n_tasks,
         limits=limits_of(submission, run),
         bounds=Bounds(until=time_limit(submission, scheduler)),
+        early_end=early_end,
     ).code
 
 

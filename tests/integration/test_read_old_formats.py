@@ -37,6 +37,7 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "shards/": models.ShardSpec,
     "submissions/": models.Submission,
     ".jobs.json": models.AcceptedJobs,
+    ".cancelled.json": models.Cancellation,
     "attempts/": models.AttemptRecord,
     "receipts/": models.Receipt,
     "withdrawals/": models.Withdrawal,
@@ -49,7 +50,11 @@ MODELS: dict[str, type[models.PersistedModel]] = {
 def model_of(path: str) -> type[models.PersistedModel]:
     """The model of a file of a run directory."""
     fitting = [model for mark, model in MODELS.items() if mark in path]
-    return fitting[-1] if path.endswith((".jobs.json", ".part.json")) else fitting[0]
+    return (
+        fitting[-1]
+        if path.endswith((".jobs.json", ".cancelled.json", ".part.json"))
+        else fitting[0]
+    )
 
 
 @pytest.mark.parametrize(
