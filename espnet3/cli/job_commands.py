@@ -18,6 +18,7 @@ from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
+    from espnet3.submit.code import WhichCode
     from espnet3.submit.submission import Submitted
 
 _CONFIG = """\b
@@ -39,8 +40,15 @@ Example of a CONFIG.yaml:
 @click.argument("config", metavar="CONFIG.yaml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
+@options.code
 @options.as_json
-def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+def submit(
+    config: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    code: WhichCode | None,
+    as_json: bool,
+) -> int:
     """Submit a run and return at once.
 
     CONFIG.yaml describes it. Modules are found in the current folder and beside the file. KEY=VALUE
@@ -61,7 +69,7 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
             jobs = run_blocking(render(**arguments))
         else:
             with show.waiting("checking and submitting"):
-                result = run_blocking(submit_request(**arguments))
+                result = run_blocking(submit_request(**arguments, code=code))
     if dry_run and as_json:
         show.json_document(show.rendered_document(jobs))
     elif dry_run:
@@ -90,6 +98,7 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
     show_default=True,
     help="failed: also the items that failed and were recorded (on_error: record).",
 )
+@options.code
 @options.patience
 @options.trust
 @options.as_json
@@ -100,6 +109,7 @@ def resume(
     force: bool,
     repair: bool,
     items: Literal["missing", "failed"],
+    code: WhichCode | None,
     patience: float,
     trust: Trust | None,
     as_json: bool,
@@ -124,6 +134,7 @@ def resume(
             repair=repair,
             items=items,
             patience=patience,
+            code=code,
         )
     _tell_submitted(result, as_json)
     return DONE

@@ -188,6 +188,7 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "failed_items": seen.failed_items,
         "unreadable_receipts": seen.unreadable,
         "scheduler_problem": seen.scheduler_problem,
+        "changed_sources": seen.changed_sources,
         "shards": [
             {**shard._asdict(), "failed_items": seen.failed.get(shard.rank, 0)}
             for shard in seen.shards
@@ -226,6 +227,8 @@ def status_lines(seen: RunStatus) -> None:
     """Print the state of a run, a line for each shard that is not done."""
     if seen.scheduler_problem:
         problem(seen.scheduler_problem)
+    if seen.changed_sources:
+        problem(seen.sources_in_words())
     say(counts_line(seen))
     for shard in seen.not_done():
         say(shard_line(shard))

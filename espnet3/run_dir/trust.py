@@ -34,6 +34,7 @@ _FOLDERS = (
     layout.WITHDRAWALS,
     layout.CLAIMS,
     layout.WORKERS,
+    layout.CODE,
 )
 
 

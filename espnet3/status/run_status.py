@@ -114,6 +114,8 @@ class RunStatus:
         n_items: how many items the run has.
         failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
             the done shards where any did; None where the shard's receipt cannot be read.
+        changed_sources: the user's source files that differ from those of the last submission;
+            looked for where a shard is not done.
     """
 
     run_dir: str
@@ -121,6 +123,7 @@ class RunStatus:
     scheduler_problem: str | None = None
     n_items: int = 0
     failed: Mapping[int, int | None] = field(default_factory=dict)
+    changed_sources: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
@@ -151,6 +154,15 @@ class RunStatus:
             shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
             found.append(f"the receipts of shards {shown} cannot be read")
         return found
+
+    def sources_in_words(self) -> str:
+        """Which source files differ, in a line; "" where none does."""
+        files = self.changed_sources
+        if not files:
+            return ""
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        shown = ", ".join(files[:3])
+        return f"source files differ from those that were submitted: {shown}{more}"
 
     def counts(self) -> dict[State, int]:
         """How many shards are in each state that occurs."""
