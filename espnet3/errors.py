@@ -8,6 +8,7 @@ EspnetError
 │   ├── ClassError             a provider or runner cannot be found again on a worker
 │   ├── PreflightError         provider or runner cannot be rebuilt in a clean process
 │   ├── PlanMismatch           the run directory holds a run of another plan
+│   ├── CodeChanged            source files differ from those that were submitted: say which
 │   ├── RunDirectoryError      the path is not a run directory, or cannot be one
 │   └── Untrusted              others could have written what would be run here
 ├── FormatError            a persisted file cannot be used as it is
@@ -46,12 +47,12 @@ from typing import Any
 from espnet3.text import one_line, visible
 
 __all__ = [
-    "ClassError", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError", "FailedItems",
-    "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed", "IncompleteRun",
-    "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "PlanMismatch", "PreflightError",
-    "RunDirectoryError", "RunError", "SchedulerError", "SchedulerUnavailable", "StoreError",
-    "SubmissionRefused", "TooManyErrors", "UnserializableResult", "Untrusted", "UsageError",
-    "WorkError", "WorkersKilled",
+    "ClassError", "CodeChanged", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError",
+    "FailedItems", "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed",
+    "IncompleteRun", "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "PlanMismatch",
+    "PreflightError", "RunDirectoryError", "RunError", "SchedulerError", "SchedulerUnavailable",
+    "StoreError", "SubmissionRefused", "TooManyErrors", "UnserializableResult", "Untrusted",
+    "UsageError", "WorkError", "WorkersKilled",
 ]  # fmt: skip
 
 
@@ -138,6 +139,25 @@ _OF_THE_PLAN = {
     "world_size": "the number of shards (n_shards)",
     "fingerprint": "the checksum of the plan",
 }
+
+
+class CodeChanged(UsageError):
+    """The user's source files differ from those that the run was submitted with.
+
+    Attributes:
+        run_dir: the run directory.
+        files: those that differ.
+        snapshot: whether the run has a copy of them as they were.
+    """
+
+    def __init__(self, run_dir: str, files: list[str], words: str, *, snapshot: bool) -> None:
+        self.run_dir, self.files, self.snapshot = run_dir, files, snapshot
+        again = f"espnet3 resume {shlex.quote(run_dir)} --code"
+        back = f"with what was submitted (`{again} submitted`)" if snapshot else "put them back"
+        super().__init__(
+            f"{run_dir}: source files differ from those that were submitted: {words}; go on with "
+            f"what is there now (`{again} current`; what is done stays), or {back}"
+        )
 
 
 class RunDirectoryError(UsageError):

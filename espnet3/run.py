@@ -18,6 +18,7 @@ from espnet3.status.watching import status, watch
 from espnet3.storage.opening import absolute_root
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.cancellation import cancel
+from espnet3.submit.code import WhichCode
 from espnet3.submit.new_run import submit
 from espnet3.submit.resumption import WhichItems, resume
 from espnet3.submit.submission import Submitted
@@ -146,6 +147,7 @@ class AsyncRun(_KnownRun):
         repair: bool = False,
         items: WhichItems = "missing",
         patience: float = PATIENCE,
+        code: WhichCode | None = None,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = await resume(
@@ -156,6 +158,7 @@ class AsyncRun(_KnownRun):
             repair=repair,
             items=items,
             patience=patience,
+            code=code,
             trust=self.trust,
         )
         return self.submitted
@@ -266,11 +269,18 @@ class Run(_KnownRun):
         repair: bool = False,
         items: WhichItems = "missing",
         patience: float = PATIENCE,
+        code: WhichCode | None = None,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = run_blocking(
             self._awaited.resume(
-                ranks, options=options, force=force, repair=repair, items=items, patience=patience
+                ranks,
+                options=options,
+                force=force,
+                repair=repair,
+                items=items,
+                patience=patience,
+                code=code,
             )
         )
         return self.submitted

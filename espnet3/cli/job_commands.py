@@ -18,6 +18,7 @@ from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
+    from espnet3.submit.code import WhichCode
     from espnet3.submit.submission import Submitted
 
 _CONFIG = """\b
@@ -40,9 +41,15 @@ Example of a CONFIG.yaml:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
 @click.option("--finish", is_flag=True, help="As parallel.finish=true: the run finishes itself.")
+@options.code
 @options.as_json
 def submit(
-    config: str, overrides: tuple[str, ...], dry_run: bool, finish: bool, as_json: bool
+    config: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    finish: bool,
+    code: WhichCode | None,
+    as_json: bool,
 ) -> int:
     """Submit a run and return at once.
 
@@ -66,7 +73,7 @@ def submit(
             jobs = run_blocking(render(**arguments))
         else:
             with show.waiting("checking and submitting"):
-                result = run_blocking(submit_request(**arguments))
+                result = run_blocking(submit_request(**arguments, code=code))
     if dry_run and as_json:
         show.json_document(show.rendered_document(jobs))
     elif dry_run:
@@ -95,6 +102,7 @@ def submit(
     show_default=True,
     help="failed: also the items that failed and were recorded (on_error: record).",
 )
+@options.code
 @options.patience
 @options.trust
 @options.as_json
@@ -105,6 +113,7 @@ def resume(
     force: bool,
     repair: bool,
     items: Literal["missing", "failed"],
+    code: WhichCode | None,
     patience: float,
     trust: Trust | None,
     as_json: bool,
@@ -129,6 +138,7 @@ def resume(
             repair=repair,
             items=items,
             patience=patience,
+            code=code,
         )
     _tell_submitted(result, as_json)
     return DONE

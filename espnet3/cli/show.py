@@ -189,6 +189,7 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "unreadable_receipts": seen.unreadable,
         "scheduler_problem": seen.scheduler_problem,
         "finishing": None if seen.finishing is None else seen.finishing._asdict(),
+        "changed_sources": seen.changed_sources,
         "shards": [
             {**shard._asdict(), "failed_items": seen.failed.get(shard.rank, 0)}
             for shard in seen.shards
@@ -235,6 +236,8 @@ def status_lines(seen: RunStatus) -> None:
     """Print the state of a run, a line for each shard that is not done."""
     if seen.scheduler_problem:
         problem(seen.scheduler_problem)
+    if seen.changed_sources:
+        problem(seen.sources_in_words())
     say(counts_line(seen))
     for shard in seen.not_done():
         say(shard_line(shard))

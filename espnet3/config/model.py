@@ -124,6 +124,8 @@ class ParallelConfig(BaseModel):
         results: how results are stored, `json` or `pickle`.
         preflight: check in a clean process that provider and runner can be rebuilt, before
             anything is submitted.
+        snapshot: copy the user's own source files into the run, and let its workers import from
+            there, whatever becomes of the files (`docs/code.md`).
         submit_timeout: seconds after which a submit command that gives no answer is ended, and the
             queue searched for its job.
         start_timeout: seconds that the synchronous mode waits for a worker where there is none.
@@ -158,6 +160,7 @@ class ParallelConfig(BaseModel):
     max_errors: Annotated[int, Field(ge=0)] | None = None
     results: Literal["json", "pickle"] = "json"
     preflight: bool = True
+    snapshot: bool = False
     environment_variables: list[str] = []
     finish: Annotated[Finish | None, BeforeValidator(_finish)] = None
     trust: Trust | None = None

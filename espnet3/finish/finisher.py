@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from espnet3.config.finish import Finish
 from espnet3.config.model import parse_parallel
-from espnet3.errors import FileTaken, SchedulerUnavailable, SubmissionRefused
+from espnet3.errors import CodeChanged, FileTaken, SchedulerUnavailable, SubmissionRefused
 from espnet3.finish.ending import bring_to_end, notify
 from espnet3.finish.evidence import before, done_on, missing_shards
 from espnet3.finish.rules import End, Policy, decide
@@ -17,11 +17,13 @@ from espnet3.finish.waves import jobs_alive, queue_after, submit_wave, to_submit
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import Ending, read_ending
 from espnet3.run_dir.processes import is_alive
+from espnet3.run_dir.snapshots import code_of
 from espnet3.specs.finishing import Finished, Finisher, Wave
 from espnet3.specs.models import RunSpec
 from espnet3.status.finishing import in_words, words_of
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
+from espnet3.submit.code import known_code
 from espnet3.submit.finishers import most_memory, most_seconds
 from espnet3.submit.submission import Overtaken
 
@@ -96,6 +98,17 @@ def successor(ending: Ending, number: int) -> int | None:
     return None
 
 
+def _require_same_code(seen: Observation) -> None:
+    """Refuse to go on with other source files than those that were submitted.
+
+    Raises:
+        CodeChanged: they were edited since, and nobody kept them.
+    """
+    record = code_of(seen.directory, seen.last)
+    if record is not None and not record.snapshot:
+        known_code(seen.directory, seen.last, None)
+
+
 class _Finisher:
     """One of them, at work."""
 
@@ -166,6 +179,10 @@ class _Finisher:
                 await asyncio.to_thread(self._publish, wave)
             except FileTaken:
                 return False  # another finisher decided
+        try:
+            await asyncio.to_thread(_require_same_code, seen)
+        except CodeChanged as error:
+            return await self._end(seen, End("stopped", str(error), self._left(seen)), ending)
         log.info("%s", words_of(wave))
         try:
             submitted = await submit_wave(seen, wave)

@@ -110,7 +110,13 @@ async def submit_wave(seen: Observation, wave: Wave) -> Submitted:
         groups = await asyncio.to_thread(groups_of, config, seen.run)
         planned = await groups.planned(ranks)
         parts = submit_planned(
-            seen.directory, seen.run, planned, number, errors_from_of(seen, ranks), groups.config
+            seen.directory,
+            seen.run,
+            planned,
+            number,
+            errors_from_of(seen, ranks),
+            groups.config,
+            None if seen.last is None else seen.last.code,
         )
         async for part in parts:
             submitted = submitted.and_then(part)

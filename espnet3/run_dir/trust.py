@@ -36,6 +36,7 @@ _FOLDERS = (
     layout.WORKERS,
     layout.FINISHERS,
     layout.WAVES,
+    layout.CODE,
 )
 
 

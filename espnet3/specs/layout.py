@@ -13,6 +13,7 @@ from espnet3.specs.models import (
     AttemptRecord,
     Cancellation,
     Claim,
+    CodeRecord,
     PartialReceipt,
     Receipt,
     RunSpec,
@@ -34,9 +35,10 @@ CLAIMS = "claims"
 WORKERS = "workers"
 FINISHERS = "finishers"
 WAVES = "waves"
+CODE = "code"
 LOGS = "logs"
 FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
-_MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES)
+_MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES, CODE)
 
 
 def is_own(name: str) -> bool:
@@ -129,6 +131,20 @@ def accepted_jobs(number: int) -> str:
 def cancellation(number: int) -> str:
     """Path of the record that a submission was cancelled."""
     return f"{SUBMISSIONS}/{number:04d}.cancelled.json"
+
+
+def code_record(number: int) -> str:
+    """Path of a record of source files."""
+    return f"{CODE}/{number:04d}.json"
+
+
+def snapshot(number: int) -> str:
+    """Path of the folder of copies of source files.
+
+    >>> snapshot(1)
+    'code/0001'
+    """
+    return f"{CODE}/{number:04d}"
 
 
 def attempt_record(rank: int, attempt: str, event: str) -> str:
@@ -227,6 +243,8 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return accepted_jobs(record.number)
     if isinstance(record, Cancellation):
         return cancellation(record.number)
+    if isinstance(record, CodeRecord):
+        return code_record(record.number)
     if isinstance(record, Withdrawal):
         return withdrawal(record.rank, record.generation)
     if isinstance(record, Claim):
@@ -318,7 +336,7 @@ def parse_end(name: str) -> int | None:
 
 
 def submission_number(name: str) -> int | None:
-    """The number in the name of an intent: of a submission, finisher or wave; else None."""
+    """The number in the name of a submission's intent, a finisher's, or the like; else None."""
     found = re.fullmatch(_SUBMISSION, name)
     return int(found[1]) if found else None
 

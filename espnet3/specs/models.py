@@ -42,6 +42,7 @@ from espnet3.specs.nested import (
     Weight,
     require_in_order,
 )
+from espnet3.specs.sources import CodeRecord, SourceFile
 from espnet3.specs.submissions import CUT_SHORT, AcceptedJobs, Cancellation, Submission
 
 
@@ -258,6 +259,7 @@ PERSISTED: tuple[type[PersistedModel], ...] = (
     Submission,
     AcceptedJobs,
     Cancellation,
+    CodeRecord,
     Claim,
     PartialReceipt,
     WorkerState,
@@ -278,6 +280,7 @@ __all__ = [
     "Cancellation",
     "Claim",
     "ClassReference",
+    "CodeRecord",
     "ErrorRecord",
     "ItemList",
     "ItemRange",
@@ -293,6 +296,7 @@ __all__ = [
     "ResultPart",
     "RunSpec",
     "ShardSpec",
+    "SourceFile",
     "Submission",
     "WorkerState",
     "decode",

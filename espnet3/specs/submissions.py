@@ -27,13 +27,14 @@ class Submission(PersistedModel):
     Task `t` of the submission computes the ranks at `t * shards_per_job` and after in `ranks`; in a
     `dynamic` one there are `n_workers` tasks, which claim those of `ranks` that are free. Of
     attempts of submissions before `errors_from_submission`, recorded errors are computed again.
-    `submit_command` and `script` are those of the first job.
+    `submit_command` and `script` are those of the first job. `code` is the number of the record of
+    its source files.
     """
 
     title: ClassVar[str] = "submission"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
-    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -50,6 +51,7 @@ class Submission(PersistedModel):
     log_directory: str
     max_errors: Count | None = None
     errors_from_submission: Count = 0
+    code: Annotated[int, Field(ge=1)] | None = None
     ranks: Items
     jobs: Annotated[list[PlannedJob], Field(min_length=1)]
 

@@ -64,6 +64,11 @@ class Observation(NamedTuple):
     found: dict[int, AcceptedJobs]
     receipts: dict[int, int]
 
+    @property
+    def last(self) -> Submission | None:
+        """The newest submission; None where nothing was submitted yet."""
+        return self.submissions[-1].submission if self.submissions else None
+
 
 class _FirstLook(NamedTuple):
     """What the directory alone tells, without the attempts.

@@ -117,6 +117,8 @@ class RunStatus:
         failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
             the done shards where any did; None where the shard's receipt cannot be read.
         finishing: how far a run that finishes itself has come; None for others.
+        changed_sources: the user's source files that differ from those of the last submission;
+            looked for where a shard is not done.
     """
 
     run_dir: str
@@ -125,6 +127,7 @@ class RunStatus:
     n_items: int = 0
     failed: Mapping[int, int | None] = field(default_factory=dict)
     finishing: Finishing | None = None
+    changed_sources: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
@@ -155,6 +158,15 @@ class RunStatus:
             shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
             found.append(f"the receipts of shards {shown} cannot be read")
         return found
+
+    def sources_in_words(self) -> str:
+        """Which source files differ, in a line; "" where none does."""
+        files = self.changed_sources
+        if not files:
+            return ""
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        shown = ", ".join(files[:3])
+        return f"source files differ from those that were submitted: {shown}{more}"
 
     def counts(self) -> dict[State, int]:
         """How many shards are in each state that occurs."""

@@ -12,7 +12,6 @@ from espnet3.status.observation import Observation
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.overrides import Groups
-from espnet3.user_code.import_path import extended_import_path
 from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
 
@@ -22,18 +21,18 @@ def groups_of(config: ParallelConfig, run: RunSpec) -> Groups:
     if config.env in ("local", "local_gpu", "ssh"):
         runner: type[Any] = object
     else:
-        with _import_path(run):
+        with import_path_of(run):
             runner = find_class(run.runner)
 
     def make(changed: ParallelConfig) -> Launcher:
-        with _import_path(run):  # the hook may import something, too
+        with import_path_of(run):  # the hook may import something, too
             return make_launcher(changed, runner)
 
     return Groups(config, run.world_size, make(config), make)
 
 
 @contextlib.contextmanager
-def _import_path(run: RunSpec) -> Iterator[None]:
+def import_path_of(run: RunSpec) -> Iterator[None]:
     """The submitter's import path and command line, for a while."""
     main = main_of(run)
     own = None if run.process is None else run.process.argv

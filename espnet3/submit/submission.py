@@ -105,6 +105,7 @@ def make_submission(
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
+    code: int | None = None,
 ) -> Submission:
     """The intent to submit some shards, without script; nothing is written or launched.
 
@@ -115,6 +116,7 @@ def make_submission(
         number: the submission's number.
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config of all shards, with the overrides; that of the submission where unset.
+        code: number of the record of the source files.
     """
     config, launcher, ranks, max_array_size = planned
     dynamic = config.schedule == "dynamic"
@@ -151,6 +153,7 @@ def make_submission(
         log_directory=log_directory_of(store, run, launcher),
         max_errors=config.max_errors,
         errors_from_submission=errors_from,
+        code=code,
         ranks=ranks,
         jobs=jobs,
     )  # fmt: skip
@@ -194,6 +197,7 @@ async def submit_planned(
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
+    code: int | None = None,
 ) -> AsyncGenerator[Submitted]:
     """Submit shards of a run whose plan is written, one after the other.
 
@@ -205,6 +209,7 @@ async def submit_planned(
             ranks were chosen.
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config that a later resume starts from; that of the submission where unset.
+        code: number of the record of the source files.
 
     Yields:
         What each came to. What no submission holds when an error ends it is left to a resume.
@@ -216,7 +221,7 @@ async def submit_planned(
         StoreError: the intent, the log folder or the record of the jobs cannot be written.
     """
     for n, each in enumerate(planned, number):
-        yield await _submit_one(directory, run, each, n, errors_from, of_all)
+        yield await _submit_one(directory, run, each, n, errors_from, of_all, code)
 
 
 async def _submit_one(
@@ -226,6 +231,7 @@ async def _submit_one(
     number: int,
     errors_from: int,
     of_all: ParallelConfig | None,
+    code: int | None,
 ) -> Submitted:
     """Make one submission.
 
@@ -234,8 +240,9 @@ async def _submit_one(
     the record of all jobs that were accepted.
     """
     submission = make_submission(
-        directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all
-    )
+        directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all,
+        code=code,
+    )  # fmt: skip
     launcher, accepted = planned.launcher, list[AcceptedJob]()
     submission = await with_script(submission, launcher)
     with busy_with(submission.jobs[0].name):

@@ -22,6 +22,7 @@ from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask, describe
+from espnet3.worker.code import enter_code
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import limits_of
@@ -53,6 +54,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         if options.run_id is not None:
             directory.require_run(options.run_id)
         submission = directory.read(Submission, path)
+        run = enter_code(directory, run, submission)
         scheduler = get_scheduler(submission.scheduler)
         task = options.task
         if task is None:

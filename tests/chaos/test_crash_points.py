@@ -23,6 +23,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Submission
 from espnet3.submit.local_launcher import LocalLauncher
 from espnet3.worker import supervisor
+from espnet3.worker.detaching import Report
 from espnet3.worker.main import main as worker
 from tests.support import world as world_module
 from tests.support.helpers import LONG
@@ -261,11 +262,12 @@ class InProcessLauncher(LocalLauncher):
     """Starts the supervisor within this process; `process` is the next one."""
 
     process = Process()
+    report: Report
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         words = (await self.render(submission, submission.jobs[0])).command
         reading, writing = os.pipe2(os.O_NONBLOCK)
-        supervisor._READY = writing
+        InProcessLauncher.report = Report(writing, "espnet3.worker.supervisor")
         process, InProcessLauncher.process = InProcessLauncher.process, Process()
         try:
             with worker_surroundings(), process.alive():
@@ -300,11 +302,11 @@ def test_local_supervisor_dies(world: World, monkeypatch: pytest.MonkeyPatch) ->
     """At any operation, between any two workers; what it had started lives on."""
     import subprocess
 
-    from espnet3.submit import new_run, resumption
+    from espnet3.submit import new_run, run_groups
 
-    for user in (new_run, resumption):
+    for user in (new_run, run_groups):
         monkeypatch.setattr(user, "make_launcher", lambda config, runner: InProcessLauncher(config))
-    monkeypatch.setattr(supervisor, "_detach", lambda: True)
+    monkeypatch.setattr(supervisor, "detach", lambda *what: InProcessLauncher.report)
     popen = SimpleNamespace(**{**vars(subprocess), "Popen": InProcessWorker})
     monkeypatch.setattr(supervisor, "subprocess", popen)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM)}

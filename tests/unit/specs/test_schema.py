@@ -24,6 +24,8 @@ SAMPLES: list[EspnetError] = [
     errors.ClassError("module.Name", "is not a class"),
     errors.PreflightError("provider: fails", "line one\nline two"),
     errors.PlanMismatch("/run", "items", "a\nb" * 200, "c"),
+    errors.CodeChanged("/my run", ["/p/a.py"], "a.py", snapshot=True),
+    errors.CodeChanged("/run", ["/p/a.py"], "a.py", snapshot=False),
     errors.RunDirectoryError("/run", "is a file"),
     errors.Untrusted("/shared/run", "it is world-writable; run `chmod o-w /shared/run`"),
     errors.InvalidFile("f.json", "a\nb", "problem\nof two lines"),
