@@ -12,6 +12,7 @@ from espnet3.status.observation import Observation
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.overrides import Groups
+from espnet3.user_code.import_path import extended_import_path
 from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
 
