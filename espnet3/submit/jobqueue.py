@@ -174,11 +174,18 @@ class JobQueueLauncher(Launcher):
             except Exception as error:  # a constructor of the user's hook
                 raise self._hook_failed(error) from error
 
-    async def _job(self, submission: Submission, job: PlannedJob, after: Sequence[str] = ()) -> Any:
-        """A job to be rendered or submitted; `after` is as for `JobRequest`."""
+    async def _job(
+        self,
+        submission: Submission,
+        job: PlannedJob,
+        after: Sequence[str] = (),
+        nodes: Sequence[str] = (),
+    ) -> Any:
+        """A job to be rendered or submitted; whom it waits for, and the nodes that it avoids."""
         words = changed(submission.worker_command, first_task=job.first_task)
         worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
-        request = JobRequest(job, submission.log_directory, self._job_array, after, self.options)
+        logs, array = submission.log_directory, self._job_array
+        request = JobRequest(job, logs, array, after, self.options, nodes)
         parts = (await self._scheduler.identified()).request(request)
         rendered = self._new_job(parts.prologue)
         rendered.parts = parts
@@ -188,16 +195,18 @@ class JobQueueLauncher(Launcher):
 
     async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         after = () if job.after is None else (f"<id of {submission.jobs[job.after].name}>",)
-        rendered = await self._job(submission, job, after)
+        nodes = await self._scheduler.node_names(self.without_nodes)
+        rendered = await self._job(submission, job, after, nodes)
         return Rendered(rendered.job_script(), rendered.submit_words())
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []
+        nodes = await self._scheduler.node_names(self.without_nodes)
         for planned in submission.jobs:
             after: Sequence[str] = () if planned.after is None else (ids[planned.after],)
             if planned.after is not None and submission.jobs[planned.after].n_tasks > 1:
                 after = await self._scheduler.awaited(after)
-            job = await self._job(submission, planned, after)
+            job = await self._job(submission, planned, after, nodes)
             ids.append(await self._submit(job, planned))
             yield AcceptedJob(name=planned.name, job_id=ids[-1])
 
