@@ -121,6 +121,13 @@ class BatchSystem(Scheduler):
         """The ids that a job names which waits for jobs; see `Dialect.awaited`."""
         return await self._talk((await self.identified()).awaited(job_ids))
 
+    async def node_names(self, hosts: Sequence[str]) -> Sequence[str]:
+        """What it calls the nodes with these host names; see `Dialect.node_names`."""
+        dialect = await self.identified()
+        if not (hosts and dialect.can_exclude):
+            return ()
+        return await self._talk(dialect.node_names(hosts, os.environ))
+
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         await self._talk(self.dialect.cancel([job.job_id for job in jobs]))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import Conventions
 from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.excluded_nodes import host_names
 from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.specs.models import PlannedJob
 
@@ -78,6 +79,8 @@ class JobRequest(NamedTuple):
         after: ids of the jobs whose ends, of whatever kind, it waits for, as `Dialect.awaited`
             has them.
         options: those of dask-jobqueue that are really used.
+        without_nodes: nodes that it must not run on, as `Dialect.node_names` has them, where
+            `Dialect.can_exclude`; those that the options exclude count as well.
     """
 
     job: PlannedJob
@@ -85,6 +88,7 @@ class JobRequest(NamedTuple):
     array: bool = True
     after: Sequence[str] = ()
     options: Mapping[str, JsonValue] = {}
+    without_nodes: Sequence[str] = ()
 
 
 class JobParts(NamedTuple):
@@ -122,6 +126,7 @@ class Dialect(Conventions, ABC):
         query_variables: what commands other than the submit command get in their environment.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
         can_wait: whether a job may wait for the ends of others.
+        can_exclude: whether a job may be kept away from nodes.
         own_options: options that it takes beside those of dask-jobqueue's job class.
         directive: what its directives begin with; "" where they are a mapping.
         directives: the names of those that dask-jobqueue writes, where they are a mapping.
@@ -139,6 +144,7 @@ class Dialect(Conventions, ABC):
     query_variables: ClassVar[Mapping[str, str]] = {}
     can_throttle: ClassVar[bool] = True
     can_wait: ClassVar[bool] = True
+    can_exclude: ClassVar[bool] = False
     own_options: ClassVar[frozenset[str]] = frozenset()
     directive: ClassVar[str] = ""
     directives: ClassVar[frozenset[str]] = frozenset()
@@ -215,6 +221,20 @@ class Dialect(Conventions, ABC):
         """
         yield from ()
         return job_ids
+
+    def node_names(
+        self, hosts: Sequence[str], environ: Mapping[str, str]
+    ) -> Dialogue[Sequence[str]]:
+        """What the scheduler calls the nodes with these host names.
+
+        Without those that are no such names, and those that a job may not name.
+
+        Args:
+            hosts: the names, which come from records of workers.
+            environ: as for `array_limit`.
+        """
+        yield from ()
+        return host_names(hosts)
 
     @abstractmethod
     def request(self, request: JobRequest) -> JobParts:

@@ -53,6 +53,7 @@ class JobQueueLauncher(Launcher):
         self._scheduler = BatchSystem(self._dialect)
         self._n_workers, self._job_array = parallel.n_workers, parallel.job_array
         self._submit_timeout = parallel.submit_timeout
+        self.without_nodes = parallel.exclude_nodes
         self._runner_name = runner.__name__
         cluster = CLUSTERS[parallel.env]
         self._base: type[Job] = cluster.job_cls
@@ -184,7 +185,9 @@ class JobQueueLauncher(Launcher):
         self, words: Sequence[str], job: PlannedJob, log_directory: str, after: Sequence[str]
     ) -> Any:
         worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
-        request = JobRequest(job, log_directory, self._job_array, after, self.options)
+        nodes = await self._scheduler.node_names(self.without_nodes)
+        array = self._job_array
+        request = JobRequest(job, log_directory, array, after, self.options, nodes)
         parts = (await self._scheduler.identified()).request(request)
         rendered = self._new_job(parts.prologue)
         rendered.parts = parts

@@ -29,12 +29,15 @@ class Launcher(ABC):
         options: the options that are really used, defaults of the site included.
         python: the interpreter's command, as it stands in a script.
         log_directory: where the options want the jobs' logs, or None.
+        without_nodes: host names of nodes that its jobs are kept away from, where its scheduler
+            can do that.
         records_jobs: whether what is launched writes the record of the jobs itself.
     """
 
     options: dict[str, JsonValue]
     python: str
     log_directory: str | None = None
+    without_nodes: Sequence[str] = ()
     records_jobs: ClassVar[bool] = False
 
     async def require_reachable(self) -> None:

@@ -160,6 +160,14 @@ class SchedulerContract:
         assert ended(behind).collect() == locally(folders[2], 1)
         assert array.status().done
 
+    def test_a_node_that_is_to_be_avoided(
+        self, site: Site, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is asked for is understood, also of a node that there is not."""
+        monkeypatch.setattr(JobQueueLauncher, "without_nodes", ["no-such-node", "other.site.org"])
+        run = ended(submit_noting(tmp_path, 4, config(n_shards=2)))
+        assert run.collect() == locally(tmp_path, 4)
+
     def test_jobs_that_are_no_arrays(self, config: Any, tmp_path: Path) -> None:
         run = submit_noting(tmp_path, 3, config(n_shards=3, n_workers=2, job_array=False))
         assert ended(run).collect() == locally(tmp_path, 3)
@@ -510,10 +518,12 @@ def _behind(job_ids: Sequence[str]) -> Callable[..., Any]:
     """In place of how a job is made: one that waits for others as well."""
     own = JobQueueLauncher._job
 
-    async def job(self: JobQueueLauncher, submission: Submission, planned: PlannedJob) -> Any:
+    async def job(
+        self: JobQueueLauncher, submission: Submission, planned: PlannedJob, *_: object
+    ) -> Any:
         return await own(self, submission, planned, await self._scheduler.awaited(job_ids))
 
-    return lambda self, submission, planned, after: job(self, submission, planned)
+    return job
 
 
 def _overtaken(folder: Path, config: dict[str, Any]) -> None:

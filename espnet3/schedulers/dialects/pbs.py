@@ -92,7 +92,7 @@ class Pbs(Dialect):
         return in_hours(options, self.walltime_seconds(options.get("walltime")))
 
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         words, index = plain_arguments(job.name), "0"
         if is_array(job, array=array):
             throttle = "" if job.throttle is None else f"%{job.throttle}"

@@ -20,7 +20,7 @@ from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
-from espnet3.schedulers.dialects.slurm import STOPPED
+from espnet3.schedulers.slurm_states import STOPPED
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,

@@ -10,8 +10,8 @@ import pytest
 
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskKey, TaskState
-from espnet3.schedulers.dialects.slurm import Ending
-from espnet3.schedulers.dialects.slurm import task_state as slurm_state
+from espnet3.schedulers.slurm_states import Ending
+from espnet3.schedulers.slurm_states import task_state as slurm_state
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.layout import AttemptFile
