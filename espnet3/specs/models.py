@@ -182,9 +182,15 @@ class ShardSpec(PersistedModel):
 
 
 class AttemptRecord(PersistedModel):
-    """One event of one execution of one shard (`attempts/000042.<attempt>.<event>.json`)."""
+    """One event of one execution of one shard (`attempts/000042.<attempt>.<event>.json`).
+
+    `peak_memory` are the bytes that its process and the children of that are known to have needed
+    by its end; None where that is not known, and in `started`.
+    """
 
     title: ClassVar[str] = "attempt"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     event: Literal["started", "failed", "interrupted"]
     rank: Rank
@@ -200,6 +206,7 @@ class AttemptRecord(PersistedModel):
     error: ErrorRecord | None = None
     item: JsonValue = None
     items_done: Count = 0
+    peak_memory: Count | None = None
 
 
 class Receipt(PersistedModel):

@@ -28,6 +28,8 @@ from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
 MARGIN = 60.0  # seconds of a job for its prologue, and for its end
+FAST = 60.0  # seconds in which a shard fails that its host, too, may be the reason of
+_MOST_FAST = 2  # such shards of a worker that has done none
 _STEP = 0.5  # seconds after which a worker that waits looks for signals
 
 
@@ -145,6 +147,7 @@ class _Worker:
         self._again = may_have_predecessors
         self._earlier: Mapping[int, Sequence[ResultFile]] | None = None
         self._spent, self._items = 0.0, 0
+        self._failed_fast: set[int] = set()
 
     def compute_all(self, work: Work) -> int:
         code, n_shards = exit_codes.DONE, 0
@@ -164,9 +167,19 @@ class _Worker:
             if not self._compute(work, taken):
                 code = exit_codes.FAILED
                 self._claims.set_aside(taken.claim.rank)  # also where no record could be written
-                if early_end is not None and early_end.look():
+                if early_end is not None and (early_end.look() or self._is_bad_place()):
                     break
         return code
+
+    def _is_bad_place(self) -> bool:
+        """Whether all that this worker has begun failed fast: it would eat what others could do."""
+        if self._heartbeat.shards_done or len(self._failed_fast) < _MOST_FAST:
+            return False
+        log.error(
+            "%d shards failed within %g s each on %s, and this worker has done none: it claims no "
+            "more", len(self._failed_fast), FAST, self._heartbeat.process.host,
+        )  # fmt: skip
+        return True
 
     def _compute(self, work: Work, taken: Taken) -> bool:
         began = time.monotonic()
@@ -180,7 +193,10 @@ class _Worker:
             return done
         finally:
             self._heartbeat.end(done=done)
-            self._spent += time.monotonic() - began
+            seconds = time.monotonic() - began
+            if not done and seconds < FAST:
+                self._failed_fast.add(rank)
+            self._spent += seconds
             self._items += 1
 
     def fail(self, raised: Exception, early_end: EarlyEnd | None) -> int:

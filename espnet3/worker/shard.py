@@ -41,6 +41,7 @@ from espnet3.worker.attempt import (
     as_ours,
     describe,
     error_record,
+    let_go,
     log_traceback,
     record_failure,
 )
@@ -288,6 +289,7 @@ def _compute_items(
                 if on_error == "stop":
                     time.sleep(SIGNAL_GRACE)
                 signals.check()
+                let_go(error)
                 raise ForwardFailed(item, describe(error)) from error
             finally:
                 signals.armed = False

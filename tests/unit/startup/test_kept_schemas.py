@@ -27,6 +27,7 @@ MODELS = {
     "shards/*.json": "ShardSpec",
     "submissions/000?.json": "Submission",
     "submissions/*.jobs.json": "AcceptedJobs",
+    "submissions/*.cancelled.json": "Cancellation",
     "attempts/*.json": "AttemptRecord",
     "receipts/*.json": "Receipt",
     "withdrawals/*.json": "Withdrawal",
@@ -104,7 +105,7 @@ def documents() -> Iterator[tuple[str, str]]:
     """Documents of every model, good and bad."""
     seen = set()
     for pattern, name in MODELS.items():
-        for file in sorted(FIXTURES.glob(f"v[13]/*/{pattern}")):
+        for file in sorted(FIXTURES.glob(f"v[134]/*/{pattern}")):
             text = file.read_text()
             yield name, text
             yield name, text[:-5]

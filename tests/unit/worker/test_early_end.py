@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.base import Store
-from espnet3.worker import exit_codes
+from espnet3.worker import dynamic, exit_codes
 from espnet3.worker.early_end import Common, EarlyEnd, common_failure
 from espnet3.worker.main import main
 from tests.support.worker_runs import records_of, run_worker, submit_again, write_run
@@ -154,7 +155,7 @@ def test_an_environment_that_fails_three_workers(store: Store, schedule: str) ->
 def test_workers_that_claim_end_too(store: Store) -> None:
     write_run(store, {}, **CONFIG, n_workers=2, schedule="dynamic")
     store.prepare([layout.CLAIMS, layout.WORKERS])
-    assert work(store, range(2)) == [exit_codes.FAILED, exit_codes.DONE]
+    assert work(store, range(2)) == [exit_codes.FAILED] * 2
     assert len(records_of(store, "failed")) == 3
 
 
@@ -265,3 +266,34 @@ def test_a_cancellation_of_version_1_has_no_cause(store: Store) -> None:
     assert (cancellation(store).schema_version, cancellation(store).cause) == (1, "")
     assert work(store, range(1)) == [exit_codes.DONE]
     assert begun(store) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "n_failed"),
+    [
+        ({"own": True}, {}, 2),
+        ({"own": True, "good": [0]}, {}, 5),  # which this worker has done
+        ({"own": True}, {"finish": None}, 6),
+    ],
+)
+def test_a_worker_at_which_two_shards_fail_fast_claims_no_more(
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any],
+    keys: dict[str, Any],
+    n_failed: int,
+) -> None:
+    write_run(store, config, **CONFIG | keys, n_workers=2, schedule="dynamic")
+    store.prepare([layout.CLAIMS, layout.WORKERS])
+    assert work(store, range(1)) == [exit_codes.FAILED]
+    assert len(records_of(store, "failed")) == n_failed
+    says = f"2 shards failed within 60 s each on {os.uname().nodename}, and this worker has done"
+    assert (says in capsys.readouterr().err) is (n_failed == 2)
+
+
+def test_what_fails_slowly_is_no_bad_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(store, {"own": True}, **CONFIG, n_workers=2, schedule="dynamic")
+    store.prepare([layout.CLAIMS, layout.WORKERS])
+    monkeypatch.setattr(dynamic, "FAST", 0.0)
+    assert work(store, range(1)) == [exit_codes.FAILED]
+    assert len(records_of(store, "failed")) == 6
