@@ -55,6 +55,7 @@ class Observation(NamedTuple):
         submissions: all submissions, with their jobs; those found by name are included.
         found: jobs that nobody had recorded, found by their unique names: submission -> jobs.
         receipts: rank -> generation of the receipt that counts, for every shard that is done.
+        ending: its finishers and waves; None where there never was one.
     """
 
     directory: RunDirectory
@@ -63,6 +64,7 @@ class Observation(NamedTuple):
     submissions: list[KnownSubmission]
     found: dict[int, AcceptedJobs]
     receipts: dict[int, int]
+    ending: Ending | None = None
 
     @property
     def last(self) -> Submission | None:
@@ -242,7 +244,8 @@ def _conclusion(
         answered = answers.finisher is not None
         end = finishing(first.ending, answers.finisher, answered=answered)
     status = RunStatus(directory.root, states, answers.problem, run.n_items, failed, end)
-    return Observation(directory, run, status, submissions, dict(answers.found), last.done)
+    found = dict(answers.found)
+    return Observation(directory, run, status, submissions, found, last.done, first.ending)
 
 
 def _read_records(

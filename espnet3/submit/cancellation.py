@@ -15,11 +15,11 @@ from espnet3.errors import (
     UsageError,
 )
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST, read_ending
+from espnet3.run_dir.finishers import ON_THIS_HOST, KnownFinisher
 from espnet3.run_dir.processes import is_alive, this_process, this_user
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.trust import Trust
-from espnet3.run_dir.worker_command import arguments_of
+from espnet3.run_dir.worker_command import FINISHER, arguments_of
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.ownership import as_recorded, is_own_finisher, is_own_job
 from espnet3.specs import layout
@@ -56,9 +56,9 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    directory, own = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
+    directory, own, finishers = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
     # First, since they would start when the others have ended.
-    stopped = await _cancel_finishers(directory)
+    stopped = await _cancel_finishers(finishers)
     renamed: list[str] = []
     problem = None
     for known in own:
@@ -90,31 +90,20 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
     return stopped
 
 
-async def _cancel_finishers(directory: RunDirectory) -> list[str]:
-    """Stop the finishers that are still to come; the ids of their jobs."""
-    ending = await asyncio.to_thread(read_ending, directory)
-    if ending is None or ending.is_over:
-        return []
-    run, stopped = await asyncio.to_thread(directory.run), []
-    for known in ending.finishers:
-        finisher = known.finisher
-        if ending.end is not None and finisher.number <= ending.end.finisher:
-            continue
-        if not is_own_finisher(run, finisher):
-            raise UsageError(
-                f"finisher {finisher.number:04d}: {finisher.job.name!r} is not a job of run "
-                f"{run.run_id}, so nothing is cancelled; was the file edited by hand?"
-            )
+async def _cancel_finishers(finishers: list[KnownFinisher]) -> list[str]:
+    """Stop finishers that are still to come; the ids of their jobs."""
+    stopped = []
+    for known in finishers:
+        finisher, queued = known.finisher, known.queued
         if finisher.scheduler in ON_THIS_HOST:
-            queued = known.queued
             if queued is not None and is_alive(queued.recorded_by):
                 os.kill(queued.recorded_by.pid, signal.SIGTERM)
                 stopped.append(str(queued.recorded_by.pid))
             continue
         scheduler = get_scheduler(finisher.scheduler)
-        found = await scheduler.find([finisher.job], this_user())
         states = await scheduler.query([known.as_submission()])
-        if found and any(state.state != "ended" for state in states.values()):
+        if any(state.state != "ended" for state in states.values()):
+            found = await scheduler.find([finisher.job], this_user())
             await scheduler.cancel(found)
             stopped += [job.job_id for job in found]
     return stopped
@@ -171,8 +160,10 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
     return directory
 
 
-def _own(seen: Observation) -> tuple[RunDirectory, list[KnownSubmission]]:
-    """The directory, and the submissions whose jobs work in it.
+def _own(
+    seen: Observation,
+) -> tuple[RunDirectory, list[KnownSubmission], list[KnownFinisher]]:
+    """The directory, and the submissions and finishers to come whose jobs work in it.
 
     Raises:
         Untrusted: the run's own policy is stricter, and others could have written which they are.
@@ -196,7 +187,32 @@ def _own(seen: Observation) -> tuple[RunDirectory, list[KnownSubmission]]:
         raise RunDirectoryError(
             store.root, f"is a copy of {root}, where its jobs work; cancel them there"
         )
-    return directory, own
+    return directory, own, _own_finishers(seen)
+
+
+def _own_finishers(seen: Observation) -> list[KnownFinisher]:
+    """The finishers that are still to come; those of a run that this is a copy of are not.
+
+    Raises:
+        UsageError: a job is not named after the run.
+    """
+    ending, store = seen.ending, seen.directory.store
+    found: list[KnownFinisher] = []
+    if ending is None or ending.is_over:
+        return found
+    for known in ending.finishers:
+        finisher = known.finisher
+        if ending.end is not None and finisher.number <= ending.end.finisher:
+            continue
+        if not is_own_finisher(seen.run, finisher):
+            raise UsageError(
+                f"finisher {finisher.number:04d}: {finisher.job.name!r} is not a job of run "
+                f"{seen.run.run_id}, so nothing is cancelled; was the file edited by hand?"
+            )
+        there = arguments_of(finisher.command, FINISHER).run
+        if not (isinstance(store, LocalStore) and _is_another(store, there, seen.run)):
+            found.append(known)
+    return found
 
 
 def _require_own_names(known: KnownSubmission, run: RunSpec) -> None:
