@@ -37,20 +37,12 @@ from tests.support.helpers import (
 from tests.support.runners import GATE, MENDED, Noting, Workshop, note
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_fixtures import talking_to
+from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
 
 pytestmark = pytest.mark.slurm
 
+
 # Slurm can limit memory where it may make groups of its own in the old kind of hierarchy.
-MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
-LIMITS_MEMORY = os.access(MEMORY_GROUPS, os.W_OK) and (MEMORY_GROUPS / "tasks").exists()
-CGROUP_CONF = """
-CgroupMountpoint=/sys/fs/cgroup
-CgroupAutomount=no
-CgroupPlugin=cgroup/v1
-ConstrainRAMSpace=yes
-"""
-
-
 @pytest.fixture(scope="module")
 def cluster(slurm_packages: None) -> Iterator[SlurmCluster]:
     """A cluster of two nodes whose clients do not wait long for a dead controller."""
