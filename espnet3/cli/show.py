@@ -191,10 +191,22 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "finishing": None if seen.finishing is None else seen.finishing._asdict(),
         "changed_sources": seen.changed_sources,
         "shards": [
-            {**shard._asdict(), "failed_items": seen.failed.get(shard.rank, 0)}
+            {**_shard_document(shard), "failed_items": seen.failed.get(shard.rank, 0)}
             for shard in seen.shards
         ],
     }
+
+
+def _shard_document(shard: ShardStatus) -> dict[str, Any]:
+    """A shard in `status --json`; its kind where it has one."""
+    found = {
+        "rank": shard.rank,
+        "state": shard.state,
+        "cause": shard.cause,
+        "submission": shard.submission,
+        "task": shard.task,
+    }
+    return found if shard.kind is None else {**found, "kind": shard.kind}
 
 
 def counts_line(seen: RunStatus) -> str:

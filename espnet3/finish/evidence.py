@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -45,16 +46,16 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
         found.append(
             Missing(
                 rank=rank,
-                kind=getattr(shard, "kind", None) or "silent",
+                kind=shard.kind or "silent",
                 words=shard.cause,
-                items_done=getattr(shard, "items_done", 0),
+                items_done=shard.items_done,
                 memory=None if given is None else memory_of(given),
-                peak=getattr(shard, "peak_memory", None),
+                peak=shard.peak_memory,
                 walltime=None if given is None else _walltime(given),
                 attempts=1 + counted[rank],
                 retries=retried[rank],
-                host=getattr(shard, "host", None),
-                elapsed=getattr(shard, "elapsed", 1e9),
+                host=shard.host,
+                elapsed=math.inf if shard.elapsed is None else shard.elapsed,
             )
         )
     return found

@@ -19,6 +19,20 @@ STATES: tuple[State, ...] = (
     "failed",
     "lost",
 )
+Kind = Literal[
+    "memory",
+    "cuda-memory",
+    "time",
+    "preempted",
+    "node",
+    "cancelled",
+    "error",
+    "killed",
+    "crashed",
+    "silent",
+    "refused",
+    "not-submitted",
+]
 LIVE: frozenset[State] = frozenset({"queued", "running"})
 NOT_DONE: frozenset[State] = frozenset(STATES) - {"done"}
 
@@ -32,6 +46,12 @@ class ShardStatus(NamedTuple):
         cause: why, for a person; "" where there is nothing to say.
         submission: number of the last submission that holds it, or None.
         task: its task there, or None.
+        kind: what kind of cause that is, for a program (`docs/guide.md`); None for a shard
+            that is done, queued or running.
+        items_done: how many items its last attempt there had done when it ended.
+        host: where that attempt ran, or None.
+        elapsed: seconds from the start of its process to its end; None where it did not say.
+        peak_memory: bytes that it has needed at most; None where it did not say.
     """
 
     rank: int
@@ -39,6 +59,11 @@ class ShardStatus(NamedTuple):
     cause: str = ""
     submission: int | None = None
     task: int | None = None
+    kind: Kind | None = None
+    items_done: int = 0
+    host: str | None = None
+    elapsed: float | None = None
+    peak_memory: int | None = None
 
     @property
     def words(self) -> str:

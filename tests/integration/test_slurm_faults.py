@@ -158,6 +158,7 @@ def test_out_of_memory(
     assert states(run) == {0: "interrupted", 1: "done"}
     [job] = jobs(run).jobs
     assert causes(run)[0] == f"out of memory, job {job.job_id}_0"
+    assert run.status().shards[0].kind == "memory"
     assert lines_kept(run, 0) == 2
     assert run.resume(options={"memory": "2GB"}).ranks == [0]
     ended(run)
@@ -204,6 +205,7 @@ def test_a_node_goes_down(cluster: SlurmCluster, tmp_path: Path) -> None:
     ended(run)
     assert states(run)[0] == "interrupted"
     assert causes(run)[0].startswith("node failed, ")
+    assert run.status().shards[0].kind == "node"
     print(causes(run))
     _finishes(run, tmp_path, [0], [2])
 
