@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import NamedTuple
@@ -15,16 +16,16 @@ from espnet3.finish.evidence import before, done_on, missing_shards
 from espnet3.finish.rules import End, Policy, decide
 from espnet3.finish.waves import jobs_alive, queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import Ending, read_ending
-from espnet3.run_dir.processes import is_alive
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
 from espnet3.run_dir.snapshots import code_of
+from espnet3.schedulers import get_scheduler
 from espnet3.specs.finishing import Finished, Finisher, Wave
 from espnet3.specs.models import RunSpec
 from espnet3.status.finishing import in_words, words_of
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
 from espnet3.submit.code import known_code
-from espnet3.submit.finishers import most_memory, most_seconds
+from espnet3.submit.finishers import most_memory, most_seconds, queued_record
 from espnet3.submit.submission import Overtaken
 
 log = logging.getLogger("espnet3.finish")
@@ -70,7 +71,7 @@ async def finish(
         ending = await asyncio.to_thread(me.read)
         if ending.end is not None and ending.end.finisher >= finisher.number:
             return await me.tell(ending.end)
-        if (other := successor(ending, finisher.number)) is not None:
+        if (other := await me.successor(ending)) is not None:
             log.info("left to finisher %d", other)
             return None
         seen = await me.observe()
@@ -85,17 +86,6 @@ async def finish(
             return await me.tell(step)
         if step:
             return None
-
-
-def successor(ending: Ending, number: int) -> int | None:
-    """A finisher that comes after one, and is queued or about to be; None where there is none."""
-    for known in reversed(ending.finishers):
-        if known.finisher.number <= number:
-            return None
-        queueing = known.queued is None and is_alive(known.finisher.submitter) is not False
-        if known.job_id is not None or queueing:
-            return known.finisher.number
-    return None
 
 
 def _require_same_code(seen: Observation) -> None:
@@ -126,6 +116,29 @@ class _Finisher:
         self._directory.require_run(self._run.run_id)
         found = read_ending(self._directory)
         return found or Ending([], [], None, is_notified=False, n_waves=0)
+
+    async def successor(self, ending: Ending) -> int | None:
+        """A finisher that comes after this one, and is queued; None where there is none.
+
+        Who queued it may have died before it could record the job, which has a name of its own.
+        """
+        for known in reversed(ending.finishers):
+            number = known.finisher.number
+            if number <= self._finisher.number:
+                return None
+            if known.job_id is not None:
+                return number
+            if known.queued is None and known.finisher.scheduler not in ON_THIS_HOST:
+                scheduler = get_scheduler(known.finisher.scheduler)
+                with contextlib.suppress(SchedulerUnavailable):  # two of them do no harm
+                    found = await scheduler.find(
+                        [known.finisher.job], known.finisher.submitter.user
+                    )
+                    for job in found:
+                        record = queued_record(number, job.job_id)
+                        await asyncio.to_thread(self._directory.publish_first, record)
+                        return number
+        return None
 
     async def observe(self) -> Observation | None:
         """What is seen of the run, once the scheduler answers; None where it does not."""

@@ -275,7 +275,7 @@ class SlurmCluster:
         names = [f"node{number}" for number in range(1, self.nodes + 1)]
         for name in names:
             (self.root / f"spool.{name}").mkdir(exist_ok=True)
-            daemon = ("/usr/sbin/slurmd", "-D", "-N", name, "-f", str(self.conf))
+            daemon: tuple[str, ...] = ("/usr/sbin/slurmd", "-D", "-N", name, "-f", str(self.conf))
             if self.hostnames:  # in a namespace of its own: what runs there sees another name
                 as_that = f'hostname {name} && exec "$@"'
                 daemon = ("unshare", "--uts", "sh", "-c", as_that, "sh", *daemon)

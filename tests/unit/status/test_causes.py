@@ -154,7 +154,7 @@ def test_what_the_last_attempt_said() -> None:
     )
     told = [(shard.items_done, shard.host, shard.elapsed) for shard in found]
     assert told == [(4, "node7", 70.5), (0, "node7", None), (0, None, None)]
-    assert ShardStatus(0, "done")[5:] == (None, 0, None, None)
+    assert ShardStatus(0, "done")[5:] == (None, 0, None, None, None)
 
 
 def test_every_word_for_a_stop_has_a_kind_or_is_a_limit_that_is_none() -> None:
