@@ -35,6 +35,7 @@ from espnet3.specs.items import count_batches
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
+    CodeRecord,
     Receipt,
     RunSpec,
     ShardSpec,
@@ -205,6 +206,17 @@ class RunDirectory:
             if layout.cancellation(number).rpartition("/")[2] in names:
                 cancelled.add(number)
         return Submissions(found, cancelled)
+
+    def code(self, submission: Submission | None) -> CodeRecord | None:
+        """The record of the source files that a submission was made with; None where it has none.
+
+        Raises:
+            FileMissing, FormatError: it cannot be used.
+        """
+        if submission is None or submission.code is None:
+            return None
+        path = layout.code_record(submission.code)
+        return read_persisted(self.store, CodeRecord, path, self.store.await_file)
 
     def shard(self, run: RunSpec, rank: int) -> ShardSpec:
         """Read a shard's spec and check that it belongs to the run.
