@@ -34,8 +34,7 @@ EspnetError
     └── WorkersKilled          an item keeps killing the Dask workers that compute it
 ```
 
-Each error is one line for a person: what was wrong, where, and what to do. What a program needs is
-in the fields.
+Each error is one line for a person: what was wrong, where, what to do. Fields are for programs.
 """
 
 from __future__ import annotations
@@ -142,22 +141,11 @@ _OF_THE_PLAN = {
 
 
 class CodeChanged(UsageError):
-    """The user's source files differ from those that the run was submitted with.
+    """Source `files` differ from those that the run in `run_dir` was submitted with."""
 
-    Attributes:
-        run_dir: the run directory.
-        files: those that differ.
-        snapshot: whether the run has a copy of them as they were.
-    """
-
-    def __init__(self, run_dir: str, files: list[str], words: str, *, snapshot: bool) -> None:
-        self.run_dir, self.files, self.snapshot = run_dir, files, snapshot
-        again = f"espnet3 resume {shlex.quote(run_dir)} --code"
-        back = f"with what was submitted (`{again} submitted`)" if snapshot else "put them back"
-        super().__init__(
-            f"{run_dir}: source files differ from those that were submitted: {words}; go on with "
-            f"what is there now (`{again} current`; what is done stays), or {back}"
-        )
+    def __init__(self, run_dir: str, files: list[str], problem: str) -> None:
+        self.run_dir, self.files = run_dir, files
+        super().__init__(f"{run_dir}: {problem}")
 
 
 class RunDirectoryError(UsageError):
@@ -372,12 +360,10 @@ class UnserializableResult(WorkError):
 
     def __init__(self, item: Any, type_name: str, problem: str, stored_as: str = "JSON") -> None:
         self.item, self.type_name = item, type_name
-        way_out = "return plain JSON values"
-        if stored_as == "JSON":
-            way_out += ", or set `results: pickle`"
+        or_else = ", or set `results: pickle`" if stored_as == "JSON" else ""
         super().__init__(
             f"the result of item {one_line(repr(item), 120)} cannot be stored as {stored_as}: "
-            f"{one_line(problem)}; {way_out}"
+            f"{one_line(problem)}; return plain JSON values{or_else}"
         )
 
 

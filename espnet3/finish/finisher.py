@@ -17,7 +17,6 @@ from espnet3.finish.rules import End, Policy, decide
 from espnet3.finish.waves import jobs_alive, queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
-from espnet3.run_dir.snapshots import code_of
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.finishing import Finished, Finisher, Wave
 from espnet3.specs.models import RunSpec
@@ -94,7 +93,7 @@ def _require_same_code(seen: Observation) -> None:
     Raises:
         CodeChanged: they were edited since, and nobody kept them.
     """
-    record = code_of(seen.directory, seen.last)
+    record = seen.directory.code(seen.last)
     if record is not None and not record.snapshot:
         known_code(seen.directory, seen.last, None)
 

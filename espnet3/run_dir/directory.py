@@ -37,6 +37,7 @@ from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
     Cancellation,
+    CodeRecord,
     Receipt,
     RunSpec,
     ShardSpec,
@@ -214,6 +215,17 @@ class RunDirectory:
             path = layout.cancellation(number)
             return read_persisted(self.store, Cancellation, path, self.store.read_filled).cause
         return ""
+
+    def code(self, submission: Submission | None) -> CodeRecord | None:
+        """The record of the source files that a submission was made with; None where it has none.
+
+        Raises:
+            FileMissing, FormatError: it cannot be used.
+        """
+        if submission is None or submission.code is None:
+            return None
+        path = layout.code_record(submission.code)
+        return read_persisted(self.store, CodeRecord, path, self.store.await_file)
 
     def shard(self, run: RunSpec, rank: int) -> ShardSpec:
         """Read a shard's spec and check that it belongs to the run.

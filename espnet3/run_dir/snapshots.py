@@ -1,4 +1,4 @@
-"""The code of a run: its record, and where the copies of the files are that it may have."""
+"""The copies of the user's source files that a run may have, for those who import from them."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ from collections.abc import Iterable, Iterator
 
 from espnet3.errors import InvalidFile
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.reading import read_persisted
 from espnet3.specs import layout
-from espnet3.specs.models import CodeRecord, RunSpec, Submission
+from espnet3.specs.models import CodeRecord, RunSpec
 from espnet3.storage.base import IN_FLIGHT
 from espnet3.storage.local import LocalStore
 from espnet3.storage.tree import TreeFile, write_tree
 from espnet3.user_code.sources import checksum, with_code_at
 
 _MOST_LINKS = 1000  # in one folder
-
-
-def code_of(directory: RunDirectory, submission: Submission | None) -> CodeRecord | None:
-    """The record of the source files that a submission was made with; None where it has none.
-
-    Raises:
-        FileMissing, FormatError: it cannot be used.
-    """
-    if submission is None or submission.code is None:
-        return None
-    store, path = directory.store, layout.code_record(submission.code)
-    return read_persisted(store, CodeRecord, path, store.await_file)
 
 
 def with_snapshot(directory: RunDirectory, run: RunSpec, record: CodeRecord) -> RunSpec:

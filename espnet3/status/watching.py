@@ -11,7 +11,6 @@ from functools import partial
 
 from espnet3.errors import FormatError, StoreError
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.snapshots import code_of
 from espnet3.status.failed_items import FailedItemCounts
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import RunStatus
@@ -42,7 +41,7 @@ def _with_changed_sources(seen: Observation) -> RunStatus:
         return seen.status
     record = None
     with contextlib.suppress(FormatError, StoreError):  # who works with it will say so
-        record = code_of(seen.directory, seen.last)
+        record = seen.directory.code(seen.last)
     if record is None or not all(map(os.path.isdir, record.roots)):  # this is another host
         return seen.status
     return replace(

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from espnet3.errors import CodeChanged, FileTaken, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
-from espnet3.run_dir.snapshots import code_of, links_beside, with_snapshot
+from espnet3.run_dir.snapshots import links_beside, with_snapshot
 from espnet3.specs import layout
 from espnet3.specs.models import CodeRecord, RunSpec, SourceFile, Submission, now
 from espnet3.storage.paths import readable
@@ -42,11 +43,13 @@ class KnownCode(NamedTuple):
         record: of the last submission; None where it has none.
         is_current: whether a new record is to be made of the files as they are now.
         is_past: whether the snapshot is what counts, and the files are others by now.
+        keeps: whether a new record gets copies of the files.
     """
 
     record: CodeRecord | None
     is_current: bool
     is_past: bool = False
+    keeps: bool = False
 
     def run(self, directory: RunDirectory, run: RunSpec) -> RunSpec:
         """The run, whose modules are found in the snapshot where that is what counts.
@@ -57,9 +60,6 @@ class KnownCode(NamedTuple):
         if self.record is None or not self.is_past:
             return run
         return with_snapshot(directory, run, self.record)
-
-
-NEW_CODE = KnownCode(None, is_current=True)
 
 
 def require_choice(choice: WhichCode | None) -> None:
@@ -92,23 +92,33 @@ def known_code(
         UsageError: what was submitted is asked for, and nobody kept it.
         FormatError, StoreError: the record cannot be used.
     """
-    record = code_of(directory, last)
+    record = directory.code(last)
     if record is None:
-        return KnownCode(None, is_current=True)
+        return KnownCode(None, True, keeps=snapshot)
     changed = differing(record)
     if not changed:
-        return KnownCode(record, is_current=snapshot and not record.snapshot)
+        return KnownCode(record, snapshot and not record.snapshot, keeps=snapshot)
     if choice is None:
-        paths = [record.path_of(file) for file in changed]
-        words = named(record, changed)
-        raise CodeChanged(directory.root, paths, words, snapshot=record.snapshot)
+        raise CodeChanged(
+            directory.root, [*map(record.path_of, changed)], _what_to_do(directory, record, changed)
+        )
     if choice == "submitted" and not record.snapshot:
         raise UsageError(
             f"{directory.root}: nobody kept the source files as they were submitted "
             f"({named(record, changed)}); put them back, or go on with `--code current`; "
             "snapshot: true in the parallel config keeps them the next time"
         )
-    return KnownCode(record, choice == "current", choice == "submitted")
+    keeps = snapshot or record.snapshot
+    return KnownCode(record, choice == "current", choice == "submitted", keeps)
+
+
+def _what_to_do(directory: RunDirectory, record: CodeRecord, changed: list[SourceFile]) -> str:
+    again = f"espnet3 resume {shlex.quote(directory.root)} --code"
+    back = f"with what was submitted (`{again} submitted`)" if record.snapshot else "put them back"
+    return (
+        f"source files differ from those that were submitted: {named(record, changed)}; go on with "
+        f"what is there now (`{again} current`; what is done stays), or {back}"
+    )
 
 
 def run_for(
@@ -128,8 +138,6 @@ async def number_of_code(
     number: int,
     known: KnownCode,
     sources: Sequence[Source] | None,
-    *,
-    snapshot: bool,
 ) -> int | None:
     """The number of the record that a submission is to name, which is made where need be.
 
@@ -140,7 +148,6 @@ async def number_of_code(
         known: what is known of the code.
         sources: the user's files that a worker loads; those that this process has loaded, where
             unset.
-        snapshot: whether the run is to have copies of them.
 
     Returns:
         None where nothing of the user's own is imported.
@@ -153,11 +160,10 @@ async def number_of_code(
     found = loaded_sources(run) if sources is None else sources
     if not found:
         return None
-    kept = snapshot or (known.record is not None and known.record.snapshot)
     commit = run.git_commit
     if number > 1:
         commit = await asyncio.to_thread(commit_of, run.working_directory)
-    return await asyncio.to_thread(_make, directory, number, found, commit, kept)
+    return await asyncio.to_thread(_make, directory, number, found, commit, known.keeps)
 
 
 def _make(

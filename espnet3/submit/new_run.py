@@ -21,7 +21,7 @@ from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
-from espnet3.submit.code import NEW_CODE, WhichCode, number_of_code, require_choice
+from espnet3.submit.code import KnownCode, WhichCode, number_of_code, require_choice
 from espnet3.submit.finishers import check_finish, queue_behind, with_absolute_output
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.launcher_choice import make_launcher, with_usual_width
@@ -82,9 +82,8 @@ async def submit(
         if groups.config.preflight:
             sources = await preflight(plan.run, runner.provider)
         if await asyncio.to_thread(_write_plan, directory, plan):
-            number = await number_of_code(
-                directory, plan.run, 1, NEW_CODE, sources, snapshot=groups.config.snapshot
-            )
+            new = KnownCode(None, True, keeps=groups.config.snapshot)
+            number = await number_of_code(directory, plan.run, 1, new, sources)
             with contextlib.suppress(Overtaken):
                 how: dict[str, Any] = {"of_all": groups.config, "code": number}
                 async for part in submit_planned(directory, plan.run, planned, 1, **how):

@@ -98,7 +98,6 @@ async def resume(
         SubmissionRefused: the scheduler refused a job.
 
     Example:
-        >>> await resume("/shared/decode", options={"memory": "64GB"})  # doctest: +SKIP
         >>> await resume("/shared/decode", items="failed")              # doctest: +SKIP
     """
     if items not in get_args(WhichItems):
@@ -253,9 +252,8 @@ async def submit_missing(
         chosen = [rank for rank in chosen if rank not in before]
         left_alone = {rank: why for rank, why in left_alone.items() if rank not in before}
         if chosen:
-            snapshot = groups.config.snapshot
             known = await asyncio.to_thread(
-                known_code, directory, seen.last, code, snapshot=snapshot
+                known_code, directory, seen.last, code, snapshot=groups.config.snapshot
             )
             planned = await groups.planned(chosen)
             if not checked:
@@ -264,9 +262,7 @@ async def submit_missing(
             number = _next_number(seen)
             if known.is_current and sources is None:
                 sources = await asyncio.to_thread(_sources_here, seen.run)
-            of_code = await number_of_code(
-                directory, seen.run, number, known, sources, snapshot=snapshot
-            )
+            of_code = await number_of_code(directory, seen.run, number, known, sources)
             # What stops at an error vouches for none.
             strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
             errors_from = number if failed or strict else errors_from_of(seen, chosen)

@@ -30,18 +30,18 @@ def enter_code(directory: RunDirectory, run: RunSpec, submission: Submission | N
     """
     if submission is None or submission.code is None:
         return run
-    # What others need not load.
-    from espnet3.run_dir.snapshots import code_of, with_snapshot
-    from espnet3.user_code.sources import differing, named
-
     directory.require_files([layout.CODE, layout.code_record(submission.code)])
-    record = code_of(directory, submission)
+    record = directory.code(submission)
     if record is None:
         return run
-    if record.snapshot:
+    if record.snapshot:  # what others need not load
+        from espnet3.run_dir.snapshots import with_snapshot
+
         log.info("code: as it was submitted, from %s", layout.snapshot(record.number))
         atexit.register(_tell_of_originals, {*map(record.path_of, record.files)})
         return with_snapshot(directory, run, record)
+    from espnet3.user_code.sources import differing, named
+
     if changed := differing(record):
         words = named(record, changed)
         log.warning("code: source files differ from those that were submitted: %s", words)
