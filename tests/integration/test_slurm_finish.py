@@ -34,6 +34,7 @@ def end_of(run: Run, seconds: float = 200) -> Any:
     """What `finished.json` says, once it is there; nobody touches anything meanwhile."""
     path = Path(run.run_dir, layout.finished(1))
     wait_for(path.exists, "the run does not end", seconds)
+    wait_for(Path(run.run_dir, layout.notified(1)).exists, "nobody was told")
     return json.loads(path.read_bytes())
 
 
