@@ -42,10 +42,11 @@ _SPECIAL = frozenset(
         "timestamp", "unk", "unknown",
     )
 )  # fmt: skip
-_SHAPED = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|\W*")  # <unk>, </s>, [CLS], punctuation
+# Patterns that most processes have no use for are compiled when first used, and kept by `re`.
+_SHAPED = r"<[^<>]*>|\[[^\[\]]*\]|\W*"  # <unk>, </s>, [CLS], punctuation
 # Of one case and without digits, as the names of things are and keys made at random are not.
-_PLAIN = re.compile(r"(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,15})(?:[_-](?:[a-z]{1,15}|[A-Z]{1,15})){0,3}")
-_SHORT_NUMBER = re.compile(r"-?[0-9]{1,6}")
+_PLAIN = r"(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,15})(?:[_-](?:[a-z]{1,15}|[A-Z]{1,15})){0,3}"
+_SHORT_NUMBER = r"-?[0-9]{1,6}"
 _known: set[str] = set()
 
 
@@ -81,8 +82,8 @@ def _hides(key: str, value: Any) -> bool:
     if words[-1:] != [_LAST] or not isinstance(value, str | int | float):
         return True
     text = str(value)
-    plain = _PLAIN.fullmatch(text) or _SHORT_NUMBER.fullmatch(text)
-    return not (_SHAPED.fullmatch(text) or (key == _LAST and plain))
+    plain = re.fullmatch(_PLAIN, text) or re.fullmatch(_SHORT_NUMBER, text)
+    return not (re.fullmatch(_SHAPED, text) or (key == _LAST and plain))
 
 
 def masked(value: Any, name: str = "", depth: int = 0) -> Any:
@@ -129,8 +130,8 @@ def shown_value(value: Any, name: str = "") -> str:
 
 _VALUE = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\;&|])+"""
 # A key is looked for once where it begins: a long word is not a key at any of its letters.
-_ASSIGNED = re.compile(rf"(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]++)(=)({_VALUE})", re.DOTALL)
-_OPTION = re.compile(rf"(?<![A-Za-z0-9_-])(--[A-Za-z0-9_-]++)([ \t]++)(?!-)({_VALUE})", re.DOTALL)
+_ASSIGNED = rf"(?s)(?<![A-Za-z0-9_.-])([A-Za-z0-9_.-]++)(=)({_VALUE})"
+_OPTION = rf"(?s)(?<![A-Za-z0-9_-])(--[A-Za-z0-9_-]++)([ \t]++)(?!-)({_VALUE})"
 
 
 def masked_text(text: str) -> str:
@@ -145,7 +146,7 @@ def masked_text(text: str) -> str:
         hidden = _hides(found[1].lstrip("-"), found[3].strip("'\""))
         return found[1] + found[2] + MASK if hidden else found[0]
 
-    return scrubbed(_OPTION.sub(replace, _ASSIGNED.sub(replace, text)))
+    return scrubbed(re.sub(_OPTION, replace, re.sub(_ASSIGNED, replace, text)))
 
 
 def remember(value: Any, name: str = "") -> None:
@@ -162,7 +163,7 @@ def scrubbed(text: str) -> str:
         "ValueError: cannot log in with ('me', '***')"
     """
     for secret in sorted(_known, key=len, reverse=True):
-        if _PLAIN.fullmatch(secret) or _SHORT_NUMBER.fullmatch(secret):
+        if re.fullmatch(_PLAIN, secret) or re.fullmatch(_SHORT_NUMBER, secret):
             # In the middle of other words it says nothing, and they would say nothing any more.
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
         else:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError
 from espnet3.parallel.config import get_parallel_config
-from espnet3.parallel.env_provider import EnvironmentProvider
+from espnet3.parallel.env_provider import EnvironmentProvider, look_at_class
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.text import visible
 from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.references import require_static_forward
-from espnet3.user_code.variables import its_own_work, look_at
 
 if TYPE_CHECKING:
     from espnet3.run import Run
@@ -80,7 +79,7 @@ class BaseRunner:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        look_at(cls)
+        look_at_class(cls)
 
     @staticmethod
     def forward(*args: Any, **env: Any) -> Any:
@@ -152,6 +151,8 @@ class BaseRunner:
 
     def _run_here(self, calls: Sequence[Any], show_progress: bool) -> list[Any]:
         """Local mode: call `forward` for each of the calls, in this process."""
+        from espnet3.user_code.variables import its_own_work  # which no worker needs
+
         classes = [type(self), type(self.provider)]
         with its_own_changes(self.provider), its_own_work(classes):
             return self._compute_here(calls, show_progress)

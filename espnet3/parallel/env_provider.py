@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from espnet3.parallel.constructor import RemembersArguments
-from espnet3.user_code.variables import look_at
+from espnet3.user_code.references import WORKER_VARIABLE
 
 
 class EnvironmentProvider(RemembersArguments):
@@ -45,10 +46,19 @@ class EnvironmentProvider(RemembersArguments):
         nearest, other = sorted(_SETUP_NAMES, key=lambda name: depth[name])
         if depth[nearest] < depth[other]:
             setattr(cls, other, vars(cls.__mro__[depth[nearest]])[nearest])
-        look_at(cls)
+        look_at_class(cls)
 
 
 _SETUP_NAMES = ("make_worker_setup_fn", "build_worker_setup_fn")
+
+
+def look_at_class(cls: type[Any]) -> None:
+    """Note what a new class of the user's finds; nothing in a worker, which cannot submit."""
+    if WORKER_VARIABLE in os.environ:
+        return
+    from espnet3.user_code.variables import look_at  # which no worker needs
+
+    look_at(cls)
 
 
 def _depth(cls: type[Any], name: str) -> int:

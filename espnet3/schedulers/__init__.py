@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
+from typing import TYPE_CHECKING
 
 from espnet3.errors import ConfigError
 from espnet3.schedulers.base import Scheduler
-from espnet3.schedulers.batch_system import BatchSystem
-from espnet3.schedulers.dialect import Dialect
+
+if TYPE_CHECKING:
+    from espnet3.schedulers.dialect import Dialect
 
 _LOCAL = ("local", "local_gpu")  # this host's processes, which no command tells about
 
@@ -31,6 +32,8 @@ def get_scheduler(name: str) -> Scheduler:
         from espnet3.schedulers.ssh import SshScheduler
 
         return SshScheduler()
+    from espnet3.schedulers.batch_system import BatchSystem
+
     return BatchSystem(get_dialect(name))
 
 
@@ -65,6 +68,8 @@ def known_schedulers() -> list[str]:
         >>> "slurm" in known_schedulers()
         True
     """
+    import pkgutil
+
     from espnet3.schedulers import dialects
 
     batch_systems = (module.name for module in pkgutil.iter_modules(dialects.__path__))

@@ -43,7 +43,7 @@ def encode(model: PersistedModel) -> bytes:
     return data
 
 
-_VERSION = re.compile(rb'"schema_version"\s*:\s*([0-9]{1,18})')
+_VERSION = rb'"schema_version"\s*:\s*([0-9]{1,18})'
 
 
 def decode(model: type[Model], data: bytes, file: str) -> Model:
@@ -61,7 +61,7 @@ def decode(model: type[Model], data: bytes, file: str) -> Model:
     try:
         found = model.model_validate_json(data)
     except ValidationError as error:
-        version = _VERSION.search(data)
+        version = re.search(_VERSION, data)
         if version is not None and int(version[1]) > model.version:
             raise NewerFormat(file, int(version[1]), model.version) from None
         first = error.errors(include_url=False, include_input=False)[0]

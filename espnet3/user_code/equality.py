@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,8 +155,6 @@ class _Comparison:
             return same_configs(one, other, self.same, resolved=self.resolved)
         if isinstance(one, enum.Enum | type):
             return False  # it would be the same object
-        if isinstance(one, PurePath):
-            return bool(one == other)
         if isinstance(one, list | tuple):
             return self._same_sequence(one, other) and self._same_own(one, other)
         if isinstance(one, deque):
@@ -172,6 +169,10 @@ class _Comparison:
             return sorted(map(_typed, one)) == sorted(map(_typed, other))
         if isinstance(one, str | int):
             return bool(one == other) and self._same_own(one, other)
+        from pathlib import PurePath  # here, since most workers have no use for it
+
+        if isinstance(one, PurePath):
+            return bool(one == other)
         if type(one).__module__ == "numpy":
             return one.dtype == other.dtype and bool(one.tobytes() == other.tobytes())
         fields = fields_of(one)

@@ -12,7 +12,6 @@ import functools
 import hashlib
 import pickle
 from collections.abc import Callable
-from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -146,10 +145,12 @@ class _Looker:
         for base, plain in _SCALARS:
             if issubclass(kind, base):
                 return self._known(kind), plain(value), _dict_of(value)
-        if issubclass(kind, PurePath):
-            return self._known(kind), str(value)
         if issubclass(kind, tuple):
             return self._contents(value, kind)
+        from pathlib import PurePath  # here, since most workers have no use for it
+
+        if issubclass(kind, PurePath):
+            return self._known(kind), str(value)
         if is_omegaconf(value):
             return _config(value)
         return self._object(value, kind)

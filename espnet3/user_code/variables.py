@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 from espnet3.user_code.equality import alike
 from espnet3.user_code.fingerprints import Fingerprint, fingerprint
 from espnet3.user_code.import_path import is_users_file
-from espnet3.user_code.references import WORKER_VARIABLE
 
 _MOST = 2_000  # functions and classes that are looked at
 _TABLE = 1_000  # entries of a container in which functions are looked for
@@ -64,9 +63,7 @@ _worked: dict[tuple[str, str, str], Any] = {}  # after local mode; what it chang
 
 
 def look_at(cls: type[Any]) -> None:
-    """Note what a new class of the user's finds; nothing in a worker, which cannot submit."""
-    if WORKER_VARIABLE in os.environ:
-        return
+    """Note what a new class of the user's finds."""
     for name, value in vars(cls).items():
         _first[Variable(cls, name, value).key] = _kept(value)
     for variable in used_variables([cls]):

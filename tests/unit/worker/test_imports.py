@@ -64,15 +64,22 @@ SPARED = {
     "difflib",
     "email",
     "espnet3.config.model",
-    "importlib.metadata",
+    "espnet3.schedulers.batch_system",  # the run is local
+    "espnet3.user_code.variables",
+    "fnmatch",
     "gettext",
+    "importlib.metadata",
+    "ipaddress",
     "locale",
+    "pathlib",
+    "pkgutil",
     "pydantic",
     "pydantic_core",  # only its compiled module
     "random",
     "secrets",
     "shutil",
     "typing_extensions",
+    "urllib.parse",
 }
 
 
