@@ -248,9 +248,11 @@ class RunDirectory:
             raise wrong("items", f"are {found}, but the plan has {run.n_items_of(rank)}")
         return spec
 
-    def receipts(self, world_size: int, before: Receipts | None = None) -> Receipts:
+    def receipts(
+        self, world_size: int, before: Receipts | None = None, *, withdrawals: bool = True
+    ) -> Receipts:
         """Which shards are done, by names alone; see `receipts.look_at_receipts`."""
-        return look_at_receipts(self.store, world_size, before)
+        return look_at_receipts(self.store, world_size, before, withdrawals=withdrawals)
 
     def receipt(self, run: RunSpec, rank: int, generation: int = 1) -> Receipt:
         """Read a receipt and compare it with the plan.
