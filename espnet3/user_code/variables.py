@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import functools
 import logging
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
