@@ -24,6 +24,9 @@ class Finish(BaseModel):
         retry_errors: how many times a shard is tried again at which `forward` raised.
         max_attempts: how many times a shard is tried in all; where it was preempted, or its node
             failed, is not counted.
+        up_front: queue all waves at once, for sites where no job may submit jobs: each with 1.5
+            times the memory of the one before and twice its time, up to the bounds. What has
+            nothing to do ends in a second.
         options: the scheduler's options for the finisher's own job, such as a queue for short jobs.
     """
 
@@ -36,4 +39,5 @@ class Finish(BaseModel):
     max_walltime: str | int | None = None
     retry_errors: Annotated[int, Field(ge=0)] = 0
     max_attempts: Annotated[int, Field(ge=1)] = 3
+    up_front: bool = False
     options: dict[str, PlainJson] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 import time
 from typing import NamedTuple
 
@@ -68,8 +69,10 @@ async def finish(
     me = _Finisher(directory, run, finisher, waits)
     while True:
         ending = await asyncio.to_thread(me.read)
-        if ending.end is not None and ending.end.finisher >= finisher.number:
+        if ending.end is not None and ending.end.number >= finisher.end:
             return await me.tell(ending.end)
+        if finisher.up_front:
+            return await me.decide_only(ending)
         if (other := await me.successor(ending)) is not None:
             log.info("left to finisher %d", other)
             return None
@@ -114,7 +117,7 @@ class _Finisher:
     def read(self) -> Ending:
         self._directory.require_run(self._run.run_id)
         found = read_ending(self._directory)
-        return found or Ending([], [], None, is_notified=False, n_waves=0)
+        return found or Ending([], [], None, is_notified=False, all_waves=[])
 
     async def successor(self, ending: Ending) -> int | None:
         """A finisher that comes after this one, and is queued; None where there is none.
@@ -212,6 +215,24 @@ class _Finisher:
         await queue_after(seen, submitted.job_ids, max([*numbers, self._finisher.submission]))
         return True
 
+    async def decide_only(self, ending: Ending) -> Finished | None:
+        """Write down what the next wave is to do, which waits for this; or that the run is over."""
+        number = self._finisher.wave
+        if any(wave.number == number for wave in ending.waves):
+            return None
+        seen = await observe(self._directory, until_wave=number or sys.maxsize)
+        decided = await asyncio.to_thread(self._decide, seen, ending)
+        if isinstance(decided, Wave) and not number:
+            left = await asyncio.to_thread(self._left, seen)
+            decided = End("incomplete", "all waves that were queued are spent", left)
+        if isinstance(decided, End):
+            return await self.tell(await self._end(seen, decided, ending))
+        wave = decided.model_copy(update={"number": number})
+        with contextlib.suppress(FileTaken):
+            await asyncio.to_thread(self._publish, wave)
+        log.info("%s", words_of(wave))
+        return None
+
     def _publish(self, wave: Wave) -> None:
         self._directory.store.prepare(["waves"])
         self._directory.publish(wave)
@@ -236,7 +257,7 @@ class _Finisher:
         if isinstance(decided, End):
             return decided
         items_done = sum(shard.items_done for shard in missing)
-        return wave_of(decided, seen, self._finisher, ending.n_waves + 1, items_done)
+        return wave_of(decided, seen, self._finisher, len(ending.all_waves) + 1, items_done)
 
     def _left(self, seen: Observation) -> dict[int, str]:
         return {shard.rank: shard.words for shard in seen.status.not_done()}

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-MORE_MEMORY = 1.5
-MORE_TIME = 2
+from espnet3.submit.finishers import MORE_MEMORY, MORE_TIME, in_bytes
+
 FAST = 60.0  # seconds; a shard that failed within them may have failed because of its node
 _AS_IT_WAS = {
     "preempted": "preempted",
@@ -265,21 +265,6 @@ def bad_nodes(missing: Iterable[Missing], done_on: Mapping[str, int]) -> dict[st
 
 
 _BLAMED = frozenset({"error", "killed", "crashed", "silent", "cuda-memory"})
-
-
-def in_bytes(size: int) -> str:
-    """A size as dask-jobqueue reads it, rounded up to a thousandth.
-
-    Example:
-        >>> in_bytes(6_000_000_000), in_bytes(1_234_567_890), in_bytes(800)
-        ('6GB', '1235MB', '800B')
-    """
-    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit and size % unit == 0:
-            return f"{size // unit}{name}"
-        if size >= 1000 * unit:
-            return f"{-(-size // unit)}{name}"
-    return f"{size}B"
 
 
 def _words_of(missing: Iterable[Missing]) -> dict[int, str]:

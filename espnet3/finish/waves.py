@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet3.config.model import ParallelConfig, parse_parallel
 from espnet3.finish.evidence import memory_option
-from espnet3.finish.rules import Again, NextWave, in_bytes
+from espnet3.finish.rules import Again, NextWave
 from espnet3.run_dir.processes import this_process
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.finishing import BadNode, Finisher, Portion, Wave
@@ -15,7 +15,7 @@ from espnet3.specs.items import plan_items
 from espnet3.specs.models import Submission, now
 from espnet3.status.observation import Observation
 from espnet3.status.run_status import LIVE
-from espnet3.submit.finishers import queue_finisher
+from espnet3.submit.finishers import in_bytes, queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
 from espnet3.submit.run_groups import errors_from_of, groups_of

@@ -78,21 +78,21 @@ class Ending(NamedTuple):
         waves: those since the last end, in order.
         end: the last end; None where there is none.
         is_notified: whether the user's command was run after it.
-        n_waves: how many waves there are in all.
+        all_waves: those before the last end, too.
     """
 
     finishers: list[KnownFinisher]
     waves: list[Wave]
     end: Finished | None
     is_notified: bool
-    n_waves: int
+    all_waves: list[Wave]
 
     @property
     def is_over(self) -> bool:
         """Whether no finisher is to come: the last one has brought the run to an end."""
         if self.end is None:
             return False
-        return not self.finishers or self.finishers[-1].finisher.number <= self.end.finisher
+        return not self.finishers or self.finishers[-1].finisher.end <= self.end.number
 
 
 def read_ending(directory: RunDirectory) -> Ending | None:
@@ -117,7 +117,17 @@ def read_ending(directory: RunDirectory) -> Ending | None:
         notified = store.exists(layout.notified(last))
     waves = [directory.read(Wave, layout.wave(n)) for n in _numbers(store.names(layout.WAVES))]
     since = [wave for wave in waves if end is None or wave.finisher > end.finisher]
-    return Ending(finishers, since, end, notified, len(waves))
+    return Ending(finishers, since, end, notified, waves)
+
+
+def next_end(directory: RunDirectory) -> int:
+    """The number of the next end of a run."""
+    return _last_end(directory) + 1
+
+
+def count_waves(directory: RunDirectory) -> int:
+    """How many waves of a run were decided."""
+    return len(_numbers(directory.store.names(layout.WAVES)))
 
 
 def _numbers(names: Iterable[str]) -> list[int]:

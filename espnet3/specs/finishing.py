@@ -28,7 +28,8 @@ class Finisher(PersistedModel):
     """The intent to queue a finisher, written before its job (`finishers/0001.json`).
 
     It starts when the jobs `waits_for` have ended, by whatever cause. `submission` is the newest
-    one that it comes behind.
+    one that it comes behind, and `end` the number of the end that it works towards. With `up_front`
+    it submits nothing: the wave with the number `wave` waits for it already; 0 where none is left.
     """
 
     title: ClassVar[str] = "finisher"
@@ -38,6 +39,9 @@ class Finisher(PersistedModel):
     submission: Annotated[int, Field(ge=1)]
     created: AwareDatetime
     submitter: ProcessIdentity
+    end: Generation
+    up_front: bool = False
+    wave: Count = 0
     scheduler: str
     options: dict[str, PlainJson]
     command: list[str]

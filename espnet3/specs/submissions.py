@@ -17,6 +17,7 @@ from espnet3.specs.nested import (
     PlainJson,
     PlannedJob,
     ProcessIdentity,
+    QueuedAhead,
     Text,
 )
 
@@ -28,7 +29,7 @@ class Submission(PersistedModel):
     `dynamic` one there are `n_workers` tasks, which claim those of `ranks` that are free. Of
     attempts of submissions before `errors_from_submission`, recorded errors are computed again.
     `submit_command` and `script` are those of the first job. `code` is the number of the record of
-    its source files.
+    its source files. `ahead` is set where it is a wave that was queued up front.
     """
 
     title: ClassVar[str] = "submission"
@@ -52,6 +53,7 @@ class Submission(PersistedModel):
     max_errors: Count | None = None
     errors_from_submission: Count = 0
     code: Annotated[int, Field(ge=1)] | None = None
+    ahead: QueuedAhead | None = None
     ranks: Items
     jobs: Annotated[list[PlannedJob], Field(min_length=1)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -32,10 +32,11 @@ from espnet3.specs.models import (
     Submission,
     now,
 )
+from espnet3.status.evidence import Evidence
 from espnet3.status.failed_items import FailedItemCounts, records_errors
 from espnet3.status.finishing import finishing
 from espnet3.status.run_status import RunStatus
-from espnet3.status.shard_states import Evidence, shard_states
+from espnet3.status.shard_states import shard_states
 from espnet3.storage.concurrency import gather
 
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
@@ -122,6 +123,7 @@ async def observe(
     *,
     ask_scheduler: bool = True,
     failed_items: FailedItemCounts | None = None,
+    until_wave: int | None = None,
 ) -> Observation: ...
 
 
@@ -132,6 +134,7 @@ async def observe(
     *,
     ask_scheduler: bool = True,
     failed_items: FailedItemCounts | None = None,
+    until_wave: int | None = None,
 ) -> T: ...
 
 
@@ -141,6 +144,7 @@ async def observe(
     *,
     ask_scheduler: bool = True,
     failed_items: FailedItemCounts | None = None,
+    until_wave: int | None = None,
 ) -> Any:
     """Find out the state of every shard.
 
@@ -153,6 +157,8 @@ async def observe(
         ask_scheduler: False to use what the run directory alone can tell.
         failed_items: counts the items that failed and were recorded, which reads the receipts
             where there may be any; they are not counted where unset.
+        until_wave: asked for by who comes behind the jobs of all waves before this one: these have
+            ended, later ones are not looked at, and nobody is asked.
 
     Returns:
         What `then` returns; what was seen where unset.
@@ -162,19 +168,50 @@ async def observe(
         FormatError: run.json or a submission cannot be read.
     """
     first = await asyncio.to_thread(_look, directory)
+    if until_wave is not None:
+        known = [s for s in first.submissions if _wave_of(s.submission) < until_wave]
+        first = first._replace(submissions=known, being_submitted=set())
+        ask_scheduler = False
     asks = ask_scheduler and not first.is_done
     answers = await _ask(first) if asks else _Answers()
     if ask_scheduler and answers.problem is None:
         answers = answers._replace(finisher=await _ask_for_finisher(first.ending))
 
+    if until_wave is not None:
+        answers = _Answers(TaskStates())  # what nobody knows of has ended
+
     def conclude() -> Any:
         # A job may have ended between the first look and the scheduler's answer.
         last = first.receipts
-        if asks:
+        if asks or until_wave is not None:
             last = first.directory.receipts(first.run.world_size, last)
         return then(_conclusion(first, answers, last, failed_items))
 
     return await asyncio.to_thread(conclude)
+
+
+def _chosen(
+    submissions: Sequence[KnownSubmission], ending: Ending | None
+) -> dict[int, Collection[int]]:
+    """What waves that were queued up front are to compute, as far as that is decided."""
+    found: dict[int, Collection[int]] = {}
+    if ending is None:
+        return found
+    waves = {wave.number: wave for wave in ending.all_waves}
+    for known in submissions:
+        ahead, number = known.submission.ahead, known.submission.number
+        if ahead is None:
+            continue
+        if ahead.wave in waves:
+            ranks = (rank for portion in waves[ahead.wave].portions for rank in portion.ranks)
+            found[number] = {rank for rank in ranks if isinstance(rank, int)}
+        elif ending.end is not None and ending.end.number >= ahead.end:
+            found[number] = ()
+    return found
+
+
+def _wave_of(submission: Submission) -> int:
+    return 0 if submission.ahead is None else submission.ahead.wave
 
 
 def _look(directory: RunDirectory | Callable[[], RunDirectory]) -> _FirstLook:
@@ -233,7 +270,7 @@ def _conclusion(
     claims = {} if first.is_done else read_open_claims(directory, last)
     evidence = Evidence(
         run.world_size, last.done, records, submissions, first.being_submitted, first.cancelled,
-        answers.tasks, last.withdrawn, claims, first.cancelled,
+        answers.tasks, last.withdrawn, claims, first.cancelled, _chosen(submissions, first.ending),
     )  # fmt: skip
     failed: dict[int, int | None] = {}
     if failed_items is not None and records_errors(run, submissions):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
@@ -15,65 +14,8 @@ from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile, submission_of
 from espnet3.specs.models import CUT_SHORT, AttemptRecord, Claim, PlannedJob
 from espnet3.status.causes import CRASHES, FROM_OUTSIDE, kind_of_end, kind_of_failure
-from espnet3.status.run_status import LIVE, Kind, Shards, ShardStatus, State
-
-
-class Found(NamedTuple):
-    """What is known of a shard that is not done; as in `ShardStatus`."""
-
-    state: State
-    cause: str
-    kind: Kind | None = None
-
-    def status(
-        self,
-        rank: int,
-        submission: int | None = None,
-        task: int | None = None,
-        last: AttemptRecord | None = None,
-    ) -> ShardStatus:
-        """The same of a shard, with what its last attempt said."""
-        ended = last is not None and last.event != "started"
-        return ShardStatus(
-            rank,
-            self.state,
-            self.cause,
-            submission,
-            task,
-            None if self.state in LIVE else self.kind,
-            last.items_done if last is not None else 0,
-            last.host if last is not None else None,
-            last.elapsed if last is not None and ended else None,
-            last.peak_memory if last is not None else None,
-        )
-
-
-class Evidence(NamedTuple):
-    """All that is known of a run.
-
-    Attributes:
-        world_size: how many shards it has.
-        receipts: the ranks that have one which counts.
-        records: what could be read of the attempt records of shards that have none.
-        submissions: in the order of their numbers.
-        being_submitted: numbers of submissions without recorded jobs whose submitter still lives.
-        cancelled: numbers of submissions that somebody cancelled.
-        tasks: what the scheduler says; None where it did not answer.
-        withdrawn: ranks whose receipt was withdrawn -> generation that the next one will have.
-        claims: rank -> claims of a shard that has no receipt, in order.
-        why_cancelled: number of a submission -> why it was cancelled, or "".
-    """
-
-    world_size: int
-    receipts: Collection[int]
-    records: Mapping[AttemptFile, AttemptRecord]
-    submissions: Sequence[KnownSubmission]
-    being_submitted: Container[int]
-    cancelled: Container[int]
-    tasks: TaskStates | None
-    withdrawn: Mapping[int, int] = MappingProxyType({})
-    claims: Mapping[int, Sequence[Claim]] = MappingProxyType({})
-    why_cancelled: Mapping[int, str] = MappingProxyType({})
+from espnet3.status.evidence import Evidence, Found
+from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
 
 
 def shard_states(evidence: Evidence) -> Shards:
@@ -94,6 +36,8 @@ def shard_states(evidence: Evidence) -> Shards:
     for holder in holders:
         number = holder.number
         for rank, task, job in holder.places(receipts, last):
+            if not holder.is_to_compute(rank):
+                continue
             before = states[rank] if rank < len(states) else "done"
             if before == "done" or before in LIVE:
                 continue
@@ -193,6 +137,7 @@ class _Holder:
         self._being_submitted = self.number in evidence.being_submitted
         self._cancelled = self.number in evidence.cancelled
         self._cancelled_words = _clauses("cancelled", evidence.why_cancelled.get(self.number, ""))
+        self._chosen = evidence.chosen.get(self.number)
         self._claims = evidence.claims
         self._over = {file.attempt for file in evidence.records if file.event != "started"}
 
@@ -245,6 +190,10 @@ class _Holder:
                 known = last[rank][self.number].task
                 task = known if known is not None and known < submission.n_tasks else any_task
             yield rank, task, submission.job_of(task)
+
+    def is_to_compute(self, rank: int) -> bool:
+        """Whether a shard is the submission's to compute, as far as somebody decided that."""
+        return self._chosen is None or rank in self._chosen
 
     def task_of(self, rank: int) -> int | None:
         """The task that computes a rank; None where the submission lacks the rank."""

@@ -202,7 +202,7 @@ def _own_finishers(seen: Observation) -> list[KnownFinisher]:
         return found
     for known in ending.finishers:
         finisher = known.finisher
-        if ending.end is not None and finisher.number <= ending.end.finisher:
+        if ending.end is not None and finisher.end <= ending.end.number:
             continue
         if not is_own_finisher(seen.run, finisher):
             raise UsageError(

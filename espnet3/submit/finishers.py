@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import dask
@@ -24,18 +26,19 @@ from espnet3.errors import (
 )
 from espnet3.redaction import shown_value
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST
+from espnet3.run_dir.finishers import ON_THIS_HOST, count_waves, next_end
 from espnet3.run_dir.output_names import require_json_lines, require_outside
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher, QueuedFinisher
-from espnet3.specs.models import CUT_SHORT, PlannedJob, RunSpec, now
+from espnet3.specs.models import CUT_SHORT, PlannedJob, QueuedAhead, RunSpec, now
 from espnet3.storage.paths import absolute, as_entered
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.overrides import Groups, MakeLauncher
-from espnet3.submit.submission import Submitted, log_directory_of
+from espnet3.submit.submission import Submitted, log_directory_of, submit_planned
 
 # What the finisher's job asks for, where `finish.options` does not say otherwise.
 _SMALL = {"cores": 1, "memory": "1GB", "walltime": "00:15:00"}
@@ -47,6 +50,7 @@ _OF_SIZE = re.compile(
     r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
 )
 RESULTS = "results.jsonl"
+MORE_MEMORY, MORE_TIME = 1.5, 2  # times what was asked for before
 
 
 def finisher_config(config: ParallelConfig) -> ParallelConfig:
@@ -89,6 +93,12 @@ def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
     if finish is None:
         return
     make(finisher_config(config)).require_finishers()
+    if finish.up_front and config.env in ON_THIS_HOST:
+        problem = f"is for batch systems; leave it out with env: {config.env}"
+        raise ConfigError("parallel.finish.up_front", problem)
+    if finish.up_front and config.overrides:
+        problem = "needs the same options for all shards; leave parallel.overrides out"
+        raise ConfigError("parallel.finish.up_front", problem)
     if finish.collect is not None:
         require_outside(root, finish.collect)
         require_json_lines(finish.collect)
@@ -141,6 +151,8 @@ async def queue_finisher(
     *,
     submission: int,
     waits_for: Sequence[str],
+    up_front: bool = False,
+    wave: int = 0,
 ) -> QueuedFinisher:
     """Queue a finisher behind jobs.
 
@@ -151,6 +163,8 @@ async def queue_finisher(
         make: makes launchers.
         submission: number of the newest submission.
         waits_for: ids of the jobs that it waits for.
+        up_front: whether it submits nothing.
+        wave: which wave waits for it then; 0 for none.
 
     Raises:
         SubmissionRefused: the scheduler refused it.
@@ -162,7 +176,9 @@ async def queue_finisher(
     launcher.require_finishers()
 
     async def planned(number: int) -> Finisher:
-        finisher = _finisher(directory, run, config, launcher, number, submission, waits_for)
+        end = await asyncio.to_thread(next_end, directory)
+        finisher = _finisher(directory, run, config, launcher, number, end, submission, waits_for)
+        finisher = finisher.model_copy(update={"up_front": up_front, "wave": wave})
         rendered = await launcher.render_finisher(finisher)
         update = {"submit_command": rendered.command, "script": rendered.script}
         return finisher.model_copy(update=update)
@@ -185,7 +201,8 @@ async def finisher_here(
     launcher = make(finisher_config(config))
 
     async def planned(number: int) -> Finisher:
-        return _finisher(directory, run, config, launcher, number, submission, ())
+        end = await asyncio.to_thread(next_end, directory)
+        return _finisher(directory, run, config, launcher, number, end, submission, ())
 
     return await _publish_next(directory, planned)
 
@@ -204,22 +221,82 @@ async def _publish_next(
 
 
 async def queue_behind(
-    directory: RunDirectory, run: RunSpec, groups: Groups, submitted: Submitted
+    directory: RunDirectory,
+    run: RunSpec,
+    groups: Groups,
+    submitted: Submitted,
+    code: int | None = None,
 ) -> None:
     """Queue a finisher behind what was submitted, where the config wants one.
+
+    Where it says `up_front`, all waves are queued as well, each between two finishers.
 
     Raises:
         EspnetError: as `queue_finisher`; the run's own jobs are submitted all the same.
     """
-    if groups.config.finish is not None and submitted.number is not None:
-        await queue_finisher(
-            directory,
-            run,
-            groups.config,
-            groups.make,
-            submission=max([submitted.number, *submitted.further]),
-            waits_for=submitted.job_ids,
-        )
+    finish = groups.config.finish
+    if finish is None or submitted.number is None:
+        return
+    newest, ids = max([submitted.number, *submitted.further]), submitted.job_ids
+    queue = partial(queue_finisher, directory, run, groups.config, groups.make)
+    if not finish.up_front:
+        await queue(submission=newest, waits_for=ids)
+        return
+    end = await asyncio.to_thread(next_end, directory)
+    before = await asyncio.to_thread(count_waves, directory)
+    for step in range(1, finish.waves + 1):
+        wave = before + step
+        queued = await queue(submission=newest, waits_for=ids, up_front=True, wave=wave)
+        ahead = QueuedAhead(wave=wave, end=end, waits_for=[queued.job_id or ""])
+        config = stepped(groups.config, step)
+        next_ones = Groups(config, run.world_size, groups.make(config), groups.make)
+        planned = await next_ones.planned(submitted.ranks)
+        ids = []
+        async for part in submit_planned(
+            directory, run, planned, newest + 1, of_all=groups.config, code=code, ahead=ahead
+        ):
+            ids, newest = [*ids, *part.job_ids], part.number or newest
+    await queue(submission=newest, waits_for=ids, up_front=True)
+
+
+def stepped(config: ParallelConfig, steps: int) -> ParallelConfig:
+    """The config of a wave that is queued up front, which asks for more with each step.
+
+    Example:
+        >>> options = {"memory": "4GB", "walltime": "01:00:00"}
+        >>> config = ParallelConfig(env="slurm", options=options, finish={"max_memory": "8GB"})
+        >>> stepped(config, 1).options, stepped(config, 2).options["memory"]
+        ({'memory': '6GB', 'walltime': '02:00:00'}, '8GB')
+    """
+    finish, options = config.finish or Finish(), dict(config.options)
+    memory = options.get("memory")
+    if isinstance(memory, str | int | float):
+        size = int(dask.utils.parse_bytes(memory))
+        wanted = math.ceil(size * MORE_MEMORY**steps)
+        most = most_memory(finish)
+        options["memory"] = in_bytes(max(size, wanted if most is None else min(wanted, most)))
+    seconds = get_scheduler(config.env).walltime_seconds(options.get("walltime"))
+    if seconds is not None:
+        longest = most_seconds(finish, config.env)
+        long = seconds * MORE_TIME**steps
+        long = max(seconds, long if longest is None else min(long, longest))
+        options["walltime"] = hours_minutes_seconds(long)
+    return config.model_copy(update={"options": options})
+
+
+def in_bytes(size: int) -> str:
+    """A size as dask-jobqueue reads it, rounded up to a thousandth.
+
+    Example:
+        >>> in_bytes(6_000_000_000), in_bytes(1_234_567_890), in_bytes(800)
+        ('6GB', '1235MB', '800B')
+    """
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit}{name}"
+        if size >= 1000 * unit:
+            return f"{-(-size // unit)}{name}"
+    return f"{size}B"
 
 
 def _publish(directory: RunDirectory, finisher: Finisher) -> None:
@@ -265,6 +342,7 @@ def _finisher(
     config: ParallelConfig,
     launcher: Launcher,
     number: int,
+    end: int,
     submission: int,
     waits_for: Sequence[str],
 ) -> Finisher:
@@ -278,6 +356,7 @@ def _finisher(
     return Finisher(
         number=number,
         submission=submission,
+        end=end,
         created=now(),
         submitter=this_process(),
         scheduler=config.env,

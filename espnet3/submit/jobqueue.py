@@ -222,9 +222,11 @@ class JobQueueLauncher(Launcher):
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []
         for planned in submission.jobs:
-            after: Sequence[str] = () if planned.after is None else (ids[planned.after],)
-            if planned.after is not None and submission.jobs[planned.after].n_tasks > 1:
-                after = await self._scheduler.awaited(after)
+            after: Sequence[str] = () if submission.ahead is None else submission.ahead.waits_for
+            if planned.after is not None:
+                after = (ids[planned.after],)
+                if submission.jobs[planned.after].n_tasks > 1:
+                    after = await self._scheduler.awaited(after)
             job = await self._job(submission, planned, after)
             ids.append(await self._submit(job, planned))
             yield AcceptedJob(name=planned.name, job_id=ids[-1])

@@ -88,7 +88,7 @@ async def submit(
                 how: dict[str, Any] = {"of_all": groups.config, "code": number}
                 async for part in submit_planned(directory, plan.run, planned, 1, **how):
                     submitted = submitted.and_then(part)
-                await queue_behind(directory, plan.run, groups, submitted)
+                await queue_behind(directory, plan.run, groups, submitted, number)
                 return submitted
     seen = await observe(directory, record_found_jobs)
     return await submit_missing(seen, groups, submitted=submitted, code=code, sources=sources)

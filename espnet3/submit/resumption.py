@@ -275,7 +275,7 @@ async def submit_missing(
                 listed = partial(_listed, directory, error.number)
                 seen = await observe(listed, record_found_jobs)
                 continue
-            await queue_behind(directory, seen.run, groups, submitted)
+            await queue_behind(directory, seen.run, groups, submitted, of_code)
         return replace(submitted, left_alone=left_alone)
 
 

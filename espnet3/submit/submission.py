@@ -23,6 +23,7 @@ from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
     PlannedJob,
+    QueuedAhead,
     RunSpec,
     Submission,
     now,
@@ -106,6 +107,7 @@ def make_submission(
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
     code: int | None = None,
+    ahead: QueuedAhead | None = None,
 ) -> Submission:
     """The intent to submit some shards, without script; nothing is written or launched.
 
@@ -117,6 +119,7 @@ def make_submission(
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config of all shards, with the overrides; that of the submission where unset.
         code: number of the record of the source files.
+        ahead: where it is a wave that is queued up front.
     """
     config, launcher, ranks, max_array_size = planned
     dynamic = config.schedule == "dynamic"
@@ -154,6 +157,7 @@ def make_submission(
         max_errors=config.max_errors,
         errors_from_submission=errors_from,
         code=code,
+        ahead=ahead,
         ranks=ranks,
         jobs=jobs,
     )  # fmt: skip
@@ -198,6 +202,7 @@ async def submit_planned(
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
     code: int | None = None,
+    ahead: QueuedAhead | None = None,
 ) -> AsyncGenerator[Submitted]:
     """Submit shards of a run whose plan is written, one after the other.
 
@@ -210,6 +215,7 @@ async def submit_planned(
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config that a later resume starts from; that of the submission where unset.
         code: number of the record of the source files.
+        ahead: where it is a wave that is queued up front.
 
     Yields:
         What each came to. What no submission holds when an error ends it is left to a resume.
@@ -221,7 +227,7 @@ async def submit_planned(
         StoreError: the intent, the log folder or the record of the jobs cannot be written.
     """
     for n, each in enumerate(planned, number):
-        yield await _submit_one(directory, run, each, n, errors_from, of_all, code)
+        yield await _submit_one(directory, run, each, n, errors_from, of_all, code, ahead)
 
 
 async def _submit_one(
@@ -232,6 +238,7 @@ async def _submit_one(
     errors_from: int,
     of_all: ParallelConfig | None,
     code: int | None,
+    ahead: QueuedAhead | None,
 ) -> Submitted:
     """Make one submission.
 
@@ -242,6 +249,7 @@ async def _submit_one(
     submission = make_submission(
         directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all,
         code=code,
+        ahead=ahead,
     )  # fmt: skip
     launcher, accepted = planned.launcher, list[AcceptedJob]()
     submission = await with_script(submission, launcher)

@@ -62,12 +62,19 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         ranks = submission.ranks_of(task)
         if not ranks:
             raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
+        if submission.ahead is not None:
+            from espnet3.worker.waves import wanted_ranks  # others need not load it
+
+            wanted = wanted_ranks(directory, submission.ahead)
+            ranks = [rank for rank in ranks if wanted is None or rank in wanted]
+            if not ranks:
+                return exit_codes.DONE
         early_end = EarlyEnd.of(directory, run, submission, scheduler)
         if early_end is not None and early_end.is_cancelled():
             return exit_codes.DONE
         place = SchedulerTask(task, scheduler.job_id(environ))
         if submission.schedule == "dynamic":
-            return _claim(directory, run, submission, scheduler, place, early_end)
+            return _claim(directory, run, submission, scheduler, place, early_end, ranks)
         for rank in ranks:
             with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
                 store.await_file(layout.shard(rank))
@@ -99,6 +106,7 @@ def _claim(
     scheduler: Scheduler,
     place: SchedulerTask,
     early_end: EarlyEnd | None,
+    ranks: list[int],
 ) -> int:
     """Be one of the workers that claim their shards."""
     # What others need not load.
@@ -108,7 +116,7 @@ def _claim(
     return run_claimed(
         directory,
         run,
-        submission.ranks_of(0),
+        ranks,
         submission.number,
         place,
         terms=Terms.of(submission),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from tests.support.helpers import ROOT, TINY, jobs, noted, python, states, wait_for
+from tests.support.helpers import ROOT, TINY, jobs, noted, python, states, submission, wait_for
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
 from tests.support.troubles import Troubled, Troubles
@@ -30,11 +31,11 @@ def submit(folder: Path, n_items: int, trouble: dict[str, Any], **keys: Any) -> 
     return submit_run(Troubled(provider), range(n_items), run_dir=folder / "run", parallel=config)
 
 
-def end_of(run: Run, seconds: float = 200) -> Any:
+def end_of(run: Run, seconds: float = 200, number: int = 1) -> Any:
     """What `finished.json` says, once it is there; nobody touches anything meanwhile."""
-    path = Path(run.run_dir, layout.finished(1))
+    path = Path(run.run_dir, layout.finished(number))
     wait_for(path.exists, "the run does not end", seconds)
-    wait_for(Path(run.run_dir, layout.notified(1)).exists, "nobody was told")
+    wait_for(Path(run.run_dir, layout.notified(number)).exists, "nobody was told")
     return json.loads(path.read_bytes())
 
 
@@ -137,3 +138,33 @@ def test_killed_workers_are_tried_again_and_all_is_collected(
     assert end["outcome"] == "done", end
     assert results_of(end) == [{"item": item} for item in range(24)]
     assert len(end["waves"]) == 1
+
+
+def test_waves_that_were_queued_up_front(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """No command of Slurm's is to be had in a job: finishers decide, and what waits does it."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sh", "bash", "env", "cat", "hostname"):
+        os.symlink(f"/bin/{name}", tmp_path / "bin" / name)
+    options = {**TINY, "job_script_prologue": [f"export PATH={tmp_path}/bin"]}
+    finish = {"up_front": True, "waves": 3, "max_memory": "200MB"}
+    trouble = {"kills": [3, 11], "raising": [20]}
+    run = submit(tmp_path, 24, trouble, n_shards=8, options=options, finish=finish)
+    end = end_of(run)
+    assert (end["outcome"], end["n_done"], len(end["waves"])) == ("incomplete", 7, 1), end
+    [shard] = end["unfinished"]
+    assert "item 20 is bad" in shard["cause"]
+    wait_for(lambda: not slurm.jobs(), "a job is left")
+    assert noted(tmp_path, "begun")[20] == 1
+    assert [submission(run, n).options["memory"] for n in (1, 2, 3, 4)] == [
+        "100MB", "150MB", "200MB", "200MB",
+    ]  # fmt: skip
+    assert "nothing to do: the run is over" in log_of(run, 3)
+    assert not run.status().live
+    run.resume()
+    assert end_of(run, number=2)["outcome"] == "incomplete"
+
+
+def log_of(run: Run, number: int) -> str:
+    """What the first task of a submission's first job has said."""
+    [log] = Path(run.run_dir, layout.LOGS).glob(f"{number:04d}-0.0.log")
+    return log.read_text()

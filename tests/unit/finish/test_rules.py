@@ -13,9 +13,9 @@ from espnet3.finish.rules import (
     Policy,
     bad_nodes,
     decide,
-    in_bytes,
     judge,
 )
+from espnet3.submit.finishers import in_bytes
 
 GB = 10**9
 MOST = Policy(max_memory=8 * GB, max_walltime=7200.0)

@@ -23,9 +23,10 @@ from espnet3.specs.models import (
     ProcessIdentity,
     Submission,
 )
+from espnet3.status.evidence import Evidence
 from espnet3.status.observation import _being_submitted
 from espnet3.status.run_status import LIVE, STATES, RunStatus, Shards, ShardStatus
-from espnet3.status.shard_states import Evidence, shard_states
+from espnet3.status.shard_states import shard_states
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 ME = ProcessIdentity(host="login", pid=31, started=0.0, user="me")
