@@ -117,8 +117,8 @@ def documents() -> Iterator[tuple[str, str]]:
     cancelled = {"schema_version": 1, "number": 1, "created": jobs["created"],
                  "by": jobs["recorded_by"]}  # fmt: skip
     yield from (("Cancellation", json.dumps(each)) for each in (cancelled, *variants(cancelled)))
-    file = {"root": 0, "name": "lib/net.py", "sha256": f"sha256:{'0' * 64}", "size": 3}
-    coded = {**cancelled, "roots": ["/p"], "import_path": ["/p/lib"], "files": [file],
+    source = {"root": 0, "name": "lib/net.py", "sha256": f"sha256:{'0' * 64}", "size": 3}
+    coded = {**cancelled, "roots": ["/p"], "import_path": ["/p/lib"], "files": [source],
              "git_commit": None, "snapshot": True}  # fmt: skip
     yield from (("CodeRecord", json.dumps(each)) for each in (coded, *variants(coded)))
 
