@@ -121,20 +121,7 @@ def make_submission(
         code: number of the record of the source files.
         ahead: where it is a wave that is queued up front.
     """
-    config, launcher, ranks, max_array_size = planned
-    dynamic = config.schedule == "dynamic"
-    n_tasks = (
-        min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)
-    )
-    scheduler = get_scheduler(config.env)
-    jobs = [
-        PlannedJob(
-            name=scheduler.unique_name(launcher.job_name_prefix(), run.run_id, number, j),
-            log=f"{number:04d}-{j}.{{index}}.log",
-            **shape._asdict(),
-        )
-        for j, shape in enumerate(launcher.shape_jobs(n_tasks, max_array_size))
-    ]
+    config, launcher, ranks, _ = planned
     return Submission(
         number=number,
         created=now(),
@@ -159,8 +146,25 @@ def make_submission(
         code=code,
         ahead=ahead,
         ranks=ranks,
-        jobs=jobs,
+        jobs=_planned_jobs(planned, run, number),
     )  # fmt: skip
+
+
+def _planned_jobs(planned: PlannedSubmission, run: RunSpec, number: int) -> list[PlannedJob]:
+    config, launcher, ranks, max_array_size = planned
+    dynamic = config.schedule == "dynamic"
+    n_tasks = (
+        min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)
+    )
+    scheduler = get_scheduler(config.env)
+    return [
+        PlannedJob(
+            name=scheduler.unique_name(launcher.job_name_prefix(), run.run_id, number, j),
+            log=f"{number:04d}-{j}.{{index}}.log",
+            **shape._asdict(),
+        )
+        for j, shape in enumerate(launcher.shape_jobs(n_tasks, max_array_size))
+    ]
 
 
 async def with_script(submission: Submission, launcher: Launcher) -> Submission:

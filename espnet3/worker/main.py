@@ -59,16 +59,9 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         task = options.task
         if task is None:
             task = options.first_task + (scheduler.array_index(environ) or 0)
-        ranks = submission.ranks_of(task)
+        ranks = _ranks_of(directory, submission, task)
         if not ranks:
-            raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
-        if submission.ahead is not None:
-            from espnet3.worker.waves import wanted_ranks  # others need not load it
-
-            wanted = wanted_ranks(directory, submission.ahead)
-            ranks = [rank for rank in ranks if wanted is None or rank in wanted]
-            if not ranks:
-                return exit_codes.DONE
+            return exit_codes.DONE
         early_end = EarlyEnd.of(directory, run, submission, scheduler)
         if early_end is not None and early_end.is_cancelled():
             return exit_codes.DONE
@@ -97,6 +90,24 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             raise
         print(f"espnet3.worker: {scrubbed(describe(error))}", file=sys.stderr)
         return exit_codes.FAILED
+
+
+def _ranks_of(directory: RunDirectory, submission: Submission, task: int) -> list[int]:
+    """The shards that a task may compute; none where it has nothing to do after all.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    ranks = submission.ranks_of(task)
+    if not ranks:
+        path = directory.store.locate(layout.submission(submission.number))
+        raise UsageError(f"task {task}: {path} has {submission.n_tasks} tasks")
+    if submission.ahead is None:
+        return ranks
+    from espnet3.worker.waves import wanted_ranks  # others need not load it
+
+    wanted = wanted_ranks(directory, submission.ahead)
+    return [rank for rank in ranks if wanted is None or rank in wanted]
 
 
 def _claim(
