@@ -18,7 +18,8 @@ os.environ.setdefault("ESPNET3_PATIENCE", "1")
 # A search through all that is installed, in each process that tests start: a third of its start.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # How long an example takes says nothing on a machine that does something else besides.
-settings.register_profile("untimed", settings.default, deadline=None)
+EXAMPLES = 100 if os.environ.get("ESPNET3_LONG_TESTS") == "1" else 40
+settings.register_profile("untimed", settings.default, deadline=None, max_examples=EXAMPLES)
 settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 

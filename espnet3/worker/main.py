@@ -68,10 +68,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         place = SchedulerTask(task, scheduler.job_id(environ))
         if submission.schedule == "dynamic":
             return _claim(directory, run, submission, scheduler, place, early_end, ranks)
-        for rank in ranks:
-            with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
-                store.await_file(layout.shard(rank))
-        directory.require_files(map(layout.shard, ranks))
+        _await_specs(directory, ranks)
         return run_task(
             directory,
             run,
@@ -90,6 +87,14 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             raise
         print(f"espnet3.worker: {scrubbed(describe(error))}", file=sys.stderr)
         return exit_codes.FAILED
+
+
+def _await_specs(directory: RunDirectory, ranks: list[int]) -> None:
+    """Wait for specs that a node may see late, and refuse those that others control."""
+    for rank in ranks:
+        with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
+            directory.store.await_file(layout.shard(rank))
+    directory.require_files(map(layout.shard, ranks))
 
 
 def _ranks_of(directory: RunDirectory, submission: Submission, task: int) -> list[int]:

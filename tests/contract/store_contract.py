@@ -7,7 +7,7 @@ import io
 import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -272,8 +272,12 @@ class StoreContract(ABC):
 
     def test_names_of_more_than_a_page(self, store: Store) -> None:
         n = 1050  # S3 answers 1000 at a time
-        store.create_many("shards", ((f"{i:06d}.json", b"{}") for i in range(n)))
+        self.fill(store, "shards", [f"{i:06d}.json" for i in range(n)])
         assert len(store.names("shards")) == n
+
+    def fill(self, store: Store, folder: str, names: Sequence[str]) -> None:
+        """Have many files; a server may do so faster from within."""
+        store.create_many(folder, ((name, b"{}") for name in names))
 
     # --- roots -----------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 class TestHtcondor(SchedulerContract):
     """At the commands."""
 
+    real = False
+
     @pytest.fixture
     def site(self, cluster: StandIn) -> Site:
         return HtcondorSite(cluster)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from espnet3.errors import SubmissionRefused
-from espnet3.submit.jobqueue import JobQueueLauncher
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.support.debian import require
 from tests.support.helpers import (
@@ -124,9 +123,7 @@ def test_a_warning_before_the_end(quiet: OarCluster, tmp_path: Path) -> None:
     assert "1 items done" in causes(run)[0]
 
 
-def test_nodes_that_are_to_be_avoided(
-    quiet: OarCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_that_are_to_be_avoided(quiet: OarCluster, tmp_path: Path) -> None:
     """It goes where it may, and is refused where there is no such node."""
     options = {"job_extra_directives": ["-p 'core = 1 or core = 2'"]}
     for number in (2, 3):
@@ -135,8 +132,8 @@ def test_nodes_that_are_to_be_avoided(
             f"select 'node{number}.site', slot, slot, 0 from generate_series(1, 4) slot"
         )
     try:
-        monkeypatch.setattr(JobQueueLauncher, "without_nodes", ["node1.org", "node2"])
-        run = ended(submit_noting(tmp_path, 2, config(options, n_shards=2)))
+        without = {"exclude_nodes": ["node1.org", "node2"]}
+        run = ended(submit_noting(tmp_path, 2, config(options, n_shards=2) | without))
         assert run.collect() == locally(tmp_path, 2)
         ids = ",".join(job.job_id for job in jobs(run).jobs)
         used = quiet.sql(
@@ -154,7 +151,7 @@ def test_nodes_that_are_to_be_avoided(
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(SubmissionRefused, match="There are not enough resources"):
-        submit_noting(other, 2, config(options, n_shards=2))
+        submit_noting(other, 2, config(options, n_shards=2) | without)
 
 
 def test_what_oar_says_of_a_request_that_it_cannot_fulfil(

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from espnet3.submit.jobqueue import JobQueueLauncher
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.support.helpers import ended, jobs, locally, noted, states, submit_noting
 from tests.support.sge_cluster import SgeCluster
@@ -28,14 +27,12 @@ class TestSge(SchedulerContract):
         sge_cluster: SgeCluster,
         config: Any,
         tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
         options: dict[str, Any],
     ) -> None:
         """Nothing runs there, however its domain is called, and others' jobs do."""
         wanted = config(options, n_shards=2)
-        with monkeypatch.context() as patch:
-            patch.setattr(JobQueueLauncher, "without_nodes", [f"{sge_cluster.host}.site.org"])
-            avoiding = submit_noting(tmp_path, 2, wanted)
+        without = [f"{sge_cluster.host}.site.org"]
+        avoiding = submit_noting(tmp_path, 2, {**wanted, "exclude_nodes": without})
         other = tmp_path / "other"
         other.mkdir()
         assert ended(submit_noting(other, 2, wanted)).collect() == locally(other, 2)

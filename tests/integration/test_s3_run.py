@@ -34,6 +34,7 @@ from tests.support.faulty_proxy import (
     faulty_s3,
 )
 from tests.support.helpers import (
+    LONG,
     locally,
     noted,
     once,
@@ -253,7 +254,8 @@ def test_every_put_succeeds_and_none_hears_of_it(proxy: FaultyProxy, tmp_path: P
     assert sum(proxy.injected.values()) == len(files) + len([layout.RUN, "probe"])
 
 
-@pytest.mark.parametrize("kind", ["cut", *SHORT])
+# `test_every_way_to_read_asks_again` has all of them without a run.
+@pytest.mark.parametrize("kind", ["cut", *SHORT] if LONG else ["cut", "chunks"])
 def test_bodies_that_end_early_are_asked_for_again(
     proxy: FaultyProxy, tmp_path: Path, kind: str
 ) -> None:
@@ -292,7 +294,7 @@ def test_every_way_to_read_asks_again(proxy: FaultyProxy, kind: str) -> None:
     assert sorted(through_the_fault(lambda: store.names(""))) == ["data", "empty"]
 
 
-@pytest.mark.parametrize("kind", ["closed", "short"])
+@pytest.mark.parametrize("kind", ["closed", "short"] if LONG else ["short"])
 def test_a_resume_salvages_through_bodies_that_end_early(
     proxy: FaultyProxy, tmp_path: Path, kind: str
 ) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from espnet3.run import Run, submit_run
-from espnet3.submit.jobqueue import JobQueueLauncher
 from tests.support.helpers import causes, ended, parallel, states
 from tests.support.runners import Echo, Shell
 from tests.support.slurm_cluster import SlurmCluster
@@ -29,23 +28,20 @@ def three(slurm_packages: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
         yield started
 
 
-def submitted(folder: Path, without: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def submitted(folder: Path, without: list[str]) -> Run:
     """A run whose user excludes node2 already."""
-    monkeypatch.setattr(JobQueueLauncher, "without_nodes", without)
     directives: dict[str, Any] = {"job_extra_directives": ["--exclude=node2"]}
-    config = parallel("slurm", n_shards=6, options=directives)
+    config = parallel("slurm", n_shards=6, options=directives, exclude_nodes=without)
     names = ["SLURMD_NODENAME"] * 6
     return submit_run(Echo(Shell({})), names, run_dir=folder, parallel=config)
 
 
-def test_a_job_goes_where_it_may(
-    three: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_goes_where_it_may(three: SlurmCluster, tmp_path: Path) -> None:
     """The options' nodes are avoided as well, and what is no node's name is passed over."""
-    named = ["node1.site.org", "no-such-node", "--all"]
-    run = submitted(tmp_path / "one", named, monkeypatch)
+    named = ["node1.site.org", "no-such-node"]
+    run = submitted(tmp_path / "one", named)
     assert ended(run).collect() == ["node3"] * 6
     # All three have this host's name. Slurm gives up what can run nowhere.
-    nowhere = ended(submitted(tmp_path / "none", [socket.gethostname()], monkeypatch))
+    nowhere = ended(submitted(tmp_path / "none", [socket.gethostname()]))
     assert set(states(nowhere).values()) == {"lost"}
     assert all("no node can satisfy" in cause for cause in causes(nowhere).values())

@@ -88,12 +88,14 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> N
         now = time.monotonic()
         if now > deadline:
             raise AssertionError(f"after {seconds} s: {what}")
-        time.sleep(max(0.05, 2 * (now - began)))
+        time.sleep(max(0.05, 3 * (now - began)))
 
 
 def ended(run: Run, seconds: float = 120) -> Run:
-    """The run, once nothing of it is queued or running."""
-    run.wait(timeout=seconds, interval=0.4)
+    """The run, once nothing of it is queued or running; looked at as rarely as in `wait_for`."""
+    began = time.monotonic()
+    run.status()
+    run.wait(timeout=seconds, interval=max(0.4, 2 * (time.monotonic() - began)))
     return run
 
 

@@ -30,6 +30,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.specs.schema import ALL
+from tests.support.helpers import LONG
 from tests.support.strategies import models
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
@@ -37,7 +38,11 @@ DIGEST = "sha256:" + "0" * 64
 FILE = "run/some.json"
 
 every_model = pytest.mark.parametrize("model", ALL, ids=lambda model: model.title)
-thorough = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(
+    deadline=None,
+    max_examples=30 if LONG else 12,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @every_model
