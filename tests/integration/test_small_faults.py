@@ -40,6 +40,17 @@ def shell(project: Project, line: str, *before: str) -> subprocess.CompletedProc
     )
 
 
+def refused(project: Project, *words: str) -> str:
+    """What a command says that refuses its words, and prints nothing."""
+    if words[0] == "run-shard":  # which starts a process
+        real = project(*words, code=2)
+        out, err = real.stdout, real.stderr
+    else:
+        _, out, err = project.here(*words, code=2)
+    assert out == ""
+    return err
+
+
 RUN = "'a run/first'"
 
 
@@ -77,7 +88,7 @@ def test_streams_that_are_closed_or_full(done: Project, line: str, code: int, wo
 )
 def test_words_that_name_nothing(done: Project, words: tuple[str, ...], said: str) -> None:
     (done.folder / "day.yaml").write_text("items: 3\n")
-    assert said in done.here(*words, code=2).err
+    assert said in refused(done, *words)
 
 
 def test_local_mode_without_standard_error(tmp_path: Path) -> None:
@@ -151,24 +162,14 @@ def test_any_other_name_will_do(done: Project, name: str) -> None:
 
 def test_a_shard_is_named_in_two_ways(done: Project, tmp_path: Path) -> None:
     spec = f"{done.run_dir}/shards/000001.json"
-
-    def refused(*words: str) -> str:
-        if words[0] == "run-shard":  # which starts a process
-            real = done(*words, code=2)
-            out, err = real.stdout, real.stderr
-        else:
-            _, out, err = done.here(*words, code=2)
-        assert out == ""
-        return err
-
     for command in ("logs", "run-shard"):
         found = [done(command, done.run_dir, "1"), done(command, spec)]
         assert found[0].stdout == found[1].stdout
-        assert "shards 0 to 3" in refused(command, done.run_dir, "4")
+        assert "shards 0 to 3" in refused(done, command, done.run_dir, "4")
         for words in ([done.run_dir], [done.run_dir, "x"], [done.run_dir, "1", "2"], [spec, "-1"]):
-            assert refused(command, *words)
-        assert "no such file" in refused(command, "nothing.json")
-    assert "which shard? add its rank" in refused("logs", done.run_dir)
+            assert refused(done, command, *words)
+        assert "no such file" in refused(done, command, "nothing.json")
+    assert "which shard? add its rank" in refused(done, "logs", done.run_dir)
     assert done.json("logs", spec)["rank"] == 1
 
 
