@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.collect.log_files import logs
@@ -23,6 +23,9 @@ from espnet3.submit.new_run import submit
 from espnet3.submit.resumption import WhichItems, resume
 from espnet3.submit.submission import Submitted
 from espnet3.text import visible_line
+
+if TYPE_CHECKING:
+    from espnet3.specs.finishing import QueuedFinisher
 
 
 class _KnownRun:
@@ -163,6 +166,12 @@ class AsyncRun(_KnownRun):
         )
         return self.submitted
 
+    async def finish(self) -> QueuedFinisher:
+        """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
+        from espnet3.finish.calls import queue  # which few programs need
+
+        return await queue(self.run_dir, self.trust)
+
     async def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
         return await cancel(self.run_dir, trust=self.trust)
@@ -284,6 +293,10 @@ class Run(_KnownRun):
             )
         )
         return self.submitted
+
+    def finish(self) -> QueuedFinisher:
+        """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
+        return run_blocking(self._awaited.finish())
 
     def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""

@@ -164,13 +164,14 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
-    from espnet3.finish.calls import finish_now, queue
+    from espnet3.finish.calls import finish_now
+    from espnet3.run import Run
     from espnet3.status.finishing import in_words
     from espnet3.text import one_line
 
     if not now:
         with show.waiting("queueing"):
-            queued = run_blocking(queue(run_dir, trust))
+            queued = Run(run_dir, trust=trust).finish()
         show.say(f"finisher {queued.number}, job {queued.job_id}")
         return DONE
     end = run_blocking(finish_now(run_dir, trust))

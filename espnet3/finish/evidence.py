@@ -12,6 +12,7 @@ import dask
 from espnet3.errors import EspnetError
 from espnet3.finish.rules import FAST, Before, Missing
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finishers import Ending
 from espnet3.schedulers import get_scheduler
 from espnet3.specs.finishing import Wave
 from espnet3.specs.models import RunSpec, Submission
@@ -59,6 +60,19 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
             )
         )
     return found
+
+
+def why_stopped(seen: Observation, ending: Ending) -> str:
+    """Why somebody has cancelled the run since its last end; "" where nobody has.
+
+    Single jobs that were cancelled by the scheduler's own command do not stop it.
+    """
+    since = 0
+    if ending.end is not None:
+        own = (f.finisher for f in ending.finishers if f.finisher.number == ending.end.finisher)
+        since = next((finisher.submission for finisher in own), 0)
+    causes = [why for number, why in sorted(seen.cancelled.items()) if number > since]
+    return ", ".join(filter(None, ("cancelled", causes[0]))) if causes else ""
 
 
 def before(waves: Sequence[Wave]) -> Before:

@@ -13,7 +13,7 @@ from espnet3.config.finish import Finish
 from espnet3.config.model import parse_parallel
 from espnet3.errors import CodeChanged, FileTaken, SchedulerUnavailable, SubmissionRefused
 from espnet3.finish.ending import bring_to_end, notify
-from espnet3.finish.evidence import before, done_on, missing_shards
+from espnet3.finish.evidence import before, done_on, missing_shards, why_stopped
 from espnet3.finish.rules import End, Policy, decide
 from espnet3.finish.waves import jobs_alive, queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
@@ -253,6 +253,7 @@ class _Finisher:
             policy,
             before(ending.waves),
             done_on(self._directory, self._run, seen, missing),
+            why_stopped(seen, ending),
         )
         if isinstance(decided, End):
             return decided

@@ -144,6 +144,7 @@ def decide(
     policy: Policy,
     before: Before,
     done_on: Mapping[str, int],
+    stopped: str = "",
 ) -> NextWave | End:
     """What a finisher does next.
 
@@ -153,6 +154,7 @@ def decide(
         policy: what may be tried.
         before: what the last wave found.
         done_on: node -> how many shards were done there, as far as that is known.
+        stopped: why somebody has cancelled the run; "" where nobody has.
 
     Example:
         >>> decide([Missing(3, "memory", memory=4_000_000_000)], 7, Policy(), Before(), {}).portions
@@ -160,9 +162,8 @@ def decide(
     """
     if not missing:
         return End("done")
-    cancelled = [shard for shard in missing if shard.kind == "cancelled"]
-    if cancelled:
-        return End("stopped", cancelled[0].words or "cancelled", _words_of(missing))
+    if stopped:
+        return End("stopped", stopped, _words_of(missing))
     if before.n_waves >= policy.waves:
         said = "no wave is wanted" if not policy.waves else f"{_number(policy.waves, 'wave')} spent"
         return End("incomplete", said, _words_of(missing))
@@ -200,6 +201,8 @@ def judge(shard: Missing, policy: Policy, bad: Mapping[str, str] = {}) -> Again 
         return f"{tried}, the last one: {shard.words or shard.kind}"
     if shard.host in bad and shard.kind not in ("memory", "time"):
         return Again(f"failed on {shard.host}, which is kept away from", counted=False)
+    if shard.kind == "cancelled":
+        return shard.words or shard.kind
     if shard.kind == "memory":
         return _with_more_memory(shard, policy)
     if shard.kind == "time":

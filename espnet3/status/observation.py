@@ -57,6 +57,7 @@ class Observation(NamedTuple):
         found: jobs that nobody had recorded, found by their unique names: submission -> jobs.
         receipts: rank -> generation of the receipt that counts, for every shard that is done.
         ending: its finishers and waves; None where there never was one.
+        cancelled: numbers of submissions that were cancelled -> why, or "".
     """
 
     directory: RunDirectory
@@ -66,6 +67,7 @@ class Observation(NamedTuple):
     found: dict[int, AcceptedJobs]
     receipts: dict[int, int]
     ending: Ending | None = None
+    cancelled: Mapping[int, str] = MappingProxyType({})
 
     @property
     def last(self) -> Submission | None:
@@ -282,7 +284,9 @@ def _conclusion(
         end = finishing(first.ending, answers.finisher, answered=answered)
     status = RunStatus(directory.root, states, answers.problem, run.n_items, failed, end)
     found = dict(answers.found)
-    return Observation(directory, run, status, submissions, found, last.done, first.ending)
+    return Observation(
+        directory, run, status, submissions, found, last.done, first.ending, first.cancelled
+    )
 
 
 def _read_records(

@@ -72,9 +72,12 @@ def test_all_is_done() -> None:
 
 
 def test_what_was_cancelled_is_not_tried_again() -> None:
-    missing = [Missing(0, "memory", memory=GB), Missing(1, "cancelled", "cancelled, by ada")]
-    end = decide(missing, 3, Policy(), Before(), {})
-    assert end == End("stopped", "cancelled, by ada", {0: "memory", 1: "cancelled, by ada"})
+    missing = [Missing(0, "memory", memory=GB), Missing(1, "cancelled", "cancelled, job 7_1")]
+    found = decide(missing, 3, Policy(), Before(), {})
+    assert isinstance(found, NextWave)  # one job, by the scheduler's own command
+    assert found.left == {1: "cancelled, job 7_1"}
+    end = decide(missing, 3, Policy(), Before(), {}, "cancelled, a typo")
+    assert end == End("stopped", "cancelled, a typo", {0: "memory", 1: "cancelled, job 7_1"})
 
 
 def test_the_waves_are_spent() -> None:
