@@ -11,12 +11,11 @@ from espnet3.config.model import parse_parallel
 from espnet3.errors import RunDirectoryError
 from espnet3.finish.finisher import Waits
 from espnet3.finish.finisher import finish as work
-from espnet3.finish.waves import jobs_alive
 from espnet3.run_dir.trust import Trust
 from espnet3.specs.finishing import Finished, QueuedFinisher
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.permissions import require_usable_umask
-from espnet3.submit.finishers import finisher_here, queue_finisher
+from espnet3.submit.finishers import finisher_here, jobs_alive, queue_finisher
 from espnet3.submit.overrides import Groups
 from espnet3.submit.resumption import open_believed, record_found_jobs
 from espnet3.submit.run_groups import groups_of

@@ -32,6 +32,8 @@ from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher, QueuedFinisher
 from espnet3.specs.models import CUT_SHORT, PlannedJob, RunSpec, now
+from espnet3.status.observation import Observation
+from espnet3.status.run_status import LIVE
 from espnet3.storage.paths import absolute, as_entered
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.overrides import Groups, MakeLauncher
@@ -220,6 +222,37 @@ async def queue_behind(
             submission=max([submitted.number, *submitted.further]),
             waits_for=submitted.job_ids,
         )
+
+
+async def queue_missing(seen: Observation, groups: Groups) -> None:
+    """Queue the finisher that a run wants and has not: its submitter died, or it itself did.
+
+    Raises:
+        EspnetError: as `queue_finisher`.
+    """
+    known = seen.status.finishing
+    is_missing = known is None or known.state == "gone"
+    if groups.config.finish is not None and seen.submissions and is_missing:
+        await queue_finisher(
+            seen.directory,
+            seen.run,
+            groups.config,
+            groups.make,
+            submission=seen.submissions[-1].submission.number,
+            waits_for=jobs_alive(seen),
+        )
+
+
+def jobs_alive(seen: Observation) -> list[str]:
+    """Ids of the jobs in which shards are queued or running."""
+    shards = seen.status.shards
+    numbers = {shards[rank].submission for rank in shards.ranks(LIVE)}
+    return [
+        job_id
+        for known in seen.submissions
+        if known.submission.number in numbers
+        for job_id in known.job_ids().values()
+    ]
 
 
 def _publish(directory: RunDirectory, finisher: Finisher) -> None:

@@ -27,6 +27,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit import dry_run
 from espnet3.submit.jobqueue import JobQueueLauncher
+from tests.contract.finisher_contract import FinisherContract
 from tests.support import runners
 from tests.support.helpers import (
     attempts,
@@ -49,7 +50,7 @@ from tests.support.sites.site import Site
 Submit = Callable[..., Run]
 
 
-class SchedulerContract:
+class SchedulerContract(FinisherContract):
     """The suite. A subclass defines the fixture `site`."""
 
     @pytest.fixture(autouse=True)
