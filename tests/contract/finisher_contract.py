@@ -13,7 +13,7 @@ import pytest
 from espnet3.run import Run, submit_run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import KnownFinisher, read_ending
-from espnet3.schedulers import get_dialect
+from espnet3.schedulers import get_dialect, get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher
 from espnet3.submit.jobqueue import JobQueueLauncher
@@ -129,5 +129,6 @@ def finishers_of(run: Run) -> list[KnownFinisher]:
 
 def log_of(known: KnownFinisher) -> Path:
     """Where the job of a finisher prints to."""
-    name = known.finisher.job.log.replace("{index}", "0")
-    return Path(known.finisher.log_directory, name)
+    finisher = known.finisher
+    name = get_scheduler(finisher.scheduler).log_file(finisher.job, 0)
+    return Path(finisher.log_directory, name)
