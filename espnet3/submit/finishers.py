@@ -41,9 +41,10 @@ from espnet3.submit.submission import Submitted, log_directory_of
 
 # What the finisher's job asks for, where `finish.options` does not say otherwise.
 _SMALL = {"cores": 1, "memory": "1GB", "walltime": "00:15:00"}
-# Options of the run that are about its size; the others (queue, account, prologue, …) are kept.
+# Options of the run that are about its size; the others (queue, account, prologue, …) are kept, and
+# HTCondor's `disk`, without which it makes no job at all.
 _SIZES = frozenset({
-    "processes", "job_cpu", "job_mem", "mem", "ncpus", "disk", "resource_spec", "n_gpus",
+    "processes", "job_cpu", "job_mem", "mem", "ncpus", "resource_spec", "n_gpus",
 })  # fmt: skip
 _OF_SIZE = re.compile(
     r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
