@@ -16,7 +16,7 @@ from espnet3.errors import (
 from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher, read_ending
-from espnet3.run_dir.processes import is_alive, is_busy, this_process
+from espnet3.run_dir.processes import is_busy, this_process
 from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
@@ -208,7 +208,8 @@ async def _with_found_finisher(ending: Ending | None) -> Ending | None:
     if ending is None or ending.is_over or ending.finishers[-1].queued is not None:
         return ending
     finisher = ending.finishers[-1].finisher
-    if finisher.scheduler in ON_THIS_HOST or is_alive(finisher.submitter):
+    busy = is_busy(finisher.submitter, finisher.job.name)
+    if finisher.scheduler in ON_THIS_HOST or busy:
         return ending
     with contextlib.suppress(SchedulerUnavailable):
         scheduler = get_scheduler(finisher.scheduler)

@@ -26,7 +26,7 @@ from espnet3.redaction import shown_value
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import ON_THIS_HOST
 from espnet3.run_dir.output_names import require_json_lines, require_outside
-from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
@@ -163,14 +163,16 @@ async def queue_finisher(
     """
     launcher = make(finisher_config(config))
     launcher.require_finishers()
+    with contextlib.ExitStack() as busy:
 
-    async def planned(number: int) -> Finisher:
-        finisher = _finisher(directory, run, config, launcher, number, submission, waits_for)
-        rendered = await launcher.render_finisher(finisher)
-        update = {"submit_command": rendered.command, "script": rendered.script}
-        return finisher.model_copy(update=update)
+        async def planned(number: int) -> Finisher:
+            finisher = _finisher(directory, run, config, launcher, number, submission, waits_for)
+            rendered = await launcher.render_finisher(finisher)
+            busy.enter_context(busy_with(finisher.job.name))
+            update = {"submit_command": rendered.command, "script": rendered.script}
+            return finisher.model_copy(update=update)
 
-    return await _launch(directory, launcher, await _publish_next(directory, planned))
+        return await _launch(directory, launcher, await _publish_next(directory, planned))
 
 
 async def finisher_here(
@@ -225,15 +227,25 @@ async def queue_behind(
         )
 
 
-async def queue_missing(seen: Observation, groups: Groups) -> None:
-    """Queue the finisher that a run wants and has not: its submitter died, or it itself did.
+async def queue_after_resume(
+    seen: Observation, groups: Groups, submitted: Submitted | None
+) -> None:
+    """Queue the finisher of a run that was resumed, where its config wants one.
+
+    Args:
+        seen: what was seen of the run.
+        groups: its shards by their options.
+        submitted: what was submitted; None where nothing was, and where a finisher is queued only
+            if none is to come: whoever submitted died before that, or it did.
 
     Raises:
         EspnetError: as `queue_finisher`.
     """
     known = seen.status.finishing
     is_missing = known is None or known.state == "gone"
-    if groups.config.finish is not None and seen.submissions and is_missing:
+    if submitted is not None:
+        await queue_behind(seen.directory, seen.run, groups, submitted)
+    elif groups.config.finish is not None and seen.submissions and is_missing:
         await queue_finisher(
             seen.directory,
             seen.run,

@@ -25,7 +25,7 @@ from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.code import WhichCode, known_code, number_of_code, require_choice, run_for
-from espnet3.submit.finishers import queue_behind, queue_missing
+from espnet3.submit.finishers import queue_after_resume
 from espnet3.submit.named_ranks import named_ranks
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
@@ -275,9 +275,7 @@ async def submit_missing(
                 listed = partial(_listed, directory, error.number)
                 seen = await observe(listed, record_found_jobs)
                 continue
-            await queue_behind(directory, seen.run, groups, submitted)
-        else:
-            await queue_missing(seen, groups)
+        await queue_after_resume(seen, groups, submitted if chosen else None)
         return replace(submitted, left_alone=left_alone)
 
 
