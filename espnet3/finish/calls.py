@@ -11,12 +11,12 @@ from espnet3.config.model import parse_parallel
 from espnet3.errors import RunDirectoryError
 from espnet3.finish.finisher import Waits
 from espnet3.finish.finisher import finish as work
-from espnet3.finish.waves import jobs_alive
+from espnet3.run_dir.processes import busy_with
 from espnet3.run_dir.trust import Trust
 from espnet3.specs.finishing import Finished, QueuedFinisher
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.permissions import require_usable_umask
-from espnet3.submit.finishers import finisher_here, queue_finisher
+from espnet3.submit.finishers import finisher_here, jobs_alive, queue_finisher
 from espnet3.submit.overrides import Groups
 from espnet3.submit.resumption import open_believed, record_found_jobs
 from espnet3.submit.run_groups import groups_of
@@ -70,7 +70,8 @@ async def finish_now(
     seen, groups = await _ready(run_dir, trust)
     number = seen.submissions[-1].submission.number
     finisher = await finisher_here(seen.directory, seen.run, groups.config, groups.make, number)
-    return await work(seen.directory, seen.run, finisher, Waits(live=None))
+    with busy_with(finisher.job.name):
+        return await work(seen.directory, seen.run, finisher, Waits(live=None))
 
 
 async def _ready(

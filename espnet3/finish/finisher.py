@@ -11,11 +11,18 @@ from typing import NamedTuple
 
 from espnet3.config.finish import Finish
 from espnet3.config.model import parse_parallel
-from espnet3.errors import CodeChanged, FileTaken, SchedulerUnavailable, SubmissionRefused
+from espnet3.errors import (
+    ClassError,
+    CodeChanged,
+    ConfigError,
+    FileTaken,
+    SchedulerUnavailable,
+    SubmissionRefused,
+)
 from espnet3.finish.ending import bring_to_end, notify
 from espnet3.finish.evidence import before, done_on, missing_shards, why_stopped
 from espnet3.finish.rules import End, Policy, decide
-from espnet3.finish.waves import jobs_alive, queue_after, submit_wave, to_submit, wave_of
+from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
 from espnet3.schedulers import get_scheduler
@@ -25,7 +32,7 @@ from espnet3.status.finishing import in_words, words_of
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
 from espnet3.submit.code import known_code
-from espnet3.submit.finishers import most_memory, most_seconds, queued_record
+from espnet3.submit.finishers import jobs_alive, most_memory, most_seconds, queued_record
 from espnet3.submit.submission import Overtaken
 
 log = logging.getLogger("espnet3.finish")
@@ -79,11 +86,13 @@ async def finish(
         seen = await me.observe()
         if seen is None:
             return await me.end_unseen(ending)
-        if not LIVE.isdisjoint(seen.status.shards.states):
-            if await me.leaves_to_another(seen):
-                return None
-            continue
-        step = await me.step(seen, ending)
+        try:
+            if LIVE.isdisjoint(seen.status.shards.states):
+                step = await me.step(seen, ending)
+            else:
+                step = await me.leaves_to_another(seen, ending)
+        except (ConfigError, ClassError) as error:  # what can be submitted there cannot be here
+            step = await me.stop(seen, error, ending)
         if isinstance(step, Finished):
             return await me.tell(step)
         if step:
@@ -112,6 +121,7 @@ class _Finisher:
         self._pause = _PAUSES[0]
         self._alive_since: float | None = None
         self._unanswered_since: float | None = None
+        self._unsubmitted_since: float | None = None  # no submit command was answered
         self._last: Observation | None = None  # where the scheduler did not answer
 
     def read(self) -> Ending:
@@ -157,17 +167,44 @@ class _Finisher:
             log.warning("%s; asked again", problem)
             await self._sleep()
 
-    async def leaves_to_another(self, seen: Observation) -> bool:
-        """Wait a moment for what lives; True where it takes long, and another one waits for it."""
-        began = self._alive_since = self._alive_since or time.monotonic()
+    async def leaves_to_another(self, seen: Observation, ending: Ending) -> Finished | bool:
+        """Wait a moment for what lives; where it takes long, another one waits for it.
+
+        Returns:
+            As `step`.
+        """
+        ids = jobs_alive(seen)
+        if self._alive_since is None:
+            self._alive_since = time.monotonic()
+            log.info("jobs %s still live", ", ".join(ids))
         waits = self._waits.live
-        if waits is None or time.monotonic() - began < waits:
+        if waits is None or time.monotonic() - self._alive_since < waits:
             await self._sleep()
             return False
-        ids = jobs_alive(seen)
-        log.info("jobs %s still live: another finisher waits for them", ", ".join(ids))
-        await queue_after(seen, ids, self._finisher.submission)
-        return True
+        log.info("another finisher waits for them")
+        return await self._hand_over(seen, ids, self._finisher.submission, ending)
+
+    async def _hand_over(
+        self, seen: Observation, ids: list[str], submission: int, ending: Ending
+    ) -> Finished | bool:
+        """Queue another finisher behind jobs; without one, somebody has to be told.
+
+        Returns:
+            True; the run's end where none can be queued.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                await queue_after(seen, ids, submission)
+            except (SchedulerUnavailable, SubmissionRefused) as error:
+                if time.monotonic() - began >= self._waits.scheduler:
+                    words = f"jobs {', '.join(ids)} still live, with no finisher behind: {error}"
+                    end = End("stopped", words, self._left(seen))
+                    return await self._end(seen, end, ending)
+                log.warning("%s; tried again", error)
+                await self._sleep()
+            else:
+                return True
 
     async def _sleep(self) -> None:
         await asyncio.sleep(self._pause)
@@ -183,9 +220,10 @@ class _Finisher:
         Returns:
             The run's end; True where another finisher was queued; False to look again.
         """
-        self._alive_since, self._pause = None, _PAUSES[0]
+        self._alive_since = None
         wave = ending.waves[-1] if ending.waves else None
-        if wave is None or not to_submit(seen, wave):
+        unanswered = self._unsubmitted_since is not None
+        if wave is None or not to_submit(seen, wave, again=unanswered):
             decided = await asyncio.to_thread(self._decide, seen, ending)
             if isinstance(decided, End):
                 return await self._end(seen, decided, ending)
@@ -197,10 +235,10 @@ class _Finisher:
         try:
             await asyncio.to_thread(_require_same_code, seen)
         except CodeChanged as error:
-            return await self._end(seen, End("stopped", str(error), self._left(seen)), ending)
+            return await self.stop(seen, error, ending)
         log.info("%s", words_of(wave))
         try:
-            submitted = await submit_wave(seen, wave)
+            submitted = await submit_wave(seen, wave, again=unanswered)
         except Overtaken:
             return False
         except SubmissionRefused as error:
@@ -208,12 +246,18 @@ class _Finisher:
             await self._sleep()
             return False
         except SchedulerUnavailable as error:
-            return await self._end(seen, End("stopped", str(error), self._left(seen)), ending)
+            began = self._unsubmitted_since = self._unsubmitted_since or time.monotonic()
+            if time.monotonic() - began >= self._waits.scheduler:
+                return await self.stop(seen, error, ending)
+            log.warning("%s; tried again", error)  # as where it does not answer questions
+            await self._sleep()
+            return False
+        self._unsubmitted_since, self._pause = None, _PAUSES[0]
         if self._waits.live is None:
             return False  # this process stays
         numbers = [submitted.number or 0, *submitted.further]
-        await queue_after(seen, submitted.job_ids, max([*numbers, self._finisher.submission]))
-        return True
+        newest = max([*numbers, self._finisher.submission])
+        return await self._hand_over(seen, submitted.job_ids, newest, ending)
 
     async def decide_only(self, ending: Ending) -> Finished | None:
         """Write down what the next wave is to do, which waits for this; or that the run is over."""
@@ -269,6 +313,10 @@ class _Finisher:
         left = await asyncio.to_thread(self._left, seen)
         words = f"nobody knows what still runs: {seen.status.scheduler_problem}"
         return await self.tell(await self._end(seen, End("stopped", words, left), ending))
+
+    async def stop(self, seen: Observation, why: Exception, ending: Ending) -> Finished:
+        """End the run, since nothing can be submitted."""
+        return await self._end(seen, End("stopped", str(why), self._left(seen)), ending)
 
     async def _end(self, seen: Observation, end: End, ending: Ending) -> Finished:
         number = 1 if ending.end is None else ending.end.number + 1

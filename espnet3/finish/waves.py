@@ -14,7 +14,6 @@ from espnet3.specs.finishing import BadNode, Finisher, Portion, Wave
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import Submission, now
 from espnet3.status.observation import Observation
-from espnet3.status.run_status import LIVE
 from espnet3.submit.finishers import in_bytes, queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
@@ -77,11 +76,20 @@ def _changes(how: Again, last: Submission | None) -> dict[str, Any]:
     return changes
 
 
-def to_submit(seen: Observation, wave: Wave) -> list[tuple[Portion, list[int]]]:
-    """What of a wave is neither done nor in a submission since it was decided."""
+def to_submit(
+    seen: Observation, wave: Wave, *, again: bool = False
+) -> list[tuple[Portion, list[int]]]:
+    """What of a wave is neither done nor in a submission since it was decided.
+
+    Args:
+        seen: what is known of the run.
+        wave: the wave.
+        again: also what is in submissions of which no job was accepted.
+    """
     there = set(seen.receipts)
     for known in seen.submissions:
-        if known.submission.number >= wave.submission:
+        without_jobs = known.recorded is not None and not known.recorded.jobs
+        if known.submission.number >= wave.submission and not (again and without_jobs):
             there.update(rank for rank in known.submission.ranks if isinstance(rank, int))
     found = []
     for portion in wave.portions:
@@ -91,12 +99,13 @@ def to_submit(seen: Observation, wave: Wave) -> list[tuple[Portion, list[int]]]:
     return found
 
 
-async def submit_wave(seen: Observation, wave: Wave) -> Submitted:
+async def submit_wave(seen: Observation, wave: Wave, *, again: bool = False) -> Submitted:
     """Submit what of a wave is in no submission yet.
 
     Args:
         seen: what is known of the run; its jobs that nobody had recorded are recorded.
         wave: what was decided, which is on disk.
+        again: as for `to_submit`.
 
     Raises:
         Overtaken: somebody else submits shards of the run at this moment.
@@ -105,7 +114,7 @@ async def submit_wave(seen: Observation, wave: Wave) -> Submitted:
     await asyncio.to_thread(record_found_jobs, seen)
     number = max((known.submission.number for known in seen.submissions), default=0) + 1
     submitted = Submitted.nothing(seen.directory.root)
-    for portion, ranks in to_submit(seen, wave):
+    for portion, ranks in to_submit(seen, wave, again=again):
         config = _config_of(seen, portion, [bad.node for bad in wave.bad_nodes])
         groups = await asyncio.to_thread(groups_of, config, seen.run)
         planned = await groups.planned(ranks)
@@ -158,15 +167,3 @@ async def queue_after(seen: Observation, waits_for: list[str], submission: int) 
         submission=submission,
         waits_for=waits_for,
     )
-
-
-def jobs_alive(seen: Observation) -> list[str]:
-    """Ids of the jobs in which shards are queued or running."""
-    shards = seen.status.shards
-    numbers = {shards[rank].submission for rank in shards.ranks(LIVE)}
-    return [
-        job_id
-        for known in seen.submissions
-        if known.submission.number in numbers
-        for job_id in known.job_ids().values()
-    ]

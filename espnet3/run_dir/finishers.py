@@ -90,9 +90,14 @@ class Ending(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether no finisher is to come: the last one has brought the run to an end."""
-        if self.end is None:
+        end = self.end
+        if end is None:
             return False
-        return not self.finishers or self.finishers[-1].finisher.end <= self.end.number
+        # Those that could not be queued before the end may be why it is one.
+        other = [
+            k.finisher for k in self.finishers if not k.refused or k.finisher.created > end.created
+        ]
+        return not other or other[-1].end <= end.number
 
 
 def read_ending(directory: RunDirectory) -> Ending | None:

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher
-from espnet3.run_dir.processes import is_alive
+from espnet3.run_dir.processes import is_alive, is_busy
 from espnet3.schedulers.base import TaskState
-from espnet3.specs.finishing import Finished, Wave
+from espnet3.specs.finishing import Finished, Finisher, Wave
+from espnet3.specs.models import now
 
 FinishState = Literal["waiting", "working", "done", "incomplete", "stopped", "gone"]
+# Seconds after which nobody of another host is believed to be queueing one any more.
+_QUEUEING_ELSEWHERE = 600.0
 _TO_COME: frozenset[FinishState] = frozenset({"waiting", "working"})
 
 
@@ -51,10 +54,17 @@ def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Fini
     waves = tuple(words_of(wave) for wave in ending.waves)
     last = ending.finishers[-1]
     number = last.finisher.number
-    if last.queued is None and is_alive(last.finisher.submitter) is not False:
+    if last.queued is None and _is_being_queued(last.finisher):
         return Finishing("waiting", f"finisher {number} is being queued", waves=waves)
     state, words = _state_of(last, told, answered=answered)
     return Finishing(state, f"finisher {number} {words}", waves=waves)
+
+
+def _is_being_queued(finisher: Finisher) -> bool:
+    """Whether its submitter lives, or may live on another host, whose processes nobody sees."""
+    alive = is_busy(finisher.submitter, finisher.job.name)
+    age = (now() - finisher.created).total_seconds()
+    return age < _QUEUEING_ELSEWHERE if alive is None else alive
 
 
 def _state_of(

@@ -15,14 +15,15 @@ from espnet3.errors import (
 )
 from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory, jobs_record
-from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
-from espnet3.run_dir.processes import is_busy
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher, read_ending
+from espnet3.run_dir.processes import is_busy, this_process
 from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs import layout
+from espnet3.specs.finishing import QueuedFinisher
 from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import (
     AcceptedJob,
@@ -177,6 +178,7 @@ async def observe(
     asks = ask_scheduler and not first.is_done
     answers = await _ask(first) if asks else _Answers()
     if ask_scheduler and answers.problem is None:
+        first = first._replace(ending=await _with_found_finisher(first.ending))
         answers = answers._replace(finisher=await _ask_for_finisher(first.ending))
 
     if until_wave is not None:
@@ -238,6 +240,25 @@ async def _ask(first: _FirstLook) -> _Answers:
         return _Answers(await _query(_with(first.submissions, found), first.receipts.done), found)
     except SchedulerUnavailable as error:
         return _Answers(found=found, problem=str(error))
+
+
+async def _with_found_finisher(ending: Ending | None) -> Ending | None:
+    """The same with the job of the last finisher, whose submitter died before it recorded that."""
+    if ending is None or ending.is_over or ending.finishers[-1].queued is not None:
+        return ending
+    finisher = ending.finishers[-1].finisher
+    busy = is_busy(finisher.submitter, finisher.job.name)
+    if finisher.scheduler in ON_THIS_HOST or busy:
+        return ending
+    with contextlib.suppress(SchedulerUnavailable):
+        scheduler = get_scheduler(finisher.scheduler)
+        for job in await scheduler.find([finisher.job], finisher.submitter.user):
+            queued = QueuedFinisher(
+                number=finisher.number, created=now(), recorded_by=this_process(), job_id=job.job_id
+            )
+            last = KnownFinisher(finisher, queued)
+            return ending._replace(finishers=[*ending.finishers[:-1], last])
+    return ending
 
 
 async def _ask_for_finisher(ending: Ending | None) -> TaskState | None:

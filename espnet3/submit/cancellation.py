@@ -102,7 +102,8 @@ async def _cancel_finishers(finishers: list[KnownFinisher]) -> list[str]:
             continue
         scheduler = get_scheduler(finisher.scheduler)
         states = await scheduler.query([known.as_submission()])
-        if any(state.state != "ended" for state in states.values()):
+        # Of one whose submitter died before it recorded the job, only the name is known.
+        if queued is None or any(state.state != "ended" for state in states.values()):
             found = await scheduler.find([finisher.job], this_user())
             await scheduler.cancel(found)
             stopped += [job.job_id for job in found]

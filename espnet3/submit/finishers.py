@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any
 
 import dask
@@ -26,25 +24,27 @@ from espnet3.errors import (
 )
 from espnet3.redaction import shown_value
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST, count_waves, next_end
+from espnet3.run_dir.finishers import ON_THIS_HOST, next_end
 from espnet3.run_dir.output_names import require_json_lines, require_outside
-from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher, QueuedFinisher
-from espnet3.specs.models import CUT_SHORT, PlannedJob, QueuedAhead, RunSpec, now
+from espnet3.specs.models import CUT_SHORT, PlannedJob, RunSpec, now
+from espnet3.status.observation import Observation
+from espnet3.status.run_status import LIVE
 from espnet3.storage.paths import absolute, as_entered
 from espnet3.submit.launcher import Launcher
-from espnet3.submit.overrides import Groups, MakeLauncher
-from espnet3.submit.submission import Submitted, log_directory_of, submit_planned
+from espnet3.submit.overrides import MakeLauncher
+from espnet3.submit.submission import log_directory_of
 
 # What the finisher's job asks for, where `finish.options` does not say otherwise.
 _SMALL = {"cores": 1, "memory": "1GB", "walltime": "00:15:00"}
-# Options of the run that are about its size; the others (queue, account, prologue, …) are kept.
+# Options of the run that are about its size; the others (queue, account, prologue, …) are kept, and
+# HTCondor's `disk`, without which it makes no job at all.
 _SIZES = frozenset({
-    "processes", "job_cpu", "job_mem", "mem", "ncpus", "disk", "resource_spec", "n_gpus",
+    "processes", "job_cpu", "job_mem", "mem", "ncpus", "resource_spec", "n_gpus",
 })  # fmt: skip
 _OF_SIZE = re.compile(
     r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
@@ -174,16 +174,20 @@ async def queue_finisher(
     """
     launcher = make(finisher_config(config))
     launcher.require_finishers()
+    with contextlib.ExitStack() as busy:
 
-    async def planned(number: int) -> Finisher:
-        end = await asyncio.to_thread(next_end, directory)
-        finisher = _finisher(directory, run, config, launcher, number, end, submission, waits_for)
-        finisher = finisher.model_copy(update={"up_front": up_front, "wave": wave})
-        rendered = await launcher.render_finisher(finisher)
-        update = {"submit_command": rendered.command, "script": rendered.script}
-        return finisher.model_copy(update=update)
+        async def planned(number: int) -> Finisher:
+            end = await asyncio.to_thread(next_end, directory)
+            finisher = _finisher(
+                directory, run, config, launcher, number, end, submission, waits_for
+            )
+            finisher = finisher.model_copy(update={"up_front": up_front, "wave": wave})
+            rendered = await launcher.render_finisher(finisher)
+            busy.enter_context(busy_with(finisher.job.name))
+            update = {"submit_command": rendered.command, "script": rendered.script}
+            return finisher.model_copy(update=update)
 
-    return await _launch(directory, launcher, await _publish_next(directory, planned))
+        return await _launch(directory, launcher, await _publish_next(directory, planned))
 
 
 async def finisher_here(
@@ -220,70 +224,6 @@ async def _publish_next(
             return finisher
 
 
-async def queue_behind(
-    directory: RunDirectory,
-    run: RunSpec,
-    groups: Groups,
-    submitted: Submitted,
-    code: int | None = None,
-) -> None:
-    """Queue a finisher behind what was submitted, where the config wants one.
-
-    Where it says `up_front`, all waves are queued as well, each between two finishers.
-
-    Raises:
-        EspnetError: as `queue_finisher`; the run's own jobs are submitted all the same.
-    """
-    finish = groups.config.finish
-    if finish is None or submitted.number is None:
-        return
-    newest, ids = max([submitted.number, *submitted.further]), submitted.job_ids
-    queue = partial(queue_finisher, directory, run, groups.config, groups.make)
-    if not finish.up_front:
-        await queue(submission=newest, waits_for=ids)
-        return
-    end = await asyncio.to_thread(next_end, directory)
-    before = await asyncio.to_thread(count_waves, directory)
-    for step in range(1, finish.waves + 1):
-        wave = before + step
-        queued = await queue(submission=newest, waits_for=ids, up_front=True, wave=wave)
-        ahead = QueuedAhead(wave=wave, end=end, waits_for=[queued.job_id or ""])
-        config = stepped(groups.config, step)
-        next_ones = Groups(config, run.world_size, groups.make(config), groups.make)
-        planned = await next_ones.planned(submitted.ranks)
-        ids = []
-        async for part in submit_planned(
-            directory, run, planned, newest + 1, of_all=groups.config, code=code, ahead=ahead
-        ):
-            ids, newest = [*ids, *part.job_ids], part.number or newest
-    await queue(submission=newest, waits_for=ids, up_front=True)
-
-
-def stepped(config: ParallelConfig, steps: int) -> ParallelConfig:
-    """The config of a wave that is queued up front, which asks for more with each step.
-
-    Example:
-        >>> options = {"memory": "4GB", "walltime": "01:00:00"}
-        >>> config = ParallelConfig(env="slurm", options=options, finish={"max_memory": "8GB"})
-        >>> stepped(config, 1).options, stepped(config, 2).options["memory"]
-        ({'memory': '6GB', 'walltime': '02:00:00'}, '8GB')
-    """
-    finish, options = config.finish or Finish(), dict(config.options)
-    memory = options.get("memory")
-    if isinstance(memory, str | int | float):
-        size = int(dask.utils.parse_bytes(memory))
-        wanted = math.ceil(size * MORE_MEMORY**steps)
-        most = most_memory(finish)
-        options["memory"] = in_bytes(max(size, wanted if most is None else min(wanted, most)))
-    seconds = get_scheduler(config.env).walltime_seconds(options.get("walltime"))
-    if seconds is not None:
-        longest = most_seconds(finish, config.env)
-        long = seconds * MORE_TIME**steps
-        long = max(seconds, long if longest is None else min(long, longest))
-        options["walltime"] = hours_minutes_seconds(long)
-    return config.model_copy(update={"options": options})
-
-
 def in_bytes(size: int) -> str:
     """A size as dask-jobqueue reads it, rounded up to a thousandth.
 
@@ -297,6 +237,18 @@ def in_bytes(size: int) -> str:
         if size >= 1000 * unit:
             return f"{-(-size // unit)}{name}"
     return f"{size}B"
+
+
+def jobs_alive(seen: Observation) -> list[str]:
+    """Ids of the jobs in which shards are queued or running."""
+    shards = seen.status.shards
+    numbers = {shards[rank].submission for rank in shards.ranks(LIVE)}
+    return [
+        job_id
+        for known in seen.submissions
+        if known.submission.number in numbers
+        for job_id in known.job_ids().values()
+    ]
 
 
 def _publish(directory: RunDirectory, finisher: Finisher) -> None:

@@ -208,16 +208,24 @@ class JobQueueLauncher(Launcher):
                 "not have; leave it out, and call `espnet3 finish RUN_DIR --now` when they ended",
             )
 
-    async def _finisher(self, finisher: Finisher) -> Any:
-        after = await self._scheduler.awaited(finisher.waits_for)
+    async def _finisher(self, finisher: Finisher, waits_for: Sequence[str]) -> Any:
+        after = await self._scheduler.awaited(waits_for)
         return await self._job_of(finisher.command, finisher.job, finisher.log_directory, after)
 
     async def render_finisher(self, finisher: Finisher) -> Rendered:
-        rendered = await self._finisher(finisher)
+        rendered = await self._finisher(finisher, finisher.waits_for)
         return Rendered(rendered.job_script(), rendered.submit_words())
 
     async def launch_finisher(self, finisher: Finisher) -> str:
-        return await self._submit(await self._finisher(finisher), finisher.job)
+        waits_for: Sequence[str] = finisher.waits_for
+        try:
+            return await self._submit(await self._finisher(finisher, waits_for), finisher.job)
+        except SubmissionRefused:
+            # A job that is over may be unknown by now, and then none can be told to wait for it.
+            waits_for = await self._scheduler.not_ended(waits_for)
+            if waits_for == finisher.waits_for:
+                raise
+        return await self._submit(await self._finisher(finisher, waits_for), finisher.job)
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []

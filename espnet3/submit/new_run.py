@@ -21,8 +21,9 @@ from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
+from espnet3.submit.behind import queue_behind
 from espnet3.submit.code import KnownCode, WhichCode, number_of_code, require_choice
-from espnet3.submit.finishers import check_finish, queue_behind, with_absolute_output
+from espnet3.submit.finishers import check_finish, with_absolute_output
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.launcher_choice import make_launcher, with_usual_width
 from espnet3.submit.overrides import Groups

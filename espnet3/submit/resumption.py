@@ -24,8 +24,8 @@ from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE, RunStatus
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
+from espnet3.submit.behind import queue_after_resume
 from espnet3.submit.code import WhichCode, known_code, number_of_code, require_choice, run_for
-from espnet3.submit.finishers import queue_behind
 from espnet3.submit.named_ranks import named_ranks
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
@@ -246,6 +246,7 @@ async def submit_missing(
     directory = seen.directory
     checked = checked or not groups.config.preflight
     submitted = Submitted.nothing(directory.root) if submitted is None else submitted
+    of_code: int | None = None
     while True:
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
         before = set(submitted.ranks)
@@ -275,7 +276,7 @@ async def submit_missing(
                 listed = partial(_listed, directory, error.number)
                 seen = await observe(listed, record_found_jobs)
                 continue
-            await queue_behind(directory, seen.run, groups, submitted, of_code)
+        await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
         return replace(submitted, left_alone=left_alone)
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from espnet3.errors import EspnetError
+from espnet3.errors import EspnetError, SchedulerUnavailable, SubmissionRefused
 from espnet3.finish import finisher as finisher_module
 from espnet3.finish.finisher import Waits, finish
+from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.worker_command import parse_arguments
 from espnet3.schedulers.base import TaskState
@@ -27,7 +28,7 @@ from espnet3.specs.finishing import Finisher
 from tests.support import world as world_module
 from tests.support.helpers import LONG
 from tests.support.mortal import Died, Process
-from tests.support.stand_in_cluster import Task
+from tests.support.stand_in_cluster import StandInLauncher, Task
 from tests.support.world import N_SHARDS, World, crash_everywhere
 
 MANY = 1 if LONG else 5
@@ -35,30 +36,36 @@ DEAD = TaskState("ended", "FAILED")
 
 
 @pytest.fixture(params=["files", "objects"])
-def world(
+def unsubmitted(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
-    """A run with a finisher, of whose workers none has begun."""
+    """A run to come, with a finisher."""
     objects = request.param == "objects"
     told = tmp_path / "told"
     keys = {"collect": str(tmp_path / "out.jsonl"), "notify": f"echo told >> {told}"}
     monkeypatch.setattr(finisher_module, "_PAUSES", (0.0, 0.0))
     world = World(tmp_path, monkeypatch, objects=objects, finish=keys)
-    world.run(world.submit)
     yield world
     if objects:
         world_module._restore_memory({})
 
 
-def finishing(task: Task) -> Any:
-    """What the job of a finisher does, once."""
+@pytest.fixture
+def world(unsubmitted: World) -> World:
+    """A run with a finisher, of whose workers none has begun."""
+    unsubmitted.run(unsubmitted.submit)
+    return unsubmitted
+
+
+def finishing(task: Task, scheduler: float = 0.0) -> Any:
+    """What the job of a finisher does, once; it asks the scheduler for so many seconds."""
 
     def work() -> Any:
         options = parse_arguments(task.words)
         directory = RunDirectory.open(options.run)
         run = directory.run()
         mine = directory.read(Finisher, layout.finisher(options.number))
-        return asyncio.run(finish(directory, run, mine, Waits(live=0.0, scheduler=0.0)))
+        return asyncio.run(finish(directory, run, mine, Waits(live=0.0, scheduler=scheduler)))
 
     return work
 
@@ -165,13 +172,78 @@ def test_the_finisher_dies(world: World, kills: int) -> None:
     assert points > 20
 
 
-def test_two_finishers_at_once_decide_once(world: World) -> None:
-    """The second one is at work while the first has written its decision and goes on."""
+def test_the_submitter_dies_and_the_same_call_is_made_again(unsubmitted: World) -> None:
+    """Also between the jobs and their finisher, where no shard is left to be submitted."""
+    world = unsubmitted
+
+    def after(process: Process) -> None:
+        world.run(world.submit)
+        play(world, kills=0)
+        require_end(world)
+
+    crash_everywhere(world, lambda process: world.run(world.submit, process), after, every=MANY)
+
+
+@pytest.mark.parametrize("question", range(1, 9))
+def test_a_question_without_an_answer_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, question: int
+) -> None:
+    """Also where it is a submit command's, of a wave or of the next finisher."""
+    all_but_one_done(world)
+    [first] = world.cluster.finishers()
+    first.state = TaskState("running", "RUNNING")
+    asked = 0
+
+    def require() -> None:
+        nonlocal asked
+        asked += 1
+        if question <= asked < question + 2:
+            raise SchedulerUnavailable("stand-in", "connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.cluster, "require", require)
+        assert world.run(finishing(first, scheduler=60.0)) is None
+    first.state = TaskState("ended", "COMPLETED")
+    require_one_job_each(world)
+    assert [name for name in world.seen if name.startswith(layout.WAVES)] == [layout.wave(1)]
+    play(world, kills=0)
+    require_end(world)
+
+
+def test_a_wave_with_no_finisher_behind_it_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_but_one_done(world)
+    [first] = world.cluster.finishers()
+    first.state = TaskState("running", "RUNNING")
+
+    async def refuse(self: object, finisher: Finisher) -> str:
+        raise SubmissionRefused("stand-in", "too many jobs")
+
+    monkeypatch.setattr(StandInLauncher, "launch_finisher", refuse)
+    end = world.run(finishing(first))
+    first.state = TaskState("ended", "COMPLETED")
+    assert end.outcome == "stopped"
+    assert "still live, with no finisher behind: " in end.cause
+    assert "too many jobs" in end.cause
+    seen = Run(world.run_dir).status().finishing
+    assert seen is not None
+    assert (seen.state, "too many jobs" in seen.words) == ("stopped", True)
+    assert (world.folder / "told").read_text() == "told\n"
+
+
+def all_but_one_done(world: World) -> None:
+    """Let one worker die, and the others end."""
     for task in world.cluster.queued()[:1]:
         with contextlib.suppress(Died):
             world.run_task(task, mortal(world))
     for task in world.cluster.queued():
         world.run_task(task)
+
+
+def test_two_finishers_at_once_decide_once(world: World) -> None:
+    """The second one is at work while the first has written its decision and goes on."""
+    all_but_one_done(world)
     [first] = world.cluster.finishers()
     before = world.save()
     dies_at = 1

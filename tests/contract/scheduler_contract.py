@@ -27,6 +27,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit import dry_run
 from espnet3.submit.jobqueue import JobQueueLauncher
+from tests.contract.finisher_contract import FinisherContract
 from tests.support import runners
 from tests.support.helpers import (
     LONG,
@@ -60,7 +61,7 @@ WITHIN_OTHERS = frozenset({
 })  # fmt: skip
 
 
-class SchedulerContract:
+class SchedulerContract(FinisherContract):
     """The suite. A subclass defines the fixture `site`.
 
     Attributes:

@@ -327,7 +327,7 @@ class Server:
             with open(start.log, "ab") as log:
                 process = subprocess.Popen(
                     start.words,
-                    env=dict(start.environ),
+                    env=self._on_node(start.environ),
                     cwd=start.folder,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -339,6 +339,12 @@ class Server:
             if start.limit is not None:
                 deadline = time.time() + start.limit
                 self._deadlines[task.job, task.position] = deadline, start.warning
+
+    def _on_node(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment on a node where the system's own commands are installed."""
+        folder = self._queue.folder
+        path = f"{folder / 'bin'}:{environ.get('PATH', os.defpath)}"
+        return {**environ, "PATH": path, FOLDER: str(folder)}
 
     def _look(self, task: Task) -> None:
         key = task.job, task.position
