@@ -108,7 +108,7 @@ def stepped(config: ParallelConfig, steps: int) -> ParallelConfig:
         >>> options = {"memory": "4GB", "walltime": "01:00:00"}
         >>> config = ParallelConfig(env="slurm", options=options, finish={"max_memory": "8GB"})
         >>> stepped(config, 1).options, stepped(config, 2).options["memory"]
-        ({'memory': '6GB', 'walltime': '02:00:00'}, '8GB')
+        ({'memory': '6GB', 'walltime': '2:00:00'}, '8GB')
     """
     finish, options = config.finish or Finish(), dict(config.options)
     memory = options.get("memory")
