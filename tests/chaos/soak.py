@@ -38,7 +38,7 @@ from tests.chaos.tally import Tally
 from tests.support import guard
 
 AT_ONCE = 2  # runs
-_FINISHING = (SimulatedFinishing, RealFinishing, SimulatedFinishing, SimulatedFinishing)
+_FINISHING = (SimulatedFinishing, RealFinishing, *5 * (SimulatedFinishing,))
 _KINDS = (RealRun, SimulatedRun, ClaimedRun, SimulatedClaims, *_FINISHING[:2])
 
 
@@ -79,7 +79,9 @@ def soak(seed: int, faults: int, *, finishing: bool = False) -> Tally:
                 number += 1
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                total.add(future.result())
+                found = future.result()
+                print(*found.problems, sep="\n", end="", flush=True)
+                total.add(found)
             if time.monotonic() - told > 30:
                 told = time.monotonic()
                 n = sum(total.faults.values())

@@ -165,7 +165,7 @@ class SimulatedFinishing:
             except EspnetError as error:
                 self.tally.problems.append(f"a finisher failed: {error}")
             break
-        if rng.random() < 0.15:
+        if rng.random() < 0.2:
             self._two_at_once(task)
             well = True
         self.silent = 0
@@ -180,7 +180,8 @@ class SimulatedFinishing:
         def pace() -> None:
             if process.operations + 1 == stops_at:
                 reached.set()
-                goes_on.wait()
+                # Not for ever: it may hold a lock that only threads of one process share.
+                goes_on.wait(5)
 
         def first() -> None:
             try:
