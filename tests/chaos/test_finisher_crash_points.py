@@ -96,10 +96,11 @@ def require_one_job_each(world: World) -> None:
         if not name.startswith(layout.SUBMISSIONS):
             continue
         found = json.loads(world.seen[name])
-        if any(job["name"] in live for job in found["jobs"]):
-            items = found["ranks"]
-            spread = items.get("values")
-            ranks += spread or range(items["start"], items["stop"], items.get("step", 1))
+        items = found["ranks"]
+        own = items.get("values") or range(items["start"], items["stop"], items.get("step", 1))
+        for job in found["jobs"]:  # of those that a dead submitter planned some never were
+            if job["name"] in live:
+                ranks += own[job["first_task"] : job["first_task"] + job["n_tasks"]]
     assert len(ranks) == len({*ranks}), f"in two jobs: {sorted(ranks)}"
 
 
