@@ -37,6 +37,7 @@ from espnet3.submit.submission import Overtaken
 
 log = logging.getLogger("espnet3.finish")
 _PAUSES = 0.5, 10.0  # seconds between two looks, at first and at most
+_AFTER_REFUSAL = 60.0  # seconds in which a queue may become shorter
 
 
 class Waits(NamedTuple):
@@ -243,7 +244,7 @@ class _Finisher:
             return False
         except SubmissionRefused as error:
             log.error("%s", error)  # the shards are `refused` from now on
-            await self._sleep()
+            await asyncio.sleep(_AFTER_REFUSAL)
             return False
         except SchedulerUnavailable as error:
             began = self._unsubmitted_since = self._unsubmitted_since or time.monotonic()

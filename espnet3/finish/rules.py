@@ -21,8 +21,7 @@ _AS_IT_WAS = {
     "refused": "refused by the scheduler",
     "not-submitted": "never submitted",
 }
-_NEVER_BEGUN = frozenset({"refused", "not-submitted"})
-_UNCOUNTED = _NEVER_BEGUN | {"preempted", "node"}
+_UNCOUNTED = frozenset({"preempted", "node", "refused", "not-submitted"})
 
 
 class Policy(NamedTuple):
@@ -181,8 +180,8 @@ def decide(
     items_done = sum(shard.items_done for shard in missing)
     is_further = (n_done, items_done) > (before.n_done, before.items_done)
     is_other = any(how.changes for how in portions) or bool(bad)
-    is_begun = all(shard.kind not in _NEVER_BEGUN for shard in missing)
-    if before.n_waves and is_begun and not is_further and not is_other:
+    counts = all(how.counted for how in portions)
+    if before.n_waves and counts and not is_further and not is_other:
         return End("incomplete", "the last wave got no further", _words_of(missing))
     return NextWave(portions, bad, left)
 

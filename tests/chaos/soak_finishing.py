@@ -51,6 +51,7 @@ class SimulatedFinishing:
         self.rng, self.tally = rng, tally
         self.told = folder / "told"
         patch.setattr(finisher_module, "_PAUSES", (0.0, 0.0))
+        patch.setattr(finisher_module, "_AFTER_REFUSAL", 0.0)
         keys = {"collect": str(folder / "out.jsonl"), "notify": f"echo told >> {self.told}"}
         objects = rng.random() < 0.25
         self.world = World(folder, patch, objects=objects, finish={**MANY, **keys})

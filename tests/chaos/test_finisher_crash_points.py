@@ -44,6 +44,7 @@ def unsubmitted(
     told = tmp_path / "told"
     keys = {"collect": str(tmp_path / "out.jsonl"), "notify": f"echo told >> {told}"}
     monkeypatch.setattr(finisher_module, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(finisher_module, "_AFTER_REFUSAL", 0.0)
     world = World(tmp_path, monkeypatch, objects=objects, finish=keys)
     yield world
     if objects:

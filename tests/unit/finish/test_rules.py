@@ -103,7 +103,7 @@ def test_nothing_would_be_tried_again() -> None:
         (Missing(0, "time", items_done=5, walltime=60.0), 3, True),
         (Missing(0, "time", items_done=2, walltime=60.0), 3, False),
         (Missing(0, "memory", memory=GB), 3, True),  # more is asked for
-        (Missing(0, "preempted"), 3, False),
+        (Missing(0, "preempted"), 3, True),  # which is nobody's fault
         (Missing(0, "not-submitted"), 3, True),  # whoever decided it has died meanwhile
         (Missing(0, "refused"), 3, True),
     ],
