@@ -93,7 +93,7 @@ def test_retry_errors_tries_what_raised_again(tmp_path: Path) -> None:
 
 
 def test_all_processes_die_and_a_finisher_is_put_behind(tmp_path: Path) -> None:
-    run = submit(tmp_path, 16, {"seconds": 0.5}, n_shards=4)
+    run = submit(tmp_path, 16, {"seconds": 4}, n_shards=4)
     wait_for(lambda: (tmp_path / "begun").exists(), "nothing is begun")
     kill_all(run)
     seen = run.status()
@@ -108,7 +108,7 @@ def test_all_processes_die_and_a_finisher_is_put_behind(tmp_path: Path) -> None:
 
 
 def test_a_finisher_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    run = submit(tmp_path, 8, {"seconds": 2}, n_shards=4)
+    run = submit(tmp_path, 8, {"seconds": 5}, n_shards=4)
     finishers = [pid for pid in processes_of(run) if b"espnet3.finish" in _words(pid)]
     child = max(finishers)  # the other one is its parent
     os.kill(child, signal.SIGKILL)
