@@ -13,7 +13,17 @@ import pytest
 
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from tests.support.helpers import ROOT, TINY, jobs, noted, python, states, submission, wait_for
+from tests.support.helpers import (
+    LONG,
+    ROOT,
+    TINY,
+    jobs,
+    noted,
+    python,
+    states,
+    submission,
+    wait_for,
+)
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
 from tests.support.troubles import Troubled, Troubles
@@ -72,7 +82,14 @@ TROUBLE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("raising", [[], [47]], ids=["all is well in the end", "an item raises"])
+@pytest.mark.timeout(1200)  # it is about minutes: Slurm has no shorter time limits
+@pytest.mark.parametrize(
+    "raising",
+    [
+        pytest.param([], id="all is well in the end"),
+        pytest.param([47], id="an item raises", marks=pytest.mark.skipif(not LONG, reason="long")),
+    ],
+)
 def test_whatever_befalls_it_the_run_comes_to_its_end(
     three: SlurmCluster, tmp_path: Path, raising: list[int]
 ) -> None:
