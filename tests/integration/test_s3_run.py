@@ -249,9 +249,10 @@ def test_every_put_succeeds_and_none_hears_of_it(proxy: FaultyProxy, tmp_path: P
     names = store.names(layout.ATTEMPTS)
     assert len(names) == 3
     assert all(".started." in name for name in names)
-    files = [f for folder in layout.FOLDERS for f in store.names(folder)]
-    # The probe of `prepare` too: each file was created by a put whose answer was lost.
-    assert sum(proxy.injected.values()) == len(files) + len([layout.RUN, "probe"])
+    files = [f for folder in (*layout.FOLDERS, layout.CODE) for f in store.names(folder)]
+    # The probes of `prepare` too: each file was created by a put whose answer was lost.
+    others = [layout.RUN, "the probe of the run's folders", "that of the code's"]
+    assert sum(proxy.injected.values()) == len(files) + len(others)
 
 
 # `test_every_way_to_read_asks_again` has all of them without a run.
