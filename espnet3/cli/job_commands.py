@@ -158,9 +158,10 @@ def _tell_submitted(result: Submitted, as_json: bool) -> None:
 @click.option("--now", is_flag=True, help="Do its work here, once nothing of the run is alive.")
 @options.trust
 def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
-    """Queue a finisher behind a run: it submits again what can still succeed, and collects.
+    """Let a run finish itself.
 
-    It goes by `finish` of the run's parallel config; by the defaults where that has none.
+    A finisher is queued behind it, which submits again what can still succeed, and collects. It
+    goes by `finish` of the run's parallel config; by the defaults where that has none.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show

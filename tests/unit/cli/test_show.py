@@ -63,7 +63,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert [*found] == [
         "run_dir", "world_size", "counts", "done", "live", "sound", "items", "failed_items",
-        "unreadable_receipts", "scheduler_problem", "changed_sources", "shards",
+        "unreadable_receipts", "scheduler_problem", "finishing", "changed_sources", "shards",
     ]  # fmt: skip
     assert found["world_size"] == 4
     assert found["counts"] == {"done": 1, "running": 1, "pending": 1, "failed": 1}
