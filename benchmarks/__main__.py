@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import claims, collect, makespan, s3, submit, sync, tail, tail_beside, worker
+from benchmarks import claims, code, collect, makespan, s3, submit, sync, tail, tail_beside, worker
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
 from tests.support import guard
@@ -20,6 +20,7 @@ from tests.support.debian import PackagesUnavailableError
 ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "submit-1000": submit.submit_1000,
     "submit-10000": submit.submit_10000,
+    "snapshot-1000": code.snapshot_1000,
     "worker-start": worker.worker_start,
     "further-shard": worker.further_shard,
     "million-items": worker.million_items,

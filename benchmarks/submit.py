@@ -28,14 +28,14 @@ def parallel(n_shards: int) -> dict[str, Any]:
     return {"env": "slurm", **shape, "preflight": False, "options": OPTIONS}
 
 
-def submit_here(run_dir: str, n_shards: int) -> dict[str, float]:
+def submit_here(run_dir: str, n_shards: int, finish: bool = False) -> dict[str, float]:
     """Submit a run of one item per shard, after a run of one shard has imported everything."""
 
     async def both() -> float:
         runner = Trivial(NoEnv({}))
-        small = parallel(1)
+        small = {**parallel(1), "finish": finish}
         await espnet3.submit.submit(runner, range(1), run_dir=f"{run_dir}.1", parallel=small)
-        config = parallel(n_shards)
+        config = {**parallel(n_shards), "finish": finish}
         began = time.perf_counter()
         submitted = await espnet3.submit.submit(
             runner, range(n_shards), run_dir=run_dir, parallel=config
@@ -48,10 +48,10 @@ def submit_here(run_dir: str, n_shards: int) -> dict[str, float]:
     return {"seconds": asyncio.run(both())}
 
 
-def _ours(bench: Bench, n_shards: int) -> Callable[[], dict[str, float]]:
+def _ours(bench: Bench, n_shards: int, *, finish: bool = False) -> Callable[[], dict[str, float]]:
     def measure() -> dict[str, float]:
         folder = bench.new_folder()
-        figures = bench.child(submit_here, str(folder / "run"), n_shards)
+        figures = bench.child(submit_here, str(folder / "run"), n_shards, finish)
         bench.cancel_all()
         return figures
 
@@ -97,12 +97,21 @@ def submit_1000(bench: Bench) -> list[Line]:
         return {"seconds": seconds}
 
     ours = _ours(bench, n_shards)
-    found = interleaved(bench.runs(7), ours=ours, peer=submitit, disk=disk)
+    finishing = _ours(bench, n_shards, finish=True)
+    found = interleaved(bench.runs(7), ours=ours, finish=finishing, peer=submitit, disk=disk)
     bare = interleaved(bench.runs(3), ours=ours, peer=sbatch)
     work = f"submit {n_shards:,} shards to Slurm"
     against = f"submitit map_array of {n_shards:,}"
     return [
         Line(work, found["ours"]["seconds"], "s", 0.5, against, found["peer"]["seconds"]),
+        Line(
+            f"{work}, with finish: true",
+            found["finish"]["seconds"],
+            "s",
+            0.5,
+            against,
+            found["peer"]["seconds"],
+        ),
         Line(
             work,
             bare["ours"]["seconds"],

@@ -8,6 +8,7 @@ EspnetError
 │   ├── ClassError             a provider or runner cannot be found again on a worker
 │   ├── PreflightError         provider or runner cannot be rebuilt in a clean process
 │   ├── PlanMismatch           the run directory holds a run of another plan
+│   ├── CodeChanged            source files differ from those that were submitted: say which
 │   ├── RunDirectoryError      the path is not a run directory, or cannot be one
 │   └── Untrusted              others could have written what would be run here
 ├── FormatError            a persisted file cannot be used as it is
@@ -33,8 +34,7 @@ EspnetError
     └── WorkersKilled          an item keeps killing the Dask workers that compute it
 ```
 
-Each error is one line for a person: what was wrong, where, and what to do. What a program needs is
-in the fields.
+Each error is one line for a person: what was wrong, where, what to do. Fields are for programs.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from typing import Any
 from espnet3.text import one_line, visible
 
 __all__ = [
-    "ClassError", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError", "FailedItems",
-    "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed", "IncompleteRun",
-    "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "PlanMismatch", "PreflightError",
-    "RunDirectoryError", "RunError", "SchedulerError", "SchedulerUnavailable", "StoreError",
-    "SubmissionRefused", "TooManyErrors", "UnserializableResult", "Untrusted", "UsageError",
-    "WorkError", "WorkersKilled",
+    "ClassError", "CodeChanged", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError",
+    "FailedItems", "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed",
+    "IncompleteRun", "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "PlanMismatch",
+    "PreflightError", "RunDirectoryError", "RunError", "SchedulerError", "SchedulerUnavailable",
+    "StoreError", "SubmissionRefused", "TooManyErrors", "UnserializableResult", "Untrusted",
+    "UsageError", "WorkError", "WorkersKilled",
 ]  # fmt: skip
 
 
@@ -138,6 +138,14 @@ _OF_THE_PLAN = {
     "world_size": "the number of shards (n_shards)",
     "fingerprint": "the checksum of the plan",
 }
+
+
+class CodeChanged(UsageError):
+    """Source `files` differ from those that the run in `run_dir` was submitted with."""
+
+    def __init__(self, run_dir: str, files: list[str], problem: str) -> None:
+        self.run_dir, self.files = run_dir, files
+        super().__init__(f"{run_dir}: {problem}")
 
 
 class RunDirectoryError(UsageError):
@@ -352,12 +360,10 @@ class UnserializableResult(WorkError):
 
     def __init__(self, item: Any, type_name: str, problem: str, stored_as: str = "JSON") -> None:
         self.item, self.type_name = item, type_name
-        way_out = "return plain JSON values"
-        if stored_as == "JSON":
-            way_out += ", or set `results: pickle`"
+        or_else = ", or set `results: pickle`" if stored_as == "JSON" else ""
         super().__init__(
             f"the result of item {one_line(repr(item), 120)} cannot be stored as {stored_as}: "
-            f"{one_line(problem)}; {way_out}"
+            f"{one_line(problem)}; return plain JSON values{or_else}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.collect.log_files import logs
@@ -18,10 +18,14 @@ from espnet3.status.watching import status, watch
 from espnet3.storage.opening import absolute_root
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.cancellation import cancel
+from espnet3.submit.code import WhichCode
 from espnet3.submit.new_run import submit
 from espnet3.submit.resumption import WhichItems, resume
 from espnet3.submit.submission import Submitted
 from espnet3.text import visible_line
+
+if TYPE_CHECKING:
+    from espnet3.specs.finishing import QueuedFinisher
 
 
 class _KnownRun:
@@ -146,6 +150,7 @@ class AsyncRun(_KnownRun):
         repair: bool = False,
         items: WhichItems = "missing",
         patience: float = PATIENCE,
+        code: WhichCode | None = None,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = await resume(
@@ -156,9 +161,16 @@ class AsyncRun(_KnownRun):
             repair=repair,
             items=items,
             patience=patience,
+            code=code,
             trust=self.trust,
         )
         return self.submitted
+
+    async def finish(self) -> QueuedFinisher:
+        """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
+        from espnet3.finish.calls import queue  # which few programs need
+
+        return await queue(self.run_dir, self.trust)
 
     async def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
@@ -266,14 +278,25 @@ class Run(_KnownRun):
         repair: bool = False,
         items: WhichItems = "missing",
         patience: float = PATIENCE,
+        code: WhichCode | None = None,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = run_blocking(
             self._awaited.resume(
-                ranks, options=options, force=force, repair=repair, items=items, patience=patience
+                ranks,
+                options=options,
+                force=force,
+                repair=repair,
+                items=items,
+                patience=patience,
+                code=code,
             )
         )
         return self.submitted
+
+    def finish(self) -> QueuedFinisher:
+        """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
+        return run_blocking(self._awaited.finish())
 
     def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""

@@ -15,8 +15,11 @@ from tests.support import guard
 pytest_plugins = ["tests.support.slurm_fixtures", "tests.support.sge_fixtures"]
 # How long files of other hosts may be late, before anything reads it: there are none here.
 os.environ.setdefault("ESPNET3_PATIENCE", "1")
+# A search through all that is installed, in each process that tests start: a third of its start.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # How long an example takes says nothing on a machine that does something else besides.
-settings.register_profile("untimed", settings.default, deadline=None)
+EXAMPLES = 100 if os.environ.get("ESPNET3_LONG_TESTS") == "1" else 40
+settings.register_profile("untimed", settings.default, deadline=None, max_examples=EXAMPLES)
 settings.load_profile("untimed")
 TESTS = Path(__file__).parent
 

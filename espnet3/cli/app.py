@@ -55,6 +55,7 @@ for _command in (  # in the order of their use
     look_commands.watch,
     look_commands.collect,
     job_commands.resume,
+    job_commands.finish,
     job_commands.cancel,
     look_commands.logs,
     job_commands.run_shard,

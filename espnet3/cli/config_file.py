@@ -23,6 +23,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from espnet3.cli.target_calls import call_target, find_target
+from espnet3.config.finish import Finish
 from espnet3.config.model import ParallelConfig, did_you_mean, parse_parallel
 from espnet3.config.yaml_values import parse_setting, read_yaml
 from espnet3.errors import ConfigError, UsageError
@@ -88,6 +89,14 @@ def load_request(file: str, overrides: Iterable[str] = ()) -> Request:
         _positive(raw.get("n_shards"), "n_shards"),
         parse_parallel(_section(raw, "parallel")) if raw.get("parallel") else ParallelConfig(),
     )
+
+
+def with_finish(request: Request) -> Request:
+    """The request, with the defaults of `parallel.finish` where it has none."""
+    if request.parallel.finish is not None:
+        return request
+    update = {"finish": Finish()}
+    return request._replace(parallel=request.parallel.model_copy(update=update))
 
 
 def load_parallel(

@@ -18,6 +18,7 @@ from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
+    from espnet3.submit.code import WhichCode
     from espnet3.submit.submission import Submitted
 
 _CONFIG = """\b
@@ -39,8 +40,17 @@ Example of a CONFIG.yaml:
 @click.argument("config", metavar="CONFIG.yaml")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
+@click.option("--finish", is_flag=True, help="As parallel.finish=true: the run finishes itself.")
+@options.code
 @options.as_json
-def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool) -> int:
+def submit(
+    config: str,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    finish: bool,
+    code: WhichCode | None,
+    as_json: bool,
+) -> int:
     """Submit a run and return at once.
 
     CONFIG.yaml describes it. Modules are found in the current folder and beside the file. KEY=VALUE
@@ -49,19 +59,21 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
-    from espnet3.cli.config_file import import_path, load_request
+    from espnet3.cli.config_file import import_path, load_request, with_finish
     from espnet3.submit.new_run import dry_run as render
     from espnet3.submit.new_run import submit as submit_request
 
     # What the user's modules print at their import is not an answer from this command.
     with show.plain_warnings(), import_path(config), contextlib.redirect_stdout(sys.stderr):
         request = load_request(config, overrides)
+        if finish:
+            request = with_finish(request)
         arguments = request._asdict()
         if dry_run:
             jobs = run_blocking(render(**arguments))
         else:
             with show.waiting("checking and submitting"):
-                result = run_blocking(submit_request(**arguments))
+                result = run_blocking(submit_request(**arguments, code=code))
     if dry_run and as_json:
         show.json_document(show.rendered_document(jobs))
     elif dry_run:
@@ -90,6 +102,7 @@ def submit(config: str, overrides: tuple[str, ...], dry_run: bool, as_json: bool
     show_default=True,
     help="failed: also the items that failed and were recorded (on_error: record).",
 )
+@options.code
 @options.patience
 @options.trust
 @options.as_json
@@ -100,6 +113,7 @@ def resume(
     force: bool,
     repair: bool,
     items: Literal["missing", "failed"],
+    code: WhichCode | None,
     patience: float,
     trust: Trust | None,
     as_json: bool,
@@ -124,6 +138,7 @@ def resume(
             repair=repair,
             items=items,
             patience=patience,
+            code=code,
         )
     _tell_submitted(result, as_json)
     return DONE
@@ -136,6 +151,36 @@ def _tell_submitted(result: Submitted, as_json: bool) -> None:
         show.json_document(show.submitted_document(result))
     else:
         show.submitted(result)
+
+
+@click.command()
+@options.run_dir
+@click.option("--now", is_flag=True, help="Do its work here, once nothing of the run is alive.")
+@options.trust
+def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
+    """Let a run finish itself.
+
+    A finisher is queued behind it, which submits again what can still succeed, and collects. It
+    goes by `finish` of the run's parallel config; by the defaults where that has none.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.finish.calls import finish_now
+    from espnet3.run import Run
+    from espnet3.status.finishing import in_words
+    from espnet3.text import one_line
+
+    if not now:
+        with show.waiting("queueing"):
+            queued = Run(run_dir, trust=trust).finish()
+        show.say(f"finisher {queued.number}, job {queued.job_id}")
+        return DONE
+    end = run_blocking(finish_now(run_dir, trust))
+    if end is None:
+        show.say("left to another finisher")
+        return NOT_COMPLETE
+    show.say(one_line(in_words(end)))
+    return DONE if end.outcome == "done" and not end.errors else NOT_COMPLETE
 
 
 @click.command()

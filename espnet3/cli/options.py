@@ -29,5 +29,10 @@ patience = click.option(
     show_default="ESPNET3_PATIENCE, or 60",
     help="Seconds in which results may still arrive through a network file system.",
 )
+code = click.option(
+    "--code",
+    type=click.Choice(["current", "submitted"]),
+    help="Where source files were edited: go on with them as they are, or with the run's snapshot.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 shard = click.argument("words", nargs=-1, required=True, metavar="RUN_DIR RANK | SPEC.json")

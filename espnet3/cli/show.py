@@ -188,11 +188,25 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "failed_items": seen.failed_items,
         "unreadable_receipts": seen.unreadable,
         "scheduler_problem": seen.scheduler_problem,
+        "finishing": None if seen.finishing is None else seen.finishing._asdict(),
+        "changed_sources": seen.changed_sources,
         "shards": [
-            {**shard._asdict(), "failed_items": seen.failed.get(shard.rank, 0)}
+            {**_shard_document(shard), "failed_items": seen.failed.get(shard.rank, 0)}
             for shard in seen.shards
         ],
     }
+
+
+def _shard_document(shard: ShardStatus) -> dict[str, Any]:
+    """A shard in `status --json`; its kind where it has one."""
+    found = {
+        "rank": shard.rank,
+        "state": shard.state,
+        "cause": shard.cause,
+        "submission": shard.submission,
+        "task": shard.task,
+    }
+    return found if shard.kind is None else {**found, "kind": shard.kind}
 
 
 def counts_line(seen: RunStatus) -> str:
@@ -203,9 +217,17 @@ def counts_line(seen: RunStatus) -> str:
     return ", ".join([*words, *seen.items_in_words()])
 
 
+def finishing_lines(seen: RunStatus) -> list[str]:
+    """The waves of a run that finishes itself, and what comes next or came last."""
+    found = seen.finishing
+    return [] if found is None else [*map(one_line, (*found.waves, found.words))]
+
+
 def next_steps(seen: RunStatus) -> list[str]:
     """The commands to type when nothing of a run is queued or running."""
     collect = ("collect", seen.run_dir, "-o", "results.jsonl")
+    if seen.finishing is not None and seen.finishing.state == "done":
+        return []
     if not seen.done:
         return [command("resume", seen.run_dir)]
     if seen.unreadable:
@@ -226,9 +248,13 @@ def status_lines(seen: RunStatus) -> None:
     """Print the state of a run, a line for each shard that is not done."""
     if seen.scheduler_problem:
         problem(seen.scheduler_problem)
+    if seen.changed_sources:
+        problem(seen.sources_in_words())
     say(counts_line(seen))
     for shard in seen.not_done():
         say(shard_line(shard))
+    for line in finishing_lines(seen):
+        say(line)
 
 
 def style_of(state: str) -> str:
@@ -242,6 +268,7 @@ class Follower:
     def __init__(self) -> None:
         self._last = ""
         self._problem: str | None = None
+        self._told: set[str] = set()
 
     def __enter__(self) -> Follower:
         return self
@@ -257,8 +284,12 @@ class Follower:
         line = counts_line(seen)
         if line != self._last:
             say(line)
-            sys.stdout.flush()
         self._last = line
+        for line in finishing_lines(seen):
+            if line not in self._told:
+                say(line)
+                self._told.add(line)
+        sys.stdout.flush()
 
     def end(self, seen: RunStatus) -> None:
         """Show what the run came to."""

@@ -34,6 +34,9 @@ def _rest(seen: RunStatus, states: Container[State], rows: int) -> list[Renderab
     parts: list[RenderableType] = []
     if seen.scheduler_problem:
         parts.append(Text(one_line(seen.scheduler_problem), "yellow"))
+    parts += [Text(line, "dim") for line in show.finishing_lines(seen)]
+    if seen.changed_sources:
+        parts.append(Text(one_line(seen.sources_in_words()), "yellow"))
     ranks = seen.shards.ranks(states)
     if ranks:
         parts.append(table([seen.shards[rank] for rank in ranks[:rows]]))

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
-from espnet3.collect.output import Target, open_output, require_json_lines, require_outside
+from espnet3.collect.output import Target, open_output
 from espnet3.collect.result_parts import Vouched, take_in_turn
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
@@ -21,6 +21,7 @@ from espnet3.errors import (
     InvalidFile,
 )
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.output_names import require_json_lines, require_outside
 from espnet3.run_dir.result_lines import MAX_LINE, ResultRecord, decode_line, decode_results
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import (

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from espnet3.config.finish import Finish
 from espnet3.errors import ConfigError
 from espnet3.redaction import shown_value
 from espnet3.run_dir.trust import Trust
@@ -56,6 +57,16 @@ def _rank_words(given: object) -> str:
         if span[2] is not None and int(span[2]) < int(span[1]):
             raise PydanticCustomError("ranks", "has a range that ends before it begins")
     return ",".join(word.strip() for word in words)
+
+
+def _finish(given: object) -> object:
+    """`true` for the defaults, `false` for none."""
+    if isinstance(given, bool):
+        return {} if given else None
+    return given
+
+
+NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=253)]
 
 
 class Override(BaseModel):
@@ -104,6 +115,7 @@ class ParallelConfig(BaseModel):
         shards_per_job: how many shards one job (array task) computes one after the other, so that
             a model is loaded once for all of them.
         job_array: submit job arrays; False submits one job per task.
+        exclude_nodes: nodes that no job is to run on, where the scheduler can be told so.
         max_array_size: the site's limit on array indices; asked from the scheduler where unset.
         checkpoint_every: seconds after which finished results are durable, at the latest.
         on_error: `stop` fails a shard at its first failing item, `record` goes on.
@@ -112,10 +124,14 @@ class ParallelConfig(BaseModel):
         results: how results are stored, `json` or `pickle`.
         preflight: check in a clean process that provider and runner can be rebuilt, before
             anything is submitted.
+        snapshot: copy the user's own source files into the run, and let its workers import from
+            there, whatever becomes of the files (`docs/code.md`).
         submit_timeout: seconds after which a submit command that gives no answer is ended, and the
             queue searched for its job.
         start_timeout: seconds that the synchronous mode waits for a worker where there is none.
         environment_variables: names of further variables that workers get as they are now.
+        finish: what is done when the jobs have ended: what is missing is submitted again, and the
+            results are collected (`docs/finishing.md`); true takes the defaults.
         trust: whose run directories are believed: `owner` refuses those that the group may write,
             `group` accepts other owners in one's groups; unset, see `docs/trust.md`.
     """
@@ -137,13 +153,16 @@ class ParallelConfig(BaseModel):
     weights: list[float] | str | None = None
     shards_per_job: Annotated[int, Field(ge=1)] = 1
     job_array: bool = True
+    exclude_nodes: list[NodeName] = []
     max_array_size: Annotated[int, Field(ge=1)] | None = None
     checkpoint_every: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=False)] = 30.0
     on_error: Literal["stop", "record"] = "stop"
     max_errors: Annotated[int, Field(ge=0)] | None = None
     results: Literal["json", "pickle"] = "json"
     preflight: bool = True
+    snapshot: bool = False
     environment_variables: list[str] = []
+    finish: Annotated[Finish | None, BeforeValidator(_finish)] = None
     trust: Trust | None = None
     submit_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
     start_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0

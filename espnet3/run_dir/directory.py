@@ -11,6 +11,7 @@ from espnet3.errors import (
     DamagedResult,
     FileMissing,
     FileTaken,
+    FormatError,
     InvalidFile,
     RunDirectoryError,
     UsageError,
@@ -35,6 +36,8 @@ from espnet3.specs.items import count_batches
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
+    Cancellation,
+    CodeRecord,
     Receipt,
     RunSpec,
     ShardSpec,
@@ -189,11 +192,11 @@ class RunDirectory:
             raise UsageError(f"{self.root}: holds run {there}, this job belongs to run {run_id}")
 
     def submissions(self) -> Submissions:
-        """All submissions in order, and the numbers of those that were cancelled."""
+        """All submissions in order, and which of them were cancelled."""
         names = set(self.store.names(layout.SUBMISSIONS))
         numbers = sorted(n for n in map(layout.submission_number, names) if n is not None)
         found: list[KnownSubmission] = []
-        cancelled: set[int] = set()
+        cancelled: dict[int, str] = {}
         await_file = self.store.await_file
         for number in numbers:
             path, jobs_path = layout.submission(number), layout.accepted_jobs(number)
@@ -203,8 +206,26 @@ class RunDirectory:
                 recorded = read_persisted(self.store, AcceptedJobs, jobs_path, await_file)
             found.append(KnownSubmission(submission, recorded))
             if layout.cancellation(number).rpartition("/")[2] in names:
-                cancelled.add(number)
+                cancelled[number] = self._cause_of_cancellation(number)
         return Submissions(found, cancelled)
+
+    def _cause_of_cancellation(self, number: int) -> str:
+        """Why a submission was cancelled; "" also where that cannot be read: it counts as it is."""
+        with contextlib.suppress(FileMissing, FormatError):
+            path = layout.cancellation(number)
+            return read_persisted(self.store, Cancellation, path, self.store.read_filled).cause
+        return ""
+
+    def code(self, submission: Submission | None) -> CodeRecord | None:
+        """The record of the source files that a submission was made with; None where it has none.
+
+        Raises:
+            FileMissing, FormatError: it cannot be used.
+        """
+        if submission is None or submission.code is None:
+            return None
+        path = layout.code_record(submission.code)
+        return read_persisted(self.store, CodeRecord, path, self.store.await_file)
 
     def shard(self, run: RunSpec, rank: int) -> ShardSpec:
         """Read a shard's spec and check that it belongs to the run.
@@ -227,9 +248,11 @@ class RunDirectory:
             raise wrong("items", f"are {found}, but the plan has {run.n_items_of(rank)}")
         return spec
 
-    def receipts(self, world_size: int, before: Receipts | None = None) -> Receipts:
+    def receipts(
+        self, world_size: int, before: Receipts | None = None, *, withdrawals: bool = True
+    ) -> Receipts:
         """Which shards are done, by names alone; see `receipts.look_at_receipts`."""
-        return look_at_receipts(self.store, world_size, before)
+        return look_at_receipts(self.store, world_size, before, withdrawals=withdrawals)
 
     def receipt(self, run: RunSpec, rank: int, generation: int = 1) -> Receipt:
         """Read a receipt and compare it with the plan.

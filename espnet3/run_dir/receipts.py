@@ -29,19 +29,24 @@ class Receipts(NamedTuple):
         return self.withdrawn.get(rank) or self.done.get(rank, 1)
 
 
-def look_at_receipts(store: Store, world_size: int, before: Receipts | None = None) -> Receipts:
+def look_at_receipts(
+    store: Store, world_size: int, before: Receipts | None = None, *, withdrawals: bool = True
+) -> Receipts:
     """Which shards are done: those with a receipt newer than any withdrawal.
 
     Args:
         store: the run directory.
         world_size: how many shards there are.
         before: what an earlier look found; spares work where nothing has changed.
+        withdrawals: whether there may be any that count for the caller.
     """
     names = store.names(layout.RECEIPTS)
     if before is not None and names == before.names:
         newest = before.newest
     else:
         newest = layout.newest_receipts(names, world_size)
+    if not withdrawals:
+        return Receipts(newest, {}, names, newest)
     # Looked at last, so that what was withdrawn meanwhile is not taken for done.
     ended = layout.newest_withdrawals(store.names(layout.WITHDRAWALS), world_size)
     withdrawn = {rank: n + 1 for rank, n in ended.items() if newest.get(rank, 0) <= n}

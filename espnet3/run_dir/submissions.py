@@ -32,8 +32,8 @@ class Submissions(NamedTuple):
 
     Attributes:
         known: each with its jobs.
-        cancelled: the numbers of those that were cancelled.
+        cancelled: the numbers of those that were cancelled, with the cause or "".
     """
 
     known: list[KnownSubmission]
-    cancelled: set[int]
+    cancelled: dict[int, str]

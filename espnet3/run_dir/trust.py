@@ -34,6 +34,9 @@ _FOLDERS = (
     layout.WITHDRAWALS,
     layout.CLAIMS,
     layout.WORKERS,
+    layout.FINISHERS,
+    layout.WAVES,
+    layout.CODE,
 )
 
 

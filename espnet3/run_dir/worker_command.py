@@ -1,4 +1,4 @@
-"""The command line of a worker and of its supervisor: its words, and what they say.
+"""The command line of a worker, its supervisor and a finisher: the words, and what they say.
 
 `submit` writes them, jobs run them, and whoever looks for a process reads them.
 """
@@ -14,6 +14,7 @@ from espnet3.run_dir.trust import POLICIES, Trust
 
 WORKER = "espnet3.worker"
 SUPERVISOR = "espnet3.worker.supervisor"
+FINISHER = "espnet3.finish"
 _OPTIONS = ("first_task", "task", "run_id", "job", "trust")
 _NUMBERS = ("first_task", "task")
 _USAGE = "RUN NUMBER [--first-task N] [--task N] [--run-id ID] [--job NAME] [--trust POLICY]"
@@ -24,7 +25,7 @@ class WorkerArguments(NamedTuple):
 
     Attributes:
         run: the run directory, a path or URL.
-        number: the submission's number.
+        number: the submission's number, or the finisher's.
         first_task: the task of array index 0.
         task: the task; None where the scheduler's variable says it.
         run_id: the run that the job was submitted for, if that is told.
@@ -100,12 +101,12 @@ def _number(name: str, word: str) -> int:
 def command(
     python: Sequence[str], flags: Sequence[str], module: str, arguments: WorkerArguments
 ) -> list[str]:
-    """The command that runs a worker, or a supervisor.
+    """The command that runs a worker, a supervisor or a finisher.
 
     Args:
         python: the words that start the interpreter.
         flags: its options.
-        module: WORKER or SUPERVISOR.
+        module: WORKER, SUPERVISOR or FINISHER.
         arguments: what it is told.
 
     Example:

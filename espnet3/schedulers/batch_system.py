@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.run_dir.processes import is_of, this_process, user_ids
+from espnet3.run_dir.processes import is_of, this_process, this_user, user_ids
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import Scheduler, Wanted
 from espnet3.schedulers.commands import Answer, ask
@@ -116,6 +116,24 @@ class BatchSystem(Scheduler):
         names = {job.name for job in jobs}
         found = await self._talk((await self.identified()).find(jobs, user))
         return [AcceptedJob(name=n, job_id=i) for n, i in sorted(found.items()) if n in names]
+
+    async def awaited(self, job_ids: Sequence[str]) -> Sequence[str]:
+        """The ids that a job names which waits for jobs; see `Dialect.awaited`."""
+        return await self._talk((await self.identified()).awaited(job_ids))
+
+    async def not_ended(self, job_ids: Sequence[str]) -> list[str]:
+        """Those of the ids whose jobs are queued or running."""
+        keys = JobKeys.of_ids(job_ids, this_user())
+        rows = await self._talk((await self.identified()).look(keys))
+        live = {row.job_id for row in rows if row.state.state != "ended"}
+        return [job_id for job_id in job_ids if job_id in live]
+
+    async def node_names(self, hosts: Sequence[str]) -> Sequence[str]:
+        """What it calls the nodes with these host names; see `Dialect.node_names`."""
+        dialect = await self.identified()
+        if not (hosts and dialect.can_exclude):
+            return ()
+        return await self._talk(dialect.node_names(hosts, os.environ))
 
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         await self._talk(self.dialect.cancel([job.job_id for job in jobs]))

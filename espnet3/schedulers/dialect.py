@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import Conventions
 from espnet3.schedulers.commands import Answer
+from espnet3.schedulers.excluded_nodes import host_names
 from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.specs.models import PlannedJob
 
@@ -75,15 +76,19 @@ class JobRequest(NamedTuple):
         job: the job. Its log is `job.log` with the scheduler's own index at `{index}`.
         log_directory: where the logs are written.
         array: False where jobs are wanted that are no arrays.
-        after: id of a job whose end, of whatever kind, it waits for; None for none.
+        after: ids of the jobs whose ends, of whatever kind, it waits for, as `Dialect.awaited`
+            has them.
         options: those of dask-jobqueue that are really used.
+        without_nodes: nodes that it must not run on, as `Dialect.node_names` has them, where
+            `Dialect.can_exclude`; those that the options exclude count as well.
     """
 
     job: PlannedJob
     log_directory: str
     array: bool = True
-    after: str | None = None
+    after: Sequence[str] = ()
     options: Mapping[str, JsonValue] = {}
+    without_nodes: Sequence[str] = ()
 
 
 class JobParts(NamedTuple):
@@ -120,7 +125,8 @@ class Dialect(Conventions, ABC):
             submit what it is given.
         query_variables: what commands other than the submit command get in their environment.
         can_throttle: whether an array may be told how many of its tasks run at the same time.
-        can_wait: whether a job may wait for the end of another.
+        can_wait: whether a job may wait for the ends of others.
+        can_exclude: whether a job may be kept away from nodes.
         own_options: options that it takes beside those of dask-jobqueue's job class.
         directive: what its directives begin with; "" where they are a mapping.
         directives: the names of those that dask-jobqueue writes, where they are a mapping.
@@ -138,6 +144,7 @@ class Dialect(Conventions, ABC):
     query_variables: ClassVar[Mapping[str, str]] = {}
     can_throttle: ClassVar[bool] = True
     can_wait: ClassVar[bool] = True
+    can_exclude: ClassVar[bool] = False
     own_options: ClassVar[frozenset[str]] = frozenset()
     directive: ClassVar[str] = ""
     directives: ClassVar[frozenset[str]] = frozenset()
@@ -206,6 +213,28 @@ class Dialect(Conventions, ABC):
         """
         yield from ()
         return self
+
+    def awaited(self, job_ids: Sequence[str]) -> Dialogue[Sequence[str]]:
+        """The ids that a job names which waits for the ends of jobs, arrays or not.
+
+        These, unless an array's own id is not enough.
+        """
+        yield from ()
+        return job_ids
+
+    def node_names(
+        self, hosts: Sequence[str], environ: Mapping[str, str]
+    ) -> Dialogue[Sequence[str]]:
+        """What the scheduler calls the nodes with these host names.
+
+        Without those that are no such names, and those that a job may not name.
+
+        Args:
+            hosts: the names, which come from records of workers.
+            environ: as for `array_limit`.
+        """
+        yield from ()
+        return host_names(hosts)
 
     @abstractmethod
     def request(self, request: JobRequest) -> JobParts:

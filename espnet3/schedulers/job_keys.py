@@ -101,6 +101,7 @@ class JobKeys:
         for job_id in job_ids:
             job = PlannedJob(name=job_id, first_task=0, n_tasks=1, log="")
             keys.by_id[job_id] = keys.by_name[job_id] = (0, job)
+            keys._wanted[job_id] = range(1)
         keys.users = {user}
         return keys
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -83,11 +83,14 @@ class WorkerState(PersistedModel):
     """The last sign of life of a worker that claims shards (`workers/<worker>.json`).
 
     `beat` counts the signs. From position `position` on, up to `end`, the shard `rank` is not
-    computed yet; of what was claimed, `computed` items took `seconds`. `ended` says that no other
-    sign will come.
+    computed yet; of what was claimed, `computed` items took `seconds`. `peak_memory` is as in an
+    attempt's record, so that a worker that is killed has said it. `ended` says that no other sign
+    will come.
     """
 
     title: ClassVar[str] = "worker"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     worker: WorkerName
     beat: Count
@@ -104,4 +107,5 @@ class WorkerState(PersistedModel):
     seconds: Weight = 0.0
     shards_done: Count = 0
     items_done: Count = 0
+    peak_memory: Count | None = None
     ended: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from espnet3.specs.base import PersistedModel
@@ -13,6 +13,7 @@ from espnet3.specs.models import (
     AttemptRecord,
     Cancellation,
     Claim,
+    CodeRecord,
     PartialReceipt,
     Receipt,
     RunSpec,
@@ -32,9 +33,21 @@ RECEIPTS = "receipts"
 WITHDRAWALS = "withdrawals"  # made when first needed, as are:
 CLAIMS = "claims"
 WORKERS = "workers"
+FINISHERS = "finishers"
+WAVES = "waves"
+CODE = "code"
 LOGS = "logs"
 FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
-OWN = frozenset({RUN, *FOLDERS, WITHDRAWALS, CLAIMS, WORKERS})  # all that a run directory holds
+_MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES, CODE)
+
+
+def is_own(name: str) -> bool:
+    """Whether a run directory may hold a file or folder of that name.
+
+    >>> is_own("run.json"), is_own("finished.2.json"), is_own("notes.txt")
+    (True, True, False)
+    """
+    return name == RUN or name in (*FOLDERS, *_MADE_LATER) or parse_end(name) is not None
 
 
 class AttemptFile(NamedTuple):
@@ -120,6 +133,20 @@ def cancellation(number: int) -> str:
     return f"{SUBMISSIONS}/{number:04d}.cancelled.json"
 
 
+def code_record(number: int) -> str:
+    """Path of a record of source files."""
+    return f"{CODE}/{number:04d}.json"
+
+
+def snapshot(number: int) -> str:
+    """Path of the folder of copies of source files.
+
+    >>> snapshot(1)
+    'code/0001'
+    """
+    return f"{CODE}/{number:04d}"
+
+
 def attempt_record(rank: int, attempt: str, event: str) -> str:
     """Path of one event of an attempt."""
     return f"{ATTEMPTS}/{rank:06d}.{attempt}.{event}.json"
@@ -153,6 +180,45 @@ def worker(name: str) -> str:
     return f"{WORKERS}/{name}.json"
 
 
+def finisher(number: int) -> str:
+    """Path of a finisher's intent."""
+    return f"{FINISHERS}/{number:04d}.json"
+
+
+def queued_finisher(number: int) -> str:
+    """Path of the record of a finisher's job."""
+    return f"{FINISHERS}/{number:04d}.job.json"
+
+
+def wave(number: int) -> str:
+    """Path of what a finisher decided to submit."""
+    return f"{WAVES}/{number:04d}.json"
+
+
+def finished(number: int) -> str:
+    """Path of the record that a run is over; those after the first have their number in the name.
+
+    >>> finished(1), finished(2)
+    ('finished.json', 'finished.2.json')
+    """
+    return f"finished{'' if number == 1 else f'.{number}'}.json"
+
+
+def notified(number: int) -> str:
+    """Path of the record that the user was told of such an end."""
+    return f"notified{'' if number == 1 else f'.{number}'}.json"
+
+
+# Of models that workers do not load: by their titles.
+_NUMBERED: dict[str, Callable[[int], str]] = {
+    "finisher": finisher,
+    "queued-finisher": queued_finisher,
+    "wave": wave,
+    "finished": finished,
+    "notified": notified,
+}
+
+
 def path_of(record: PersistedModel, generation: int = 1) -> str:
     """Path of a record, by what it says.
 
@@ -177,6 +243,8 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return accepted_jobs(record.number)
     if isinstance(record, Cancellation):
         return cancellation(record.number)
+    if isinstance(record, CodeRecord):
+        return code_record(record.number)
     if isinstance(record, Withdrawal):
         return withdrawal(record.rank, record.generation)
     if isinstance(record, Claim):
@@ -185,6 +253,9 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return partial_receipt(record.rank, record.generation, record.number)
     if isinstance(record, WorkerState):
         return worker(record.worker)
+    if record.title in _NUMBERED:
+        number: int = record.number  # type: ignore[attr-defined]  # each of them has one
+        return _NUMBERED[record.title](number)
     raise TypeError(type(record).__name__)
 
 
@@ -207,6 +278,7 @@ _RECEIPT = rf"({_PADDED})(?:\.([2-9]|[1-9][0-9]{{1,8}}))?\.json"
 _FIRST_RECEIPTS = rf"(?<=/)({_PADDED})\.json(?=/)"
 _WITHDRAWAL = rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.json"
 _SUBMISSION = r"([0-9]{4}|[1-9][0-9]{4,})\.json"
+_END = r"(?:finished|notified)(?:\.([2-9]|[1-9][0-9]{1,8}))?\.json"
 _ATTEMPT = rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json"
 _CLAIM = rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.(0|[1-9][0-9]{{0,8}})(\.part)?\.json"
 _WORKER = rf"({ATTEMPT})\.json"
@@ -253,8 +325,18 @@ def _newest(pattern: str, names: Iterable[str], world_size: int) -> dict[int, in
     return newest
 
 
+def parse_end(name: str) -> int | None:
+    """Which end of the run a file's name is about; None for any other file.
+
+    >>> parse_end("finished.json"), parse_end("notified.3.json"), parse_end("results.json")
+    (1, 3, None)
+    """
+    found = re.fullmatch(_END, name)
+    return int(found[1] or 1) if found else None
+
+
 def submission_number(name: str) -> int | None:
-    """The number in the name of a submission's intent, or None for any other file."""
+    """The number in the name of a submission's intent, a finisher's, or the like; else None."""
     found = re.fullmatch(_SUBMISSION, name)
     return int(found[1]) if found else None
 

@@ -34,6 +34,7 @@ from espnet3.specs.nested import (
     ProcessIdentity,
     ProcessState,
     ProviderSpec,
+    QueuedAhead,
     Rank,
     RestoredValue,
     ResultName,
@@ -42,6 +43,7 @@ from espnet3.specs.nested import (
     Weight,
     require_in_order,
 )
+from espnet3.specs.sources import CodeRecord, SourceFile
 from espnet3.specs.submissions import CUT_SHORT, AcceptedJobs, Cancellation, Submission
 
 
@@ -181,9 +183,15 @@ class ShardSpec(PersistedModel):
 
 
 class AttemptRecord(PersistedModel):
-    """One event of one execution of one shard (`attempts/000042.<attempt>.<event>.json`)."""
+    """One event of one execution of one shard (`attempts/000042.<attempt>.<event>.json`).
+
+    `peak_memory` are the bytes that its process and the children of that are known to have needed
+    by its end; None where that is not known, and in `started`.
+    """
 
     title: ClassVar[str] = "attempt"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     event: Literal["started", "failed", "interrupted"]
     rank: Rank
@@ -199,6 +207,7 @@ class AttemptRecord(PersistedModel):
     error: ErrorRecord | None = None
     item: JsonValue = None
     items_done: Count = 0
+    peak_memory: Count | None = None
 
 
 class Receipt(PersistedModel):
@@ -258,6 +267,7 @@ PERSISTED: tuple[type[PersistedModel], ...] = (
     Submission,
     AcceptedJobs,
     Cancellation,
+    CodeRecord,
     Claim,
     PartialReceipt,
     WorkerState,
@@ -278,6 +288,7 @@ __all__ = [
     "Cancellation",
     "Claim",
     "ClassReference",
+    "CodeRecord",
     "ErrorRecord",
     "ItemList",
     "ItemRange",
@@ -288,11 +299,13 @@ __all__ = [
     "ProcessIdentity",
     "ProcessState",
     "ProviderSpec",
+    "QueuedAhead",
     "Receipt",
     "RestoredValue",
     "ResultPart",
     "RunSpec",
     "ShardSpec",
+    "SourceFile",
     "Submission",
     "WorkerState",
     "decode",

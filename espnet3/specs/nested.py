@@ -162,6 +162,18 @@ class PlannedJob(NestedModel):
     log: str
 
 
+class QueuedAhead(NestedModel):
+    """That a submission is a wave which was queued before anybody knew whether it is needed.
+
+    Its jobs start when the jobs `waits_for` have ended, and have nothing to do where the end of the
+    run with the number `end` is there by then.
+    """
+
+    wave: Annotated[int, Field(ge=1)]
+    end: Generation
+    waits_for: list[str]
+
+
 class AcceptedJob(NestedModel):
     """A job that the scheduler accepted; `name` is the unique name of its planned job."""
 

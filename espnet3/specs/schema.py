@@ -9,8 +9,10 @@ import json
 import sys
 from pathlib import Path
 
+from espnet3.specs.finishing import FINISHING
 from espnet3.specs.models import PERSISTED, PersistedModel
 
+ALL = (*PERSISTED, *FINISHING)
 FOLDER = Path(__file__).resolve().parents[2] / "schemas"
 
 
@@ -23,8 +25,8 @@ def schema_text(model: type[PersistedModel]) -> str:
 
 def main(argv: list[str]) -> int:
     """Write the schemas, or with `--check` say which are not current (exit code 1)."""
-    wanted = {f"{model.title}.v{model.version}.json": schema_text(model) for model in PERSISTED}
-    older = {f"{model.title}.v{n}.json" for model in PERSISTED for n in range(1, model.version)}
+    wanted = {f"{model.title}.v{model.version}.json": schema_text(model) for model in ALL}
+    older = {f"{model.title}.v{n}.json" for model in ALL for n in range(1, model.version)}
     if argv == ["--check"]:
         paths = (path for path in FOLDER.glob("*.json") if path.name not in older)
         found = {path.name: path.read_text(encoding="utf-8") for path in paths}

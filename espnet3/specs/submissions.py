@@ -17,6 +17,8 @@ from espnet3.specs.nested import (
     PlainJson,
     PlannedJob,
     ProcessIdentity,
+    QueuedAhead,
+    Text,
 )
 
 
@@ -26,13 +28,14 @@ class Submission(PersistedModel):
     Task `t` of the submission computes the ranks at `t * shards_per_job` and after in `ranks`; in a
     `dynamic` one there are `n_workers` tasks, which claim those of `ranks` that are free. Of
     attempts of submissions before `errors_from_submission`, recorded errors are computed again.
-    `submit_command` and `script` are those of the first job.
+    `submit_command` and `script` are those of the first job. `code` is the number of the record of
+    its source files. `ahead` is set where it is a wave that was queued up front.
     """
 
     title: ClassVar[str] = "submission"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
-    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -49,6 +52,8 @@ class Submission(PersistedModel):
     log_directory: str
     max_errors: Count | None = None
     errors_from_submission: Count = 0
+    code: Annotated[int, Field(ge=1)] | None = None
+    ahead: QueuedAhead | None = None
     ranks: Items
     jobs: Annotated[list[PlannedJob], Field(min_length=1)]
 
@@ -81,6 +86,11 @@ class Submission(PersistedModel):
         if said == "record":
             return "record"
         return "stop" if said == "stop" else of_plan
+
+    @property
+    def finishes_itself(self) -> bool:
+        """Whether nobody watches: a finisher waits for the end of the jobs (decision 0021)."""
+        return isinstance(self.parallel.get("finish"), dict)
 
     @property
     def n_tasks(self) -> int:
@@ -151,10 +161,16 @@ class AcceptedJobs(PersistedModel):
 
 
 class Cancellation(PersistedModel):
-    """Somebody asked to stop a submission (`submissions/0001.cancelled.json`)."""
+    """Somebody asked to stop a submission (`submissions/0001.cancelled.json`).
+
+    `cause` says why where a worker did, and is empty where a person did.
+    """
 
     title: ClassVar[str] = "cancellation"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
     by: ProcessIdentity
+    cause: Text = ""

@@ -29,7 +29,16 @@ _SOURCES = (
     "startup/kept_schemas",
     *(
         f"specs/{name}"
-        for name in ("base", "claims", "items", "models", "nested", "plain", "submissions")
+        for name in (
+            "base",
+            "claims",
+            "items",
+            "models",
+            "nested",
+            "plain",
+            "sources",
+            "submissions",
+        )
     ),
 )
 _schemas: dict[str, bytes] = {}
@@ -194,6 +203,11 @@ class CompiledModel:
     @property
     def model_fields_set(self) -> set[str]:
         return self.__pydantic_fields_set__
+
+    def model_copy(self, *, update: dict[str, Any]) -> Self:
+        made = type(self).__new__(type(self))
+        made.__setstate__({**self.__getstate__(), "__dict__": {**self.__dict__, **update}})
+        return made
 
     def model_dump(self) -> Any:
         return _serializer(type(self).__qualname__).to_python(self)

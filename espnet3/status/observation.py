@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -15,12 +15,15 @@ from espnet3.errors import (
 )
 from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory, jobs_record
-from espnet3.run_dir.processes import is_busy
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher, read_ending
+from espnet3.run_dir.processes import is_busy, this_process
 from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
+from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs import layout
+from espnet3.specs.finishing import QueuedFinisher
 from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import (
     AcceptedJob,
@@ -30,9 +33,11 @@ from espnet3.specs.models import (
     Submission,
     now,
 )
+from espnet3.status.evidence import Evidence
 from espnet3.status.failed_items import FailedItemCounts, records_errors
+from espnet3.status.finishing import finishing
 from espnet3.status.run_status import RunStatus
-from espnet3.status.shard_states import Evidence, shard_states
+from espnet3.status.shard_states import shard_states
 from espnet3.storage.concurrency import gather
 
 # Seconds after which nobody is believed to be submitting any more; on another host, whose processes
@@ -52,6 +57,8 @@ class Observation(NamedTuple):
         submissions: all submissions, with their jobs; those found by name are included.
         found: jobs that nobody had recorded, found by their unique names: submission -> jobs.
         receipts: rank -> generation of the receipt that counts, for every shard that is done.
+        ending: its finishers and waves; None where there never was one.
+        cancelled: numbers of submissions that were cancelled -> why, or "".
     """
 
     directory: RunDirectory
@@ -60,6 +67,13 @@ class Observation(NamedTuple):
     submissions: list[KnownSubmission]
     found: dict[int, AcceptedJobs]
     receipts: dict[int, int]
+    ending: Ending | None = None
+    cancelled: Mapping[int, str] = MappingProxyType({})
+
+    @property
+    def last(self) -> Submission | None:
+        """The newest submission; None where nothing was submitted yet."""
+        return self.submissions[-1].submission if self.submissions else None
 
 
 class _FirstLook(NamedTuple):
@@ -69,17 +83,19 @@ class _FirstLook(NamedTuple):
         directory: the run directory.
         run: the run's spec.
         submissions: all submissions, with their recorded jobs.
-        cancelled: the numbers of those that were cancelled.
+        cancelled: the numbers of those that were cancelled, with the cause or "".
         receipts: which shards are done.
         being_submitted: the numbers of those that somebody seems to be busy with.
+        ending: its finishers and waves; None where there never was one.
     """
 
     directory: RunDirectory
     run: RunSpec
     submissions: list[KnownSubmission]
-    cancelled: set[int]
+    cancelled: Mapping[int, str]
     receipts: Receipts
     being_submitted: set[int]
+    ending: Ending | None = None
 
     @property
     def is_done(self) -> bool:
@@ -94,11 +110,14 @@ class _Answers(NamedTuple):
         tasks: the state of each task that they know; None where nobody answered or was asked.
         found: jobs that nobody had recorded: submission -> jobs.
         problem: why there is no answer.
+        finisher: what is said of the last finisher's job; None where it is not known, or nobody
+            was asked.
     """
 
     tasks: TaskStates | None = None
     found: Mapping[int, AcceptedJobs] = MappingProxyType({})
     problem: str | None = None
+    finisher: TaskState | None = None
 
 
 @overload
@@ -107,6 +126,7 @@ async def observe(
     *,
     ask_scheduler: bool = True,
     failed_items: FailedItemCounts | None = None,
+    until_wave: int | None = None,
 ) -> Observation: ...
 
 
@@ -117,6 +137,7 @@ async def observe(
     *,
     ask_scheduler: bool = True,
     failed_items: FailedItemCounts | None = None,
+    until_wave: int | None = None,
 ) -> T: ...
 
 
@@ -126,6 +147,7 @@ async def observe(
     *,
     ask_scheduler: bool = True,
     failed_items: FailedItemCounts | None = None,
+    until_wave: int | None = None,
 ) -> Any:
     """Find out the state of every shard.
 
@@ -138,6 +160,8 @@ async def observe(
         ask_scheduler: False to use what the run directory alone can tell.
         failed_items: counts the items that failed and were recorded, which reads the receipts
             where there may be any; they are not counted where unset.
+        until_wave: asked for by who comes behind the jobs of all waves before this one: these have
+            ended, later ones are not looked at, and nobody is asked.
 
     Returns:
         What `then` returns; what was seen where unset.
@@ -147,17 +171,51 @@ async def observe(
         FormatError: run.json or a submission cannot be read.
     """
     first = await asyncio.to_thread(_look, directory)
+    if until_wave is not None:
+        known = [s for s in first.submissions if _wave_of(s.submission) < until_wave]
+        first = first._replace(submissions=known, being_submitted=set())
+        ask_scheduler = False
     asks = ask_scheduler and not first.is_done
     answers = await _ask(first) if asks else _Answers()
+    if ask_scheduler and answers.problem is None:
+        first = first._replace(ending=await _with_found_finisher(first.ending))
+        answers = answers._replace(finisher=await _ask_for_finisher(first.ending))
+
+    if until_wave is not None:
+        answers = _Answers(TaskStates())  # what nobody knows of has ended
 
     def conclude() -> Any:
         # A job may have ended between the first look and the scheduler's answer.
         last = first.receipts
-        if asks:
+        if asks or until_wave is not None:
             last = first.directory.receipts(first.run.world_size, last)
         return then(_conclusion(first, answers, last, failed_items))
 
     return await asyncio.to_thread(conclude)
+
+
+def _chosen(
+    submissions: Sequence[KnownSubmission], ending: Ending | None
+) -> dict[int, Collection[int]]:
+    """What waves that were queued up front are to compute, as far as that is decided."""
+    found: dict[int, Collection[int]] = {}
+    if ending is None:
+        return found
+    waves = {wave.number: wave for wave in ending.all_waves}
+    for known in submissions:
+        ahead, number = known.submission.ahead, known.submission.number
+        if ahead is None:
+            continue
+        if ahead.wave in waves:
+            ranks = (rank for portion in waves[ahead.wave].portions for rank in portion.ranks)
+            found[number] = {rank for rank in ranks if isinstance(rank, int)}
+        elif ending.end is not None and ending.end.number >= ahead.end:
+            found[number] = ()
+    return found
+
+
+def _wave_of(submission: Submission) -> int:
+    return 0 if submission.ahead is None else submission.ahead.wave
 
 
 def _look(directory: RunDirectory | Callable[[], RunDirectory]) -> _FirstLook:
@@ -166,8 +224,9 @@ def _look(directory: RunDirectory | Callable[[], RunDirectory]) -> _FirstLook:
     run = directory.run()
     submissions, cancelled = directory.submissions()
     first = _FirstLook(
-        directory, run, submissions, cancelled, directory.receipts(run.world_size), set()
-    )
+        directory, run, submissions, cancelled, directory.receipts(run.world_size), set(),
+        read_ending(directory),
+    )  # fmt: skip
     if first.is_done:
         return first
     return first._replace(being_submitted=_being_submitted(submissions, cancelled))
@@ -181,6 +240,38 @@ async def _ask(first: _FirstLook) -> _Answers:
         return _Answers(await _query(_with(first.submissions, found), first.receipts.done), found)
     except SchedulerUnavailable as error:
         return _Answers(found=found, problem=str(error))
+
+
+async def _with_found_finisher(ending: Ending | None) -> Ending | None:
+    """The same with the job of the last finisher, whose submitter died before it recorded that."""
+    if ending is None or ending.is_over or ending.finishers[-1].queued is not None:
+        return ending
+    finisher = ending.finishers[-1].finisher
+    busy = is_busy(finisher.submitter, finisher.job.name)
+    if finisher.scheduler in ON_THIS_HOST or busy:
+        return ending
+    with contextlib.suppress(SchedulerUnavailable):
+        scheduler = get_scheduler(finisher.scheduler)
+        for job in await scheduler.find([finisher.job], finisher.submitter.user):
+            queued = QueuedFinisher(
+                number=finisher.number, created=now(), recorded_by=this_process(), job_id=job.job_id
+            )
+            last = KnownFinisher(finisher, queued)
+            return ending._replace(finishers=[*ending.finishers[:-1], last])
+    return ending
+
+
+async def _ask_for_finisher(ending: Ending | None) -> TaskState | None:
+    """What the scheduler says of the last finisher's job, where one is to come."""
+    if ending is None or ending.is_over:
+        return None
+    last = ending.finishers[-1]
+    if last.job_id is None or last.finisher.scheduler in ON_THIS_HOST:
+        return None
+    with contextlib.suppress(SchedulerUnavailable):
+        states = await get_scheduler(last.finisher.scheduler).query([last.as_submission()])
+        return states.get((-last.finisher.number, 0), TaskState("ended"))
+    return None
 
 
 def _with(
@@ -202,14 +293,21 @@ def _conclusion(
     claims = {} if first.is_done else read_open_claims(directory, last)
     evidence = Evidence(
         run.world_size, last.done, records, submissions, first.being_submitted, first.cancelled,
-        answers.tasks, last.withdrawn, claims,
+        answers.tasks, last.withdrawn, claims, first.cancelled, _chosen(submissions, first.ending),
     )  # fmt: skip
     failed: dict[int, int | None] = {}
     if failed_items is not None and records_errors(run, submissions):
         failed = failed_items.count(directory, run, last.done)
     states = shard_states(evidence)
-    status = RunStatus(directory.root, states, answers.problem, run.n_items, failed)
-    return Observation(directory, run, status, submissions, dict(answers.found), last.done)
+    end = None
+    if first.ending is not None:
+        answered = answers.finisher is not None
+        end = finishing(first.ending, answers.finisher, answered=answered)
+    status = RunStatus(directory.root, states, answers.problem, run.n_items, failed, end)
+    found = dict(answers.found)
+    return Observation(
+        directory, run, status, submissions, found, last.done, first.ending, first.cancelled
+    )
 
 
 def _read_records(
@@ -231,7 +329,7 @@ def _read_records(
     return dict(found for found in records if found is not None)
 
 
-def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: set[int]) -> set[int]:
+def _being_submitted(submissions: Sequence[KnownSubmission], cancelled: Container[int]) -> set[int]:
     """Submissions without recorded jobs that somebody seems to be busy with.
 
     That is a hint with an end: a submitter that lives on after it failed to record its jobs must

@@ -7,6 +7,8 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, overload
 
+from espnet3.status.finishing import Finishing
+
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
 STATES: tuple[State, ...] = (
     "done",
@@ -17,6 +19,20 @@ STATES: tuple[State, ...] = (
     "failed",
     "lost",
 )
+Kind = Literal[
+    "memory",
+    "cuda-memory",
+    "time",
+    "preempted",
+    "node",
+    "cancelled",
+    "error",
+    "killed",
+    "crashed",
+    "silent",
+    "refused",
+    "not-submitted",
+]
 LIVE: frozenset[State] = frozenset({"queued", "running"})
 NOT_DONE: frozenset[State] = frozenset(STATES) - {"done"}
 
@@ -30,6 +46,12 @@ class ShardStatus(NamedTuple):
         cause: why, for a person; "" where there is nothing to say.
         submission: number of the last submission that holds it, or None.
         task: its task there, or None.
+        kind: what kind of cause that is, for a program (`docs/guide.md`); None for a shard
+            that is done, queued or running.
+        items_done: how many items its last attempt there had done when it ended.
+        host: where that attempt ran, or None.
+        elapsed: seconds from the start of its process to its end; None where it did not say.
+        peak_memory: bytes that it has needed at most; None where it did not say.
     """
 
     rank: int
@@ -37,6 +59,11 @@ class ShardStatus(NamedTuple):
     cause: str = ""
     submission: int | None = None
     task: int | None = None
+    kind: Kind | None = None
+    items_done: int = 0
+    host: str | None = None
+    elapsed: float | None = None
+    peak_memory: int | None = None
 
     @property
     def words(self) -> str:
@@ -114,6 +141,9 @@ class RunStatus:
         n_items: how many items the run has.
         failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
             the done shards where any did; None where the shard's receipt cannot be read.
+        finishing: how far a run that finishes itself has come; None for others.
+        changed_sources: the user's source files that differ from those of the last submission;
+            looked for where a shard is not done.
     """
 
     run_dir: str
@@ -121,6 +151,8 @@ class RunStatus:
     scheduler_problem: str | None = None
     n_items: int = 0
     failed: Mapping[int, int | None] = field(default_factory=dict)
+    finishing: Finishing | None = None
+    changed_sources: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
@@ -152,6 +184,15 @@ class RunStatus:
             found.append(f"the receipts of shards {shown} cannot be read")
         return found
 
+    def sources_in_words(self) -> str:
+        """Which source files differ, in a line; "" where none does."""
+        files = self.changed_sources
+        if not files:
+            return ""
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        shown = ", ".join(files[:3])
+        return f"source files differ from those that were submitted: {shown}{more}"
+
     def counts(self) -> dict[State, int]:
         """How many shards are in each state that occurs."""
         found = Counter(self.shards.states)
@@ -164,8 +205,9 @@ class RunStatus:
 
     @property
     def live(self) -> bool:
-        """Whether anything is still queued or running."""
-        return not LIVE.isdisjoint(self.shards.states)
+        """Whether anything is still queued or running, a finisher too."""
+        finisher = self.finishing is not None and self.finishing.live
+        return finisher or not LIVE.isdisjoint(self.shards.states)
 
     def not_done(self) -> list[ShardStatus]:
         """The shards that have no receipt, by rank."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
@@ -15,48 +13,9 @@ from espnet3.schedulers.base import Scheduler, TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile, submission_of
 from espnet3.specs.models import CUT_SHORT, AttemptRecord, Claim, PlannedJob
+from espnet3.status.causes import CRASHES, FROM_OUTSIDE, kind_of_end, kind_of_failure
+from espnet3.status.evidence import Evidence, Found
 from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
-
-# Signals that end a process without a word. The first ones are sent by the kernel, an administrator
-# or the scheduler; the others come from native code in the process itself.
-_FROM_OUTSIDE = {
-    int(signal.SIGKILL): "SIGKILL, often for want of memory",
-    **{int(number): number.name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)},
-    **{int(number): number.name for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)},
-}
-_CRASHES = {
-    int(number): number.name
-    for number in (
-        signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS,
-        signal.SIGTRAP,
-    )
-}  # fmt: skip
-
-
-class Evidence(NamedTuple):
-    """All that is known of a run.
-
-    Attributes:
-        world_size: how many shards it has.
-        receipts: the ranks that have one which counts.
-        records: what could be read of the attempt records of shards that have none.
-        submissions: in the order of their numbers.
-        being_submitted: numbers of submissions without recorded jobs whose submitter still lives.
-        cancelled: numbers of submissions that somebody cancelled.
-        tasks: what the scheduler says; None where it did not answer.
-        withdrawn: ranks whose receipt was withdrawn -> generation that the next one will have.
-        claims: rank -> claims of a shard that has no receipt, in order.
-    """
-
-    world_size: int
-    receipts: Collection[int]
-    records: Mapping[AttemptFile, AttemptRecord]
-    submissions: Sequence[KnownSubmission]
-    being_submitted: Container[int]
-    cancelled: Container[int]
-    tasks: TaskStates | None
-    withdrawn: Mapping[int, int] = MappingProxyType({})
-    claims: Mapping[int, Sequence[Claim]] = MappingProxyType({})
 
 
 def shard_states(evidence: Evidence) -> Shards:
@@ -77,6 +36,8 @@ def shard_states(evidence: Evidence) -> Shards:
     for holder in holders:
         number = holder.number
         for rank, task, job in holder.places(receipts, last):
+            if not holder.is_to_compute(rank):
+                continue
             before = states[rank] if rank < len(states) else "done"
             if before == "done" or before in LIVE:
                 continue
@@ -91,10 +52,10 @@ def shard_states(evidence: Evidence) -> Shards:
                 # It had its turn before the receipt was withdrawn, and makes no new one.
                 overruled.setdefault(rank, (number, task))
                 continue
-            state, cause = holder.unfinished(task, job, record)
-            if before is None or state in LIVE:
-                states[rank] = state
-                told[rank] = ShardStatus(rank, state, cause, number, task)
+            one = holder.unfinished(task, job, record)
+            if before is None or one.state in LIVE:
+                states[rank] = one.state
+                told[rank] = one.status(rank, number, task, record)
     if None in states:
         for rank in (rank for rank, state in enumerate(states) if state is None):
             own, place = last.get(rank, {}), overruled.get(rank)
@@ -157,10 +118,11 @@ def _held_by_none(
     last = max(own.values(), key=_order, default=None)
     generation = evidence.withdrawn.get(rank, 1)
     if rank in evidence.withdrawn and (last is None or last.generation < generation):
-        return ShardStatus(rank, "pending", "its receipt was withdrawn", *(place or (None, None)))
+        withdrawn = Found("pending", "its receipt was withdrawn", "not-submitted")
+        return withdrawn.status(rank, *(place or (None, None)))
     if last is None:
-        return ShardStatus(rank, "pending", "not submitted yet")
-    return ShardStatus(rank, *_by_record(last))
+        return Found("pending", "not submitted yet", "not-submitted").status(rank)
+    return _by_record(last).status(rank, last=last)
 
 
 class _Holder:
@@ -174,6 +136,8 @@ class _Holder:
         self._job_ids = known.job_ids()
         self._being_submitted = self.number in evidence.being_submitted
         self._cancelled = self.number in evidence.cancelled
+        self._cancelled_words = _clauses("cancelled", evidence.why_cancelled.get(self.number, ""))
+        self._chosen = evidence.chosen.get(self.number)
         self._claims = evidence.claims
         self._over = {file.attempt for file in evidence.records if file.event != "started"}
 
@@ -227,6 +191,10 @@ class _Holder:
                 task = known if known is not None and known < submission.n_tasks else any_task
             yield rank, task, submission.job_of(task)
 
+    def is_to_compute(self, rank: int) -> bool:
+        """Whether a shard is the submission's to compute, as far as somebody decided that."""
+        return self._chosen is None or rank in self._chosen
+
     def task_of(self, rank: int) -> int | None:
         """The task that computes a rank; None where the submission lacks the rank."""
         if self.submission.schedule == "dynamic":
@@ -236,8 +204,8 @@ class _Holder:
 
     def queued(self, rank: int, task: int) -> ShardStatus:
         """A shard that waits, and of which nothing else is known."""
-        state, cause = self.unfinished(task, self.submission.job_of(task), None)
-        return ShardStatus(rank, state, cause, self.number, task)
+        found = self.unfinished(task, self.submission.job_of(task), None)
+        return found.status(rank, self.number, task)
 
     @cached_property
     def _others_go_on(self) -> bool:
@@ -245,72 +213,97 @@ class _Holder:
         living = any(told.state != "ended" for _, told in self.tasks.items())
         return living and self.submission.schedule == "dynamic" and not self._cancelled
 
-    def unfinished(
-        self, task: int, job: PlannedJob, last: AttemptRecord | None
-    ) -> tuple[State, str]:
-        """State and cause of a shard without a receipt, as far as this submission is concerned."""
-        state, cause = self._as_its_task(task, job, last)
-        if state in ("interrupted", "lost") and self._others_go_on:
-            return "queued", _clauses("left to the other workers", cause)
-        return state, cause
+    def unfinished(self, task: int, job: PlannedJob, last: AttemptRecord | None) -> Found:
+        """What is known of a shard without a receipt, as far as this submission is concerned."""
+        found = self._as_its_task(task, job, last)
+        if found.state in ("interrupted", "lost") and self._others_go_on:
+            return Found("queued", _clauses("left to the other workers", found.cause))
+        return found
 
-    def _as_its_task(
-        self, task: int, job: PlannedJob, last: AttemptRecord | None
-    ) -> tuple[State, str]:
+    def _as_its_task(self, task: int, job: PlannedJob, last: AttemptRecord | None) -> Found:
         told = self.tasks.get(task)
         where = self._where(task, job)
-        if told is not None and told.state == "queued":
-            return "queued", _clauses(where, told.reason)
-        if told is not None and told.state == "running":
-            if last is None:
-                return "queued", _clauses(where, "its task is starting, or busy with another shard")
-            if last.event == "interrupted":
-                # Not over: its task is being stopped, or was requeued and begins again.
-                done = f"{last.items_done} items done"
-                return "running", _clauses(where, f"was interrupted by {last.cause}", done)
-            return _by_record(last, running=True)
+        if told is not None and told.state != "ended":
+            return self._live(told, where, last)
+        return self._ended(task, job, told, where, last)
+
+    def _live(self, told: TaskState, where: str, last: AttemptRecord | None) -> Found:
+        """What is known where the scheduler says that the task waits or runs."""
+        if told.state == "queued":
+            return Found("queued", _clauses(where, told.reason))
+        if last is None:
+            busy = "its task is starting, or busy with another shard"
+            return Found("queued", _clauses(where, busy))
+        if last.event == "interrupted":
+            # Not over: its task is being stopped, or was requeued and begins again.
+            done = f"{last.items_done} items done"
+            return Found("running", _clauses(where, f"was interrupted by {last.cause}", done))
+        return _by_record(last, running=True)
+
+    def _ended(
+        self,
+        task: int,
+        job: PlannedJob,
+        told: TaskState | None,
+        where: str,
+        last: AttemptRecord | None,
+    ) -> Found:
+        """What is known where the scheduler does not say that the task waits or runs.
+
+        The attempt's own word counts most, then the scheduler's, then a signal.
+        """
         if last is not None and last.event != "started":
             return _by_record(last, why_stopped=self._why_stopped(last, told))
         if not self._answered:
+            silent = "the scheduler does not answer"
             if last is not None:
-                return "running", _clauses(f"since {last.time:%Y-%m-%d %H:%M} on {last.host}",
-                                           "the scheduler does not answer")  # fmt: skip
-            return "queued", _clauses(where, "the scheduler does not answer")
+                since = f"since {last.time:%Y-%m-%d %H:%M} on {last.host}"
+                return Found("running", _clauses(since, silent))
+            return Found("queued", _clauses(where, silent))
         if self._being_submitted:
             by = self.submission.submitter
-            return "queued", f"being submitted by process {by.pid} on {by.host}"
+            return Found("queued", f"being submitted by process {by.pid} on {by.host}")
         if (told is None or not told.begun) and last is None:
             if self._cancelled:
-                return "interrupted", "cancelled"
+                return Found("interrupted", self._cancelled_words, "cancelled")
             if job.name not in self._job_ids:
-                return "pending", self._why_not_accepted()
+                return self._not_accepted()
         if told is not None and told.stopped:
-            return "interrupted", _clauses(told.stopped, where, told.reason)
+            kind = kind_of_end(told.stopped, told, said=False)
+            return Found("interrupted", _clauses(self._stopped(told), where, told.reason), kind)
         if self._cancelled:
-            return "interrupted", _clauses("cancelled", where)
+            return Found("interrupted", _clauses(self._cancelled_words, where), "cancelled")
+        return self._without_a_word(told, where, last)
+
+    def _without_a_word(
+        self, told: TaskState | None, where: str, last: AttemptRecord | None
+    ) -> Found:
+        """What is known of a task that has ended, where nobody says who stopped it."""
         said = f"{told.word} {told.reason}".strip() if told is not None else ""
         ended = "its task ended before the shard began"
         if told is not None and not told.begun:
             ended = "its task was never started"
         if last is not None:
             ended = f"attempt {last.attempt} on {last.host} ended without a word"
-        if told is not None and told.signal in _FROM_OUTSIDE:
-            killed = f"killed by {_FROM_OUTSIDE[told.signal]}"
-            return "interrupted", _clauses(killed, ended, where)
-        if told is not None and told.signal in _CRASHES:
-            return "lost", _clauses(f"crashed by {_CRASHES[told.signal]}", ended, where)
-        return "lost", _clauses(ended, where, said)
+        kind = kind_of_end("", told, said=False)
+        if told is not None and told.signal in FROM_OUTSIDE:
+            killed = f"killed by {FROM_OUTSIDE[told.signal]}"
+            return Found("interrupted", _clauses(killed, ended, where), kind)
+        if told is not None and told.signal in CRASHES:
+            return Found("lost", _clauses(f"crashed by {CRASHES[told.signal]}", ended, where), kind)
+        return Found("lost", _clauses(ended, where, said), kind)
 
-    def _why_not_accepted(self) -> str:
+    def _not_accepted(self) -> Found:
         """Why a job of the submission has no id."""
-        if self._recorded is None or not self._recorded.refused:
-            return f"submission {self.number:04d} did not reach the scheduler"
-        words = self._recorded.refused
-        if words == CUT_SHORT:
-            return f"submission {self.number:04d} was cut short"
+        words = self._recorded.refused if self._recorded is not None else None
+        if not words:
+            words = f"submission {self.number:04d} did not reach the scheduler"
+        elif words == CUT_SHORT:
+            words = f"submission {self.number:04d} was cut short"
         # Our own words begin with the scheduler's name: it gave no answer, or was not to be had.
-        unavailable = words.startswith(f"{self.submission.scheduler}: ")
-        return words if unavailable else _clauses("refused by the scheduler", words)
+        elif not words.startswith(f"{self.submission.scheduler}: "):
+            return Found("pending", _clauses("refused by the scheduler", words), "refused")
+        return Found("pending", words, "not-submitted")
 
     def _where(self, task: int, job: PlannedJob) -> str:
         """The task as the scheduler's commands name it."""
@@ -320,28 +313,33 @@ class _Holder:
         index = None if job.n_tasks == 1 else task - job.first_task
         return f"job {self._scheduler.task_name(job_id, index)}"
 
+    def _stopped(self, told: TaskState) -> str:
+        """What stopped a task, in the scheduler's words, or in those of who asked it to."""
+        return self._cancelled_words if told.stopped == "cancelled" else told.stopped
+
     def _why_stopped(self, last: AttemptRecord, told: TaskState | None) -> str:
         """Who interrupted an attempt, as far as anybody but the attempt itself knows."""
         if told is not None and told.stopped:
-            return told.stopped
+            return self._stopped(told)
         if self._cancelled:
-            return "cancelled"
+            return self._cancelled_words
         # The job's time limit, by the worker's own clock.
         late = self._walltime is not None and last.elapsed >= self._walltime - 5
         return "time limit" if late else ""
 
 
-def _by_record(
-    last: AttemptRecord, *, running: bool = False, why_stopped: str = ""
-) -> tuple[State, str]:
-    """State and cause from an attempt record."""
+def _by_record(last: AttemptRecord, *, running: bool = False, why_stopped: str = "") -> Found:
+    """What an attempt record tells."""
     if last.event == "failed":
-        return "failed", last.cause
+        return Found("failed", last.cause, kind_of_failure(last))
     if last.event == "interrupted":
-        return "interrupted", _clauses(why_stopped, last.cause, f"{last.items_done} items done")
+        done = f"{last.items_done} items done"
+        kind = kind_of_end(why_stopped, None, said=True)
+        return Found("interrupted", _clauses(why_stopped, last.cause, done), kind)
     if running:
-        return "running", f"since {last.time:%Y-%m-%d %H:%M} on {last.host}"
-    return "lost", f"attempt {last.attempt} on {last.host} ended without a word"
+        return Found("running", f"since {last.time:%Y-%m-%d %H:%M} on {last.host}")
+    ended = f"attempt {last.attempt} on {last.host} ended without a word"
+    return Found("lost", ended, "silent")
 
 
 def _clauses(*parts: str) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
+from espnet3.errors import FormatError, StoreError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.status.failed_items import FailedItemCounts
-from espnet3.status.observation import observe
+from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import RunStatus
+from espnet3.user_code.sources import differing
 
 
 async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
@@ -27,7 +31,22 @@ async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
         >>> (await status("/shared/decode")).counts()  # doctest: +SKIP
         {'done': 38, 'failed': 2}
     """
-    return await _look(run_dir, FailedItemCounts())
+    directory = partial(RunDirectory.open, run_dir)
+    return await observe(directory, _with_changed_sources, failed_items=FailedItemCounts())
+
+
+def _with_changed_sources(seen: Observation) -> RunStatus:
+    """The status, with the source files that were edited since the last submission."""
+    if seen.status.done:
+        return seen.status
+    record = None
+    with contextlib.suppress(FormatError, StoreError):  # who works with it will say so
+        record = seen.directory.code(seen.last)
+    if record is None or not all(map(os.path.isdir, record.roots)):  # this is another host
+        return seen.status
+    return replace(
+        seen.status, changed_sources=[record.path_of(file) for file in differing(record)]
+    )
 
 
 async def _look(run_dir: str | os.PathLike[str], failed_items: FailedItemCounts) -> RunStatus:

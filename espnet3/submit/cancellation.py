@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from functools import partial
 
 from espnet3.config.current import chosen_policy
@@ -14,12 +15,13 @@ from espnet3.errors import (
     UsageError,
 )
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.processes import this_process, this_user
+from espnet3.run_dir.finishers import ON_THIS_HOST, KnownFinisher
+from espnet3.run_dir.processes import is_alive, this_process, this_user
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.trust import Trust
-from espnet3.run_dir.worker_command import arguments_of
+from espnet3.run_dir.worker_command import FINISHER, arguments_of
 from espnet3.schedulers import get_scheduler
-from espnet3.schedulers.ownership import is_own_job
+from espnet3.schedulers.ownership import as_recorded, is_own_finisher, is_own_job
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observation import Observation, observe
@@ -54,8 +56,9 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    directory, own = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
-    stopped: list[str] = []
+    directory, own, finishers = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
+    # First, since they would start when the others have ended.
+    stopped = await _cancel_finishers(finishers)
     renamed: list[str] = []
     problem = None
     for known in own:
@@ -87,6 +90,26 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
     return stopped
 
 
+async def _cancel_finishers(finishers: list[KnownFinisher]) -> list[str]:
+    """Stop finishers that are still to come; the ids of their jobs."""
+    stopped = []
+    for known in finishers:
+        finisher, queued = known.finisher, known.queued
+        if finisher.scheduler in ON_THIS_HOST:
+            if queued is not None and is_alive(queued.recorded_by):
+                os.kill(queued.recorded_by.pid, signal.SIGTERM)
+                stopped.append(str(queued.recorded_by.pid))
+            continue
+        scheduler = get_scheduler(finisher.scheduler)
+        states = await scheduler.query([known.as_submission()])
+        # Of one whose submitter died before it recorded the job, only the name is known.
+        if queued is None or any(state.state != "ended" for state in states.values()):
+            found = await scheduler.find([finisher.job], this_user())
+            await scheduler.cancel(found)
+            stopped += [job.job_id for job in found]
+    return stopped
+
+
 def _note_for_joined(directory: RunDirectory, known: KnownSubmission) -> None:
     if directory.store.names(layout.WORKERS):
         number = known.submission.number
@@ -114,7 +137,7 @@ async def _jobs_of_mine(
     submission, ids = known.submission, known.job_ids()
     me = this_user()
     found = await get_scheduler(submission.scheduler).find_of(submission, me)
-    named = {job.name: job for job in found}
+    named = {job.name for job in found}
     renamed = [
         ids[job.name]
         for job in submission.jobs
@@ -126,14 +149,7 @@ async def _jobs_of_mine(
             f"submission {submission.number:04d}: its jobs are those of "
             f"{submission.submitter.user}, who has to cancel them"
         )
-    # The record may also tell the cluster of Slurm's that has the job (`7;gpu`).
-    whole = [
-        job.model_copy(update={"job_id": ids[job.name]})
-        if ids.get(job.name, "").startswith(f"{job.job_id};")
-        else job
-        for job in (named[planned.name] for planned in submission.jobs if planned.name in named)
-    ]
-    return whole, renamed
+    return as_recorded(found, submission, known.recorded), renamed
 
 
 def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
@@ -145,8 +161,10 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
     return directory
 
 
-def _own(seen: Observation) -> tuple[RunDirectory, list[KnownSubmission]]:
-    """The directory, and the submissions whose jobs work in it.
+def _own(
+    seen: Observation,
+) -> tuple[RunDirectory, list[KnownSubmission], list[KnownFinisher]]:
+    """The directory, and the submissions and finishers to come whose jobs work in it.
 
     Raises:
         Untrusted: the run's own policy is stricter, and others could have written which they are.
@@ -170,7 +188,32 @@ def _own(seen: Observation) -> tuple[RunDirectory, list[KnownSubmission]]:
         raise RunDirectoryError(
             store.root, f"is a copy of {root}, where its jobs work; cancel them there"
         )
-    return directory, own
+    return directory, own, _own_finishers(seen)
+
+
+def _own_finishers(seen: Observation) -> list[KnownFinisher]:
+    """The finishers that are still to come; those of a run that this is a copy of are not.
+
+    Raises:
+        UsageError: a job is not named after the run.
+    """
+    ending, store = seen.ending, seen.directory.store
+    found: list[KnownFinisher] = []
+    if ending is None or ending.is_over:
+        return found
+    for known in ending.finishers:
+        finisher = known.finisher
+        if ending.end is not None and finisher.end <= ending.end.number:
+            continue
+        if not is_own_finisher(seen.run, finisher):
+            raise UsageError(
+                f"finisher {finisher.number:04d}: {finisher.job.name!r} is not a job of run "
+                f"{seen.run.run_id}, so nothing is cancelled; was the file edited by hand?"
+            )
+        there = arguments_of(finisher.command, FINISHER).run
+        if not (isinstance(store, LocalStore) and _is_another(store, there, seen.run)):
+            found.append(known)
+    return found
 
 
 def _require_own_names(known: KnownSubmission, run: RunSpec) -> None:

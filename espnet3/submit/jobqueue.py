@@ -31,6 +31,7 @@ from espnet3.schedulers.commands import NoAnswer
 from espnet3.schedulers.dialect import Dialect, JobRequest
 from espnet3.schedulers.job_options import check_options, with_new_names
 from espnet3.schedulers.walltimes import hours_minutes_seconds
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
 from espnet3.submit.launcher import Launcher, Rendered
@@ -52,6 +53,7 @@ class JobQueueLauncher(Launcher):
         self._scheduler = BatchSystem(self._dialect)
         self._n_workers, self._job_array = parallel.n_workers, parallel.job_array
         self._submit_timeout = parallel.submit_timeout
+        self.without_nodes = parallel.exclude_nodes
         self._runner_name = runner.__name__
         cluster = CLUSTERS[parallel.env]
         self._base: type[Job] = cluster.job_cls
@@ -174,10 +176,18 @@ class JobQueueLauncher(Launcher):
             except Exception as error:  # a constructor of the user's hook
                 raise self._hook_failed(error) from error
 
-    async def _job(self, submission: Submission, job: PlannedJob, after: str | None) -> Any:
+    async def _job(self, submission: Submission, job: PlannedJob, after: Sequence[str] = ()) -> Any:
+        """A job to be rendered or submitted; `after` is as for `JobRequest`."""
         words = changed(submission.worker_command, first_task=job.first_task)
+        return await self._job_of(words, job, submission.log_directory, after)
+
+    async def _job_of(
+        self, words: Sequence[str], job: PlannedJob, log_directory: str, after: Sequence[str]
+    ) -> Any:
         worker = f"{self.python} {shlex.join(without_python(words, self.python))}"
-        request = JobRequest(job, submission.log_directory, self._job_array, after, self.options)
+        nodes = await self._scheduler.node_names(self.without_nodes)
+        array = self._job_array
+        request = JobRequest(job, log_directory, array, after, self.options, nodes)
         parts = (await self._scheduler.identified()).request(request)
         rendered = self._new_job(parts.prologue)
         rendered.parts = parts
@@ -186,14 +196,45 @@ class JobQueueLauncher(Launcher):
         return rendered
 
     async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
-        after = None if job.after is None else f"<id of {submission.jobs[job.after].name}>"
+        after = () if job.after is None else (f"<id of {submission.jobs[job.after].name}>",)
         rendered = await self._job(submission, job, after)
         return Rendered(rendered.job_script(), rendered.submit_words())
+
+    def require_finishers(self) -> None:
+        if not self._dialect.can_wait:
+            raise ConfigError(
+                "parallel.finish",
+                f"needs jobs that wait for the end of others, which {self._scheduler.name} does "
+                "not have; leave it out, and call `espnet3 finish RUN_DIR --now` when they ended",
+            )
+
+    async def _finisher(self, finisher: Finisher, waits_for: Sequence[str]) -> Any:
+        after = await self._scheduler.awaited(waits_for)
+        return await self._job_of(finisher.command, finisher.job, finisher.log_directory, after)
+
+    async def render_finisher(self, finisher: Finisher) -> Rendered:
+        rendered = await self._finisher(finisher, finisher.waits_for)
+        return Rendered(rendered.job_script(), rendered.submit_words())
+
+    async def launch_finisher(self, finisher: Finisher) -> str:
+        waits_for: Sequence[str] = finisher.waits_for
+        try:
+            return await self._submit(await self._finisher(finisher, waits_for), finisher.job)
+        except SubmissionRefused:
+            # A job that is over may be unknown by now, and then none can be told to wait for it.
+            waits_for = await self._scheduler.not_ended(waits_for)
+            if waits_for == finisher.waits_for:
+                raise
+        return await self._submit(await self._finisher(finisher, waits_for), finisher.job)
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         ids: list[str] = []
         for planned in submission.jobs:
-            after = None if planned.after is None else ids[planned.after]
+            after: Sequence[str] = () if submission.ahead is None else submission.ahead.waits_for
+            if planned.after is not None:
+                after = (ids[planned.after],)
+                if submission.jobs[planned.after].n_tasks > 1:
+                    after = await self._scheduler.awaited(after)
             job = await self._job(submission, planned, after)
             ids.append(await self._submit(job, planned))
             yield AcceptedJob(name=planned.name, job_id=ids[-1])

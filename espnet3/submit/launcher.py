@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 
 from pydantic import JsonValue
 
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.submit.plan import JobShape
 
@@ -28,12 +29,15 @@ class Launcher(ABC):
         options: the options that are really used, defaults of the site included.
         python: the interpreter's command, as it stands in a script.
         log_directory: where the options want the jobs' logs, or None.
+        without_nodes: host names of nodes that its jobs are kept away from, where its scheduler
+            can do that.
         records_jobs: whether what is launched writes the record of the jobs itself.
     """
 
     options: dict[str, JsonValue]
     python: str
     log_directory: str | None = None
+    without_nodes: Sequence[str] = ()
     records_jobs: ClassVar[bool] = False
 
     async def require_reachable(self) -> None:
@@ -54,6 +58,32 @@ class Launcher(ABC):
     @abstractmethod
     def shape_jobs(self, n_tasks: int, max_array_size: int) -> Sequence[JobShape]:
         """Cut tasks into jobs."""
+
+    def require_finishers(self) -> None:
+        """Refuse to queue finishers where that cannot be done.
+
+        Raises:
+            ConfigError: no job can wait for others here.
+        """
+
+    @abstractmethod
+    async def render_finisher(self, finisher: Finisher) -> Rendered:
+        """Render the job of a finisher without submitting it.
+
+        Raises:
+            SchedulerUnavailable: the scheduler does not tell what its form depends on.
+        """
+
+    @abstractmethod
+    async def launch_finisher(self, finisher: Finisher) -> str:
+        """Start the job of a finisher, whose intent is on disk.
+
+        Returns:
+            Its id.
+
+        Raises:
+            SubmissionRefused, SchedulerUnavailable: as `launch`.
+        """
 
     @abstractmethod
     async def render(self, submission: Submission, job: PlannedJob) -> Rendered:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shlex
 import sys
 from collections.abc import AsyncGenerator, Sequence
 
 from espnet3.config.model import ParallelConfig
-from espnet3.errors import ConfigError, SubmissionRefused
+from espnet3.errors import ConfigError
 from espnet3.redaction import shown_value
 from espnet3.run_dir.worker_command import SUPERVISOR, arguments_of, command
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.gpus import NO_GPU, VARIABLE, visible_gpus
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
+from espnet3.submit.detached import start_detached
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape
 
@@ -46,21 +47,15 @@ class LocalLauncher(Launcher):
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         [job] = submission.jobs
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(await self.render(submission, job)).command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        except OSError as error:
-            problem = f"no process can be made for the supervisor: {error.strerror}"
-            raise SubmissionRefused(self._env, problem) from None
-        pid, words = await process.communicate()
-        if process.returncode != 0:
-            problem = words.decode(errors="replace").strip() or "the supervisor died at its start"
-            raise SubmissionRefused(self._env, problem)
-        yield AcceptedJob(name=job.name, job_id=pid.decode().strip())
+        command = (await self.render(submission, job)).command
+        pid = await start_detached(self._env, "supervisor", command)
+        yield AcceptedJob(name=job.name, job_id=pid)
+
+    async def render_finisher(self, finisher: Finisher) -> Rendered:
+        return Rendered("", finisher.command)
+
+    async def launch_finisher(self, finisher: Finisher) -> str:
+        return await start_detached(self._env, "finisher", finisher.command)
 
 
 class LocalGpuLauncher(LocalLauncher):

@@ -21,6 +21,9 @@ from espnet3.specs.models import RunSpec, encode, now
 from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
+from espnet3.submit.behind import queue_behind
+from espnet3.submit.code import KnownCode, WhichCode, number_of_code, require_choice
+from espnet3.submit.finishers import check_finish, with_absolute_output
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.launcher_choice import make_launcher, with_usual_width
 from espnet3.submit.overrides import Groups
@@ -30,6 +33,7 @@ from espnet3.submit.process_record import warn_of_others
 from espnet3.submit.resumption import choose_ranks, record_found_jobs, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
 from espnet3.submit.submitter import this_submitter
+from espnet3.user_code.sources import Source
 
 
 async def submit(
@@ -39,6 +43,7 @@ async def submit(
     run_dir: str | os.PathLike[str] | None = None,
     n_shards: int | None = None,
     parallel: ParallelConfig | Mapping[str, Any] | None = None,
+    code: WhichCode | None = None,
 ) -> Submitted:
     """Submit a run and return at once; nothing of this process is needed afterwards.
 
@@ -52,6 +57,7 @@ async def submit(
             else a new folder below its `async_result_dir` (`espnet3_runs/`).
         n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset.
         parallel: the parallel config; what `set_parallel` set where unset, else `env: local`.
+        code: for a run that goes on though source files were edited, as for `resume`.
 
     Returns:
         Where the run is and what was submitted.
@@ -59,6 +65,7 @@ async def submit(
     Raises:
         UsageError: the call or the config is wrong; nothing was written.
         PlanMismatch: `run_dir` holds a run of another plan.
+        CodeChanged: source files differ from those that it was submitted with.
         SchedulerUnavailable: the scheduler does not answer.
         SubmissionRefused: it refused a job; the plan is written and can be resumed.
 
@@ -66,21 +73,26 @@ async def submit(
         >>> submitted = await submit(runner, range(1000), run_dir="/shared/decode", n_shards=40)
         ... # doctest: +SKIP
     """
+    require_choice(code)
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
     directory, plan, groups = ready[:3]
     submitted = Submitted.nothing(directory.root)
+    sources: list[Source] | None = None
     if ready.existing is None:
         planned = await groups.planned(range(plan.run.world_size))
         if groups.config.preflight:
-            await preflight(plan.run, runner.provider)
+            sources = await preflight(plan.run, runner.provider)
         if await asyncio.to_thread(_write_plan, directory, plan):
+            new = KnownCode(None, True, keeps=groups.config.snapshot)
+            number = await number_of_code(directory, plan.run, 1, new, sources)
             with contextlib.suppress(Overtaken):
-                of_all = groups.config
-                async for part in submit_planned(directory, plan.run, planned, 1, of_all=of_all):
+                how: dict[str, Any] = {"of_all": groups.config, "code": number}
+                async for part in submit_planned(directory, plan.run, planned, 1, **how):
                     submitted = submitted.and_then(part)
+                await queue_behind(directory, plan.run, groups, submitted, number)
                 return submitted
     seen = await observe(directory, record_found_jobs)
-    return await submit_missing(seen, groups, submitted=submitted)
+    return await submit_missing(seen, groups, submitted=submitted, code=code, sources=sources)
 
 
 async def dry_run(
@@ -146,7 +158,7 @@ def _check(
     def make(changed: ParallelConfig) -> Launcher:
         return make_launcher(changed, type(runner))
 
-    config = with_usual_width(config)
+    config = with_absolute_output(with_usual_width(config))
     launcher = make(config)
     passed_on = get_scheduler(config.env).passes_environment
     submitter = this_submitter(launcher.python, config.environment_variables, passed_on=passed_on)
@@ -165,6 +177,7 @@ def _check(
         config = config.model_copy(update={"trust": directory.trust})
     directory.require_submissions()
     directory.require_scripts(plan.run)
+    check_finish(directory.root, config, make)
     return _Ready(directory, plan, Groups(config, plan.run.world_size, launcher, make), existing)
 
 
@@ -185,7 +198,7 @@ def _existing(directory: RunDirectory) -> RunSpec | None:
                 store.root, f"cannot be read ({error.strerror}); choose another run_dir"
             ) from None
         # Names that begin with a dot are unfinished files of ours, or the file system's own.
-        foreign = {n for n in names if not n.startswith(".")} - layout.OWN
+        foreign = {n for n in names if not n.startswith(".") and not layout.is_own(n)}
         if foreign and not store.exists(layout.RUN):
             raise RunDirectoryError(
                 store.root,

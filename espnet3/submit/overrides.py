@@ -56,7 +56,7 @@ class Groups:
         self, config: ParallelConfig, world_size: int, launcher: Launcher, make: MakeLauncher
     ) -> None:
         self.config = config
-        self._make = make
+        self.make = make
         self._groups = [Group(config, launcher)]
         for options, ranks in _by_options(config.overrides, world_size):
             try:
@@ -88,7 +88,7 @@ class Groups:
                 before, shared = shared, shared + n
                 ends = [config.n_workers * at // sum(sharing) for at in (before, shared)]
                 config = config.model_copy(update={"n_workers": max(1, ends[1] - ends[0])})
-                launcher = self._make(config)
+                launcher = self.make(config)
             await launcher.require_reachable()
             size = await array_size(config, launcher)
             launcher.shape_jobs(n, size)  # refused, if at all, before anything is written

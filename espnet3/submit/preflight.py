@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import tempfile
@@ -17,12 +18,13 @@ from espnet3.specs.models import RunSpec, encode
 from espnet3.submit.process_record import warn_not_taken_over
 from espnet3.text import one_line
 from espnet3.user_code.plain_attributes import decode_held, differences, plain_attributes
+from espnet3.user_code.sources import Source
 from espnet3.worker import exit_codes
 
 _MANY = 5  # warnings
 
 
-async def preflight(run: RunSpec, provider: Any = None) -> None:
+async def preflight(run: RunSpec, provider: Any = None) -> list[Source]:
     """Rebuild provider and runner in a clean process, so that a typo does not cost a night.
 
     The process runs the recorded interpreter in the root folder and shares nothing with this one.
@@ -33,6 +35,9 @@ async def preflight(run: RunSpec, provider: Any = None) -> None:
     Args:
         run: what is about to be submitted.
         provider: the submitter's, to compare with; None for a run whose submitter has ended.
+
+    Returns:
+        The user's source files that were loaded there.
 
     Raises:
         PreflightError: they do not import or the provider cannot be constructed.
@@ -60,10 +65,11 @@ async def preflight(run: RunSpec, provider: Any = None) -> None:
         output = scrubbed(printed.decode(errors="replace"))
         problem = _read(result)
         held = _read(Path(f"{result}.held"))
-    if problem == "" and process.returncode == 0:
+        sources = _read(Path(f"{result}.sources"))
+    if problem == "" and process.returncode == 0 and sources is not None:
         if provider is not None and held is not None:
             _warn_of(await asyncio.to_thread(_made_otherwise, provider, held))
-        return
+        return [Source(*each) for each in json.loads(sources)]
     last = _last_line(output)
     if problem and last and process.returncode == exit_codes.EXITED:
         problem = f"{problem.rpartition(': SystemExit')[0]}: it ended itself and said: {last}"

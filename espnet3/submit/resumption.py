@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from espnet3.config.current import chosen_policy
-from espnet3.config.model import ParallelConfig, parse_parallel
-from espnet3.errors import RunDirectoryError, SchedulerUnavailable, UsageError
+from espnet3.config.model import parse_parallel
+from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import stopping
 from espnet3.specs import layout
-from espnet3.specs.models import RunSpec, ShardSpec, decode
+from espnet3.specs.models import RunSpec
 from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE, RunStatus
-from espnet3.storage.opening import open_store
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
-from espnet3.submit.launcher import Launcher
-from espnet3.submit.launcher_choice import make_launcher
+from espnet3.submit.behind import queue_after_resume
+from espnet3.submit.code import WhichCode, known_code, number_of_code, require_choice, run_for
+from espnet3.submit.named_ranks import named_ranks
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
+from espnet3.submit.run_groups import errors_from_of, groups_of, import_path_of
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
 from espnet3.submit.submitter import refuse_in_worker
 from espnet3.submit.withdrawals import (
@@ -38,9 +39,8 @@ from espnet3.submit.withdrawals import (
     find_failed_parts,
     withdraw,
 )
-from espnet3.user_code.import_path import extended_import_path
-from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
+from espnet3.user_code.sources import Source, loaded_sources
 
 WhichItems = Literal["missing", "failed"]
 
@@ -54,6 +54,7 @@ async def resume(
     repair: bool = False,
     items: WhichItems = "missing",
     patience: float = PATIENCE,
+    code: WhichCode | None = None,
     trust: Trust | None = None,
 ) -> Submitted:
     """Submit what is missing of a run: shards without a receipt and without a live attempt.
@@ -77,6 +78,8 @@ async def resume(
             else of their shards.
         patience: seconds for which files that do not match their receipts may still be on their
             way through a network file system, before `repair` believes them to be damaged.
+        code: what to go on with where source files differ from those that were submitted last:
+            `current`, as they are now, or `submitted`, which needs a run with `snapshot: true`.
         trust: whose run directories are believed, as in the parallel config; what `set_parallel`
             set where unset. That of the run counts only where it is `owner`.
 
@@ -89,18 +92,19 @@ async def resume(
         DamagedResult: a receipt cannot be read to find failed items, and `repair` is not set.
         Untrusted: others could have written it, and so what would be imported.
         UsageError: a rank is none of the run's, or an option is wrong.
+        CodeChanged: source files differ, and `code` does not say what to go on with.
         SchedulerUnavailable: the scheduler does not answer, so that live shards cannot be told
             from dead ones (`force` goes on all the same).
         SubmissionRefused: the scheduler refused a job.
 
     Example:
-        >>> await resume("/shared/decode", options={"memory": "64GB"})  # doctest: +SKIP
         >>> await resume("/shared/decode", items="failed")              # doctest: +SKIP
     """
     if items not in get_args(WhichItems):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
-    wish = _Wish(ranks, options, force, repair, items == "failed", patience)
-    return await _resume(partial(_open, run_dir, chosen_policy(trust)), wish)
+    require_choice(code)
+    wish = _Wish(ranks, options, force, repair, items == "failed", patience, code)
+    return await _resume(partial(open_believed, run_dir, chosen_policy(trust)), wish)
 
 
 class _Wish(NamedTuple):
@@ -112,6 +116,7 @@ class _Wish(NamedTuple):
     repair: bool
     failed: bool
     patience: float
+    code: WhichCode | None
 
 
 class _Checked(NamedTuple):
@@ -138,19 +143,22 @@ async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Su
     with stopping() as stop:
         checked = await observe(open_directory, lambda seen: _check(seen, wish, stop))
     seen, groups, wanted, receipts, findings = checked
-    if findings:
-        if groups.config.preflight:  # before anything is withdrawn
-            await preflight(seen.run)
+    sources: list[Source] | None = None
+    if findings:  # before anything is withdrawn
+        run = await asyncio.to_thread(run_for, wish.code, seen.directory, seen.run, seen.last)
+        if groups.config.preflight:
+            sources = await preflight(run)
         seen = await observe(
             partial(_withdraw, seen, receipts, findings, wish.failed), record_found_jobs
         )
     submitted = await submit_missing(
-        seen, groups, wanted, force=wish.force, failed=wish.failed, checked=bool(findings)
-    )
+        seen, groups, wanted, force=wish.force, failed=wish.failed, checked=bool(findings),
+        code=wish.code, sources=sources,
+    )  # fmt: skip
     return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
 
 
-def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
+def open_believed(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
     """A directory whose submissions may be believed, as it is now."""
     directory = RunDirectory.open(run_dir, policy)
     directory.require_submissions()
@@ -162,16 +170,19 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
 def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
     """Which shards, by which options, and which of them have receipts that cannot stay."""
     directory = seen.directory
-    wanted = None if wish.ranks is None else _ranks(directory.root, seen.run, wish.ranks)
+    wanted = None if wish.ranks is None else named_ranks(directory.root, seen.run, wish.ranks)
     # What helped the last time helps again; the first config may be the one that was refused.
-    last = seen.submissions[-1].submission if seen.submissions else seen.run
+    last = seen.last or seen.run
     config = parse_parallel(last.parallel)
     directory.trust_at_most(seen.run.parallel, last.parallel)
     config = config.model_copy(update={"trust": directory.trust})
     _require_trusted(directory, seen)
     if wish.options:
         config = set_for_all(config, _plain_options(wish.options))
-    groups = _groups(config, seen.run)
+    run = seen.run
+    if wish.code == "submitted":
+        run = run_for(wish.code, directory, run, seen.last)
+    groups = groups_of(config, run)
     findings: dict[int, WithdrawalCause] = {}
     receipts = {
         rank: generation
@@ -216,6 +227,8 @@ async def submit_missing(
     failed: bool = False,
     checked: bool = False,
     submitted: Submitted | None = None,
+    code: WhichCode | None = None,
+    sources: list[Source] | None = None,
 ) -> Submitted:
     """Submit the shards of an observed run that are missing; see `resume`.
 
@@ -227,34 +240,52 @@ async def submit_missing(
         failed: compute recorded items again.
         checked: whether provider and runner were rebuilt in a clean process already.
         submitted: what the caller has submitted of the run already.
+        code: what to go on with where source files differ from those of the last submission.
+        sources: the user's files that a worker loads, where they are known already.
     """
     directory = seen.directory
     checked = checked or not groups.config.preflight
     submitted = Submitted.nothing(directory.root) if submitted is None else submitted
+    of_code: int | None = None
     while True:
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
         before = set(submitted.ranks)
         chosen = [rank for rank in chosen if rank not in before]
         left_alone = {rank: why for rank, why in left_alone.items() if rank not in before}
         if chosen:
+            known = await asyncio.to_thread(
+                known_code, directory, seen.last, code, snapshot=groups.config.snapshot
+            )
             planned = await groups.planned(chosen)
             if not checked:
-                await preflight(seen.run)
+                sources = await preflight(await asyncio.to_thread(known.run, directory, seen.run))
                 checked = True
             number = _next_number(seen)
+            if known.is_current and sources is None:
+                sources = await asyncio.to_thread(_sources_here, seen.run)
+            of_code = await number_of_code(directory, seen.run, number, known, sources)
             # What stops at an error vouches for none.
             strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
-            errors_from = number if failed or strict else _errors_from(seen, chosen)
+            errors_from = number if failed or strict else errors_from_of(seen, chosen)
             try:
                 async for part in submit_planned(
-                    directory, seen.run, planned, number, errors_from, groups.config
+                    directory, seen.run, planned, number, errors_from, groups.config, of_code
                 ):
                     submitted = submitted.and_then(part)
             except Overtaken as error:
                 listed = partial(_listed, directory, error.number)
                 seen = await observe(listed, record_found_jobs)
                 continue
+        await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
         return replace(submitted, left_alone=left_alone)
+
+
+def _sources_here(run: RunSpec) -> list[Source]:
+    """The user's files that a worker loads, as this process has them: nothing else was asked."""
+    with import_path_of(run):
+        find_class(run.runner)
+        find_class(run.provider.cls)
+        return loaded_sources(run)
 
 
 def _listed(directory: RunDirectory, number: int) -> RunDirectory:
@@ -264,20 +295,7 @@ def _listed(directory: RunDirectory, number: int) -> RunDirectory:
 
 
 def _next_number(seen: Observation) -> int:
-    return seen.submissions[-1].submission.number + 1 if seen.submissions else 1
-
-
-def _errors_from(seen: Observation, chosen: Iterable[int]) -> int:
-    """From which submission on recorded errors count: as earlier submissions of the shards say.
-
-    So a resume of an interrupted `items="failed"` goes on with it.
-    """
-    ranks, bound = set(chosen), 0
-    for submission, _ in seen.submissions:
-        errors_from = submission.errors_from_submission
-        if errors_from > bound and not ranks.isdisjoint(submission.ranks.plain()):
-            bound = errors_from
-    return bound
+    return seen.last.number + 1 if seen.last else 1
 
 
 def _require_trusted(directory: RunDirectory, seen: Observation) -> None:
@@ -334,53 +352,6 @@ def record_found_jobs(seen: Observation) -> Observation:
     return seen
 
 
-def _ranks(root: str, run: RunSpec, wanted: Iterable[int | str | os.PathLike[str]]) -> list[int]:
-    """The ranks that a user named, in order, each once."""
-    found = set()
-    for one in wanted:
-        if isinstance(one, int) or str(one).isdecimal():
-            rank = int(one)  # type: ignore[arg-type]
-        else:
-            rank = _rank_of_spec(run, os.fspath(one))
-        run.require_rank(rank, root)
-        found.add(rank)
-    return sorted(found)
-
-
-def _rank_of_spec(run: RunSpec, path: str) -> int:
-    folder, name = os.path.split(path)
-    store = open_store(folder or os.curdir)
-    spec = decode(ShardSpec, store.read(name), path)
-    if spec.fingerprint != run.fingerprint:
-        raise RunDirectoryError(path, f"is a shard of another run ({spec.run})")
-    return spec.rank
-
-
 def _plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
     plain = plain_json(dict(options), "options")
     return plain if isinstance(plain, dict) else {}
-
-
-def _groups(config: ParallelConfig, run: RunSpec) -> Groups:
-    """The shards by their options; the runner's class is imported for its hook."""
-    if config.env in ("local", "local_gpu", "ssh"):
-        runner: type[Any] = object
-    else:
-        with _import_path(run):
-            runner = find_class(run.runner)
-
-    def make(changed: ParallelConfig) -> Launcher:
-        with _import_path(run):  # the hook may import something, too
-            return make_launcher(changed, runner)
-
-    return Groups(config, run.world_size, make(config), make)
-
-
-@contextlib.contextmanager
-def _import_path(run: RunSpec) -> Iterator[None]:
-    """The submitter's import path and command line, for a while."""
-    main = main_of(run)
-    own = None if run.process is None else run.process.argv
-    argv = own if main is None else main.argv
-    with extended_import_path(last=run.sys_path), importing_as(argv):
-        yield

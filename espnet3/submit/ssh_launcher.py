@@ -22,9 +22,11 @@ from espnet3.schedulers.ssh_commands import (
     run_script,
 )
 from espnet3.specs import layout
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.storage.paths import as_entered
 from espnet3.storage.retry import PATIENCE
+from espnet3.submit.detached import start_detached
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape
 from espnet3.text import one_line
@@ -79,6 +81,12 @@ class SshLauncher(Launcher):
     async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         host = hosts_of(submission)[job.name]
         return Rendered(_script(self.python, submission, job), command_for(host, job.name))
+
+    async def render_finisher(self, finisher: Finisher) -> Rendered:
+        return Rendered("", finisher.command)
+
+    async def launch_finisher(self, finisher: Finisher) -> str:
+        return await start_detached("ssh", "finisher", finisher.command)
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         hosts = hosts_of(submission)

@@ -23,6 +23,7 @@ from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
     PlannedJob,
+    QueuedAhead,
     RunSpec,
     Submission,
     now,
@@ -105,6 +106,8 @@ def make_submission(
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
+    code: int | None = None,
+    ahead: QueuedAhead | None = None,
 ) -> Submission:
     """The intent to submit some shards, without script; nothing is written or launched.
 
@@ -115,21 +118,10 @@ def make_submission(
         number: the submission's number.
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config of all shards, with the overrides; that of the submission where unset.
+        code: number of the record of the source files.
+        ahead: where it is a wave that is queued up front.
     """
-    config, launcher, ranks, max_array_size = planned
-    dynamic = config.schedule == "dynamic"
-    n_tasks = (
-        min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)
-    )
-    scheduler = get_scheduler(config.env)
-    jobs = [
-        PlannedJob(
-            name=scheduler.unique_name(launcher.job_name_prefix(), run.run_id, number, j),
-            log=f"{number:04d}-{j}.{{index}}.log",
-            **shape._asdict(),
-        )
-        for j, shape in enumerate(launcher.shape_jobs(n_tasks, max_array_size))
-    ]
+    config, launcher, ranks, _ = planned
     return Submission(
         number=number,
         created=now(),
@@ -148,12 +140,31 @@ def make_submission(
         ),
         submit_command=[],
         script="",
-        log_directory=_log_directory(store, run, launcher),
+        log_directory=log_directory_of(store, run, launcher),
         max_errors=config.max_errors,
         errors_from_submission=errors_from,
+        code=code,
+        ahead=ahead,
         ranks=ranks,
-        jobs=jobs,
+        jobs=_planned_jobs(planned, run, number),
     )  # fmt: skip
+
+
+def _planned_jobs(planned: PlannedSubmission, run: RunSpec, number: int) -> list[PlannedJob]:
+    config, launcher, ranks, max_array_size = planned
+    dynamic = config.schedule == "dynamic"
+    n_tasks = (
+        min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)
+    )
+    scheduler = get_scheduler(config.env)
+    return [
+        PlannedJob(
+            name=scheduler.unique_name(launcher.job_name_prefix(), run.run_id, number, j),
+            log=f"{number:04d}-{j}.{{index}}.log",
+            **shape._asdict(),
+        )
+        for j, shape in enumerate(launcher.shape_jobs(n_tasks, max_array_size))
+    ]
 
 
 async def with_script(submission: Submission, launcher: Launcher) -> Submission:
@@ -167,7 +178,7 @@ async def with_script(submission: Submission, launcher: Launcher) -> Submission:
     return submission.model_copy(update=update)
 
 
-def _log_directory(store: Store, run: RunSpec, launcher: Launcher) -> str:
+def log_directory_of(store: Store, run: RunSpec, launcher: Launcher) -> str:
     """Where the scheduler writes logs: as the options say, else in the run directory.
 
     Schedulers cannot write to a URL; such a run's logs go to the submitter's folder.
@@ -194,6 +205,8 @@ async def submit_planned(
     number: int,
     errors_from: int = 0,
     of_all: ParallelConfig | None = None,
+    code: int | None = None,
+    ahead: QueuedAhead | None = None,
 ) -> AsyncGenerator[Submitted]:
     """Submit shards of a run whose plan is written, one after the other.
 
@@ -205,6 +218,8 @@ async def submit_planned(
             ranks were chosen.
         errors_from: recorded errors count from attempts of this submission on.
         of_all: the config that a later resume starts from; that of the submission where unset.
+        code: number of the record of the source files.
+        ahead: where it is a wave that is queued up front.
 
     Yields:
         What each came to. What no submission holds when an error ends it is left to a resume.
@@ -216,7 +231,7 @@ async def submit_planned(
         StoreError: the intent, the log folder or the record of the jobs cannot be written.
     """
     for n, each in enumerate(planned, number):
-        yield await _submit_one(directory, run, each, n, errors_from, of_all)
+        yield await _submit_one(directory, run, each, n, errors_from, of_all, code, ahead)
 
 
 async def _submit_one(
@@ -226,6 +241,8 @@ async def _submit_one(
     number: int,
     errors_from: int,
     of_all: ParallelConfig | None,
+    code: int | None,
+    ahead: QueuedAhead | None,
 ) -> Submitted:
     """Make one submission.
 
@@ -234,8 +251,10 @@ async def _submit_one(
     the record of all jobs that were accepted.
     """
     submission = make_submission(
-        directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all
-    )
+        directory.store, run, planned, number=number, errors_from=errors_from, of_all=of_all,
+        code=code,
+        ahead=ahead,
+    )  # fmt: skip
     launcher, accepted = planned.launcher, list[AcceptedJob]()
     submission = await with_script(submission, launcher)
     with busy_with(submission.jobs[0].name):

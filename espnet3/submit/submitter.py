@@ -96,10 +96,16 @@ def versions_here() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit that the working directory is at, with `+` where it has changes."""
+    return commit_of(os.curdir)
+
+
+def commit_of(folder: str) -> str | None:
+    """The commit that a folder is at, with `+` where it has changes; None where it has none."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        answer = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None

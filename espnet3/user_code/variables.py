@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import functools
 import logging
-import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -21,11 +20,10 @@ from typing import Any, NamedTuple
 
 from espnet3.user_code.equality import alike
 from espnet3.user_code.fingerprints import Fingerprint, fingerprint
+from espnet3.user_code.import_path import is_users_file
 
 _MOST = 2_000  # functions and classes that are looked at
 _TABLE = 1_000  # entries of a container in which functions are looked for
-_ESPNET3 = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _WRAPPERS = (staticmethod, classmethod, property, functools.cached_property)
 _NOT_DATA = (ModuleType, FunctionType, BuiltinFunctionType, type, logging.Logger, *_WRAPPERS)
 _DATA = (str, int, float, bytes, type(None), tuple, list, dict, set, enum.Enum, PurePath)
@@ -260,11 +258,7 @@ def is_users(module: str | None) -> bool:
     if module == "__main__":
         return True
     file = getattr(sys.modules.get(module or ""), "__file__", None)
-    if not isinstance(file, str):
-        return False
-    file = os.path.abspath(file)
-    installed = "/site-packages/" in file or "/dist-packages/" in file
-    return not (installed or file.startswith((_ESPNET3, _LIBRARY)))
+    return isinstance(file, str) and is_users_file(file)
 
 
 class _Before(NamedTuple):

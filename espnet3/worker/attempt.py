@@ -25,11 +25,15 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, ErrorRecord, RunSpec, now
 from espnet3.text import cut, one_line
+from espnet3.worker.memory import peak_memory
 from espnet3.worker.spare_descriptors import Spare
 
 log = logging.getLogger("espnet3.worker")
 LARGE_ITEM = 1 << 16  # bytes
 _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
+WORKER_FAILED = "the worker failed: "  # begins a cause that is no exception of the user's code
+# Of addresses alone, for where a limit leaves none: nothing writes to it.
+_reserve = [bytes(1 << 22)]
 BEGAN = time.monotonic()  # of this process, nearly
 
 
@@ -60,11 +64,12 @@ class Attempt:
         self.directory, self.run, self.rank, self.place = directory, run, rank, place
         self.generation, self.spare = generation, spare
         self.name = layout.new_attempt(submission_number)
+        self._is_own = True
 
     def in_place_of(self, name: str) -> Attempt:
         """Another attempt of this shard, which cannot say itself how it ended."""
         other = copy.copy(self)
-        other.name = name
+        other.name, other._is_own = name, False
         return other
 
     def record(self, event: str, *, durable: bool = True, **details: Any) -> None:
@@ -88,6 +93,7 @@ class Attempt:
 
     def _record(self, event: str, durable: bool, details: Mapping[str, Any]) -> None:
         self.directory.require_run(self.run.run_id)
+        is_own_end = self._is_own and event != "started"
         record = AttemptRecord(
             event=event,  # type: ignore[arg-type]
             rank=self.rank,
@@ -99,6 +105,7 @@ class Attempt:
             pid=os.getpid(),
             time=now(),
             elapsed=round(time.monotonic() - BEGAN, 3),
+            peak_memory=peak_memory() if is_own_end else None,
             **details,
         )
         self.directory.publish_first(record, durable=durable)
@@ -133,6 +140,18 @@ def error_record(error: BaseException) -> ErrorRecord:
     )
 
 
+def let_go(error: BaseException) -> None:
+    """Give up what the frames of a MemoryError hold, and a reserve: to record it takes memory."""
+    chain, seen = [error], error.__cause__ or error.__context__
+    while seen is not None and seen not in chain:  # what it was raised from, or in the course of
+        chain.append(seen)
+        seen = seen.__cause__ or seen.__context__
+    if any(isinstance(each, MemoryError) for each in chain):
+        _reserve.clear()
+        for each in chain:
+            traceback.clear_frames(each.__traceback__)
+
+
 def _item_of(error: EspnetError) -> Any:
     """The item that an error is about; None for a large one, which would fill the record."""
     if not isinstance(error, _WITH_ITEM) or len(orjson.dumps(error.item)) > LARGE_ITEM:
@@ -161,7 +180,7 @@ def _printable(text: str) -> str:
 def as_ours(error: Exception) -> EspnetError:
     """An error of the worker as one that says so, unless it was raised on purpose."""
     if not isinstance(error, EspnetError):
-        cause, error = error, EspnetError(f"the worker failed: {describe(error)}")
+        cause, error = error, EspnetError(WORKER_FAILED + describe(error))
         error.__cause__ = cause
     return error
 

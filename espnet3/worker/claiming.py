@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from espnet3.errors import FileTaken, StoreError
-from espnet3.run_dir.claims import claim_names, read_claims, read_partial_receipts
+from espnet3.errors import FileTaken
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.regions import Region, covered, regions_of
+from espnet3.run_dir.regions import Region, regions_of
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, RunSpec, WorkerState, now
 from espnet3.worker.attempt import Attempt
 from espnet3.worker.heartbeat import Heartbeat
+from espnet3.worker.known_claims import KnownClaims
 from espnet3.worker.other_workers import OtherWorkers
+from espnet3.worker.places import Places
 from espnet3.worker.schedule import (
     KILLS,
     SHORTEST_PAUSE,
@@ -33,9 +32,7 @@ from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
 _SLOWER = 1.2  # each look for something to do comes that much later than the one before
-_MOST_LOOKED_AT = 12  # running shards, where nothing is free: others look at others
-_MOST_TRIES = 6  # creates that find their names taken, before the folder is listed again
-_JUMP = 0.382  # of what is left: far from where somebody else is
+_MOST_LOOKED_AT = 8  # running shards, where nothing is free: others look at others
 
 
 class Claims:
@@ -68,21 +65,24 @@ class Claims:
         self._directory, self._store, self._run = directory, directory.store, run
         self._number, self._heartbeat, self._terms = submission_number, heartbeat, terms
         self._attempt = attempt
-        self._walk = walk_order(ranks, None if terms.in_order else run.weights, place, n_places)
-        self._share_of_all = place % n_places / n_places
-        # What may be free, in the order in which it is tried: at first this worker's own places.
-        self._left = deque(self._walk[: len(self._walk[place % n_places :: n_places])])
+        weights = None if terms.in_order else run.weights
+        self._walk = walk_order(ranks, weights, place, n_places)
+        self._places = Places(
+            walk_order(ranks, weights, 0, 1), place, n_places,
+            by_weight=weights is not None, in_order=terms.in_order,
+        )  # fmt: skip
         self._place = place
-        self._watched: set[int] = set()  # shards that were looked at last, not being done
         self._done: dict[int, int] | None = None
         self._generations: dict[int, int] = {}
-        self._counts: dict[int, int] = {}  # rank -> number of claims, as they were listed
-        self._ended: dict[int, set[int]] = {}  # rank -> claims that have a partial receipt
-        self._known: dict[int, list[Claim]] = {}
+        # Only a resume withdraws receipts, and the workers of the first submission come before any.
+        self._withdrawing = submission_number > 1 or heartbeat.place.task is None
+        self._taken: set[int] = set()  # shards that are known to be claimed
         self._others = OtherWorkers(directory, heartbeat, terms.lease)
-        self._over: set[tuple[int, int]] = set()  # claims whose attempts left a record of their end
+        self._claims = KnownClaims(directory, run, self.generation, self._others)
+        self._over: set[tuple[int, int]] = set()  # claims that are vouched for, without a receipt
         self._set_aside: set[int] = set()
-        self._is_listed, self._listed_at = False, -math.inf
+        self._watched: list[int] = []  # shards that this search looks at
+        self._looked_at = self._asked_at = -math.inf
 
     def generation(self, rank: int) -> int:
         """The generation of the receipt that a shard gets."""
@@ -94,54 +94,48 @@ class Claims:
         Args:
             wait: waits for some seconds, and raises where the worker is to end.
         """
-        if self._done is None:
-            self._begin()
-        if (taken := self._free_one()) is not None:
-            return taken
-        pause, listed = SHORTEST_PAUSE, -math.inf
-        while True:
-            if time.monotonic() - listed >= self._terms.heartbeat or not self._watched:
-                listed = time.monotonic()
-                self._look_at_receipts()
-                if listed - self._listed_at >= self._terms.heartbeat:  # all is claimed since
-                    self._list()
-                if (taken := self._free_one()) is not None:
-                    return taken
-                if self._left:  # others are quicker: it is another list by now
-                    listed = self._listed_at = -math.inf
+        if self._done is None and self._withdrawing:  # else none is done yet, nearly always
+            self._look_at_receipts()
+        self._watched, began, pause = [], time.monotonic(), SHORTEST_PAUSE
+        taken = self._free_one()
+        while taken is None:
+            if self._is_outdated(began):
+                self._look()
+                taken = self._free_one()
+                if taken is not None or self._places.has_dropped:  # others were quicker
                     continue
-            found = self._from_another()
+            found = self._from_another(began)
             if isinstance(found, Taken) or found is None:
                 return found
             wait(pause)
             pause = min(_SLOWER * pause, max(SHORTEST_PAUSE, self._terms.heartbeat / 6))
-
-    def _begin(self) -> None:
-        """Look which shards are done, where there may be any that nobody has claimed."""
-        if self._number == 1 and self._heartbeat.place.task is not None:
-            self._done = {}
-        else:
-            self._look_at_receipts()
+        return taken
 
     # --- what nobody has claimed ------------------------------------------------------------------
 
     def _free_one(self) -> Taken | None:
-        """Claim the first of what is left that nobody has; None also after too many tries."""
-        done, tries = self._done or {}, 0
-        while self._left and tries < _MOST_TRIES:
-            rank = self._left.popleft()
-            if rank in done or self._counts.get(rank) or rank in self._set_aside:
+        """Claim the first shard that nobody has; None where only a look may show another one."""
+        while (rank := self._places.next()) is not None:
+            if rank in self._taken or self._is_over(rank):
                 continue
-            try:
-                return self._claim(rank, [], 0, self._run.n_items_of(rank))
-            except FileTaken:
-                self._counts[rank] = 1
-                tries += 1
-                if self._is_listed:
-                    self._left.rotate(-round(_JUMP * len(self._left)))
-                else:  # somebody is at this worker's own places
-                    self._list()
+            # As the last one was taken, the next may be; to read a claim costs less than a try.
+            claim = self._claims.first(rank) if self._places.may_be_taken else None
+            if claim is None:
+                try:
+                    taken = self._claim(rank, [], 0, self._run.n_items_of(rank))
+                except FileTaken:
+                    if not self._taken and self._looked_at == -math.inf:  # it was started again
+                        self._look_at_receipts()
+                    claim = self._claims.first(rank)
+                else:
+                    self._places.was_free()
+                    return taken
+            self._taken.add(rank)
+            self._places.was_taken(None if claim is None else claim.task)
         return None
+
+    def _is_over(self, rank: int) -> bool:
+        return rank in (self._done or ()) or rank in self._set_aside
 
     def _claim(self, rank: int, before: list[Claim], first: int, end: int) -> Taken:
         """Claim a shard, or what of it lies between two positions.
@@ -167,77 +161,88 @@ class Claims:
         try:
             self._directory.publish(claim, durable=False)
         except FileTaken:
-            self._known.pop(rank, None)
+            self._claims.forget(rank)
             raise
-        claims = self._known[rank] = [*before, claim]
-        self._counts[rank] = len(claims)
+        claims = [*before, claim]
+        self._claims.note(rank, claims)
+        self._taken.add(rank)
         return Taken(attempt, claim, claims, end)
 
+    def _is_outdated(self, began: float) -> bool:
+        """Whether a look may show more than is known, in a search that has begun at that time."""
+        if self._places.has_dropped or self._looked_at == -math.inf:
+            return True
+        if self._looked_at < began and len(self._claimed()) > self._places.most_taken:
+            return True  # hardly all of so many are being computed
+        # All that was not done then is claimed, for good: only what was withdrawn can be free.
+        if (moment := time.monotonic()) - self._asked_at < self._terms.heartbeat:
+            return False
+        self._asked_at = moment
+        return self._is_withdrawing()
+
+    def _is_withdrawing(self) -> bool:
+        """Whether receipts of this run may have been withdrawn, as far as this worker cares.
+
+        Once somebody has resumed; what is withdrawn before, the workers of that resume care for.
+        """
+        newer = layout.submission(self._number + 1)
+        self._withdrawing = self._withdrawing or self._store.exists(newer)
+        return self._withdrawing
+
+    def _look(self) -> None:
+        """Learn which shards are not done; those that nobody is known to have are tried next."""
+        self._look_at_receipts()
+        over = {*(self._done or ()), *self._set_aside, *self._taken}
+        self._places.look([rank for rank in self._walk if rank not in over])
+
     def _look_at_receipts(self) -> None:
-        found = self._directory.receipts(self._run.world_size)
+        self._looked_at = self._asked_at = time.monotonic()
+        found = self._directory.receipts(self._run.world_size, withdrawals=self._is_withdrawing())
         for rank, generation in found.withdrawn.items():
             if generation != self.generation(rank):  # what is known is of the one before
-                self._listed_at = -math.inf
-                for known in (self._counts, self._ended, self._known):
-                    known.pop(rank, None)
+                self._taken.discard(rank)
+                self._claims.forget_all(rank)
                 self._over = {over for over in self._over if over[0] != rank}
         self._done, self._generations = found.done, found.withdrawn
 
-    def _list(self) -> None:
-        """Learn from the folder which shards are claimed."""
-        self._is_listed, self._listed_at = True, time.monotonic()
-        for name in claim_names(self._store, self.generation):
-            if name.is_part:
-                self._ended.setdefault(name.rank, set()).add(name.number)
-            else:
-                count = max(self._counts.get(name.rank, 0), name.number + 1)
-                self._counts[name.rank] = count
-        over = {*(self._done or ()), *self._set_aside}
-        free = [rank for rank in self._walk if not self._counts.get(rank) and rank not in over]
-        # Each worker begins elsewhere, so that those who come here together are in nobody's way.
-        start = int(self._share_of_all * len(free))
-        self._left = deque([*free[start:], *free[:start]])
-
     # --- what others are at -----------------------------------------------------------------------
 
-    def _from_another(self) -> Taken | bool | None:
+    def _from_another(self, began: float) -> Taken | bool | None:
         """Take over what somebody left, or share what somebody is at.
 
         Returns:
             What was taken; True where something may yet come free; None where nothing will.
         """
-        regions = self._open_regions()
-        waiting = self._is_unsure
-        for rank in self._lost:
-            with contextlib.suppress(FileTaken):
-                log.info("shard %d: claimed again: its claims are lost", rank)
-                return self._claim(rank, [], 0, self._run.n_items_of(rank))
-            waiting = True  # they are there, and are seen late
         at_work: list[tuple[WorkerState, Region, list[Claim]]] = []
-        for region, claims in regions:
-            rank = region.claim.rank
-            is_at = self._others.is_at(region.claim)
-            if not is_at and self._has_ended(region.claim, len(claims)):
+        ranks = [rank for rank in self._watched if not self._is_over(rank)]
+        is_old = not ranks and self._looked_at < began  # many of them will be done by now
+        waiting, n_open, self._watched, self._claims.is_unsure = False, 0, [], False
+        for rank in ranks or self._claimed():
+            if is_old and self._has_receipt(rank):
                 continue
-            why = None if is_at else self._why_free(region.claim)
-            if why == "failed":
-                self._set_aside.add(rank)
+            self._watched.append(rank)
+            claims = self._claims.read(rank)
+            if claims is None:
                 continue
-            if why is not None:
-                if self._kills(region, claims):
+            if not claims and (again := self._claim_again(rank)) is not None:
+                return again
+            for region, is_at in self._open_regions(rank, claims):
+                taken = None if is_at else self._take_over(region, claims)
+                if isinstance(taken, Taken):
+                    return taken
+                if taken is False:
                     continue
-                try:
-                    log.info("shard %d: taken over from item %d on: %s", rank, region.first, why)
-                    return self._claim(rank, claims, region.first, region.end)
-                except FileTaken:
-                    waiting = True
+                n_open += 1
+                worker = region.claim.worker
+                state = self._others.states.get(worker)
+                if state is None or (state.rank, state.claim) != (rank, region.claim.number):
+                    waiting = True  # it has begun just now, or is about to end
                     continue
-            state = self._others.states.get(region.claim.worker)
-            if state is None or (state.rank, state.claim) != (rank, region.claim.number):
-                waiting = True  # it has begun just now, or is about to end
-                continue
-            at_work.append((state, region, claims))
-            waiting |= not self._others.signs.is_alive(region.claim.worker, time.monotonic())
+                at_work.append((state, region, claims))
+                waiting |= not self._others.signs.is_alive(worker, time.monotonic())
+            if n_open >= _MOST_LOOKED_AT:
+                break
+        waiting |= self._claims.is_unsure
         shared = self._share(at_work)
         if isinstance(shared, Taken):
             return shared
@@ -276,76 +281,72 @@ class Claims:
                         continue
         return bool(shared)
 
-    def _open_regions(self) -> list[tuple[Region, list[Claim]]]:
-        """Parts of claimed shards that nobody has vouched for, with all claims of the shard."""
-        found: list[tuple[Region, list[Claim]]] = []
-        self._lost: list[int] = []
-        self._is_unsure = False
-        over = {*(self._done or ()), *self._set_aside}
-        ranks = [rank for rank in self._walk if self._counts.get(rank) and rank not in over]
-        self._watched = set()
-        start = self._place % len(ranks) if ranks else 0
-        for rank in [*ranks[start:], *ranks[:start]]:
-            if len(found) >= _MOST_LOOKED_AT:
-                break
-            self._watched.add(rank)
-            claims = self._read_claims(rank)
-            if claims is None:
-                continue
-            if not claims:  # the host that wrote them has failed since
-                self._lost.append(rank)
-            regions = regions_of(self._run.n_items_of(rank), claims)
-            ended = self._ended.get(rank, set())
-            open_ones = [region for region in regions if region.claim.number not in ended]
-            if not open_ones and regions:
-                open_ones = [self._without_receipt(rank, regions)]
-            found += [(region, claims) for region in open_ones]
-        return found
-
-    def _read_claims(self, rank: int) -> list[Claim] | None:
-        """A shard's claims; None where they cannot be read, now or for as long as a lease."""
-        known = self._known.get(rank, [])
-        if known and all(self._others.is_at(claim) for claim in known):
-            return known  # if there are more by now, a claim will find its name taken
+    def _claim_again(self, rank: int) -> Taken | None:
+        """Claim a shard whose claims are not there: the host that wrote them has failed since."""
         try:
-            found = read_claims(self._directory, rank, self.generation(rank), known)
-        except StoreError as error:
-            name, moment = f"claims of {rank}", time.monotonic()
-            self._others.signs.see(name, len(known), moment)
-            self._is_unsure |= not self._others.signs.is_stale(name, moment)
-            log.warning("shard %d: its claims cannot be read: %s", rank, error)
+            taken = self._claim(rank, [], 0, self._run.n_items_of(rank))
+        except FileTaken:
+            self._claims.is_unsure = True  # they are there, and are seen late
             return None
-        self._known[rank] = found
-        return found
+        log.info("shard %d: claimed again: its claims are lost", rank)
+        return taken
 
-    def _without_receipt(self, rank: int, regions: Sequence[Region]) -> Region:
-        """The region to take over where all are vouched for, and who did so last has died since.
+    def _take_over(self, region: Region, claims: list[Claim]) -> Taken | bool | None:
+        """Claim a region whose worker does not say that it is at it.
 
-        That is one which nobody has vouched for after all, where claims were lost.
+        Returns:
+            What was taken; False where that is not to be or somebody else was first; None where
+            its worker may be at it.
         """
-        found = read_partial_receipts(self._directory, self._run, rank, self.generation(rank))
-        end = covered(found).end
-        region = next((each for each in regions if each.first <= end < each.end), regions[-1])
-        self._over.add((rank, region.claim.number))
-        return region
-
-    def _has_ended(self, claim: Claim, n_claims: int) -> bool:
-        """Whether a shard, or a part of it, has been vouched for since that was listed."""
-        rank = claim.rank
-        if self._has_receipt(rank):
-            self._watched.discard(rank)
-            if self._done is not None:
-                self._done[rank] = self.generation(rank)
-            return True
-        path = layout.partial_receipt(rank, claim.generation, claim.number)
-        if n_claims == 1 or (rank, claim.number) in self._over or not self._store.exists(path):
+        rank, why = region.claim.rank, self._why_free(region.claim)
+        if why is None:
+            return None
+        if why == "failed":
+            self._set_aside.add(rank)
             return False
-        self._ended.setdefault(rank, set()).add(claim.number)
-        return True
+        if self._kills(region, claims):
+            return False
+        try:
+            taken = self._claim(rank, claims, region.first, region.end)
+        except FileTaken:
+            self._claims.is_unsure = True
+            return False
+        log.info("shard %d: taken over from item %d on: %s", rank, region.first, why)
+        return taken
+
+    def _claimed(self) -> list[int]:
+        """Shards that are claimed and not known to be done; each worker begins elsewhere."""
+        over = {*(self._done or ()), *self._set_aside}
+        ranks = [rank for rank in self._walk if rank in self._taken and rank not in over]
+        start = self._place % len(ranks) if ranks else 0
+        return [*ranks[start:], *ranks[:start]]
+
+    def _open_regions(self, rank: int, claims: Sequence[Claim]) -> Iterator[tuple[Region, bool]]:
+        """Parts of a shard that nobody has vouched for, and whether their workers are at them."""
+        regions = regions_of(self._run.n_items_of(rank), claims)
+        at = [self._others.is_at(region.claim) for region in regions]
+        if not all(at) and self._has_receipt(rank):
+            return
+        ended = [
+            not here and self._claims.has_ended(r.claim)
+            for r, here in zip(regions, at, strict=True)
+        ]
+        if regions and all(ended):
+            missing = self._claims.without_receipt(rank, regions)
+            self._over.add((rank, missing.claim.number))
+            yield missing, False
+        for region, here, is_over in zip(regions, at, ended, strict=True):
+            if not is_over:
+                yield region, here
 
     def _has_receipt(self, rank: int) -> bool:
         """Whether a shard has got its receipt since they were looked at."""
-        return self._store.exists(layout.receipt(rank, self.generation(rank)))
+        generation = self.generation(rank)
+        if not self._store.exists(layout.receipt(rank, generation)):
+            return False
+        if self._done is not None:
+            self._done[rank] = generation
+        return True
 
     def set_aside(self, rank: int) -> None:
         """Let others try a shard that this worker has failed at, when somebody resumes."""
@@ -373,14 +374,13 @@ class Claims:
     def _kills(self, region: Region, claims: Iterable[Claim]) -> bool:
         """Set a shard aside at which too many workers have ended without a word."""
         rank = region.claim.rank
-        ended = self._ended.get(rank, set())
         without = [
             claim
             for claim in claims
             if claim.first == region.first
-            and claim.number not in ended
             and claim.worker != self._heartbeat.worker
             and self._last_word(claim) is None
+            and not self._claims.has_ended(claim)
             and self._others.why_gone(claim) is not None
             and layout.submission_of(claim.attempt) >= self._number
         ]

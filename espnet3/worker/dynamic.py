@@ -16,6 +16,7 @@ from espnet3.specs.models import RunSpec, Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, Attempt, SchedulerTask, log_failure
 from espnet3.worker.claiming import Claims
+from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.salvage import list_results
@@ -27,6 +28,8 @@ from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
 MARGIN = 60.0  # seconds of a job for its prologue, and for its end
+FAST = 60.0  # seconds in which a shard fails that its host, too, may be the reason of
+_MOST_FAST = 2  # such shards of a worker that has done none
 _STEP = 0.5  # seconds after which a worker that waits looks for signals
 
 
@@ -78,6 +81,7 @@ def run_claimed(
     n_places: int,
     limits: Limits = NO_LIMITS,
     bounds: Bounds = UNBOUNDED,
+    early_end: EarlyEnd | None = None,
 ) -> Outcome:
     """Claim shards and compute them, until there is nothing left for this worker.
 
@@ -91,6 +95,7 @@ def run_claimed(
         n_places: how many workers the submission has.
         limits: what the submission says of recorded errors.
         bounds: when to stop claiming.
+        early_end: ends the submission where nothing can succeed; None where somebody watches it.
     """
     for folder in (layout.RECEIPTS, layout.RESULTS, layout.CLAIMS):
         directory.store.refresh(folder)
@@ -115,9 +120,9 @@ def run_claimed(
                 except Interrupted:
                     raise
                 except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
-                    code = worker.fail(raised)
+                    code = worker.fail(raised, early_end)
                 else:
-                    work = Work(directory, run, forward, env, signals, place, limits)
+                    work = Work(directory, run, forward, env, signals, place, limits, early_end)
                     code = worker.compute_all(work)
         except Interrupted:
             pass
@@ -142,12 +147,15 @@ class _Worker:
         self._again = may_have_predecessors
         self._earlier: Mapping[int, Sequence[ResultFile]] | None = None
         self._spent, self._items = 0.0, 0
+        self._failed_fast: set[int] = set()
 
     def compute_all(self, work: Work) -> int:
         code, n_shards = exit_codes.DONE, 0
-        most = self._bounds.most_shards
+        most, early_end = self._bounds.most_shards, work.early_end
         while most is None or n_shards < most:
             self._signals.check()
+            if early_end is not None and early_end.is_cancelled():
+                break
             if not self._has_time():
                 log.info("no further shard: it would not end before this worker's time is up")
                 break
@@ -159,7 +167,19 @@ class _Worker:
             if not self._compute(work, taken):
                 code = exit_codes.FAILED
                 self._claims.set_aside(taken.claim.rank)  # also where no record could be written
+                if early_end is not None and (early_end.look() or self._is_bad_place()):
+                    break
         return code
+
+    def _is_bad_place(self) -> bool:
+        """Whether all that this worker has begun failed fast: it would eat what others could do."""
+        if self._heartbeat.shards_done or len(self._failed_fast) < _MOST_FAST:
+            return False
+        log.error(
+            "%d shards failed within %g s each on %s, and this worker has done none: it claims no "
+            "more", len(self._failed_fast), FAST, self._heartbeat.process.host,
+        )  # fmt: skip
+        return True
 
     def _compute(self, work: Work, taken: Taken) -> bool:
         began = time.monotonic()
@@ -173,15 +193,20 @@ class _Worker:
             return done
         finally:
             self._heartbeat.end(done=done)
-            self._spent += time.monotonic() - began
+            seconds = time.monotonic() - began
+            if not done and seconds < FAST:
+                self._failed_fast.add(rank)
+            self._spent += seconds
             self._items += 1
 
-    def fail(self, raised: Exception) -> int:
+    def fail(self, raised: Exception, early_end: EarlyEnd | None) -> int:
         """Without an environment one shard is claimed, whose record says why it failed."""
         why = log_failure(raised)
         taken = self._claims.next(self._wait)
         if taken is not None:
             taken.attempt.record("failed", **why)
+            if early_end is not None:
+                early_end.look()
         return exit_codes.FAILED
 
     def _results_of(self, taken: Taken) -> Sequence[ResultFile]:

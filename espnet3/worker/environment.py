@@ -7,7 +7,7 @@ from typing import Any
 
 from espnet3.errors import EnvironmentFailed, EspnetError
 from espnet3.specs.models import RunSpec
-from espnet3.worker.attempt import describe
+from espnet3.worker.attempt import describe, let_go
 from espnet3.worker.rebuild import enter_submitter_process, rebuild
 from espnet3.worker.signals import Interrupted, Signals
 
@@ -27,6 +27,7 @@ def build_environment(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any
         raise
     except BaseException as error:  # the provider is the user's code, which may call sys.exit
         signals.check()
+        let_go(error)
         raise EnvironmentFailed(
             f"{run.provider.cls} failed to build the environment: {describe(error)}"
         ) from error

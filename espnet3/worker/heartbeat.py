@@ -17,6 +17,7 @@ from espnet3.run_dir.regions import end_of
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, ProcessIdentity, WorkerState, now
 from espnet3.worker.attempt import SchedulerTask
+from espnet3.worker.memory import peak_memory
 from espnet3.worker.schedule import SHORTEST_PAUSE, pace_of, pause_before_next_sign
 from espnet3.worker.shard import Stretch
 
@@ -157,6 +158,7 @@ class Heartbeat:
             time=now(),
             shards_done=self.shards_done,
             items_done=self.items_done,
+            peak_memory=peak_memory() if self._beat > 1 else None,  # the first delays the start
             ended=ended,
             **at,  # type: ignore[arg-type]
         )

@@ -25,6 +25,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, SchedulerTask
+from espnet3.worker.code import enter_code
 from espnet3.worker.dynamic import Bounds, run_claimed
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> int:
             problem = f"submission {number} was cancelled; resume it, and join then"
             raise RunDirectoryError(directory.root, problem)
         restart(run)
+        run = enter_code(directory, run, submission)
         for inherited in (options.ranks_from, options.tell):
             if inherited is not None:
                 os.set_inheritable(inherited, False)  # not for what `forward` starts

@@ -22,6 +22,8 @@ from espnet3.storage.retry import is_shortage
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask, describe
+from espnet3.worker.code import enter_code
+from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import limits_of
 from espnet3.worker.task import run_task
@@ -52,20 +54,21 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         if options.run_id is not None:
             directory.require_run(options.run_id)
         submission = directory.read(Submission, path)
+        run = enter_code(directory, run, submission)
         scheduler = get_scheduler(submission.scheduler)
         task = options.task
         if task is None:
             task = options.first_task + (scheduler.array_index(environ) or 0)
-        ranks = submission.ranks_of(task)
+        ranks = _ranks_of(directory, submission, task)
         if not ranks:
-            raise UsageError(f"task {task}: {store.locate(path)} has {submission.n_tasks} tasks")
+            return exit_codes.DONE
+        early_end = EarlyEnd.of(directory, run, submission, scheduler)
+        if early_end is not None and early_end.is_cancelled():
+            return exit_codes.DONE
         place = SchedulerTask(task, scheduler.job_id(environ))
         if submission.schedule == "dynamic":
-            return _claim(directory, run, submission, scheduler, place)
-        for rank in ranks:
-            with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
-                store.await_file(layout.shard(rank))
-        directory.require_files(map(layout.shard, ranks))
+            return _claim(directory, run, submission, scheduler, place, early_end, ranks)
+        _await_specs(directory, ranks)
         return run_task(
             directory,
             run,
@@ -74,6 +77,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             place,
             may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
             limits=limits_of(submission, run),
+            early_end=early_end,
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
@@ -85,12 +89,40 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
         return exit_codes.FAILED
 
 
+def _await_specs(directory: RunDirectory, ranks: list[int]) -> None:
+    """Wait for specs that a node may see late, and refuse those that others control."""
+    for rank in ranks:
+        with contextlib.suppress(FileMissing):  # which is that shard's trouble alone
+            directory.store.await_file(layout.shard(rank))
+    directory.require_files(map(layout.shard, ranks))
+
+
+def _ranks_of(directory: RunDirectory, submission: Submission, task: int) -> list[int]:
+    """The shards that a task may compute; none where it has nothing to do after all.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    ranks = submission.ranks_of(task)
+    if not ranks:
+        path = directory.store.locate(layout.submission(submission.number))
+        raise UsageError(f"task {task}: {path} has {submission.n_tasks} tasks")
+    if submission.ahead is None:
+        return ranks
+    from espnet3.worker.waves import wanted_ranks  # others need not load it
+
+    wanted = wanted_ranks(directory, submission.ahead)
+    return [rank for rank in ranks if wanted is None or rank in wanted]
+
+
 def _claim(
     directory: RunDirectory,
     run: RunSpec,
     submission: Submission,
     scheduler: Scheduler,
     place: SchedulerTask,
+    early_end: EarlyEnd | None,
+    ranks: list[int],
 ) -> int:
     """Be one of the workers that claim their shards."""
     # What others need not load.
@@ -100,13 +132,14 @@ def _claim(
     return run_claimed(
         directory,
         run,
-        submission.ranks_of(0),
+        ranks,
         submission.number,
         place,
         terms=Terms.of(submission),
         n_places=submission.n_tasks,
         limits=limits_of(submission, run),
         bounds=Bounds(until=time_limit(submission, scheduler)),
+        early_end=early_end,
     ).code
 
 

@@ -3,11 +3,13 @@
 Used before a submission, in a process that shares nothing with the submitter. Its finding, one line
 or nothing where all is well, goes to the file RESULT, since the user's modules may print anything;
 without that file the check did not come to its end. Plain values that the provider has then go to
-RESULT.held, for the submitter to compare with its own.
+RESULT.held, for the submitter to compare with its own, and the user's source files that were loaded
+to RESULT.sources.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -23,6 +25,7 @@ def main(argv: list[str]) -> int:
     from espnet3.run_dir.secrets import remember_run
     from espnet3.specs.models import RunSpec, decode
     from espnet3.user_code.plain_attributes import encode_held, plain_attributes
+    from espnet3.user_code.sources import loaded_sources
     from espnet3.worker import exit_codes
     from espnet3.worker.rebuild import enter_submitter_process, rebuild
 
@@ -43,6 +46,7 @@ def main(argv: list[str]) -> int:
         Path(result).write_text(scrubbed(str(error)))
         return exit_codes.FAILED
     Path(f"{result}.held").write_text(encode_held(plain_attributes(provider)))
+    Path(f"{result}.sources").write_text(json.dumps(loaded_sources(run)))
     Path(result).write_text("")
     return exit_codes.DONE
 

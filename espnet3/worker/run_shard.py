@@ -33,9 +33,10 @@ from espnet3.storage.opening import open_store
 from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask
+from espnet3.worker.code import enter_code
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
-from espnet3.worker.shard import NO_LIMITS, Limits, limits_of
+from espnet3.worker.shard import NO_LIMITS, limits_of
 from espnet3.worker.task import run_task
 
 SUBMISSION = 0
@@ -67,6 +68,8 @@ def main(argv: list[str]) -> int:
         if spec.fingerprint != run.fingerprint:
             raise RunDirectoryError(path, f"is a shard of another run than {store.root}")
         restart(run)
+        submission = None if newest is None else read_persisted(store, Submission, newest)
+        run = enter_code(directory, run, submission)
         code = run_task(
             directory,
             run,
@@ -74,7 +77,7 @@ def main(argv: list[str]) -> int:
             SUBMISSION,
             SchedulerTask(None, None),
             may_have_predecessors=True,
-            limits=_limits(store, run, newest),
+            limits=NO_LIMITS if submission is None else limits_of(submission, run),
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)
@@ -82,15 +85,6 @@ def main(argv: list[str]) -> int:
     if code == exit_codes.FAILED:
         _print_traceback(store, run, spec.rank)
     return code
-
-
-def _limits(store: Store, run: RunSpec, submission: str | None) -> Limits:
-    """What a submission says of failing items."""
-    return (
-        NO_LIMITS
-        if submission is None
-        else limits_of(read_persisted(store, Submission, submission), run)
-    )
 
 
 def find_run(path: str) -> tuple[ShardSpec, Store]:

@@ -41,9 +41,11 @@ from espnet3.worker.attempt import (
     as_ours,
     describe,
     error_record,
+    let_go,
     log_traceback,
     record_failure,
 )
+from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, list_results, salvage
@@ -85,6 +87,7 @@ class Work(NamedTuple):
     signals: Signals
     place: SchedulerTask
     limits: Limits = NO_LIMITS
+    early_end: EarlyEnd | None = None
 
 
 def _require_wanted(directory: RunDirectory, run_id: str) -> None:
@@ -286,6 +289,7 @@ def _compute_items(
                 if on_error == "stop":
                     time.sleep(SIGNAL_GRACE)
                 signals.check()
+                let_go(error)
                 raise ForwardFailed(item, describe(error)) from error
             finally:
                 signals.armed = False

@@ -35,10 +35,11 @@ from espnet3.schedulers.supervised import killed_words, supervisor_log
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission, now
 from espnet3.storage.permissions import opener
-from espnet3.storage.retry import RetryPolicy, is_shortage
+from espnet3.storage.retry import is_shortage
 from espnet3.text import one_line
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import describe
+from espnet3.worker.detaching import detach
 from espnet3.worker.signals import HANDLED, to_handle
 from espnet3.worker.spare_descriptors import Spare
 
@@ -57,13 +58,13 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"{SUPERVISOR}: {error}", file=sys.stderr)
         return exit_codes.USAGE
-    # Before anything is opened: connections to a store do not survive a fork.
     try:
-        if not _detach():
-            return exit_codes.DONE
+        report = detach(SUPERVISOR, "supervisor")
     except OSError as error:
         print(f"no process can be made for the supervisor: {error.strerror}", file=sys.stderr)
         return exit_codes.USAGE
+    if report is None:
+        return exit_codes.DONE
     try:
         directory = RunDirectory.open(options.run, options.trust)
         path = layout.submission(options.number)
@@ -72,51 +73,14 @@ def main(argv: list[str]) -> int:
         if submission.scheduler != _BY_SUBMITTER:
             _record(directory, submission)
     except FileTaken:
-        return _report("another supervisor runs this submission already")
+        return report.problem("another supervisor runs this submission already")
     except EspnetError as error:
-        return _report(str(error))
+        return report.problem(str(error))
     except Exception as error:  # noqa: BLE001 (its traceback would be seen by nobody)
-        return _report(describe(error))
-    os.write(_READY, b"\n")
-    os.close(_READY)
+        return report.problem(describe(error))
+    report.begun()
     job = next((job for job in submission.jobs if job.name == options.job), submission.jobs[0])
     return _Tasks(directory, submission, job, options.run_id).run()
-
-
-_READY = -1  # the write end of the pipe by which the detached process reports
-
-
-def _report(problem: str) -> int:
-    os.write(_READY, f"espnet3.worker.supervisor: {problem}".encode())
-    return exit_codes.USAGE
-
-
-def _detach() -> bool:
-    """Fork into a session of its own. True in the detached process, False in the first one.
-
-    The first process waits until the detached one has reported, and prints its pid, or exits with
-    an error where that failed.
-    """
-    global _READY
-    reading, writing = os.pipe()
-    detached = RetryPolicy().call(os.fork, is_shortage)
-    if detached == 0:
-        os.close(reading)
-        _READY = writing
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-        return True
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        words = pipe.read().decode()
-    if words != "\n":
-        print(words or "the supervisor died at its start", file=sys.stderr)
-        sys.exit(exit_codes.USAGE)
-    print(detached)
-    return False
 
 
 def _record(directory: RunDirectory, submission: Submission) -> None:

@@ -15,6 +15,7 @@ from espnet3.worker.attempt import (
     SchedulerTask,
     log_failure,
 )
+from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.receipt_history import next_generations
 from espnet3.worker.salvage import list_results
@@ -34,6 +35,7 @@ def run_task(
     *,
     may_have_predecessors: bool,
     limits: Limits = NO_LIMITS,
+    early_end: EarlyEnd | None = None,
 ) -> int:
     """Compute the shards of one task.
 
@@ -45,6 +47,7 @@ def run_task(
         place: the task and its job.
         may_have_predecessors: whether earlier attempts may have left results to go on from.
         limits: what the submission says of recorded errors.
+        early_end: ends the submission where nothing can succeed; None where somebody watches it.
 
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
@@ -68,7 +71,7 @@ def run_task(
             forward, env = build_environment(run, signals)
             again = may_have_predecessors or any(n > 1 for n in todo.values())
             earlier = list_results(store) if again else {}
-            work = Work(directory, run, forward, env, signals, place, limits)
+            work = Work(directory, run, forward, env, signals, place, limits, early_end)
             return _compute_all(work, todo, attempt, earlier)
         except Interrupted as signal:
             for rank in todo:
@@ -78,6 +81,8 @@ def run_task(
             why = log_failure(raised)
             for rank in todo:
                 attempt(rank).record("failed", **why)
+            if early_end is not None:
+                early_end.look()
             return exit_codes.FAILED
         finally:
             spare.give_back()
@@ -100,9 +105,11 @@ def _compute_all(
     Returns:
         An exit code.
     """
-    code = exit_codes.DONE
+    code, early_end = exit_codes.DONE, work.early_end
     while todo:
         work.signals.check()
+        if early_end is not None and early_end.is_cancelled():
+            break
         rank = next(iter(todo))
         current = attempt(rank)
         del todo[rank]
@@ -110,4 +117,6 @@ def _compute_all(
             continue  # finished elsewhere while this task was busy
         if not compute_shard(work, current, earlier.get(rank, [])):
             code = exit_codes.FAILED
+            if early_end is not None and early_end.look():
+                break
     return code

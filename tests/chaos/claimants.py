@@ -18,7 +18,7 @@ import pytest
 from espnet3.run_dir.processes import this_process
 from espnet3.schedulers.base import TaskState
 from espnet3.specs.models import ProcessIdentity
-from espnet3.worker import claiming, dynamic, heartbeat, join, other_workers, shard
+from espnet3.worker import claiming, dynamic, heartbeat, join, known_claims, other_workers, shard
 from espnet3.worker.heartbeat import Heartbeat
 from tests.chaos.copies import Copy, step_by_step
 from tests.support import world as world_module
@@ -189,7 +189,7 @@ def claimants(world: World) -> Iterator[Claimants]:
 
     with pytest.MonkeyPatch.context() as patch, step_by_step():
         clock = SimpleNamespace(monotonic=lambda: found.now, sleep=found.sleep)
-        for module in (claiming, dynamic, heartbeat, other_workers, shard):
+        for module in (claiming, dynamic, heartbeat, known_claims, other_workers, shard):
             patch.setattr(module, "time", clock)
         patch.setattr(join, "log_to_stderr", lambda: None)
         patch.setattr(dynamic, "this_process", found.identity)

@@ -1,10 +1,11 @@
 """A soak: many small runs with random faults of all kinds. `make chaos FAULTS=1000 [SEED=7]`.
 
-    python -m tests.chaos.soak --faults N [--seed S] [--only RUN]
+    python -m tests.chaos.soak --faults N [--seed S] [--only RUN] [--finishing]
 
 Half of the runs are real processes on `env: local` (`soak_real.py`), half are simulated ones, which
 die at any operation on the storage (`soak_simulated.py`). In half of either workers claim their
-shards (`soak_claims.py`). What is decided at random comes from the
+shards (`soak_claims.py`); others finish themselves, and nobody resumes them (`soak_finishing.py`),
+with `--finishing` all of them. What is decided at random comes from the
 seed and the run's number; `--only` repeats one run. Real processes race as they like, so that a run
 with them may need some repetitions to fail again.
 
@@ -30,17 +31,20 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.soak_claims import ClaimedRun, SimulatedClaims
+from tests.chaos.soak_finishing import RealFinishing, SimulatedFinishing
 from tests.chaos.soak_real import RealRun
 from tests.chaos.soak_simulated import SimulatedRun
 from tests.chaos.tally import Tally
 from tests.support import guard
 
 AT_ONCE = 2  # runs
-_KINDS = (RealRun, SimulatedRun, ClaimedRun, SimulatedClaims)
+_FINISHING = (SimulatedFinishing, RealFinishing, *5 * (SimulatedFinishing,))
+_KINDS = (RealRun, SimulatedRun, ClaimedRun, SimulatedClaims, *_FINISHING[:2])
 
 
-def one_run(seed: int, number: int) -> Tally:
+def one_run(seed: int, number: int, *, finishing: bool = False) -> Tally:
     """One run, whatever it comes to."""
+    kinds = _FINISHING if finishing else _KINDS
     tally, rng = Tally(), random.Random(f"{seed} {number}")
     logging.getLogger("espnet3").propagate = False
     with (
@@ -51,7 +55,7 @@ def one_run(seed: int, number: int) -> Tally:
         patch.setenv("ESPNET3_PATIENCE", "2")
         try:
             with contextlib.redirect_stderr(nowhere):
-                _KINDS[number % len(_KINDS)](Path(folder), rng, tally, patch).whole()
+                kinds[number % len(kinds)](Path(folder), rng, tally, patch).whole()
         except BaseException as error:
             words = "".join(traceback.format_exception(error))
             if isinstance(error, AssertionError):
@@ -63,7 +67,7 @@ def one_run(seed: int, number: int) -> Tally:
     return tally
 
 
-def soak(seed: int, faults: int) -> Tally:
+def soak(seed: int, faults: int, *, finishing: bool = False) -> Tally:
     """Runs until so many faults were injected, or one of them went wrong."""
     total, number = Tally(), 0
     began = told = time.monotonic()
@@ -71,11 +75,13 @@ def soak(seed: int, faults: int) -> Tally:
         running: set[Future[Tally]] = set()
         while sum(total.faults.values()) < faults and not total.bad:
             while len(running) < AT_ONCE:
-                running.add(pool.submit(one_run, seed, number))
+                running.add(pool.submit(one_run, seed, number, finishing=finishing))
                 number += 1
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                total.add(future.result())
+                found = future.result()
+                print(*found.problems, sep="\n", end="", flush=True)
+                total.add(found)
             if time.monotonic() - told > 30:
                 told = time.monotonic()
                 n = sum(total.faults.values())
@@ -91,16 +97,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--faults", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", type=int, metavar="RUN", help="only the run with this number")
+    parser.add_argument("--finishing", action="store_true", help="only runs that finish themselves")
     options = parser.parse_args(argv)
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     only = options.only
-    total = soak(seed, options.faults) if only is None else one_run(seed, only)
+    keys = {"finishing": options.finishing}
+    total = soak(seed, options.faults, **keys) if only is None else one_run(seed, only, **keys)
     print(total.report())
     for problem in total.problems:
         print(problem, file=sys.stderr)
         number = problem.partition(":")[0].removeprefix("run ")
-        print(f"repeat it: python -m tests.chaos.soak --seed {seed} --only {number}")
+        same = f"--seed {seed} --only {number}{' --finishing' * options.finishing}"
+        print(f"repeat it: python -m tests.chaos.soak {same}")
     return 1 if total.bad else 0
 
 

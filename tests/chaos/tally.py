@@ -14,6 +14,8 @@ class Tally:
         faults: how many of each kind were injected.
         runs, shards, items: how much was computed.
         resumes: how many were needed until all was done.
+        waves, finishers: of the runs that finish themselves.
+        stalled: those of them that ended since a wave got no further, as they should.
         lost: items that were not in the answer, or wrong there.
         duplicated: items that were computed again after they were durable, or are twice in the
             answer.
@@ -26,6 +28,9 @@ class Tally:
     shards: int = 0
     items: int = 0
     resumes: int = 0
+    waves: int = 0
+    finishers: int = 0
+    stalled: int = 0
     lost: int = 0
     duplicated: int = 0
     unnoticed: int = 0
@@ -48,6 +53,8 @@ class Tally:
         lines = [f"{sum(self.faults.values()):6} faults injected"]
         lines += [f"{n:6}   {kind}" for kind, n in self.faults.most_common()]
         lines += [f"{self.runs:6} runs", f"{self.shards:6} shards", f"{self.items:6} items"]
+        lines += [f"{self.finishers:6} finishers", f"{self.waves:6} waves"]
+        lines += [f"{self.stalled:6} ended where a wave got no further"]
         lines += [f"{self.resumes:6} resumes needed", f"{self.lost:6} lost"]
         lines += [f"{self.duplicated:6} duplicated", f"{self.unnoticed:6} damaged unnoticed"]
         return "\n".join(lines)

@@ -294,7 +294,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = pytest.mark.timeout(1200)(AnyOrder.TestCase)
 TestAnyOrder.settings = settings(
-    max_examples=1000 if LONG else 40,
+    max_examples=1000 if LONG else 20,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[*HealthCheck],

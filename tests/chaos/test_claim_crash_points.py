@@ -1,8 +1,8 @@
 """A worker that claims dies at any of its operations, and the others come to the same answer.
 
 Nobody resumes: whoever lives takes over what the dead left. Only who ends before the lease of a
-dead one is over may not know of it; then somebody joins. Of the crash points it is every fifth
-in CI, and all of them with ESPNET3_LONG_TESTS=1, as in `test_crash_points.py`.
+dead one is over may not know of it; then somebody joins. Of the crash points it is a sample in
+CI, and all of them with ESPNET3_LONG_TESTS=1, as in `test_crash_points.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import pytest
 from espnet3.specs import layout
 from tests.chaos.claimants import TERMS, Claimant, Claimants, claimants
 from tests.support import world as world_module
-from tests.support.helpers import LONG
+from tests.support.helpers import each
 from tests.support.world import N_ITEMS, World, require_answer
 
-MANY = 1 if LONG else 5
 SOME = 2  # items that each worker computes before the next one joins
 
 
@@ -77,8 +76,8 @@ def play(world: World, n_workers: int, deaths: Mapping[int, int]) -> set[int]:
     return dead
 
 
-def die_everywhere(world: World, n_workers: int, *mortal: int) -> tuple[int, set[int]]:
-    """Let one of some workers die at each of its operations in turn; with it others, at others.
+def die_everywhere(world: World, every: int, n_workers: int, *mortal: int) -> tuple[int, set[int]]:
+    """Let one of some workers die at its operations in turn; with it others, at others.
 
     Returns:
         How many crash points there were, and the numbers of claims that a shard had.
@@ -96,7 +95,7 @@ def die_everywhere(world: World, n_workers: int, *mortal: int) -> tuple[int, set
         seen.add(len(claims_of(world)))
         if mortal[0] not in dead:
             return operation, seen
-        operation += MANY
+        operation += every
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3])
@@ -111,12 +110,14 @@ def test_all_live(world: World, n_workers: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_workers", "mortal"),
-    [(1, [0]), (2, [0]), (2, [1]), (2, [0, 1]), (2, [1, 0]), (3, [1]), (3, [2]), (3, [1, 0, 2])],
+    ("n_workers", "mortal", "step"),
+    [(1, [0], 11), (2, [0], 13), (2, [1], 17), (2, [0, 1], 19), (2, [1, 0], 23), (3, [1], 25),
+     (3, [2], 29), (3, [1, 0, 2], 21)],
     ids=["alone", "owner", "helper", "both", "both, helper first", "split", "of a split", "all"],
 )  # fmt: skip
-def test_some_die(world: World, n_workers: int, mortal: list[int]) -> None:
-    points, n_claims = die_everywhere(world, n_workers, *mortal)
+def test_some_die(world: World, n_workers: int, mortal: list[int], step: int) -> None:
+    every = each(5 if world.objects else step)  # of objects there are few
+    points, n_claims = die_everywhere(world, every, n_workers, *mortal)
     assert points > (20 if world.objects else 60)
     assert max(n_claims) > n_workers  # somebody took over
 
@@ -126,7 +127,7 @@ def test_some_die(world: World, n_workers: int, mortal: list[int]) -> None:
 def test_power_fails_while_they_share(world: World, names: bool) -> None:
     """All die at once, and claims that nobody synced are lost, or hold nothing."""
     before = world.save()
-    for operation in range(20, 200, 3 * MANY):
+    for operation in range(20, 200, 3 * each(9)):
         world.restore(before)
         with claimants(world) as them:
             for _ in range(2):

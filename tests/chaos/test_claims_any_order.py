@@ -126,7 +126,7 @@ class ClaimsInAnyOrder(RuleBasedStateMachine):
 
 TestClaimsInAnyOrder = pytest.mark.timeout(1200)(ClaimsInAnyOrder.TestCase)
 TestClaimsInAnyOrder.settings = settings(
-    max_examples=1000 if LONG else 30,
+    max_examples=1000 if LONG else 12,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[*HealthCheck],

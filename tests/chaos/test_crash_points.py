@@ -1,8 +1,8 @@
 """Every crash point of every process: it dies there, resume and collect follow, nothing is lost.
 
-In process: see `tests/support/mortal.py` for how a process dies. Of a process that has many, it is
-every fifth point in CI, and all of them with ESPNET3_LONG_TESTS=1. The same with real
-processes and SIGKILL is in `test_driver_dies.py` and `test_kill_points.py`.
+In process: see `tests/support/mortal.py` for how a process dies. It is a sample of the points in
+CI, and all of them with ESPNET3_LONG_TESTS=1. The same with real processes and SIGKILL is in
+`test_driver_dies.py` and `test_kill_points.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Submission
 from espnet3.submit.local_launcher import LocalLauncher
 from espnet3.worker import supervisor
+from espnet3.worker.detaching import Report
 from espnet3.worker.main import main as worker
 from tests.support import world as world_module
-from tests.support.helpers import LONG
+from tests.support.helpers import LONG, each
 from tests.support.mortal import Died, Process, reach
 from tests.support.world import (
     N_ITEMS,
@@ -34,8 +35,6 @@ from tests.support.world import (
     crash_everywhere,
     worker_surroundings,
 )
-
-MANY = 1 if LONG else 5
 
 
 @pytest.fixture(params=["files", "objects"])
@@ -118,15 +117,17 @@ def test_submitter_dies(world: World, monkeypatch: pytest.MonkeyPatch, whole: bo
         assert len(world.cluster.queued()) == N_SHARDS  # none is lost, and none there twice
         world.finish()
 
-    points = crash_everywhere(world, lambda process: world.run(world.submit, process), after)
+    every = each(1 if world.objects else 3 if whole else 5)
+    points = crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=every)
     assert points > (20 if world.objects else 60)
-    assert left > 5 or world.objects  # objects have no half-written files
+    assert left > (5 if LONG else 1) or world.objects  # objects have no half-written files
 
 
 @pytest.mark.parametrize("prepared", [with_a_predecessor, resumed, repaired])
 def test_worker_dies(world: World, prepared: Callable[[World], None]) -> None:
     prepared(world)
-    points = crash_everywhere(world, run_tasks(world), lambda process: world.finish(), every=MANY)
+    every = each(5 if world.objects or prepared is repaired else 11)
+    points = crash_everywhere(world, run_tasks(world), lambda process: world.finish(), every=every)
     assert points > (10 if world.objects else 30 if prepared is repaired else 140)
 
 
@@ -135,7 +136,10 @@ def test_resuming_process_dies(world: World) -> None:
     for task in world.cluster.queued():
         task.state = task.state._replace(state="ended", word="NODE_FAIL")
     points = crash_everywhere(
-        world, lambda process: world.run(world.resume, process), lambda process: world.finish()
+        world,
+        lambda process: world.run(world.resume, process),
+        lambda process: world.finish(),
+        every=each(1 if world.objects else 3),
     )
     assert points > 20
 
@@ -146,6 +150,7 @@ def test_repairing_process_dies(world: World) -> None:
         world,
         lambda process: world.run(lambda: repair(world), process),
         lambda process: world.finish(lambda: repair(world)),
+        every=each(1 if world.objects else 3),
     )
     assert points > 20
 
@@ -174,11 +179,13 @@ def test_process_that_computes_failed_items_again_dies(world: World) -> None:
         world.finish(again)
 
     failed = world.save()
-    points = crash_everywhere(world, lambda process: world.run(again, process), after)
+    every = each(3 if world.objects else 5)
+    points = crash_everywhere(world, lambda process: world.run(again, process), after, every=every)
     assert points > 20
     world.restore(failed)
     world.run(again)
-    points = crash_everywhere(world, run_tasks(world), after, every=MANY)
+    every = each(5 if world.objects else 13)
+    points = crash_everywhere(world, run_tasks(world), after, every=every)
     assert points > (10 if world.objects else 60)
 
 
@@ -228,7 +235,8 @@ def test_power_fails_while_submitting(world: World, names: bool) -> None:
         assert process.dead or Path(world.run_dir, layout.RUN).exists()
         world.finish()
 
-    assert crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=MANY) > 60
+    every = each(7)
+    assert crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=every) > 60
 
 
 @pytest.mark.parametrize("names", [False, True], ids=["bytes", "names"])
@@ -243,7 +251,7 @@ def test_power_fails_while_working(world: World, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=MANY) > 130
+    assert crash_everywhere(world, run_tasks(world), after, every=each(15)) > 130
 
 
 @pytest.mark.parametrize("world", ["files"], indirect=True)
@@ -261,11 +269,12 @@ class InProcessLauncher(LocalLauncher):
     """Starts the supervisor within this process; `process` is the next one."""
 
     process = Process()
+    report: Report
 
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         words = (await self.render(submission, submission.jobs[0])).command
         reading, writing = os.pipe2(os.O_NONBLOCK)
-        supervisor._READY = writing
+        InProcessLauncher.report = Report(writing, "espnet3.worker.supervisor")
         process, InProcessLauncher.process = InProcessLauncher.process, Process()
         try:
             with worker_surroundings(), process.alive():
@@ -300,11 +309,11 @@ def test_local_supervisor_dies(world: World, monkeypatch: pytest.MonkeyPatch) ->
     """At any operation, between any two workers; what it had started lives on."""
     import subprocess
 
-    from espnet3.submit import new_run, resumption
+    from espnet3.submit import new_run, run_groups
 
-    for user in (new_run, resumption):
+    for user in (new_run, run_groups):
         monkeypatch.setattr(user, "make_launcher", lambda config, runner: InProcessLauncher(config))
-    monkeypatch.setattr(supervisor, "_detach", lambda: True)
+    monkeypatch.setattr(supervisor, "detach", lambda *what: InProcessLauncher.report)
     popen = SimpleNamespace(**{**vars(subprocess), "Popen": InProcessWorker})
     monkeypatch.setattr(supervisor, "subprocess", popen)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGCHLD, signal.SIGTERM)}
@@ -325,11 +334,11 @@ def test_local_supervisor_dies(world: World, monkeypatch: pytest.MonkeyPatch) ->
         world_module.calls.clear()
 
     try:
-        points = crash_everywhere(world, submit, after)
+        points = crash_everywhere(world, submit, after, every=each(3))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert points > 20
-    assert refused > 5
+    assert refused > (5 if LONG else 1)
     assert Run(world.run_dir).status().done
     assert len(world.files()[layout.accepted_jobs(1)]) > 0

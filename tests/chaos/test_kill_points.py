@@ -94,7 +94,7 @@ def test_worker_is_killed(world: World) -> None:
         words_ = ["espnet3.worker", *task.words]
         return run_dying(step, world.folder, *words_, **task.environ())
 
-    kill_everywhere(world, 8, run)
+    kill_everywhere(world, 5, run)
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_resume_is_killed(tmp_path: Path, repair: bool) -> None:
     answer = locally(tmp_path, 10)
     assert resume(0) == 0
     assert run.collect() == answer
-    for step in some(tmp_path, 8):
+    for step in some(tmp_path, 4):
         assert resume(step) == -signal.SIGKILL, step
         run.resume(repair=repair, patience=0)
         ended(run)

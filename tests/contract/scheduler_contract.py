@@ -11,7 +11,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,15 @@ from espnet3.config.model import parse_parallel
 from espnet3.doctor.diagnosis import diagnose
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
-from espnet3.schedulers import get_scheduler
+from espnet3.schedulers import get_dialect, get_scheduler
 from espnet3.specs import layout
+from espnet3.specs.models import PlannedJob, Submission
 from espnet3.submit import dry_run
+from espnet3.submit.jobqueue import JobQueueLauncher
+from tests.contract.finisher_contract import FinisherContract
 from tests.support import runners
 from tests.support.helpers import (
+    LONG,
     attempts,
     causes,
     ended,
@@ -47,8 +51,29 @@ from tests.support.sites.site import Site
 Submit = Callable[..., Run]
 
 
-class SchedulerContract:
-    """The suite. A subclass defines the fixture `site`."""
+# What asks less of a dialect than others do, or the same again.
+WITHIN_OTHERS = frozenset({
+    "test_packed_shards",
+    "test_arrays_of_the_sites_size",  # those that wait for each other are several, too
+    "test_memory_and_time_alone_at_a_resume",  # more of both is asked for elsewhere
+    "test_failed",  # it reads alike
+    "test_logs_of_a_rank",  # those of ranks with holes are counted
+})  # fmt: skip
+
+
+class SchedulerContract(FinisherContract):
+    """The suite. A subclass defines the fixture `site`.
+
+    Attributes:
+        real: whether it is asked whole; a stand-in is with ESPNET3_LONG_TESTS=1.
+    """
+
+    real = True
+
+    @pytest.fixture(autouse=True)
+    def _asked(self, request: pytest.FixtureRequest) -> None:
+        if not (self.real or LONG) and request.function.__name__ in WITHIN_OTHERS:
+            pytest.skip("other tests ask a stand-in as much; ESPNET3_LONG_TESTS=1 runs it")
 
     @pytest.fixture(autouse=True)
     def _reachable(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -129,6 +154,40 @@ class SchedulerContract:
         assert noted(tmp_path, "begun").total() == 1
         (tmp_path / GATE).touch()
         assert ended(run).collect() == locally(tmp_path, 4)
+
+    def test_a_job_that_waits_for_an_array_and_for_one_that_fails(
+        self, site: Site, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It starts when both have ended, in whatever way."""
+        if not get_dialect(site.env).can_wait:
+            pytest.skip(f"no job waits for another in {site.env}")
+        folders = [tmp_path / name for name in ("array", "failing", "behind")]
+        for folder in folders:
+            folder.mkdir()
+        site.hold()  # or a scheduler might have forgotten one before it is named
+        array = submit_noting(folders[0], 2, config(n_shards=2), gated=[1])
+        failing = submit_noting(folders[1], 1, config(n_shards=1), failing=[0])
+        awaited = [jobs(run).jobs[0].job_id for run in (array, failing)]
+        with monkeypatch.context() as patch:
+            patch.setattr(JobQueueLauncher, "_job", _behind(awaited))
+            behind = submit_noting(folders[2], 1, config(n_shards=1))
+        site.release()
+        wait_for(
+            lambda: (states(failing), states(array)[0]) == ({0: "failed"}, "done"),
+            "one does not fail, or no task of the array ends",
+        )
+        _overtaken(tmp_path, config(n_shards=1))
+        assert states(behind) == {0: "queued"}, causes(behind)
+        assert not noted(folders[2], "begun")
+        (folders[0] / GATE).touch()
+        assert ended(behind).collect() == locally(folders[2], 1)
+        assert array.status().done
+
+    def test_a_node_that_is_to_be_avoided(self, site: Site, config: Any, tmp_path: Path) -> None:
+        """What is asked for is understood, also of a node that there is not."""
+        without = {"exclude_nodes": ["no-such-node", "other.site.org"]}
+        run = ended(submit_noting(tmp_path, 4, config(n_shards=2) | without))
+        assert run.collect() == locally(tmp_path, 4)
 
     def test_jobs_that_are_no_arrays(self, config: Any, tmp_path: Path) -> None:
         run = submit_noting(tmp_path, 3, config(n_shards=3, n_workers=2, job_array=False))
@@ -474,6 +533,18 @@ def _status(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:
     capsys.readouterr()
     espnet3(["status", run.run_dir])
     return capsys.readouterr().out.splitlines()
+
+
+def _behind(job_ids: Sequence[str]) -> Callable[..., Any]:
+    """In place of how a job is made: one that waits for others as well."""
+    own = JobQueueLauncher._job
+
+    async def job(
+        self: JobQueueLauncher, submission: Submission, planned: PlannedJob, *_: object
+    ) -> Any:
+        return await own(self, submission, planned, await self._scheduler.awaited(job_ids))
+
+    return job
 
 
 def _overtaken(folder: Path, config: dict[str, Any]) -> None:

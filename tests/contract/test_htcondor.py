@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from espnet3.errors import ConfigError
+from espnet3.run import submit_run
+from tests.contract.finisher_contract import end_of, results_of
 from tests.contract.scheduler_contract import SchedulerContract
 from tests.support.helpers import (
     causes,
     ended,
     jobs,
     locally,
+    python,
     states,
     submit_noting,
     wait_for,
@@ -26,6 +29,7 @@ from tests.support.sites.htcondor import HtcondorSite, submitted
 from tests.support.sites.site import Site
 from tests.support.stand_ins.batch import StandIn
 from tests.support.stand_ins.htcondor import COMMANDS
+from tests.support.troubles import Troubled, Troubles
 
 ONE = "executable = /bin/true\n"
 
@@ -41,6 +45,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 class TestHtcondor(SchedulerContract):
     """At the commands."""
 
+    real = False
+
     @pytest.fixture
     def site(self, cluster: StandIn) -> Site:
         return HtcondorSite(cluster)
@@ -53,6 +59,29 @@ class TestHtcondor(SchedulerContract):
         assert not (tmp_path / "run").exists()
         run = ended(submit_noting(tmp_path, 4, config(n_shards=4, n_workers=2, max_array_size=2)))
         assert [len(jobs(run).jobs), run.collect()] == [2, locally(tmp_path, 4)]
+
+    def test_no_job_waits_so_finish_is_refused_and_its_work_done_now(
+        self, config: Any, tmp_path: Path
+    ) -> None:
+        """The error says what to do instead, before anything is written."""
+        provider = Troubles({"folder": str(tmp_path), "kills": [4]})
+        keys: dict[str, Any] = {"run_dir": tmp_path / "run"}
+        for finish in (True, {"notify": "true"}):
+            wanted = config(n_shards=4, finish=finish)
+            with pytest.raises(ConfigError, match=r"parallel\.finish: .*espnet3 finish .* --now"):
+                submit_run(Troubled(provider), range(12), parallel=wanted, **keys)
+            assert not (tmp_path / "run").exists()
+        run = submit_run(Troubled(provider), range(12), parallel=config(n_shards=4), **keys)
+        assert [*states(ended(run)).values()].count("done") == 3, causes(run)
+        behind = python("-m", "espnet3", "finish", run.run_dir)
+        assert behind.returncode != 0
+        assert "--now" in behind.stderr
+        assert not Path(run.run_dir, "finishers").exists()
+        done = python("-m", "espnet3", "finish", run.run_dir, "--now")
+        assert done.returncode == 0, done.stderr
+        end = end_of(run)
+        assert (end["outcome"], len(end["waves"])) == ("done", 1)
+        assert results_of(end) == [{"item": item} for item in range(12)]
 
     def test_jobs_that_are_no_arrays(self, config: Any, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"leave job_array on, or raise n_workers to 3"):

@@ -33,6 +33,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 class TestLsf(SchedulerContract):
     """At the commands."""
 
+    real = False
+
     @pytest.fixture
     def site(self, cluster: StandIn) -> Site:
         return LsfSite(cluster)

@@ -27,6 +27,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 class TestMoab(SchedulerContract):
     """At the commands."""
 
+    real = False
+
     @pytest.fixture
     def site(self, cluster: StandIn) -> Site:
         return MoabSite(cluster)

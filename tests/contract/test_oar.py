@@ -123,6 +123,37 @@ def test_a_warning_before_the_end(quiet: OarCluster, tmp_path: Path) -> None:
     assert "1 items done" in causes(run)[0]
 
 
+def test_nodes_that_are_to_be_avoided(quiet: OarCluster, tmp_path: Path) -> None:
+    """It goes where it may, and is refused where there is no such node."""
+    options = {"job_extra_directives": ["-p 'core = 1 or core = 2'"]}
+    for number in (2, 3):
+        quiet.sql(
+            "insert into resources (network_address, cpuset, core, gpu) "
+            f"select 'node{number}.site', slot, slot, 0 from generate_series(1, 4) slot"
+        )
+    try:
+        without = {"exclude_nodes": ["node1.org", "node2"]}
+        run = ended(submit_noting(tmp_path, 2, config(options, n_shards=2) | without))
+        assert run.collect() == locally(tmp_path, 2)
+        ids = ",".join(job.job_id for job in jobs(run).jobs)
+        used = quiet.sql(
+            "select distinct network_address, core in (1, 2) from jobs "
+            "join assigned_resources on moldable_job_id = assigned_moldable_job "
+            f"join resources using (resource_id) where array_id in ({ids})"
+        )
+        assert used == "node3.site|t"
+    finally:
+        quiet.reset()
+        place = "network_address like 'node_.site'"
+        told = f"select resource_id from resources where {place}"
+        quiet.sql(f"delete from assigned_resources where resource_id in ({told})")
+        quiet.sql(f"delete from resources where {place}")
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(SubmissionRefused, match="There are not enough resources"):
+        submit_noting(other, 2, config(options, n_shards=2) | without)
+
+
 def test_what_oar_says_of_a_request_that_it_cannot_fulfil(
     quiet: OarCluster, tmp_path: Path
 ) -> None:

@@ -83,6 +83,8 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 class TestPbsPro(SchedulerContract):
     """With the history that a site may switch on."""
 
+    real = False
+
     @pytest.fixture(autouse=True)
     def _sampled(self, request: pytest.FixtureRequest) -> None:
         """Without ESPNET3_LONG_TESTS=1 only what reads the end of a job where it can be read."""
@@ -96,6 +98,8 @@ class TestPbsPro(SchedulerContract):
 
 class TestPbsProWithoutHistory(SchedulerContract):
     """As its server comes, which knows nothing of a job that is over."""
+
+    real = False
 
     @pytest.fixture
     def site(self, forgetful: StandIn) -> Site:

@@ -39,6 +39,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
 class TestTorque(SchedulerContract):
     """At the commands."""
 
+    real = False
+
     @pytest.fixture
     def site(self, cluster: StandIn) -> Site:
         return TorqueSite(cluster)

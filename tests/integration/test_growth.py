@@ -34,13 +34,13 @@ pytestmark = pytest.mark.skipif(
 # For each shard; of the steps that are not named, none depends on the number of shards.
 STORE_OPERATIONS: dict[str, dict[str, float]] = {
     "submit": {"create": 1},
-    "work": {"read": 10, "exists": 2, "create": 2, "append": 1, "write": 1, "sync": 1},
+    "work": {"read": 11, "exists": 2, "create": 2, "append": 1, "write": 1, "sync": 1},
     "collect to a file": {"read": 1, "read_beginning": 1},
     "collect to a list": {"read": 1, "read_beginning": 1},
 }
 REQUESTS: dict[str, dict[str, float]] = {
     "submit": {"PUT": 1},
-    "work": {"PUT": 3, "GET": 10, "HEAD": 2},
+    "work": {"PUT": 3, "GET": 11, "HEAD": 2},
     "collect to a file": {"GET": 2},
     "collect to a list": {"GET": 2},
 }

@@ -1,7 +1,7 @@
 """A test process that is interrupted or killed leaves no server behind.
 
 OAR's is in `tests/contract/test_oar.py`, since there is one per machine. Each server is interrupted
-in each way with ESPNET3_LONG_TESTS=1; otherwise Slurm is, and the others in the rudest one.
+in each way with ESPNET3_LONG_TESTS=1; otherwise in the rudest one, and Slurm by Ctrl-C as well.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import pytest
 from tests.support import sge_cluster, slurm_accounting
 from tests.support.daemons import Process, wait_for
 from tests.support.debian import require
-from tests.support.interrupted import ALL_WAYS, ROOT, WAYS, leaves_nothing
+from tests.support.interrupted import ROOT, WAYS, leaves_nothing
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize("way", ALL_WAYS)
+@pytest.mark.parametrize("way", dict.fromkeys(("ctrl-c", *WAYS)))
 def test_slurm_with_accounting_ends(tmp_path: Path, way: str) -> None:
     require("Slurm", slurm_accounting.ACCOUNTING_PROGRAMS)
     setup = "from tests.support.slurm_accounting import AccountingCluster"

@@ -21,7 +21,8 @@ from espnet3.run_dir import result_lines
 from espnet3.run_dir.reading import SMALL, read_persisted
 from espnet3.specs import layout
 from espnet3.specs.codec import decode, encode
-from espnet3.specs.models import PERSISTED, AttemptRecord, RunSpec, ShardSpec
+from espnet3.specs.models import AttemptRecord, RunSpec, ShardSpec
+from espnet3.specs.schema import ALL
 from espnet3.storage.local import LocalStore
 from espnet3.text import cut
 from tests.support.commands import said
@@ -124,7 +125,7 @@ def test_sparse_records_are_not_read(run: Run) -> None:
 
 def test_each_kind_of_record_has_its_limit(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
-    for model in PERSISTED:
+    for model in ALL:
         sparse(tmp_path / "record", model.MOST_BYTES + 1)
         with pytest.raises(
             FileTooLarge, match=f"the limit is {model.MOST_BYTES}, so it was not read"

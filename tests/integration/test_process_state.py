@@ -212,7 +212,7 @@ def test_modules_do_not_see_the_words_of_our_own_command(tmp_path: Path) -> None
     (tmp_path / "work.py").write_text(COMMAND)
     (tmp_path / "c.json").write_text(json.dumps({
         "provider": {"_target_": "work.Provider"}, "runner": {"_target_": "work.Runner"},
-        "items": 1, "run_dir": "run", "parallel": parallel("local"),
+        "items": 1, "run_dir": "run", "parallel": parallel("local", preflight=True),
     }))  # fmt: skip
     command = str(Path(sys.executable).with_name("espnet3"))
     for words in (["submit", "c.json", "n_shards=1"], ["submit", "./c.json", "n_shards=1"]):

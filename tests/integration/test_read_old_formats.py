@@ -25,6 +25,7 @@ RUNS = [
     FIXTURES / "v1" / "repaired",
     FIXTURES / "v2" / "held",
     FIXTURES / "v3" / "shared",
+    FIXTURES / "v4" / "stopped",
 ]
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
@@ -37,6 +38,7 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "shards/": models.ShardSpec,
     "submissions/": models.Submission,
     ".jobs.json": models.AcceptedJobs,
+    ".cancelled.json": models.Cancellation,
     "attempts/": models.AttemptRecord,
     "receipts/": models.Receipt,
     "withdrawals/": models.Withdrawal,
@@ -49,7 +51,11 @@ MODELS: dict[str, type[models.PersistedModel]] = {
 def model_of(path: str) -> type[models.PersistedModel]:
     """The model of a file of a run directory."""
     fitting = [model for mark, model in MODELS.items() if mark in path]
-    return fitting[-1] if path.endswith((".jobs.json", ".part.json")) else fitting[0]
+    return (
+        fitting[-1]
+        if path.endswith((".jobs.json", ".cancelled.json", ".part.json"))
+        else fitting[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,3 +152,14 @@ def test_version_3_says_where_its_shards_were_cut_and_shared() -> None:
     parts = read_partial_receipts(RunDirectory.open(folder), run, 0, 1)
     assert len({part.attempt for part in parts}) == 2
     assert [part for each in parts for part in each.parts] == receipt.parts
+
+
+def test_a_stopped_run_says_why_and_what_memory_it_had() -> None:
+    directory = RunDirectory.open(RUNS[4])
+    _, cancelled = directory.submissions()
+    assert list(cancelled) == [1]
+    assert cancelled[1].startswith("NameError: name 'txet' is not defined, item 2, at decode.py:12")
+    attempts = [directory.read(models.AttemptRecord, str(path.relative_to(RUNS[4])))
+                for path in RUNS[4].glob("attempts/*.failed.json")]  # fmt: skip
+    assert len(attempts) == 3
+    assert all(record.peak_memory for record in attempts)

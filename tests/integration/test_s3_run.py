@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 import espnet3
-from espnet3.errors import IncompleteRun, RunDirectoryError, StoreError
+from espnet3.errors import CodeChanged, IncompleteRun, RunDirectoryError, StoreError
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
@@ -32,6 +34,7 @@ from tests.support.faulty_proxy import (
     faulty_s3,
 )
 from tests.support.helpers import (
+    LONG,
     locally,
     noted,
     once,
@@ -246,12 +249,14 @@ def test_every_put_succeeds_and_none_hears_of_it(proxy: FaultyProxy, tmp_path: P
     names = store.names(layout.ATTEMPTS)
     assert len(names) == 3
     assert all(".started." in name for name in names)
-    files = [f for folder in layout.FOLDERS for f in store.names(folder)]
-    # The probe of `prepare` too: each file was created by a put whose answer was lost.
-    assert sum(proxy.injected.values()) == len(files) + len([layout.RUN, "probe"])
+    files = [f for folder in (*layout.FOLDERS, layout.CODE) for f in store.names(folder)]
+    # The probes of `prepare` too: each file was created by a put whose answer was lost.
+    others = [layout.RUN, "the probe of the run's folders", "that of the code's"]
+    assert sum(proxy.injected.values()) == len(files) + len(others)
 
 
-@pytest.mark.parametrize("kind", ["cut", *SHORT])
+# `test_every_way_to_read_asks_again` has all of them without a run.
+@pytest.mark.parametrize("kind", ["cut", *SHORT] if LONG else ["cut", "chunks"])
 def test_bodies_that_end_early_are_asked_for_again(
     proxy: FaultyProxy, tmp_path: Path, kind: str
 ) -> None:
@@ -290,7 +295,7 @@ def test_every_way_to_read_asks_again(proxy: FaultyProxy, kind: str) -> None:
     assert sorted(through_the_fault(lambda: store.names(""))) == ["data", "empty"]
 
 
-@pytest.mark.parametrize("kind", ["closed", "short"])
+@pytest.mark.parametrize("kind", ["closed", "short"] if LONG else ["short"])
 def test_a_resume_salvages_through_bodies_that_end_early(
     proxy: FaultyProxy, tmp_path: Path, kind: str
 ) -> None:
@@ -338,3 +343,58 @@ def test_a_store_that_stays_down_is_an_error_of_one_line(
         run.collect("s3://runs/merged", patience=0)
     proxy.schedule = lambda request: None
     assert not open_store("s3://runs").exists("merged")
+
+
+@pytest.mark.slow
+def test_a_snapshot_is_fetched_by_each_worker(bucket: str, tmp_path: Path) -> None:
+    """A package with an empty file, a link beside it, and a script; then an edit and a resume."""
+    project = tmp_path / "project"
+    (project / "pack").mkdir(parents=True)
+    (project / "pack" / "__init__.py").touch()
+    (project / "pack" / "net.py").write_text("from pathlib import Path\nFACTOR = 2\n")
+    (project / "data.txt").write_text("7")
+    (project / "go.py").write_text(SNAPSHOT_SCRIPT)
+    here = {"cwd": project, "capture_output": True, "text": True, "timeout": 200}
+    words = [sys.executable, "go.py", f"{bucket}/coded", str(tmp_path)]
+    done = subprocess.run(words, **here)  # type: ignore[call-overload]
+    assert done.returncode == 0, done.stderr
+    run = Run(f"{bucket}/coded")
+    run.wait(timeout=100, interval=0.3)
+    assert states(run) == {0: "done", 1: "failed"}
+    store = open_store(f"{bucket}/coded")
+    assert store.read("code/0001/0/pack/__init__.py") == b""
+    (project / "pack" / "net.py").write_text("raise SystemExit('half an edit')\n")
+    (project / "go.py").write_text("raise SystemExit('half an edit')\n")
+    (tmp_path / "mended").touch()
+    with pytest.raises(CodeChanged, match=r"go\.py, pack/net\.py; .* --code submitted"):
+        run.resume()
+    run.resume(code="submitted")
+    run.wait(timeout=100, interval=0.3)
+    assert run.collect() == [[0, "7"], [2, "7"]]
+
+
+SNAPSHOT_SCRIPT = """
+import sys
+from pathlib import Path
+
+import pack.net
+from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {"mended": Path(self.config["folder"]) / "mended"}
+
+
+class Runner(BaseRunner):
+    @staticmethod
+    def forward(idx, mended):
+        if idx == 1 and not mended.exists():
+            raise ValueError("not yet")
+        return [idx * pack.net.FACTOR, (Path(__file__).parent / "data.txt").read_text()]
+
+
+if __name__ == "__main__":
+    set_parallel({"env": "local", "n_workers": 2, "async_mode": True, "snapshot": True})
+    Runner(Provider({"folder": sys.argv[2]}), run_dir=sys.argv[1])(range(2))
+"""

@@ -37,20 +37,12 @@ from tests.support.helpers import (
 from tests.support.runners import GATE, MENDED, Noting, Workshop, note
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_fixtures import talking_to
+from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
 
 pytestmark = pytest.mark.slurm
 
+
 # Slurm can limit memory where it may make groups of its own in the old kind of hierarchy.
-MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
-LIMITS_MEMORY = os.access(MEMORY_GROUPS, os.W_OK) and (MEMORY_GROUPS / "tasks").exists()
-CGROUP_CONF = """
-CgroupMountpoint=/sys/fs/cgroup
-CgroupAutomount=no
-CgroupPlugin=cgroup/v1
-ConstrainRAMSpace=yes
-"""
-
-
 @pytest.fixture(scope="module")
 def cluster(slurm_packages: None) -> Iterator[SlurmCluster]:
     """A cluster of two nodes whose clients do not wait long for a dead controller."""
@@ -166,6 +158,7 @@ def test_out_of_memory(
     assert states(run) == {0: "interrupted", 1: "done"}
     [job] = jobs(run).jobs
     assert causes(run)[0] == f"out of memory, job {job.job_id}_0"
+    assert run.status().shards[0].kind == "memory"
     assert lines_kept(run, 0) == 2
     assert run.resume(options={"memory": "2GB"}).ranks == [0]
     ended(run)
@@ -212,6 +205,7 @@ def test_a_node_goes_down(cluster: SlurmCluster, tmp_path: Path) -> None:
     ended(run)
     assert states(run)[0] == "interrupted"
     assert causes(run)[0].startswith("node failed, ")
+    assert run.status().shards[0].kind == "node"
     print(causes(run))
     _finishes(run, tmp_path, [0], [2])
 

@@ -11,13 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.helpers import ROOT, python, wait_for
+from tests.support.helpers import LONG, ROOT, python, wait_for
 from tests.support.scripts import POOL
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("module", [False, True], ids=["script", "-m"])
 def test_pools_of_the_scripts_own_functions(tmp_path: Path, method: str, module: bool) -> None:
+    if module != (method == "spawn") and not LONG:
+        pytest.skip("each of both is met with others; ESPNET3_LONG_TESTS=1 runs it")
     (tmp_path / "pools.py").write_text(POOL)
     words = ("-m", "pools") if module else ("pools.py",)
     done = python(*words, method, cwd=tmp_path)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from espnet3.errors import UnserializableResult, WorkersKilled
 from espnet3.parallel import set_parallel, synchronous
 from espnet3.run import Run
-from tests.support.helpers import ROOT, noted, python, wait_for
+from tests.support.helpers import LONG, ROOT, noted, python, wait_for
 from tests.support.strategies import JSON
 from tests.support.sync_runners import (
     Entries,
@@ -130,7 +130,7 @@ def test_local_and_synchronous_results_are_equal(values: list[Any], batch_size: 
 
 
 @example(values=EXOTIC, batch_size=4)
-@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=2 if LONG else 1, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(values=st.lists(JSON, min_size=20, max_size=60), batch_size=BATCH_SIZES)
 def test_all_modes_give_equal_results(values: list[Any], batch_size: int | None) -> None:
     runner = Look(Env({"values": values}), batch_size=batch_size)

@@ -17,6 +17,7 @@ from espnet3.specs import layout
 from espnet3.status.worker_signs import worker_signs
 from espnet3.submit import submitter
 from tests.support.cli_project import COMMAND
+from tests.support.commands import said
 from tests.support.helpers import (
     attempts,
     ended,
@@ -311,10 +312,9 @@ def test_the_workers_of_a_run_are_listed(tmp_path: Path) -> None:
     work(run, "--max-shards", "1")
 
     def status(*words: str) -> str:
-        command = [*COMMAND, "status", run.run_dir, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-        assert done.returncode == 1, done.stderr
-        return done.stdout
+        code, out, err = said("status", run.run_dir, *words)
+        assert code == 1, err
+        return out
 
     rows = [line.split("\t") for line in status("--workers").splitlines()]
     rows = [row for row in rows if row[0] == "worker"]

@@ -52,7 +52,7 @@ def parts(
     log_directory: str = "/logs",
     *,
     array: bool = True,
-    after: str | None = None,
+    after: Sequence[str] = (),
     **options: Any,
 ) -> JobParts:
     """What a job is submitted with, as `JobRequest` has its arguments."""
@@ -60,11 +60,11 @@ def parts(
     return asyncio.run(scheduler.identified()).request(request)
 
 
-def waiting(scheduler: BatchSystem, job_id: str) -> list[str]:
-    """The arguments by which a job waits for another."""
+def waiting(scheduler: BatchSystem, *job_ids: str) -> list[str]:
+    """The arguments by which a job waits for others."""
     job = PlannedJob(name="n", first_task=0, n_tasks=2, log="l")
     without = parts(scheduler, job).arguments
-    return [word for word in parts(scheduler, job, after=job_id).arguments if word not in without]
+    return [word for word in parts(scheduler, job, after=job_ids).arguments if word not in without]
 
 
 class Commands:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.support.commands import Said, said
 
 MODULE = """
 import time
@@ -87,6 +90,13 @@ class Project:
         assert done.returncode == code, (words, done)
         if words[0] != "run-shard":
             assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def here(self, *words: str, code: int = 0) -> Said:
+        """The same within this process, for many that print or refuse, and import nothing."""
+        with contextlib.chdir(self.folder):
+            done = said(*words)
+        assert done.code == code, (words, done)
         return done
 
     def lines(self, *words: str, code: int = 0) -> list[str]:

@@ -33,10 +33,23 @@ LONG = os.environ.get("ESPNET3_LONG_TESTS") == "1"  # all that takes many minute
 TINY = {"cores": 1, "memory": "100MB"}  # of the 16 cores that the test cluster claims to have
 
 
+def each(n: int) -> int:
+    """The step through points that are many: every one with ESPNET3_LONG_TESTS=1, else each nth.
+
+    Tests take odd ones that differ, so that what several go through is met at different points.
+    """
+    return 1 if LONG else n
+
+
 def parallel(env: str = "slurm", *, options: dict[str, Any] | None = None, **keys: Any) -> Any:
-    """A parallel config; for Slurm with a small job."""
+    """A parallel config; for Slurm with a small job.
+
+    Without the preflight, a process for each of the suite's thousands of submissions; the tests
+    that are about it, and those of scripts and configs as users write them, have it.
+    """
     tiny = TINY if env == "slurm" else {}
-    return {"env": env, "n_workers": 16, "options": {**tiny, **(options or {})}, **keys}
+    options = {**tiny, **(options or {})}
+    return {"env": env, "n_workers": 16, "options": options, "preflight": False, **keys}
 
 
 def submit_noting(
@@ -75,12 +88,14 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> N
         now = time.monotonic()
         if now > deadline:
             raise AssertionError(f"after {seconds} s: {what}")
-        time.sleep(max(0.05, 2 * (now - began)))
+        time.sleep(max(0.05, 3 * (now - began)))
 
 
 def ended(run: Run, seconds: float = 120) -> Run:
-    """The run, once nothing of it is queued or running."""
-    run.wait(timeout=seconds, interval=0.4)
+    """The run, once nothing of it is queued or running; looked at as rarely as in `wait_for`."""
+    began = time.monotonic()
+    run.status()
+    run.wait(timeout=seconds, interval=max(0.4, 2 * (time.monotonic() - began)))
     return run
 
 

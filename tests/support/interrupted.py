@@ -15,7 +15,7 @@ from tests.support.helpers import LONG
 ROOT = Path(__file__).parents[2]
 # Ctrl-C goes to everything that the terminal started; a kill to pytest alone, or to a worker's end.
 ALL_WAYS = ("ctrl-c", "sigkill", "sigkill to all")
-# The last leaves least behind that could clean up; `test_guard.py` has all of them for one server.
+# The last leaves least behind that could clean up; `test_guard.py` has the first, too.
 WAYS = ALL_WAYS if LONG else ALL_WAYS[2:]
 _TEST = """\
 import tempfile, time

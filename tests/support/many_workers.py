@@ -24,7 +24,7 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.models import ProcessIdentity, RunSpec
 from espnet3.storage.local import LocalStore
-from espnet3.worker import claiming, dynamic, heartbeat, other_workers, shard
+from espnet3.worker import claiming, dynamic, heartbeat, known_claims, other_workers, shard
 from espnet3.worker.attempt import Attempt, SchedulerTask
 from espnet3.worker.claiming import Claims
 from espnet3.worker.heartbeat import Heartbeat
@@ -239,7 +239,7 @@ def count_claims(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger("espnet3.worker"), "disabled", True)
-        for module in (claiming, dynamic, heartbeat, other_workers, shard):
+        for module in (claiming, dynamic, heartbeat, known_claims, other_workers, shard):
             patch.setattr(module, "time", time)
         threads = [
             time.begin(worker(place), chance.uniform(0, STARTING)) for place in range(n_workers)

@@ -91,6 +91,7 @@ class SlurmCluster:
         cpus: int = 16,
         memory_mb: int = 16000,
         gpus: int = 0,
+        hostnames: bool = False,
         config: Mapping[str, str | int | None] | None = None,
     ) -> None:
         self.root = Path(root).resolve()
@@ -101,6 +102,7 @@ class SlurmCluster:
         self.cpus = cpus
         self.memory_mb = memory_mb
         self.gpus = gpus
+        self.hostnames = hostnames  # whether each node has its own, as only root can have it
         self._overrides = dict(config or {})
         self._children: list[subprocess.Popen[bytes]] = []
 
@@ -273,9 +275,11 @@ class SlurmCluster:
         names = [f"node{number}" for number in range(1, self.nodes + 1)]
         for name in names:
             (self.root / f"spool.{name}").mkdir(exist_ok=True)
-            self._spawn(
-                f"slurmd.{name}", "/usr/sbin/slurmd", "-D", "-N", name, "-f", str(self.conf)
-            )
+            daemon: tuple[str, ...] = ("/usr/sbin/slurmd", "-D", "-N", name, "-f", str(self.conf))
+            if self.hostnames:  # in a namespace of its own: what runs there sees another name
+                as_that = f'hostname {name} && exec "$@"'
+                daemon = ("unshare", "--uts", "sh", "-c", as_that, "sh", *daemon)
+            self._spawn(f"slurmd.{name}", *daemon)
         for name in names:
             self._wait_for(f"slurmd.{name}", functools.partial(self._takes_jobs, name))
 

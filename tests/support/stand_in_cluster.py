@@ -16,10 +16,12 @@ import pytest
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import SchedulerUnavailable
+from espnet3.run_dir.worker_command import FINISHER
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest
 from espnet3.schedulers.dialect import Task as JobTask
 from espnet3.schedulers.job_keys import JobKeys, Row
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape, shape_jobs
@@ -38,6 +40,7 @@ class Task:
     words: list[str]
     state: TaskState = field(default_factory=lambda: TaskState("queued", "PENDING"))
     restarts: int = 0
+    waits_for: list[str] | None = None  # of a finisher: ids of jobs
 
     def environ(self) -> dict[str, str]:
         """What the batch system sets for it."""
@@ -59,19 +62,35 @@ class Cluster:
         self.answers = True
         self.cancelled: Callable[[Task], None] = lambda task: None
 
-    def accept(self, job: PlannedJob, words: Sequence[str]) -> str:
-        """Take a job."""
+    def accept(
+        self, job: PlannedJob, words: Sequence[str], waits_for: Sequence[str] | None = None
+    ) -> str:
+        """Take a job; that of a finisher, where it waits for others."""
         self.require()
         assert job.name not in self.ids, f"{job.name} was submitted twice"
         self.ids[job.name] = str(1000 + len(self.ids))
+        if waits_for is not None:
+            self.tasks.append(Task(job.name, 0, [*words], waits_for=[*waits_for]))
+            return self.ids[job.name]
         first = ["--first-task", str(job.first_task)]
         for index in range(job.n_tasks):
             self.tasks.append(Task(job.name, index, [*words, *first]))
         return self.ids[job.name]
 
     def queued(self) -> list[Task]:
-        """What may be started."""
-        return [task for task in self.tasks if task.state.state == "queued"]
+        """The workers that may be started."""
+        return [t for t in self.tasks if t.state.state == "queued" and t.waits_for is None]
+
+    def finishers(self) -> list[Task]:
+        """The finishers that may be started: all that they wait for has ended."""
+        live = {self.ids[task.job] for task in self.tasks if task.state.state != "ended"}
+        return [
+            task
+            for task in self.tasks
+            if task.state.state == "queued"
+            and task.waits_for is not None
+            and live.isdisjoint(task.waits_for)
+        ]
 
     def forget_ended(self) -> None:
         """Forget all tasks that have ended, as batch systems do after a while."""
@@ -145,6 +164,16 @@ class StandInLauncher(Launcher):
     async def render(self, submission: Submission, job: PlannedJob) -> Rendered:
         return Rendered("", ["stand-in", job.name])
 
+    async def render_finisher(self, finisher: Finisher) -> Rendered:
+        return Rendered("", ["stand-in", finisher.job.name])
+
+    async def launch_finisher(self, finisher: Finisher) -> str:
+        reach()
+        words = finisher.command[finisher.command.index(FINISHER) + 1 :]
+        job_id = StandInDialect.cluster.accept(finisher.job, words, waits_for=finisher.waits_for)
+        reach()
+        return job_id
+
     async def launch(self, submission: Submission) -> AsyncGenerator[AcceptedJob]:
         words = submission.worker_command[submission.worker_command.index("espnet3.worker") + 1 :]
         for job in submission.jobs:
@@ -163,11 +192,11 @@ def install_dialect(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Let espnet3 submit to a new stand-in."""
-    from espnet3.submit import new_run, resumption
+    from espnet3.submit import new_run, run_groups
 
     cluster = Cluster()
     install_dialect(monkeypatch)
     monkeypatch.setattr(StandInDialect, "cluster", cluster, raising=False)
-    for user in (new_run, resumption):
+    for user in (new_run, run_groups):
         monkeypatch.setattr(user, "make_launcher", StandInLauncher)
     return cluster

@@ -18,11 +18,13 @@ from espnet3.specs.models import (
     MAX_SHARDS,
     Argument,
     ClassReference,
+    CodeRecord,
     PartialReceipt,
     Receipt,
     RestoredValue,
     ResultPart,
     RunSpec,
+    SourceFile,
     Submission,
     Withdrawal,
 )
@@ -73,6 +75,8 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
         drawn["restored"] = st.lists(models(RestoredValue), max_size=1)
     if model is Submission:
         drawn["ranks"] = RANKS
+    if model is SourceFile:
+        drawn["name"] = st.sampled_from(["decode.py", "lib/net.py", "lib/sp ace.so"])
     if model is Override:
         drawn["ranks"] = st.sampled_from(["0", "3,20-25", "7-9,1"])
         drawn["options"] = st.dictionaries(TEXT, JSON, min_size=1, max_size=3)
@@ -86,6 +90,8 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
         return st.fixed_dictionaries(drawn).map(_partial_receipt)  # type: ignore[arg-type]
     if model is Submission:
         return st.fixed_dictionaries(drawn).map(_submission)  # type: ignore[arg-type]
+    if model is CodeRecord:
+        return st.fixed_dictionaries(drawn).map(_code)  # type: ignore[arg-type]
     if model is RunSpec:
         return st.fixed_dictionaries(drawn).map(_run)  # type: ignore[arg-type]
     return st.fixed_dictionaries(drawn).map(lambda fields: model(**fields))
@@ -123,6 +129,13 @@ def _submission(fields: dict[str, Any]) -> Submission:
     ]
     fields["jobs"] = [j.model_copy(update=s) for j, s in zip(jobs, shapes, strict=True)]
     return Submission(**fields)
+
+
+def _code(fields: dict[str, Any]) -> CodeRecord:
+    """A record whose files lie in its roots."""
+    roots = fields["roots"] or ["/home/me"]
+    files = [f.model_copy(update={"root": f.root % len(roots)}) for f in fields["files"]]
+    return CodeRecord(**{**fields, "roots": roots, "files": files})
 
 
 def _receipt(fields: dict[str, Any], part: ResultPart) -> Receipt:

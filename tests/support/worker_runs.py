@@ -218,6 +218,24 @@ def _break_encoding(idx: Any, config: dict[str, Any]) -> Any:
     return 2 * idx
 
 
+def _fill_memory(idx: Any, config: dict[str, Any]) -> Any:
+    """Take all memory that a limit leaves, down to the last small objects, and raise.
+
+    With `keeps` they outlive the call, in the environment.
+    """
+    with open("/proc/self/statm", "rb") as file:
+        pages = int(file.read().split()[0])
+    most = pages * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    held: tuple[Any, ...] = ()
+    for size in [*(1 << n for n in range(24, 9, -1)), *range(480, 0, -16)]:
+        with contextlib.suppress(MemoryError):
+            while True:
+                held = (b"x" * size, held)
+                config["held"] = held if config.get("keeps") else ()
+    raise MemoryError
+
+
 def _kill_later(idx: Any, config: dict[str, Any]) -> Any:
     return Kill(_signal(config))
 
@@ -248,6 +266,7 @@ DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "take descriptors": _take_descriptors,
     "set umask": _set_umask,
     "no memory": _break_encoding,
+    "fill memory": _fill_memory,
     "overtake": _overtake,
     "opaque": lambda idx, config: object(),
 }

@@ -17,6 +17,7 @@ PUBLIC = {
     "espnet3": [
         "AsyncRun",
         "ClassError",
+        "CodeChanged",
         "ConfigError",
         "DamagedResult",
         "EnvironmentFailed",
@@ -99,7 +100,7 @@ RUN = {
     "cancel": [],
     "collect": ["output", "*partial", "*errors", "*patience"],
     "logs": ["rank"],
-    "resume": ["ranks", "*options", "*force", "*repair", "*items", "*patience"],
+    "resume": ["ranks", "*options", "*force", "*repair", "*items", "*patience", "*code"],
     "status": [],
     "stream": ["*partial", "*errors", "*patience"],
     "wait": ["timeout", "interval"],

@@ -19,6 +19,7 @@ from espnet3.schedulers.base import TaskState, plain_name
 from espnet3.schedulers.condor_description import Description, literal
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.dialect_helpers import id_chunks
+from espnet3.schedulers.excluded_nodes import short_names
 from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.specs.models import PlannedJob
 from espnet3.text import one_line
@@ -67,6 +68,7 @@ class Htcondor(Dialect):
         "_CHIRP_DELAYED_UPDATE_PREFIX", "BATCH_SYSTEM", _VARIABLE,
     )  # fmt: skip
     can_wait = False  # jobs that wait for others are DAGMan's, which is a program of its own
+    can_exclude = True
     own_options = frozenset({"walltime"})
     # htcondor.py of dask-jobqueue 0.9.0, job_header_dict
     directives = frozenset({
@@ -128,6 +130,7 @@ class Htcondor(Dialect):
             f"exec >>{literal(f'{logs}/{before}')}$(ProcId){literal(after)} 2>&1",
         ]
         limit = self.walltime_seconds(request.options.get("walltime"))
+        excluded = [name.replace(".", "[.]") for name in short_names(request.without_nodes)]
 
         def with_own_lines(script: str) -> str:
             description = Description(script)
@@ -138,6 +141,10 @@ class Htcondor(Dialect):
                 over = f"JobStatus == 2 && time() - JobCurrentStartDate > {int(limit)}"
                 own = description.value("periodic_remove")
                 description.set("periodic_remove", f"({own}) || ({over})" if own else over)
+            if excluded:
+                others = f'!regexp("^({"|".join(excluded)})([.]|$)", TARGET.Machine, "i")'
+                own = description.value("requirements")
+                description.set("requirements", f"({own}) && {others}" if own else others)
             if job.throttle is not None:
                 description.set("max_materialize", str(job.throttle))
             return description.text(job.n_tasks)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from espnet3.schedulers.base import TaskState, plain_name
@@ -23,6 +24,12 @@ from espnet3.schedulers.dialect import (
     asking,
 )
 from espnet3.schedulers.dialect_helpers import id_chunks, is_array, log_line
+from espnet3.schedulers.excluded_nodes import (
+    host_names,
+    option_values,
+    short_names,
+    with_directive,
+)
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.walltimes import clock_seconds
 
@@ -75,6 +82,7 @@ class Lsf(Dialect):
         "LSB_DEFAULT_USERGROUP",
     })  # fmt: skip
     first_index = 1
+    can_exclude = True
     no_answer = re.compile(
         r"timed? ?out|please wait|not responding|still trying|failed in (sending|receiving)|"
         r"communication|cannot connect|library call|non-LSF host",
@@ -125,7 +133,7 @@ class Lsf(Dialect):
         return {"LSB_NTRIES": "5", **self.scrubbed(environ), "LC_ALL": "C"}
 
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         # What a job prints is kept on its node until it ends, and copied with a report to a path
         # in which "%" is special; so the script writes its log itself.
         name, index = job.name, str(self.first_index)
@@ -133,9 +141,10 @@ class Lsf(Dialect):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             name, index = f"{name}[1-{job.n_tasks}]{throttle}", '"$LSB_JOBINDEX"'
         words = ["-J", name, "-o", "/dev/null"]
-        if after is not None:
-            words += ["-w", f"ended({after})"]
-        return JobParts(words, [log_line(job, logs, index)], _without_name)
+        if after:
+            words += ["-w", " && ".join(f"ended({job_id})" for job_id in after)]
+        excluded = host_names([*request.without_nodes, *short_names(request.without_nodes)])
+        return JobParts(words, [log_line(job, logs, index)], partial(_amended, excluded))
 
     def submit_call(
         self, command: Sequence[str], file: str, script: str, options: Mapping[str, JsonValue]
@@ -214,12 +223,17 @@ def _row(
     return Row(job_id, state, re.sub(r"\[\d+\]$", "", name), user, indices=index)
 
 
-def _without_name(script: str) -> str:
-    """The script without its name, for the command line has it.
+def _amended(excluded: Sequence[str], script: str) -> str:
+    """The script without its name, for the command line has it, and without some hosts.
 
     What users call a job may look like an option here.
     """
-    return re.sub(r"^#BSUB -J .*\n", "", script, count=1, flags=re.MULTILINE)
+    script = re.sub(r"^#BSUB -J .*\n", "", script, count=1, flags=re.MULTILINE)
+    # Simple requirements are merged by "and", compound and alternative ones cannot be.
+    if not excluded or any("{" in value for value in option_values(script, "#BSUB", "-R")):
+        return script
+    others = " && ".join(f"hname!='{name}'" for name in excluded)
+    return with_directive(script, "#BSUB", f'-R "select[{others}]"')
 
 
 def task_state(

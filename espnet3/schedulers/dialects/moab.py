@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
@@ -17,6 +18,7 @@ from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, 
 from espnet3.schedulers.dialect_helpers import id_chunks, is_array, log_line
 from espnet3.schedulers.dialects.pbs import Pbs
 from espnet3.schedulers.dialects.slurm import Slurm
+from espnet3.schedulers.excluded_nodes import host_names, option_values, with_directive
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
 from espnet3.schedulers.qsub import ended, id_lines, plain_arguments, short_name, without_name
 from espnet3.schedulers.walltimes import clock_seconds, in_hours
@@ -92,6 +94,7 @@ class Moab(Dialect):
         r"connection (reset|refused)|server is (not available|busy)",
         re.IGNORECASE,
     )
+    can_exclude = True
     version_command = ("showq", "--version")
     directive = Pbs.directive
     reserved: ClassVar[Mapping[str, str]] = {**Pbs.reserved, "stay": "-[IK]"}
@@ -120,7 +123,7 @@ class Moab(Dialect):
         return in_hours(options, self.walltime_seconds(options.get("walltime")))
 
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         # -E hands a job Moab's own variables, and nothing of this environment.
         words = ["-E", *plain_arguments(job.name)]
         lines = [log_line(job, logs, "0")]
@@ -132,9 +135,10 @@ class Moab(Dialect):
                 log_line(job, logs, '"${MOAB_JOBARRAYINDEX:-unknown}"'),
                 ': "${MOAB_JOBARRAYINDEX:?is not set here; set job_array: false}"',
             ]
-        if after is not None:
-            words += ["-l", f"depend=afterany:{after}"]
-        return JobParts(words, lines, _with_own_lines)
+        if after:
+            words += ["-l", f"depend=afterany:{':'.join(after)}"]
+        excluded = host_names(request.without_nodes)
+        return JobParts(words, lines, partial(_with_own_lines, excluded))
 
     def job_ids(self, output: str) -> list[str]:
         return [_parts(job_id)[0] for job_id in id_lines(output, _JOB_ID)]
@@ -214,8 +218,14 @@ class Moab(Dialect):
         return jobs
 
 
-def _with_own_lines(script: str) -> str:
-    return _SELECT.sub(r"#PBS -l nodes=1:ppn=\1,mem=\2", without_name(script))
+def _with_own_lines(excluded: Sequence[str], script: str) -> str:
+    script = _SELECT.sub(r"#PBS -l nodes=1:ppn=\1,mem=\2", without_name(script))
+    if not excluded:
+        return script
+    # "Resource Manager Extensions", EXCLUDENODES
+    resources = ",".join(option_values(script, "#PBS", "-l")).split(",")
+    own = [r.partition("=")[2] for r in resources if r.lower().startswith("excludenodes=")]
+    return with_directive(script, "#PBS", f"-l excludenodes={':'.join([*own, *excluded])}")
 
 
 def _parsed(output: str) -> list[_Told] | None:

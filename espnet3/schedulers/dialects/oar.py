@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from espnet3.errors import SchedulerUnavailable
@@ -24,6 +25,7 @@ from espnet3.schedulers.dialect import (
     asking,
 )
 from espnet3.schedulers.dialect_helpers import is_array, log_line
+from espnet3.schedulers.excluded_nodes import option_values, short_names, with_directive
 from espnet3.schedulers.job_keys import JobKeys, Row
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import PlannedJob
@@ -74,6 +76,7 @@ class Oar(Dialect):
     kept = frozenset({"OAR_JOB_KEY_FILE"})  # a user's setting for oarsub and oarsh
     first_index = 1
     can_throttle = False
+    can_exclude = True
     version_command = ("oarsub", "--version")
     directive = "#OAR"
     reserved: ClassVar[Mapping[str, str]] = {
@@ -103,8 +106,23 @@ class Oar(Dialect):
             return None
         return clock_seconds(walltime, lone="hours", pair="hours:minutes")
 
+    def awaited(self, job_ids: Sequence[str]) -> Dialogue[Sequence[str]]:
+        # An array's id is its first task's, and the others' need not follow it.
+        arrays = [job_id for job_id in job_ids if job_id.isdecimal()]
+        if not arrays:
+            return job_ids
+        live = f"(array_id in ({','.join(arrays)}) and state not in ({_quoted(sorted(_ENDED))}))"
+        told = yield from self._told(live)
+        tasks = [
+            str(job["Job_Id"])
+            for job in told
+            if str(job["array_id"]) in arrays and str(job["state"]) not in _ENDED
+        ]
+        others = [job_id for job_id in job_ids if job_id not in arrays]
+        return [*others, *sorted(tasks, key=int)]
+
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         # What precedes the redirection, and OAR's own remarks, of all tasks. oarsub refuses names
         # of files with other characters.
         file = f"{logs}/{job.log.replace('{index}', 'oar')}"
@@ -112,9 +130,11 @@ class Oar(Dialect):
         words = [f"--name={job.name}", f"--stdout={file}", f"--stderr={file}"]
         if is_array(job, array=array):
             words.append(f"--array={job.n_tasks}")
-        if after is not None:
-            words.append(f"--anterior={after}")  # any end, also an error or a cancellation
-        return JobParts(words, [log_line(job, logs, '"$OAR_ARRAY_INDEX"')])
+        # Any end, also an error or a cancellation.
+        words += [f"--anterior={job_id}" for job_id in after]
+        excluded = short_names(request.without_nodes)
+        amend = partial(_without_nodes, excluded) if excluded else str
+        return JobParts(words, [log_line(job, logs, '"$OAR_ARRAY_INDEX"')], amend)
 
     def submit_call(
         self, command: Sequence[str], file: str, script: str, options: Mapping[str, JsonValue]
@@ -231,6 +251,15 @@ class Oar(Dialect):
         told = [line for line in answer.err.splitlines() if not self.gone.search(line)]
         if answer.code not in (0, 4, 6) or any(map(str.strip, told)):
             raise SchedulerUnavailable(self.name, answer.err or answer.out)
+
+
+def _without_nodes(nodes: Sequence[str], script: str) -> str:
+    # Of several properties the last one counts.
+    own = [f"({value})" for value in option_values(script, "#OAR", "-p", "--property")[-1:]]
+    # "_" is any character to `like`.
+    longer = [f"network_address not like '{name}.%'" for name in nodes if "_" not in name]
+    condition = " and ".join([*own, f"network_address not in ({_quoted(nodes)})", *longer])
+    return with_directive(script, "#OAR", shlex.join(["-p", condition]))
 
 
 def _row(job: Told) -> Row:

@@ -92,19 +92,19 @@ class Pbs(Dialect):
         return in_hours(options, self.walltime_seconds(options.get("walltime")))
 
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         words, index = plain_arguments(job.name), "0"
         if is_array(job, array=array):
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             words += [self.array_option, f"0-{job.n_tasks - 1}{throttle}"]
             index = '"${PBS_ARRAY_INDEX:-$PBS_ARRAYID}"'
-        if after is not None:
-            words += ["-W", f"depend={self.after_any(after)}:{after}"]
+        if after:
+            words += ["-W", f"depend={self.after_any(after)}"]
         return JobParts(words, [log_line(job, logs, index)], without_name)
 
-    def after_any(self, job_id: str) -> str:
-        """The dependency on the end of a job, or of a whole array."""
-        return "afterany"
+    def after_any(self, job_ids: Sequence[str]) -> str:
+        """The dependency on the ends of jobs and of whole arrays."""
+        return f"afterany:{':'.join(job_ids)}"
 
     def job_ids(self, output: str) -> list[str]:
         return id_lines(output, _JOB_ID)
@@ -219,8 +219,12 @@ class Torque(Pbs):
     is_torque = True
     array_option = "-t"
 
-    def after_any(self, job_id: str) -> str:
-        return "afteranyarray" if "[" in job_id else "afterany"
+    def after_any(self, job_ids: Sequence[str]) -> str:
+        # Both kinds in one list are taken from 6.0.2 on.
+        arrays = [job_id for job_id in job_ids if "[" in job_id]
+        jobs = [job_id for job_id in job_ids if "[" not in job_id]
+        kinds = {"afterany": jobs, "afteranyarray": arrays}
+        return ",".join(f"{kind}:{':'.join(ids)}" for kind, ids in kinds.items() if ids)
 
 
 def array_state(job: Told) -> TaskState:

@@ -6,6 +6,7 @@ import html
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
@@ -13,6 +14,7 @@ from espnet3.schedulers.base import TaskState, plain_name
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.dialect_helpers import log_line
+from espnet3.schedulers.excluded_nodes import option_values, short_names, with_directive
 from espnet3.schedulers.job_keys import JobKeys, Row, positions
 from espnet3.schedulers.walltimes import clock_seconds, in_hours
 from espnet3.specs.models import PlannedJob
@@ -61,6 +63,7 @@ class Sge(Dialect):
         "SGE_EXECD_PORT", "SGE_JSV_TIMEOUT",
     })  # fmt: skip
     first_index = 1
+    can_exclude = True
     version_command = ("qstat", "-help")  # prints "SGE 8.1.9" first
     directive = "#$"
     reserved: ClassVar[Mapping[str, str]] = {
@@ -99,7 +102,7 @@ class Sge(Dialect):
         return {n: value for n, value in super().scrubbed(environ).items() if n not in left}
 
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         file = job.log.replace("{index}", "$TASK_ID" if array else str(self.first_index))
         # -o takes host:path, lists and pseudo variables.
         plain = not re.search(r"[:,$]", logs)
@@ -111,10 +114,12 @@ class Sge(Dialect):
         if array:
             words += ["-t", f"1-{job.n_tasks}"]
             words += [] if job.throttle is None else ["-tc", str(job.throttle)]
-        if after is not None:  # any end but exit code 100, which workers do not have
-            words += ["-hold_jid", after]
+        if after:  # any end but exit code 100, which workers do not have
+            words += ["-hold_jid", ",".join(after)]
         index = '"$SGE_TASK_ID"' if array else str(self.first_index)
-        return JobParts(words, [] if plain else [log_line(job, logs, index)])
+        lines = [] if plain else [log_line(job, logs, index)]
+        excluded = short_names(request.without_nodes)
+        return JobParts(words, lines, partial(_without_nodes, excluded) if excluded else str)
 
     def job_ids(self, output: str) -> list[str]:
         # The synchronous mode goes without -terse, which prints "12" or "12.1-5:1".
@@ -227,6 +232,15 @@ class Sge(Dialect):
     def cancel(self, job_ids: Sequence[str]) -> Dialogue[None]:
         if ids := _numbers(job_ids):
             yield from asking("qdel", *ids)
+
+
+def _without_nodes(nodes: Sequence[str], script: str) -> str:
+    # sge_types(5), "expression". Of several requests for one resource the last one counts.
+    requests = ",".join(option_values(script, "#$", "-l")).split(",")
+    own = [request for request in requests if re.match(r"(h|hostname)=.", request)][-1:]
+    before = "".join(f"({request.partition('=')[2]})&" for request in own)
+    names = "|".join(pattern for name in nodes for pattern in (name, f"{name}.*"))
+    return with_directive(script, "#$", f"-l hostname={before}!({names})")
 
 
 def _field(job: str, name: str) -> str:

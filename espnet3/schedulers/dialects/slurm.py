@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, NamedTuple
+from functools import partial
+from typing import ClassVar
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import Dialect, Dialogue, JobParts, JobRequest, Task, asking
 from espnet3.schedulers.dialect_helpers import log_line
+from espnet3.schedulers.excluded_nodes import (
+    host_names,
+    option_values,
+    short_names,
+    with_directive,
+)
 from espnet3.schedulers.job_keys import EVERY, JobKeys, Row
+from espnet3.schedulers.slurm_states import Ending, task_state
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import PlannedJob
 
@@ -32,115 +39,6 @@ _SAID_BY = {
     "job_mem": _MEMORY,
 }
 
-# What Slurm's words mean.
-_QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
-_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "RESIZING", "SIGNALING", "STAGE_OUT"}
-# Ends from outside. squeue(1), "JOB STATE CODES"; OUT_OF_ME is what narrow columns leave of one.
-STOPPED = {
-    "TIMEOUT": "time limit",
-    "DEADLINE": "deadline",
-    "CANCELLED": "cancelled",
-    "PREEMPTED": "preempted",
-    "NODE_FAIL": "node failed",
-    "BOOT_FAIL": "node failed to boot",
-    "OUT_OF_MEMORY": "out of memory",
-    "OUT_OF_ME": "out of memory",
-    "REVOKED": "revoked",
-}
-
-# squeue(1), "JOB REASON CODES"; what is not here says enough by itself (Resources, Priority).
-_WAITS = {
-    "BadConstraints": "no node can satisfy its options",
-    "BeginTime": "waits for its start time, as after a requeue",
-    "Dependency": "waits for another job",
-    "DependencyNeverSatisfied": "never starts, since the job that it waits for failed",
-    "JobArrayTaskLimit": "as many tasks of its array run as may at a time",
-    "JobHeldAdmin": "held by an administrator",
-    "JobHeldUser": "held, `scontrol release` lets it start",
-    "PartitionConfig": "the partition has no node for its options, so it never starts",
-    "PartitionDown": "its partition is down",
-    "PartitionInactive": "its partition takes no jobs",
-    "PartitionNodeLimit": "the partition has no node for its options, so it never starts",
-    "PartitionTimeLimit": "its walltime is beyond the partition's limit, so it never starts",
-    "ReqNodeNotAvail": "the nodes that it needs are down, drained or reserved",
-    "launch_failed_requeued_held": "held after it could not be launched, see its log and node",
-    "job_requeued_in_held_state": "requeued and held, `scontrol release` lets it start",
-}
-_LIMITS = re.compile(r"Assoc|QOS|MaxJobsPer|MaxSubmit")
-# Reasons that only repeat the state.
-_PLAIN = {"None", "(null)", "NodeDown", "TimeLimit", "OutOfMemory"}
-# Of an ended job squeue may still show why it waited; these are why it ended.
-_ENDS = {"JobLaunchFailure", "NonZeroExitCode", "RaisedSignal", "BootFailure", "SystemFailure"}
-
-
-class Ending(NamedTuple):
-    """How a batch script ended: its exit code, and the signal that ended it (0: none)."""
-
-    code: int = 0
-    signal: int = 0
-
-    @classmethod
-    def of_wait_status(cls, text: str) -> Ending | None:
-        """From the number that squeue's `exit_code` shows, which is that of wait(2)."""
-        if not text.isdecimal():
-            return None
-        if text == "1":  # slurmctld's own for a job that it gives up before a start, no SIGHUP
-            return cls(1, 0)
-        return cls(int(text) >> 8 & 0xFF, _signal(int(text) & 0x7F))
-
-    @classmethod
-    def of_sacct(cls, text: str) -> Ending | None:
-        """From sacct's `code:signal`."""
-        found = re.fullmatch(r"(\d+):(\d+)", text)
-        if found is None:
-            return None
-        return cls(int(found[1]), _signal(int(found[2])))
-
-
-def _signal(number: int) -> int:
-    """The number; 0 for those that Slurm made up (125 for out of memory)."""
-    return number if number <= 64 else 0
-
-
-def queued_words(reason: str) -> str:
-    """Why a job waits, for a person, with Slurm's own word for it.
-
-    >>> queued_words("JobHeldUser"), queued_words("Priority")
-    ('held, `scontrol release` lets it start (JobHeldUser)', 'Priority')
-    """
-    if reason in _PLAIN:
-        return ""
-    words = _WAITS.get(reason.replace(" ", "_"), "")
-    if not words and _LIMITS.search(reason):
-        words = "a limit of its account or QOS"
-    return f"{words} ({reason})" if words else reason
-
-
-def task_state(word: str, reason: str, ending: Ending | None = None) -> TaskState:
-    """A row's state and reason as a TaskState.
-
-    Args:
-        word: the state; `CANCELLED by 1000` and, in narrow columns, `OUT_OF_ME+` are such too.
-        reason: squeue's reason, or "".
-        ending: how the task ended, where that is known.
-    """
-    first, _, rest = word.strip().partition(" ")
-    short = first.rstrip("+")
-    if short in _QUEUED:
-        return TaskState("queued", short, queued_words(reason))
-    if short in _RUNNING:
-        return TaskState("running", short, "" if reason in _PLAIN else reason)
-    said = [re.sub(r"^by (\d+)$", r"by user \1", rest)]
-    if reason == "BadConstraints":  # the job has never run
-        said.append(queued_words(reason))
-    elif ending is not None and ending != Ending():
-        # "JobLaunchFailure" is squeue's reason wherever a signal has ended the batch script.
-        said.append(f"signal {ending.signal}" if ending.signal else f"exit code {ending.code}")
-    elif reason in _ENDS:
-        said.append(reason)
-    number = ending.signal if ending else 0
-    return TaskState("ended", short, ", ".join(filter(None, said)), number, STOPPED.get(short, ""))
-
 
 class Slurm(Dialect):
     """Slurm through sbatch, squeue, scancel, scontrol and, where the site has it, sacct."""
@@ -159,6 +57,7 @@ class Slurm(Dialect):
     unfit = frozenset({
         "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_OUTPUT", "SBATCH_OPEN_MODE", "SBATCH_WAIT",
     })  # fmt: skip
+    can_exclude = True
     version_command = ("sbatch", "--version")
     directive = "#SBATCH"
     reserved: ClassVar[Mapping[str, str]] = {
@@ -182,7 +81,7 @@ class Slurm(Dialect):
         return clock_seconds(walltime, lone="minutes")  # sbatch(1), --time
 
     def request(self, request: JobRequest) -> JobParts:
-        job, logs, array, after, _ = request
+        job, logs, array, after = request[:4]
         file = job.log.replace("{index}", "%a" if array else "0")
         # A backslash anywhere, in the folder of --chdir too, turns all % patterns off.
         plain = "\\" not in logs
@@ -191,10 +90,25 @@ class Slurm(Dialect):
         if array:
             throttle = "" if job.throttle is None else f"%{job.throttle}"
             words.append(f"--array=0-{job.n_tasks - 1}{throttle}")
-        if after is not None:  # afterok on a job that failed would wait for ever
-            words.append(f"--dependency=afterany:{_split(after)[0]}")
+        if after:  # afterok on a job that failed would wait for ever
+            numbers = ":".join(_split(job_id)[0] for job_id in after)
+            words.append(f"--dependency=afterany:{numbers}")
         lines = [] if plain else [log_line(job, logs, '"${SLURM_ARRAY_TASK_ID:-0}"')]
-        return JobParts(words, lines)
+        excluded = host_names(request.without_nodes)
+        return JobParts(words, lines, partial(_without_nodes, excluded) if excluded else str)
+
+    def node_names(
+        self, hosts: Sequence[str], environ: Mapping[str, str]
+    ) -> Dialogue[Sequence[str]]:
+        # sbatch refuses a name that is not a node's, and a node's need not be its host's.
+        wanted = short_names(hosts)
+        if not wanted:
+            return []
+        cluster = _chosen_cluster(environ)
+        asked = ("--noheader", "--Node", "--format=%N|%n")
+        answer = yield from asking("sinfo", *_on(cluster), *asked)
+        pairs = (line.strip().split("|") for line in answer.out.splitlines() if "|" in line)
+        return host_names(node for node, host in pairs if {*short_names([node, host])} & {*wanted})
 
     def job_ids(self, output: str) -> list[str]:
         # --parsable prints "id" or, where somebody names clusters, "id;cluster" on its own line;
@@ -233,9 +147,8 @@ class Slurm(Dialect):
 
     def array_limit(self, environ: Mapping[str, str]) -> Dialogue[int]:
         # That of the cluster that sbatch would submit to.
-        names = (environ.get(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"))
-        cluster = next(filter(None, names), "")
-        answer = yield from asking("scontrol", *_on(cluster), "show", "config")
+        on = _on(_chosen_cluster(environ))
+        answer = yield from asking("scontrol", *on, "show", "config")
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.out, re.MULTILINE)
         if found is None:
             raise SchedulerUnavailable(self.name, answer.err or "no MaxArraySize in its config")
@@ -358,6 +271,19 @@ def _by_cluster(job_ids: Iterable[str]) -> dict[str, list[str]]:
 
 def _on(cluster: str) -> list[str]:
     return [f"--clusters={cluster}"] if cluster else []
+
+
+def _chosen_cluster(environ: Mapping[str, str]) -> str:
+    names = (environ.get(name) for name in ("SBATCH_CLUSTERS", "SLURM_CLUSTERS"))
+    return next(filter(None, names), "")
+
+
+def _without_nodes(nodes: Sequence[str], script: str) -> str:
+    # Of several the last one counts, and one on the command line more than any.
+    own = [value for value in option_values(script, "#SBATCH", "-x", "--exclude")[-1:] if value]
+    if any("/" in value for value in own):
+        return script  # the user's names stand in a file
+    return with_directive(script, "#SBATCH", f"--exclude={','.join([*own, *nodes])}")
 
 
 def _whole(number: str, cluster: str) -> str:

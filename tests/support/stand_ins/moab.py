@@ -28,8 +28,9 @@ _OVER_WALLTIME = -11
 _NAME = re.compile(r"[A-Za-z][!-~]{0,14}")
 _ARRAY = re.compile(r"(?:[A-Za-z]\w*\.)?\[([\d,:-]+)\](?:%(\d+))?|([\d,-]+)(?:%(\d+))?")
 _RESOURCES = frozenset({
-    "advres", "arch", "cput", "depend", "feature", "file", "gres", "host", "mem", "naccesspolicy",
-    "ncpus", "nice", "nodes", "nodeset", "opsys", "partition", "pcput", "pmem", "pref", "procs",
+    "advres", "arch", "cput", "depend", "excludenodes", "feature", "file", "gres", "host", "mem",
+    "naccesspolicy", "ncpus", "nice", "nodes", "nodeset", "opsys", "partition", "pcput", "pmem",
+    "pref", "procs",
     "pvmem", "qos", "signal", "size", "software", "tpn", "trig", "ttc", "var", "vmem", "walltime",
 })  # fmt: skip
 _WALLTIME = re.compile(r"(\d+:){0,3}\d+")

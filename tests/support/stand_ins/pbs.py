@@ -236,13 +236,14 @@ class PbsCommands(ABC):
             name, _, dependency = value.partition("=")
             if name != "depend":
                 continue
-            kind, *ids = dependency.split(":")
-            if kind not in self.dependencies or not ids:
-                raise Refused("illegal -W value", 2)
-            for job_id in ids:
-                job, index = self.find_dependency(job_id)
-                self.check_dependency(kind, job, index)
-                found.append(job.id)
+            for part in dependency.split(","):
+                kind, *ids = part.split(":")
+                if kind not in self.dependencies or not ids:
+                    raise Refused("illegal -W value", 2)
+                for job_id in ids:
+                    job, index = self.find_dependency(job_id)
+                    self.check_dependency(kind, job, index)
+                    found.append(job.id)
         return found
 
     def find_dependency(self, job_id: str) -> tuple[Job, int | None]:
@@ -339,16 +340,16 @@ class PbsCommands(ABC):
 
     def depend(self, job: Job) -> str:
         """Whom a job waits for, and who waits for it."""
-        after: list[str] = []
+        after: dict[str, list[str]] = {}
         before: list[str] = []
         for other in Queue.here().jobs():
             name = f"{self._id(other)}@{self.server}"
             if other.id in job.after and other.keeps_waiting():
-                after.append(name)
+                array = "array" * (self.names_arrays and "[]" in name)
+                after.setdefault(f"afterany{array}", []).append(name)
             if job.id in other.after and job.keeps_waiting():
                 before.append(name)
-        kind = {True: "array", False: ""}[self.names_arrays and "[]" in "".join(after)]
-        found = [f"afterany{kind}:{':'.join(after)}"] if after else []
+        found = [f"{kind}:{':'.join(names)}" for kind, names in after.items()]
         return ",".join([*found, *([f"beforeany:{':'.join(before)}"] if before else [])])
 
     names_arrays: ClassVar[bool] = False

@@ -11,7 +11,17 @@ import pytest
 
 from espnet3.cli.app import app, run
 
-COMMANDS = ["submit", "status", "watch", "collect", "resume", "cancel", "logs", "run-shard"]
+COMMANDS = [
+    "submit",
+    "status",
+    "watch",
+    "collect",
+    "resume",
+    "finish",
+    "cancel",
+    "logs",
+    "run-shard",
+]
 COMMANDS += ["work", "doctor"]
 
 

@@ -63,7 +63,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert [*found] == [
         "run_dir", "world_size", "counts", "done", "live", "sound", "items", "failed_items",
-        "unreadable_receipts", "scheduler_problem", "shards",
+        "unreadable_receipts", "scheduler_problem", "finishing", "changed_sources", "shards",
     ]  # fmt: skip
     assert found["world_size"] == 4
     assert found["counts"] == {"done": 1, "running": 1, "pending": 1, "failed": 1}
@@ -76,6 +76,23 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "task": 2,
         "failed_items": 0,
     }
+    assert not [shard for shard in found["shards"] if "kind" in shard]
+
+
+def test_the_kind_of_a_cause_in_json() -> None:
+    shard = ShardStatus(0, "interrupted", "out of memory", 1, 0, "memory", 4, "node7", 8.5)
+    document = show.status_document(RunStatus("/r", Shards.of([shard])))
+    assert document["shards"] == [
+        {
+            "rank": 0,
+            "state": "interrupted",
+            "cause": "out of memory",
+            "submission": 1,
+            "task": 0,
+            "kind": "memory",
+            "failed_items": 0,
+        }
+    ]
 
 
 def test_a_table_on_a_terminal() -> None:

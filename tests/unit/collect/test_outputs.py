@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from espnet3.collect.output import open_output, require_outside
+from espnet3.collect.output import open_output
 from espnet3.errors import StoreError, UsageError
+from espnet3.run_dir.output_names import require_outside
 
 
 def test_an_output_without_a_name_is_refused() -> None:

@@ -66,8 +66,9 @@ def test_names_arrays_and_logs(job: PlannedJob, array: bool, name: str, index: s
     assert LSF.log_file(job, 0) == "1-0.1.log"
 
 
-def test_waiting_for_another_job() -> None:
+def test_waiting_for_other_jobs() -> None:
     assert waiting(LSF, "12") == ["-w", "ended(12)"]
+    assert waiting(LSF, "12", "7", "3") == ["-w", "ended(12) && ended(7) && ended(3)"]
 
 
 @pytest.mark.parametrize("prefix", ["espnet3", "1st", "[x]", "日本語", "-N", "a" * 300, "", "/g/x"])

@@ -74,6 +74,7 @@ def test_an_array() -> None:
     words = parts(system("moab"), planned(throttle=2), "/logs", array=True).arguments
     assert " ".join(words) == "-E -N esp_array -j oe -o /dev/null -t esp_array.[0-3]%2"
     assert waiting(system("moab"), "Moab.12") == ["-l", "depend=afterany:Moab.12"]
+    assert waiting(system("moab"), "Moab.12", "7") == ["-l", "depend=afterany:Moab.12:7"]
 
 
 @pytest.mark.parametrize(("n_tasks", "array"), [(1, True), (1, False), (4, False)])

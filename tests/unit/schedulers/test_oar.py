@@ -146,6 +146,22 @@ def test_arrays_logs_and_dependencies_as_oarsub_takes_them() -> None:
     assert line == """exec >>'/it'"'"'s/0001.'"$OAR_ARRAY_INDEX".log 2>&1"""
     assert OAR.log_file(job, 0) == "0001.1.log"
     assert waiting(OAR, "12") == ["--anterior=12"]
+    assert waiting(OAR, "12", "7") == ["--anterior=12", "--anterior=7"]
+
+
+async def test_a_job_that_waits_for_an_array_names_its_tasks(commands: OarCommands) -> None:
+    """Those that are not over, also where OAR has submitted one again."""
+    commands.show(
+        row(3, "Terminated", array=3, exit_code=0),
+        row(5, "Running", array=3, index=2),
+        row(11, "Waiting", array=3, index=3),
+        row(7, "Waiting", array=7),
+        row(12, "Waiting", array=12),
+    )
+    assert await OAR.awaited(["7", "3", "<id of n>"]) == ["<id of n>", "5", "7", "11"]
+    [asked] = [word for word in commands.asked("oarstat") if "array_id" in word]
+    assert asked.startswith("(array_id in (7,3) and state not in ('Error','Terminated'))")
+    assert await OAR.awaited(["<id of n>"]) == ["<id of n>"]
 
 
 def test_the_script_becomes_the_command() -> None:

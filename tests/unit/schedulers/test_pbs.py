@@ -156,16 +156,24 @@ def prepared() -> BatchSystem:
 
 
 @pytest.mark.parametrize(
-    ("version", "array", "after"),
-    [(PRO, "-J 0-3%2", "afterany:12[].pbs"), (TORQUE, "-t 0-3%2", "afteranyarray:12[].pbs")],
-)
-def test_an_array(asked: Asked, version: Answer, array: str, after: str) -> None:
+    ("version", "array", "after", "mixed"),
+    [
+        (PRO, "-J 0-3%2", "afterany:12[].pbs", "afterany:12[].pbs:7.pbs:3[].pbs"),
+        (
+            TORQUE, "-t 0-3%2", "afteranyarray:12[].pbs",
+            "afterany:7.pbs,afteranyarray:12[].pbs:3[].pbs",
+        ),
+    ],
+)  # fmt: skip
+def test_an_array(asked: Asked, version: Answer, array: str, after: str, mixed: str) -> None:
     asked(version)
     scheduler = prepared()
     words = parts(scheduler, planned(throttle=2), "/logs", array=True).arguments
     assert " ".join(words) == f"-N esp_array -j oe -o /dev/null {array}"
     assert waiting(scheduler, "12[].pbs") == ["-W", f"depend={after}"]
     assert waiting(scheduler, "12.pbs") == ["-W", "depend=afterany:12.pbs"]
+    assert waiting(scheduler, "12.pbs", "7.pbs") == ["-W", "depend=afterany:12.pbs:7.pbs"]
+    assert waiting(scheduler, "12[].pbs", "7.pbs", "3[].pbs") == ["-W", f"depend={mixed}"]
 
 
 @pytest.mark.parametrize("version", [PRO, TORQUE])

@@ -119,6 +119,7 @@ def test_arrays_and_dependencies_as_qsub_takes_them() -> None:
     assert SGE.log_file(job, 0) == "0001-0.1.log"
     assert SGE.task_name("12", 0) == "12.1"
     assert waiting(SGE, "12") == ["-hold_jid", "12"]
+    assert waiting(SGE, "12", "7") == ["-hold_jid", "12,7"]
 
 
 @pytest.mark.parametrize("folder", ["/a:b", "/a,b", "/a$HOME"])

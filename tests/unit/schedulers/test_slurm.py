@@ -20,7 +20,7 @@ from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
-from espnet3.schedulers.dialects.slurm import STOPPED
+from espnet3.schedulers.slurm_states import STOPPED
 from espnet3.specs.models import (
     AcceptedJob,
     AcceptedJobs,
@@ -92,6 +92,7 @@ def test_arrays_and_dependencies_as_sbatch_takes_them() -> None:
     assert "--array=0-49" in parts(SLURM, free, "/logs", array=True).arguments
     assert "--array" not in " ".join(parts(SLURM, job, "/logs", array=False).arguments)
     assert waiting(SLURM, "12") == ["--dependency=afterany:12"]
+    assert waiting(SLURM, "12", "7;big", "3") == ["--dependency=afterany:12:7:3"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from espnet3.config.yaml_values import parse_yaml
 from espnet3.errors import ConfigError, FormatError
 from espnet3.run_dir import result_lines
-from espnet3.specs.models import PERSISTED, ErrorRecord, PersistedModel, decode, encode
+from espnet3.specs.models import ErrorRecord, PersistedModel, decode, encode
+from espnet3.specs.schema import ALL
 from tests.support.strategies import JSON, models
 
 EXAMPLES = int(os.environ.get("ESPNET3_FUZZ", "25"))  # of each kind
@@ -66,7 +67,7 @@ def refusal(read: Callable[[], object], beginning: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("model", PERSISTED, ids=lambda model: model.title)
+@pytest.mark.parametrize("model", ALL, ids=lambda model: model.title)
 @QUICK
 @given(data=st.data())
 def test_a_mutated_file_is_read_or_refused(
@@ -80,7 +81,7 @@ def test_a_mutated_file_is_read_or_refused(
 
 @QUICK
 @given(
-    st.sampled_from(PERSISTED),
+    st.sampled_from(ALL),
     st.binary(max_size=200) | st.lists(TOKENS, max_size=40).map(b"".join),
 )
 def test_arbitrary_bytes_are_refused(model: type[PersistedModel], data: bytes) -> None:

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from espnet3.errors import FormatError, InvalidFile, NewerFormat
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.models import (
-    PERSISTED,
     Argument,
     AttemptRecord,
     ErrorRecord,
@@ -30,14 +29,20 @@ from espnet3.specs.models import (
     encode,
     now,
 )
+from espnet3.specs.schema import ALL
+from tests.support.helpers import LONG
 from tests.support.strategies import models
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
 DIGEST = "sha256:" + "0" * 64
 FILE = "run/some.json"
 
-every_model = pytest.mark.parametrize("model", PERSISTED, ids=lambda model: model.title)
-thorough = settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+every_model = pytest.mark.parametrize("model", ALL, ids=lambda model: model.title)
+thorough = settings(
+    deadline=None,
+    max_examples=30 if LONG else 12,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 @every_model

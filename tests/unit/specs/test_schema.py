@@ -14,7 +14,7 @@ import pytest
 from espnet3 import errors
 from espnet3.errors import EspnetError
 from espnet3.specs import schema
-from espnet3.specs.models import PERSISTED, PersistedModel
+from espnet3.specs.models import PersistedModel
 from espnet3.text import one_line
 
 SAMPLES: list[EspnetError] = [
@@ -24,6 +24,7 @@ SAMPLES: list[EspnetError] = [
     errors.ClassError("module.Name", "is not a class"),
     errors.PreflightError("provider: fails", "line one\nline two"),
     errors.PlanMismatch("/run", "items", "a\nb" * 200, "c"),
+    errors.CodeChanged("/run", ["/p/a.py"], "source files differ: a.py"),
     errors.RunDirectoryError("/run", "is a file"),
     errors.Untrusted("/shared/run", "it is world-writable; run `chmod o-w /shared/run`"),
     errors.InvalidFile("f.json", "a\nb", "problem\nof two lines"),
@@ -104,7 +105,7 @@ def test_the_committed_schemas_are_current(capsys: pytest.CaptureFixture[str]) -
     assert schema.main(["--check"]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("model", PERSISTED, ids=lambda model: model.title)
+@pytest.mark.parametrize("model", schema.ALL, ids=lambda model: model.title)
 def test_schemas_are_schemas(model: type[PersistedModel]) -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(schema.schema_text(model)))
 
@@ -124,6 +125,6 @@ def test_schemas_are_written_and_stale_ones_removed(
     assert schema.main(["--check"]) == 1
     assert "old.v1.json, run.v4.json; run `make schemas`" in capsys.readouterr().out
     assert schema.main([]) == 0
-    current = {f"{model.title}.v{model.version}.json" for model in PERSISTED}
+    current = {f"{model.title}.v{model.version}.json" for model in schema.ALL}
     assert {path.name for path in folder.iterdir()} == current | {"run.v1.json"}
     assert (folder / "run.v1.json").read_text() == "{}"

@@ -27,6 +27,7 @@ MODELS = {
     "shards/*.json": "ShardSpec",
     "submissions/000?.json": "Submission",
     "submissions/*.jobs.json": "AcceptedJobs",
+    "submissions/*.cancelled.json": "Cancellation",
     "attempts/*.json": "AttemptRecord",
     "receipts/*.json": "Receipt",
     "withdrawals/*.json": "Withdrawal",
@@ -104,7 +105,7 @@ def documents() -> Iterator[tuple[str, str]]:
     """Documents of every model, good and bad."""
     seen = set()
     for pattern, name in MODELS.items():
-        for file in sorted(FIXTURES.glob(f"v[13]/*/{pattern}")):
+        for file in sorted(FIXTURES.glob(f"v[134]/*/{pattern}")):
             text = file.read_text()
             yield name, text
             yield name, text[:-5]
@@ -117,6 +118,10 @@ def documents() -> Iterator[tuple[str, str]]:
     cancelled = {"schema_version": 1, "number": 1, "created": jobs["created"],
                  "by": jobs["recorded_by"]}  # fmt: skip
     yield from (("Cancellation", json.dumps(each)) for each in (cancelled, *variants(cancelled)))
+    source = {"root": 0, "name": "lib/net.py", "sha256": f"sha256:{'0' * 64}", "size": 3}
+    coded = {**cancelled, "roots": ["/p"], "import_path": ["/p/lib"], "files": [source],
+             "git_commit": None, "snapshot": True}  # fmt: skip
+    yield from (("CodeRecord", json.dumps(each)) for each in (coded, *variants(coded)))
 
 
 def python(code: str, folder: Path, text: str = "", **environ: str) -> str:

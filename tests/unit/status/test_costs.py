@@ -111,6 +111,7 @@ async def test_a_status_looks_as_often_at_many_shards_as_at_few(
         ("read", layout.SUBMISSIONS): 2,
         ("names", layout.RECEIPTS): 2,  # before and after the question
         ("names", layout.WITHDRAWALS): 2,
+        ("names", layout.FINISHERS): 1,
         ("names", layout.CLAIMS): 1,  # of workers that joined, if any
         ("names", layout.ATTEMPTS): 1,
         ("read", layout.ATTEMPTS): 1,
@@ -169,7 +170,8 @@ async def test_a_stage_is_one_hop_into_a_thread(
     assert hops == ["_look", "conclude"]
     hops.clear()
     assert (await resume(store.root)).ranks == [0]
-    assert hops == ["_look", "conclude", "_claim", "look", "look"]  # before a job, and after all
+    looks = ["look", "look"]  # before a job, and after all
+    assert hops == ["_look", "conclude", "known_code", "_claim", *looks]
     hops.clear()
     await cancel(store.root)
     assert hops == ["_look", "conclude", "publish_first"]

@@ -10,8 +10,8 @@ import pytest
 
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskKey, TaskState
-from espnet3.schedulers.dialects.slurm import Ending
-from espnet3.schedulers.dialects.slurm import task_state as slurm_state
+from espnet3.schedulers.slurm_states import Ending
+from espnet3.schedulers.slurm_states import task_state as slurm_state
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.layout import AttemptFile
@@ -23,9 +23,10 @@ from espnet3.specs.models import (
     ProcessIdentity,
     Submission,
 )
+from espnet3.status.evidence import Evidence
 from espnet3.status.observation import _being_submitted
 from espnet3.status.run_status import LIVE, STATES, RunStatus, Shards, ShardStatus
-from espnet3.status.shard_states import Evidence, shard_states
+from espnet3.status.shard_states import shard_states
 
 NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 ME = ProcessIdentity(host="login", pid=31, started=0.0, user="me")
@@ -270,7 +271,7 @@ def test_only_the_last_submission_of_a_shard_counts() -> None:
         world_size=2,
     )  # fmt: skip
     assert found == [
-        ShardStatus(0, "failed", FAILED.cause, 1, 0),
+        ShardStatus(0, "failed", FAILED.cause, 1, 0, "silent", 0, "node7", 0.0),
         ShardStatus(1, "queued", "job 20, Priority", 2, 0),
     ]
 
@@ -315,7 +316,7 @@ def test_a_rank_that_stands_twice_in_a_submission() -> None:
     for tasks in ({(1, 0): ended, (1, 2): waits}, {(1, 0): waits, (1, 2): ended}):
         found = states(twice, tasks=tasks, world_size=4)
         assert found.states[3] == "queued"
-        assert found[3] == (3, "queued", f"job 12_{found[3].task}, Priority", 1, found[3].task)
+        assert found[3][:5] == (3, "queued", f"job 12_{found[3].task}, Priority", 1, found[3].task)
     assert states(twice, receipts={3}, world_size=4)[3].task == 0
 
 

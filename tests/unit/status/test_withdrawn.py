@@ -10,8 +10,9 @@ from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import AttemptRecord
+from espnet3.status.evidence import Evidence
 from espnet3.status.run_status import ShardStatus
-from espnet3.status.shard_states import Evidence, shard_states
+from espnet3.status.shard_states import shard_states
 from tests.unit.status.test_shard_states import record, submission
 
 OLD = record("started", number=1)

@@ -24,7 +24,7 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.base import Store
-from espnet3.worker import claiming, other_workers
+from espnet3.worker import claiming, known_claims, other_workers
 from espnet3.worker.attempt import Attempt, SchedulerTask
 from espnet3.worker.claiming import Claims
 from espnet3.worker.heartbeat import Heartbeat
@@ -219,7 +219,7 @@ def there(store: Store, monkeypatch: pytest.MonkeyPatch) -> Situation:
     """A run of two shards that nobody has claimed."""
     situation = Situation(store)
     clock = SimpleNamespace(monotonic=lambda: situation.now)
-    for module in (claiming, other_workers):
+    for module in (claiming, known_claims, other_workers):
         monkeypatch.setattr(module, "time", clock)
     return situation
 
@@ -493,14 +493,14 @@ def test_a_receipt_that_comes_meanwhile_is_seen(
 ) -> None:
     take_both(there, process=gone())
     worker = there.worker()
-    listing = worker._list
+    look = worker._look_at_receipts
 
-    def late() -> None:
+    def early() -> None:
+        look()
         if not there.directory.store.exists(layout.receipt(0)):
             there.receipt(0)
-        listing()
 
-    monkeypatch.setattr(worker, "_list", late)
+    monkeypatch.setattr(worker, "_look_at_receipts", early)
     assert there.ask(worker, most=0) is None
 
 
@@ -550,8 +550,8 @@ def test_a_receipt_that_is_withdrawn_meanwhile_makes_its_claims_old(there: Situa
     with pytest.raises(FileTaken):
         worker._claim(0, [], 0, N_ITEMS)
     worker._look_at_receipts()
-    worker._list()
-    worker._open_regions()
+    worker._claims.read(0)
+    there.now += 2.0  # a heartbeat, after which it looks again
     there.receipt(0)
     there.receipt(1)
     withdrawal = Withdrawal(

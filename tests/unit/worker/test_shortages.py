@@ -110,6 +110,22 @@ def test_what_the_worker_itself_has_no_memory_for_fails_the_shard_by_name(store:
     assert record.error.type == "MemoryError"
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_forward_that_takes_all_memory(store: Store, keeps: bool) -> None:
+    """Also where it is its own environment that holds it."""
+    write_run(store, {"at": 1, "do": "fill memory", "keeps": keeps}, n_shards=1)
+    done = run_worker(store.root)
+    assert done.returncode == exit_codes.FAILED
+    assert "cannot be recorded" not in done.stderr
+    [record] = records_of(store, "failed")
+    assert record.cause == "forward failed at item 1: MemoryError"
+    assert record.error is not None
+    assert record.error.type == "MemoryError"
+    assert record.items_done == 1
+    assert record.peak_memory is not None
+    assert record.peak_memory > 64 << 20
+
+
 @pytest.mark.parametrize("times", [3, 99])
 def test_a_thread_that_cannot_be_started(
     store: Store, monkeypatch: pytest.MonkeyPatch, times: int

@@ -1,0 +1,94 @@
+"""What users call: a finisher behind a run that is there, or its work here and now."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from espnet3.config.current import chosen_policy
+from espnet3.config.finish import Finish
+from espnet3.config.model import parse_parallel
+from espnet3.errors import RunDirectoryError
+from espnet3.finish.finisher import Waits
+from espnet3.finish.finisher import finish as work
+from espnet3.run_dir.processes import busy_with
+from espnet3.run_dir.trust import Trust
+from espnet3.specs.finishing import Finished, QueuedFinisher
+from espnet3.status.observation import Observation, observe
+from espnet3.storage.permissions import require_usable_umask
+from espnet3.submit.finishers import finisher_here, jobs_alive, queue_finisher
+from espnet3.submit.overrides import Groups
+from espnet3.submit.resumption import open_believed, record_found_jobs
+from espnet3.submit.run_groups import groups_of
+
+
+async def queue(run_dir: str | os.PathLike[str], trust: Trust | None = None) -> QueuedFinisher:
+    """Queue a finisher behind a run that is there already.
+
+    It does what `finish` of the run's parallel config says, or the defaults.
+
+    Args:
+        run_dir: the run directory.
+        trust: whose run directories are believed, as in the parallel config.
+
+    Raises:
+        RunDirectoryError: it is not a run directory, or nothing of it was submitted.
+        ConfigError: no job can wait for others here.
+        SubmissionRefused, SchedulerUnavailable: as `espnet3.submit.submit`.
+
+    Example:
+        >>> await queue("/shared/decode")  # doctest: +SKIP
+    """
+    seen, groups = await _ready(run_dir, trust)
+    return await queue_finisher(
+        seen.directory,
+        seen.run,
+        groups.config,
+        groups.make,
+        submission=seen.submissions[-1].submission.number,
+        waits_for=jobs_alive(seen),
+    )
+
+
+async def finish_now(
+    run_dir: str | os.PathLike[str], trust: Trust | None = None
+) -> Finished | None:
+    """Do the work of a finisher in this process, once nothing of the run is alive.
+
+    Where shards are submitted again it follows them to their end.
+
+    Args:
+        run_dir: the run directory.
+        trust: as for `queue`.
+
+    Returns:
+        The run's end; None where another finisher will see to it.
+
+    Raises:
+        EspnetError: as `queue`, and where the storage fails.
+    """
+    seen, groups = await _ready(run_dir, trust)
+    number = seen.submissions[-1].submission.number
+    finisher = await finisher_here(seen.directory, seen.run, groups.config, groups.make, number)
+    with busy_with(finisher.job.name):
+        return await work(seen.directory, seen.run, finisher, Waits(live=None))
+
+
+async def _ready(
+    run_dir: str | os.PathLike[str], trust: Trust | None
+) -> tuple[Observation, Groups]:
+    require_usable_umask()
+    opened = partial(open_believed, run_dir, chosen_policy(trust))
+    return await observe(opened, _with_groups)
+
+
+def _with_groups(seen: Observation) -> tuple[Observation, Groups]:
+    if not seen.submissions:
+        raise RunDirectoryError(
+            seen.directory.root, "was never submitted; `espnet3 resume` does that"
+        )
+    record_found_jobs(seen)
+    last = seen.submissions[-1].submission
+    config = parse_parallel(last.parallel)
+    update = {"trust": seen.directory.trust, "finish": config.finish or Finish()}
+    return seen, groups_of(config.model_copy(update=update), seen.run)

@@ -1,0 +1,132 @@
+"""From what is seen of a run to what the rules judge by."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dask
+
+from espnet3.errors import EspnetError
+from espnet3.finish.rules import FAST, Before, Missing
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finishers import Ending
+from espnet3.schedulers import get_scheduler
+from espnet3.specs.finishing import Wave
+from espnet3.specs.models import RunSpec, Submission
+from espnet3.status.observation import Observation
+from espnet3.status.run_status import NOT_DONE
+from espnet3.storage.concurrency import gather
+
+# The option that counts instead of `memory`, where it is given.
+_MEMORY = {"slurm": "job_mem"}
+_MOST_RECEIPTS = 2000  # that are read to learn where shards were done
+_READERS = 8
+
+
+def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
+    """The shards that are not done, with all that is known of why.
+
+    Args:
+        seen: what is known of the run.
+        waves: those since its last end.
+    """
+    submissions = {known.submission.number: known.submission for known in seen.submissions}
+    counted, retried = Counter[int](), Counter[int]()
+    for wave in waves:
+        for portion in wave.portions:
+            ranks = [rank for rank in portion.ranks if isinstance(rank, int)]
+            counted.update(ranks if portion.counted else ())
+            retried.update(ranks if portion.retries_errors else ())
+    found = []
+    for rank in seen.status.shards.ranks(NOT_DONE):
+        shard = seen.status.shards[rank]
+        given = submissions.get(shard.submission or 0)
+        found.append(
+            Missing(
+                rank=rank,
+                kind=shard.kind or "silent",
+                words=shard.cause,
+                items_done=shard.items_done,
+                memory=None if given is None else memory_of(given),
+                peak=shard.peak_memory,
+                walltime=None if given is None else _walltime(given),
+                attempts=1 + counted[rank],
+                retries=retried[rank],
+                host=shard.host,
+                elapsed=math.inf if shard.elapsed is None else shard.elapsed,
+            )
+        )
+    return found
+
+
+def why_stopped(seen: Observation, ending: Ending) -> str:
+    """Why somebody has cancelled the run since its last end; "" where nobody has.
+
+    Single jobs that were cancelled by the scheduler's own command do not stop it.
+    """
+    since = 0
+    if ending.end is not None:
+        own = (f.finisher for f in ending.finishers if f.finisher.number == ending.end.finisher)
+        since = next((finisher.submission for finisher in own), 0)
+    causes = [why for number, why in sorted(seen.cancelled.items()) if number > since]
+    return ", ".join(filter(None, ("cancelled", causes[0]))) if causes else ""
+
+
+def before(waves: Sequence[Wave]) -> Before:
+    """What the last wave found."""
+    if not waves:
+        return Before()
+    return Before(len(waves), waves[-1].n_done, waves[-1].items_done)
+
+
+def memory_option(submission: Submission) -> str | None:
+    """The option by which a submission's jobs are given memory; None where there is none."""
+    other = _MEMORY.get(submission.scheduler)
+    if other is not None and submission.options.get(other) is not None:
+        return other
+    return "memory" if submission.options.get("memory") is not None else None
+
+
+def memory_of(submission: Submission) -> int | None:
+    """Bytes that a submission's jobs are given; None where that is not known."""
+    option = memory_option(submission)
+    if option is None:
+        return None
+    value: Any = submission.options[option]
+    text = str(value)
+    if option == "job_mem" and text[-1:] in "KMGT":  # Slurm's units are powers of 1024
+        text += "iB"
+    try:
+        return int(dask.utils.parse_bytes(text))
+    except ValueError:
+        return None
+
+
+def _walltime(submission: Submission) -> float | None:
+    scheduler = get_scheduler(submission.scheduler)
+    return scheduler.walltime_seconds(submission.options.get("walltime"))
+
+
+def done_on(
+    directory: RunDirectory, run: RunSpec, seen: Observation, missing: Iterable[Missing]
+) -> Counter[str]:
+    """Node -> how many shards were done there; empty where no node is suspected.
+
+    Of many receipts some are read.
+    """
+    hosts = Counter(shard.host for shard in missing if shard.elapsed < FAST and shard.host)
+    if not any(n >= 2 for n in hosts.values()):
+        return Counter()
+    done = [*seen.receipts.items()]
+    step = -(-len(done) // _MOST_RECEIPTS) or 1
+
+    def host(entry: tuple[int, int]) -> str | None:
+        try:
+            return directory.receipt(run, *entry).host
+        except EspnetError:  # a hint only
+            return None
+
+    return Counter(filter(None, gather(host, done[::step], _READERS)))

@@ -1,0 +1,126 @@
+"""What brings a run to its end, as a status tells it: its finisher, its waves, its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher
+from espnet3.run_dir.processes import is_alive, is_busy
+from espnet3.schedulers.base import TaskState
+from espnet3.specs.finishing import Finished, Finisher, Wave
+from espnet3.specs.models import now
+
+FinishState = Literal["waiting", "working", "done", "incomplete", "stopped", "gone"]
+# Seconds after which nobody of another host is believed to be queueing one any more.
+_QUEUEING_ELSEWHERE = 600.0
+_TO_COME: frozenset[FinishState] = frozenset({"waiting", "working"})
+
+
+class Finishing(NamedTuple):
+    """How far a run that finishes itself has come.
+
+    Attributes:
+        state: `waiting` and `working` are a finisher's; `done`, `incomplete` and `stopped` a run's
+            end; `gone` is said where neither is to come.
+        words: the same for a person.
+        results: the collected file; None where there is none.
+        waves: each wave in a line.
+    """
+
+    state: FinishState
+    words: str
+    results: str | None = None
+    waves: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> bool:
+        """Whether a finisher is to come, or is at work."""
+        return self.state in _TO_COME
+
+
+def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Finishing:
+    """How far it has come.
+
+    Args:
+        ending: what the run directory says.
+        told: what the scheduler says of the last finisher's job, if it says anything.
+        answered: whether it was asked, and answered.
+    """
+    if ending.end is not None and ending.is_over:
+        waves = tuple(f"{wave.words}" for wave in ending.end.waves)
+        return Finishing(ending.end.outcome, in_words(ending.end), ending.end.results, waves)
+    waves = tuple(words_of(wave) for wave in ending.waves)
+    last = ending.finishers[-1]
+    number = last.finisher.number
+    if last.queued is None and _is_being_queued(last.finisher):
+        return Finishing("waiting", f"finisher {number} is being queued", waves=waves)
+    state, words = _state_of(last, told, answered=answered)
+    return Finishing(state, f"finisher {number} {words}", waves=waves)
+
+
+def _is_being_queued(finisher: Finisher) -> bool:
+    """Whether its submitter lives, or may live on another host, whose processes nobody sees."""
+    alive = is_busy(finisher.submitter, finisher.job.name)
+    age = (now() - finisher.created).total_seconds()
+    return age < _QUEUEING_ELSEWHERE if alive is None else alive
+
+
+def _state_of(
+    last: KnownFinisher, told: TaskState | None, *, answered: bool
+) -> tuple[FinishState, str]:
+    if last.refused or last.queued is None:
+        why = "" if last.queued is None else f": {last.queued.refused}"
+        return "gone", f"was not queued{why}; `espnet3 finish` queues another one"
+    if last.finisher.scheduler in ON_THIS_HOST:
+        alive = is_alive(last.queued.recorded_by)
+        if alive is None:
+            return "waiting", f"is a process of {last.queued.recorded_by.host}"
+        if alive:
+            return "waiting", f"waits as process {last.job_id}"
+    elif not answered:
+        return "waiting", f"is job {last.job_id}; the scheduler does not answer"
+    elif told is not None and told.state == "queued":
+        return "waiting", f"is queued as job {last.job_id}"
+    elif told is not None and told.state == "running":
+        return "working", f"is at work as job {last.job_id}"
+    return "gone", f"ended without a word (job {last.job_id}); `espnet3 finish` queues another one"
+
+
+def in_words(end: Finished) -> str:
+    """An end in one line for a person.
+
+    Example:
+        >>> in_words(end)  # doctest: +SKIP
+        'done: 1000 results in /shared/decode/results.jsonl'
+    """
+    if end.outcome == "done":
+        failed = f", {end.errors} of them errors" if end.errors else ""
+        return f"done: {end.records} results in {end.results}{failed}"
+    return f"{end.outcome}: {end.n_done} of {end.n_shards} shards done; {end.cause}"
+
+
+def words_of(wave: Wave) -> str:
+    """A wave in one line for a person."""
+    portions = ((len(portion.ranks), portion.cause) for portion in wave.portions)
+    nodes = "".join(f"; not on {bad.node}: {bad.evidence}" for bad in wave.bad_nodes)
+    return wave_words(wave.number, portions) + nodes
+
+
+def wave_words(number: int, portions: Iterable[tuple[int, str]]) -> str:
+    """A wave in one line.
+
+    Args:
+        number: the wave's.
+        portions: how many shards, and why.
+
+    Example:
+        >>> wave_words(2, [(3, "out of memory at 4GB, now 6GB"), (1, "preempted")])
+        'wave 2: 3 shards again (out of memory at 4GB, now 6GB), 1 shard again (preempted)'
+    """
+    by_cause: Counter[str] = Counter()
+    for n, cause in portions:
+        by_cause[cause] += n
+    again = (f"{n} shard{'' if n == 1 else 's'} again ({cause})" for cause, n in by_cause.items())
+    return f"wave {number}: {', '.join(again)}"

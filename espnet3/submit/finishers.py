@@ -1,0 +1,333 @@
+"""Queueing a finisher: its intent on disk, its job behind the run's jobs, the record of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import dask
+
+from espnet3.config.finish import Finish
+from espnet3.config.model import ParallelConfig
+from espnet3.errors import (
+    ConfigError,
+    FileTaken,
+    SchedulerUnavailable,
+    StoreError,
+    SubmissionRefused,
+)
+from espnet3.redaction import shown_value
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finishers import ON_THIS_HOST, next_end
+from espnet3.run_dir.output_names import require_json_lines, require_outside
+from espnet3.run_dir.processes import busy_with, this_process
+from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
+from espnet3.schedulers import get_scheduler
+from espnet3.specs import layout
+from espnet3.specs.finishing import Finisher, QueuedFinisher
+from espnet3.specs.models import CUT_SHORT, PlannedJob, RunSpec, now
+from espnet3.status.observation import Observation
+from espnet3.status.run_status import LIVE
+from espnet3.storage.paths import absolute, as_entered
+from espnet3.submit.launcher import Launcher
+from espnet3.submit.overrides import MakeLauncher
+from espnet3.submit.submission import log_directory_of
+
+# What the finisher's job asks for, where `finish.options` does not say otherwise.
+_SMALL = {"cores": 1, "memory": "1GB", "walltime": "00:15:00"}
+# Options of the run that are about its size; the others (queue, account, prologue, …) are kept, and
+# HTCondor's `disk`, without which it makes no job at all.
+_SIZES = frozenset({
+    "processes", "job_cpu", "job_mem", "mem", "ncpus", "resource_spec", "n_gpus",
+})  # fmt: skip
+_OF_SIZE = re.compile(
+    r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
+)
+RESULTS = "results.jsonl"
+MORE_MEMORY, MORE_TIME = 1.5, 2  # times what was asked for before
+
+
+def finisher_config(config: ParallelConfig) -> ParallelConfig:
+    """The parallel config of a finisher's own job: that of the run, but small.
+
+    Example:
+        >>> given = {"queue": "day", "memory": "64GB", "job_extra_directives": ["--gres=gpu:1"]}
+        >>> config = ParallelConfig(env="slurm", options=given, finish=True)
+        >>> finisher_config(config).options["memory"]
+        '1GB'
+    """
+    finish = config.finish or Finish()
+    options: dict[str, Any] = dict(config.options)
+    if config.env not in ON_THIS_HOST:
+        options = {name: value for name, value in options.items() if name not in _SIZES}
+        directives = options.get("job_extra_directives")
+        if isinstance(directives, list):
+            kept = [line for line in directives if not _OF_SIZE.search(str(line))]
+            options["job_extra_directives"] = kept
+        options |= _SMALL
+        options |= finish.options
+    elif finish.options:
+        raise ConfigError("parallel.finish.options", f"env: {config.env} has none for a finisher")
+    return config.model_copy(update={"options": options, "n_workers": 1, "overrides": []})
+
+
+def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
+    """Find what is wrong with `finish` before anything is written.
+
+    Args:
+        root: the run directory.
+        config: the run's parallel config.
+        make: makes launchers.
+
+    Raises:
+        ConfigError: an option is wrong, or no job can wait for others here.
+        UsageError: the results cannot have the name that is wanted.
+    """
+    finish = config.finish
+    if finish is None:
+        return
+    make(finisher_config(config)).require_finishers()
+    if finish.up_front and config.env in ON_THIS_HOST:
+        problem = f"is for batch systems; leave it out with env: {config.env}"
+        raise ConfigError("parallel.finish.up_front", problem)
+    if finish.up_front and config.overrides:
+        problem = "needs the same options for all shards; leave parallel.overrides out"
+        raise ConfigError("parallel.finish.up_front", problem)
+    if finish.collect is not None:
+        require_outside(root, finish.collect)
+        require_json_lines(finish.collect)
+    most_memory(finish)
+    most_seconds(finish, config.env)
+
+
+def most_memory(finish: Finish) -> int | None:
+    """`max_memory` in bytes.
+
+    Raises:
+        ConfigError: it is no size.
+
+    Example:
+        >>> most_memory(Finish(max_memory="64GB"))
+        64000000000
+    """
+    if finish.max_memory is None:
+        return None
+    try:
+        found = int(dask.utils.parse_bytes(finish.max_memory))
+    except ValueError:
+        found = 0
+    if found <= 0:
+        problem = f"must be a size such as 64GB, got {shown_value(finish.max_memory)}"
+        raise ConfigError("parallel.finish.max_memory", problem)
+    return found
+
+
+def most_seconds(finish: Finish, env: str) -> float | None:
+    """`max_walltime` in seconds, as the scheduler reads it.
+
+    Raises:
+        ConfigError: it is no time.
+    """
+    if finish.max_walltime is None:
+        return None
+    found = get_scheduler(env).walltime_seconds(finish.max_walltime)
+    if not found:
+        problem = f"must be a time such as 24:00:00, got {shown_value(finish.max_walltime)}"
+        raise ConfigError("parallel.finish.max_walltime", problem)
+    return found
+
+
+async def queue_finisher(
+    directory: RunDirectory,
+    run: RunSpec,
+    config: ParallelConfig,
+    make: MakeLauncher,
+    *,
+    submission: int,
+    waits_for: Sequence[str],
+    up_front: bool = False,
+    wave: int = 0,
+) -> QueuedFinisher:
+    """Queue a finisher behind jobs.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        config: the run's parallel config.
+        make: makes launchers.
+        submission: number of the newest submission.
+        waits_for: ids of the jobs that it waits for.
+        up_front: whether it submits nothing.
+        wave: which wave waits for it then; 0 for none.
+
+    Raises:
+        SubmissionRefused: the scheduler refused it.
+        SchedulerUnavailable: it gave no answer, and the job is not in the queue.
+        ConfigError: no job can wait for others here.
+        StoreError: intent or record cannot be written.
+    """
+    launcher = make(finisher_config(config))
+    launcher.require_finishers()
+    with contextlib.ExitStack() as busy:
+
+        async def planned(number: int) -> Finisher:
+            end = await asyncio.to_thread(next_end, directory)
+            finisher = _finisher(
+                directory, run, config, launcher, number, end, submission, waits_for
+            )
+            finisher = finisher.model_copy(update={"up_front": up_front, "wave": wave})
+            rendered = await launcher.render_finisher(finisher)
+            busy.enter_context(busy_with(finisher.job.name))
+            update = {"submit_command": rendered.command, "script": rendered.script}
+            return finisher.model_copy(update=update)
+
+        return await _launch(directory, launcher, await _publish_next(directory, planned))
+
+
+async def finisher_here(
+    directory: RunDirectory,
+    run: RunSpec,
+    config: ParallelConfig,
+    make: MakeLauncher,
+    submission: int,
+) -> Finisher:
+    """Be a finisher in this process: the intent alone, on disk.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    launcher = make(finisher_config(config))
+
+    async def planned(number: int) -> Finisher:
+        end = await asyncio.to_thread(next_end, directory)
+        return _finisher(directory, run, config, launcher, number, end, submission, ())
+
+    return await _publish_next(directory, planned)
+
+
+async def _publish_next(
+    directory: RunDirectory, planned: Callable[[int], Awaitable[Finisher]]
+) -> Finisher:
+    """Write an intent under the next number that is free."""
+    while True:
+        taken = await asyncio.to_thread(directory.store.names, layout.FINISHERS)
+        numbers = [n for n in map(layout.submission_number, taken) if n is not None]
+        finisher = await planned(max(numbers, default=0) + 1)
+        with contextlib.suppress(FileTaken):
+            await asyncio.to_thread(_publish, directory, finisher)
+            return finisher
+
+
+def in_bytes(size: int) -> str:
+    """A size as dask-jobqueue reads it, rounded up to a thousandth.
+
+    Example:
+        >>> in_bytes(6_000_000_000), in_bytes(1_234_567_890), in_bytes(800)
+        ('6GB', '1235MB', '800B')
+    """
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit and size % unit == 0:
+            return f"{size // unit}{name}"
+        if size >= 1000 * unit:
+            return f"{-(-size // unit)}{name}"
+    return f"{size}B"
+
+
+def jobs_alive(seen: Observation) -> list[str]:
+    """Ids of the jobs in which shards are queued or running."""
+    shards = seen.status.shards
+    numbers = {shards[rank].submission for rank in shards.ranks(LIVE)}
+    return [
+        job_id
+        for known in seen.submissions
+        if known.submission.number in numbers
+        for job_id in known.job_ids().values()
+    ]
+
+
+def _publish(directory: RunDirectory, finisher: Finisher) -> None:
+    directory.store.prepare([layout.FINISHERS])
+    directory.publish(finisher)
+
+
+async def _launch(
+    directory: RunDirectory, launcher: Launcher, finisher: Finisher
+) -> QueuedFinisher:
+    """Start the job of a finisher; whatever ends this leaves a record of what is known."""
+    try:
+        job_id = await launcher.launch_finisher(finisher)
+    except BaseException as error:
+        words = CUT_SHORT
+        if isinstance(error, SubmissionRefused | SchedulerUnavailable):
+            words = error.words if isinstance(error, SubmissionRefused) else str(error)
+        with contextlib.suppress(StoreError):  # what ended it matters more
+            directory.publish_first(queued_record(finisher.number, None, words))
+        if isinstance(error, SubmissionRefused):
+            raise SubmissionRefused(
+                error.scheduler,
+                f"{error.words} (of the finisher; the run's own jobs were submitted: "
+                f"`espnet3 finish {directory.root}` queues another one)",
+            ) from None
+        raise
+    queued = queued_record(finisher.number, job_id)
+    if finisher.scheduler not in ON_THIS_HOST:  # there it records itself
+        await asyncio.to_thread(directory.publish_first, queued)
+    return queued
+
+
+def queued_record(number: int, job_id: str | None, refused: str | None = None) -> QueuedFinisher:
+    """The record of a finisher's job, made by this process."""
+    return QueuedFinisher(
+        number=number, created=now(), recorded_by=this_process(), job_id=job_id, refused=refused
+    )
+
+
+def _finisher(
+    directory: RunDirectory,
+    run: RunSpec,
+    config: ParallelConfig,
+    launcher: Launcher,
+    number: int,
+    end: int,
+    submission: int,
+    waits_for: Sequence[str],
+) -> Finisher:
+    on_this_host = config.env in ON_THIS_HOST
+    python = shlex.quote(as_entered(sys.executable)) if on_this_host else launcher.python
+    prefix = f"{launcher.job_name_prefix()}-finisher"
+    name = get_scheduler(config.env).unique_name(prefix, run.run_id, number, 0)
+    arguments = WorkerArguments(
+        directory.store.root, number, run_id=run.run_id, job=name, trust=config.trust
+    )
+    return Finisher(
+        number=number,
+        submission=submission,
+        end=end,
+        created=now(),
+        submitter=this_process(),
+        scheduler=config.env,
+        options=launcher.options,
+        command=command(shlex.split(python), (), FINISHER, arguments),
+        submit_command=[],
+        script="",
+        log_directory=log_directory_of(directory.store, run, launcher),
+        waits_for=[*waits_for],
+        job=PlannedJob(
+            name=name, first_task=0, n_tasks=1, log=f"finisher-{number:04d}.{{index}}.log"
+        ),
+    )
+
+
+def with_absolute_output(config: ParallelConfig) -> ParallelConfig:
+    """The config whose `finish.collect` means the same in every folder."""
+    finish = config.finish
+    if finish is None or finish.collect is None or "://" in finish.collect:
+        return config
+    path = absolute(os.path.expanduser(finish.collect))
+    return config.model_copy(update={"finish": finish.model_copy(update={"collect": path})})

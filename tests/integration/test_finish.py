@@ -1,0 +1,174 @@
+"""Runs that finish themselves on this host: nobody resumes, and nobody collects."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from espnet3.errors import ConfigError, UsageError
+from espnet3.run import Run, submit_run
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finishers import read_ending
+from espnet3.specs import layout
+from tests.support.helpers import kill_all, processes_of, python, wait_for
+from tests.support.troubles import Troubled, Troubles
+
+
+def submit(folder: Path, n_items: int, trouble: dict[str, Any], **keys: Any) -> Run:
+    """Submit `Troubled`, with a finisher that notes what it tells unless that is told otherwise."""
+    notify = {"notify": f'echo "$ESPNET3_OUTCOME" >> {folder}/told'}
+    finish = keys.pop("finish", notify)
+    config = {"env": "local", "n_workers": 4, "finish": finish, **keys}
+    provider = Troubles({"folder": str(folder), **trouble})
+    return submit_run(Troubled(provider), range(n_items), run_dir=folder / "run", parallel=config)
+
+
+def end_of(run: Run, number: int = 1) -> Any:
+    """What `finished.json` says, once it is there and told, and nothing is alive."""
+    path, told = (Path(run.run_dir, name(number)) for name in (layout.finished, layout.notified))
+    wait_for(path.exists, "the run does not end")
+    end = json.loads(path.read_bytes())
+    wait_for(lambda: not processes_of(run), "something is alive")
+    assert told.exists()
+    return end
+
+
+def results_of(end: Any) -> list[Any]:
+    """The results in the file that an end names."""
+    lines = Path(end["results"]).read_text().splitlines()
+    return [json.loads(line)["result"] for line in lines]
+
+
+@pytest.mark.parametrize("schedule", ["static", "dynamic"])
+def test_what_was_killed_is_tried_again(tmp_path: Path, schedule: str) -> None:
+    run = submit(tmp_path, 24, {"kills": [3, 11]}, n_shards=8, schedule=schedule)
+    seen = run.wait(timeout=120, interval=0.2)
+    end = end_of(run)
+    assert end["outcome"] == "done", end
+    assert results_of(end) == [{"item": item} for item in range(24)]
+    assert seen.finishing is not None
+    assert (seen.finishing.state, seen.finishing.results) == ("done", end["results"])
+    assert [*seen.finishing.waves] == [wave["words"] for wave in end["waves"]]
+    assert (tmp_path / "told").read_text() == "done\n"
+
+
+def test_an_item_that_raises_is_named(tmp_path: Path) -> None:
+    run = submit(tmp_path, 12, {"raising": [7]}, n_shards=4)
+    end = end_of(run)
+    assert (end["outcome"], end["n_done"], end["results"]) == ("incomplete", 3, None)
+    [shard] = end["unfinished"]
+    assert (shard["rank"], shard["state"]) == (2, "failed")
+    assert "item 7 is bad" in shard["cause"]
+    assert "nothing that is missing would be tried again" in end["cause"]
+    assert (tmp_path / "told").read_text() == "incomplete\n"
+    seen = run.status()
+    assert not seen.live
+    assert seen.finishing is not None
+    assert "3 of 4 shards done" in seen.finishing.words
+
+
+def test_a_resume_after_the_end_has_an_end_of_its_own(tmp_path: Path) -> None:
+    trouble = {"raising": [7], "mended": str(tmp_path / "mended")}
+    run = submit(tmp_path, 12, trouble, n_shards=4)
+    assert end_of(run)["outcome"] == "incomplete"
+    (tmp_path / "mended").touch()
+    run.resume()
+    end = end_of(run, 2)
+    assert (end["outcome"], end["number"], end["waves"]) == ("done", 2, [])
+    assert results_of(end) == [{"item": item} for item in range(12)]
+
+
+def test_retry_errors_tries_what_raised_again(tmp_path: Path) -> None:
+    finish = {"retry_errors": 1, "notify": "true"}
+    run = submit(tmp_path, 8, {"raising": [5]}, n_shards=4, finish=finish)
+    end = end_of(run)
+    assert end["outcome"] == "incomplete"
+    assert [wave["number"] for wave in end["waves"]] == [1]
+    assert "as retry_errors allows" in end["waves"][0]["words"]
+
+
+def test_all_processes_die_and_a_finisher_is_put_behind(tmp_path: Path) -> None:
+    run = submit(tmp_path, 16, {"seconds": 4}, n_shards=4)
+    wait_for(lambda: (tmp_path / "begun").exists(), "nothing is begun")
+    kill_all(run)
+    seen = run.status()
+    assert seen.finishing is not None
+    assert seen.finishing.state == "gone"
+    assert "`espnet3 finish` queues another one" in seen.finishing.words
+    assert not seen.live
+    done = python("-m", "espnet3", "finish", run.run_dir)
+    assert done.returncode == 0, done.stderr
+    assert "finisher 2" in done.stdout
+    assert end_of(run)["outcome"] == "done"
+
+
+def test_a_finisher_that_is_killed_is_started_again(tmp_path: Path) -> None:
+    run = submit(tmp_path, 8, {"seconds": 5}, n_shards=4)
+    finishers = [pid for pid in processes_of(run) if b"espnet3.finish" in _words(pid)]
+    child = max(finishers)  # the other one is its parent
+    os.kill(child, signal.SIGKILL)
+    assert end_of(run)["outcome"] == "done"
+
+
+def _words(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_cancel_ends_the_finisher_too(tmp_path: Path) -> None:
+    run = submit(tmp_path, 16, {"seconds": 60}, n_shards=4)
+    wait_for(lambda: (tmp_path / "begun").exists(), "nothing is begun")
+    stopped = run.cancel()
+    assert len(stopped) == 2
+    wait_for(lambda: not processes_of(run), "something is alive")
+    assert not Path(run.run_dir, layout.finished(1)).exists()
+
+
+def test_finish_now_is_done_in_this_terminal(tmp_path: Path) -> None:
+    run = submit(tmp_path, 12, {"kills": [3, 11]}, n_shards=4, finish=False)
+    run.wait(timeout=60, interval=0.2)
+    assert not run.status().done
+    done = python("-m", "espnet3", "finish", run.run_dir, "--now")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"done: 12 results in {run.run_dir}/results.jsonl\n"
+    ending = read_ending(RunDirectory.open(run.run_dir))
+    assert ending is not None
+    assert ending.is_over
+
+
+def test_results_go_where_the_config_says_and_notify_may_fail(tmp_path: Path) -> None:
+    output = tmp_path / "elsewhere.jsonl"
+    run = submit(tmp_path, 4, {}, finish={"collect": str(output), "notify": "echo no; exit 3"})
+    assert end_of(run)["results"] == str(output)
+    assert output.exists()
+    notified = json.loads(Path(run.run_dir, layout.notified(1)).read_bytes())
+    assert (notified["exit_code"], notified["output"]) == (3, "no\n")
+
+
+@pytest.mark.parametrize(
+    ("finish", "error", "words"),
+    [
+        ({"collect": "x.csv"}, UsageError, "x.csv: .csv names another format"),
+        ({"collect": "run/run.json"}, UsageError, "run.json: lies among the run's own files"),
+        ({"max_memory": "much"}, ConfigError, "parallel.finish.max_memory: must be a size"),
+        ({"max_walltime": "long"}, ConfigError, "parallel.finish.max_walltime: must be a time"),
+        ({"options": {"queue": "short"}}, ConfigError, "env: local has none for a finisher"),
+        ({"wave": 3}, ConfigError, "parallel.finish.wave"),
+        ("yes", ConfigError, "parallel.finish"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: Any, error: type[Exception], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as raised:
+        submit(tmp_path, 4, {}, finish=finish)
+    assert words in str(raised.value)
+    assert not (tmp_path / "run").exists()

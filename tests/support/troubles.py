@@ -1,0 +1,48 @@
+"""A runner that meets what befalls runs: killed, out of memory, out of time, on a bad node."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+from tests.support.runners import note
+
+
+class Troubles(EnvironmentProvider):
+    """Keys of the config: folder, and what befalls which items.
+
+    kills: a worker is killed at them, once. large: they need 500 MB. slow: each takes that many
+    seconds, item -> seconds. raising: they raise. bad_node: a node on which all items raise.
+    """
+
+    def build_env_local(self) -> dict[str, Any]:
+        granted = os.environ.get("SLURM_MEM_PER_NODE")
+        if self.config.get("large") and granted:  # as sites do that have no cgroups
+            resource.setrlimit(resource.RLIMIT_AS, (int(granted) << 20, -1))
+        return {"given": self.config}
+
+
+class Troubled(BaseRunner):
+    @staticmethod
+    def forward(idx: int, **env: Any) -> dict[str, int]:
+        given = env["given"]
+        folder = Path(given["folder"])
+        note(folder, "begun", idx)
+        once = folder / f"killed-{idx}"
+        if idx in given.get("kills", ()) and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if idx in given.get("large", ()):
+            bytearray(500 << 20)
+        mended = "mended" in given and Path(given["mended"]).exists()
+        if idx in given.get("raising", ()) and not mended:
+            raise ValueError(f"item {idx} is bad")
+        if given.get("bad_node") == os.environ.get("SLURMD_NODENAME", "-"):
+            raise RuntimeError("no GPU here")
+        time.sleep(given.get("slow", {}).get(str(idx), given.get("seconds", 0)))
+        return {"item": idx}
