@@ -98,6 +98,7 @@ PUBLIC["espnet3.errors"] = sorted({*PUBLIC["espnet3"]} - {"AsyncRun", "Run", "__
 # The methods of `Run`, and of `AsyncRun`, and their parameters; * stands before keywords.
 RUN = {
     "cancel": [],
+    "finish": [],
     "collect": ["output", "*partial", "*errors", "*patience"],
     "logs": ["rank"],
     "resume": ["ranks", "*options", "*force", "*repair", "*items", "*patience", "*code"],
