@@ -7,7 +7,6 @@ from functools import partial
 
 from espnet3.config.current import chosen_policy
 from espnet3.config.finish import Finish
-from espnet3.config.model import parse_parallel
 from espnet3.errors import RunDirectoryError
 from espnet3.finish.finisher import Waits
 from espnet3.finish.finisher import finish as work
@@ -16,10 +15,11 @@ from espnet3.run_dir.trust import Trust
 from espnet3.specs.finishing import Finished, QueuedFinisher
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.permissions import require_usable_umask
-from espnet3.submit.finishers import finisher_here, jobs_alive, queue_finisher
+from espnet3.submit.behind import queue_behind_all
+from espnet3.submit.finishers import finisher_here
 from espnet3.submit.overrides import Groups
 from espnet3.submit.resumption import open_believed, record_found_jobs
-from espnet3.submit.run_groups import groups_of
+from espnet3.submit.run_groups import groups_of, last_config
 
 
 async def queue(run_dir: str | os.PathLike[str], trust: Trust | None = None) -> QueuedFinisher:
@@ -40,14 +40,7 @@ async def queue(run_dir: str | os.PathLike[str], trust: Trust | None = None) -> 
         >>> await queue("/shared/decode")  # doctest: +SKIP
     """
     seen, groups = await _ready(run_dir, trust)
-    return await queue_finisher(
-        seen.directory,
-        seen.run,
-        groups.config,
-        groups.make,
-        submission=seen.submissions[-1].submission.number,
-        waits_for=jobs_alive(seen),
-    )
+    return await queue_behind_all(seen, groups)
 
 
 async def finish_now(
@@ -68,7 +61,7 @@ async def finish_now(
         EspnetError: as `queue`, and where the storage fails.
     """
     seen, groups = await _ready(run_dir, trust)
-    number = seen.submissions[-1].submission.number
+    number = seen.next_number - 1
     finisher = await finisher_here(seen.directory, seen.run, groups.config, groups.make, number)
     with busy_with(finisher.job.name):
         return await work(seen.directory, seen.run, finisher, Waits(live=None))
@@ -88,7 +81,6 @@ def _with_groups(seen: Observation) -> tuple[Observation, Groups]:
             seen.directory.root, "was never submitted; `espnet3 resume` does that"
         )
     record_found_jobs(seen)
-    last = seen.submissions[-1].submission
-    config = parse_parallel(last.parallel)
-    update = {"trust": seen.directory.trust, "finish": config.finish or Finish()}
-    return seen, groups_of(config.model_copy(update=update), seen.run)
+    config = last_config(seen)
+    config = config.model_copy(update={"finish": config.finish or Finish()})
+    return seen, groups_of(config, seen.run)

@@ -33,26 +33,25 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
         seen: what is known of the run.
         waves: those since its last end.
     """
-    submissions = {known.submission.number: known.submission for known in seen.submissions}
+    limits = {number: _limits(given) for number, given in seen.by_number().items()}
     counted, retried = Counter[int](), Counter[int]()
     for wave in waves:
         for portion in wave.portions:
-            ranks = [rank for rank in portion.ranks if isinstance(rank, int)]
-            counted.update(ranks if portion.counted else ())
-            retried.update(ranks if portion.retries_errors else ())
+            counted.update(portion.shards() if portion.counted else ())
+            retried.update(portion.shards() if portion.retries_errors else ())
     found = []
     for rank in seen.status.shards.ranks(NOT_DONE):
         shard = seen.status.shards[rank]
-        given = submissions.get(shard.submission or 0)
+        memory, walltime = limits.get(shard.submission or 0, (None, None))
         found.append(
             Missing(
                 rank=rank,
                 kind=shard.kind or "silent",
                 words=shard.cause,
                 items_done=shard.items_done,
-                memory=None if given is None else memory_of(given),
+                memory=memory,
                 peak=shard.peak_memory,
-                walltime=None if given is None else _walltime(given),
+                walltime=walltime,
                 attempts=1 + counted[rank],
                 retries=retried[rank],
                 host=shard.host,
@@ -105,9 +104,10 @@ def memory_of(submission: Submission) -> int | None:
         return None
 
 
-def _walltime(submission: Submission) -> float | None:
+def _limits(submission: Submission) -> tuple[int | None, float | None]:
+    """Bytes and seconds that a submission's jobs are given."""
     scheduler = get_scheduler(submission.scheduler)
-    return scheduler.walltime_seconds(submission.options.get("walltime"))
+    return memory_of(submission), scheduler.walltime_seconds(submission.options.get("walltime"))
 
 
 def done_on(

@@ -24,15 +24,17 @@ from espnet3.finish.evidence import before, done_on, missing_shards, why_stopped
 from espnet3.finish.rules import End, Policy, decide
 from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, read_ending
-from espnet3.schedulers import get_scheduler
+from espnet3.run_dir.finishers import Ending, read_ending
+from espnet3.run_dir.submissions import newest_submission
+from espnet3.specs import layout
 from espnet3.specs.finishing import Finished, Finisher, Wave
-from espnet3.specs.models import RunSpec
-from espnet3.status.finishing import in_words, words_of
+from espnet3.specs.models import RunSpec, Submission
+from espnet3.status.finishing import find_finisher, in_words, words_of
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
 from espnet3.submit.code import known_code
-from espnet3.submit.finishers import jobs_alive, most_memory, most_seconds, queued_record
+from espnet3.submit.finishers import jobs_alive, most_memory, most_seconds
+from espnet3.submit.run_groups import last_config
 from espnet3.submit.submission import Overtaken
 
 log = logging.getLogger("espnet3.finish")
@@ -128,7 +130,7 @@ class _Finisher:
     def read(self) -> Ending:
         self._directory.require_run(self._run.run_id)
         found = read_ending(self._directory)
-        return found or Ending([], [], None, is_notified=False, all_waves=[])
+        return found or Ending([], [], None)
 
     async def successor(self, ending: Ending) -> int | None:
         """A finisher that comes after this one, and is queued; None where there is none.
@@ -141,16 +143,11 @@ class _Finisher:
                 return None
             if known.job_id is not None:
                 return number
-            if known.queued is None and known.finisher.scheduler not in ON_THIS_HOST:
-                scheduler = get_scheduler(known.finisher.scheduler)
-                with contextlib.suppress(SchedulerUnavailable):  # two of them do no harm
-                    found = await scheduler.find(
-                        [known.finisher.job], known.finisher.submitter.user
-                    )
-                    for job in found:
-                        record = queued_record(number, job.job_id)
-                        await asyncio.to_thread(self._directory.publish_first, record)
-                        return number
+            if known.queued is None:
+                found = await find_finisher(known.finisher)  # two of them do no harm
+                if found is not None:
+                    await asyncio.to_thread(self._directory.publish_first, found)
+                    return number
         return None
 
     async def observe(self) -> Observation | None:
@@ -212,8 +209,7 @@ class _Finisher:
         self._pause = min(1.5 * self._pause, _PAUSES[1])
 
     def _config(self, seen: Observation) -> Finish:
-        last = seen.submissions[-1].submission if seen.submissions else seen.run
-        return parse_parallel(last.parallel).finish or Finish()
+        return last_config(seen).finish or Finish()
 
     async def step(self, seen: Observation, ending: Ending) -> Finished | bool:
         """Decide and do what comes next, nothing of the run being alive.
@@ -279,7 +275,7 @@ class _Finisher:
         return None
 
     def _publish(self, wave: Wave) -> None:
-        self._directory.store.prepare(["waves"])
+        self._directory.store.prepare([layout.WAVES])
         self._directory.publish(wave)
 
     def _decide(self, seen: Observation, ending: Ending) -> End | Wave:
@@ -328,6 +324,14 @@ class _Finisher:
     async def tell(self, end: Finished) -> Finished:
         """Say that it is over, and run the user's command."""
         log.info("%s", in_words(end))
-        seen = await observe(self._directory, ask_scheduler=False)
-        await notify(self._directory, end, self._config(seen).notify)
+        await notify(self._directory, end, await asyncio.to_thread(self._command))
         return end
+
+    def _command(self) -> str | None:
+        """What the user wants to be run, by the newest submission: not all of the run is needed."""
+        path = newest_submission(self._directory.store)
+        given: RunSpec | Submission = self._run
+        if path is not None:
+            self._directory.store.await_file(path)
+            given = self._directory.read(Submission, path)
+        return (parse_parallel(given.parallel).finish or Finish()).notify

@@ -13,11 +13,10 @@ from typing import NoReturn
 from espnet3.errors import EspnetError, FileMissing, Untrusted, UsageError
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST
+from espnet3.run_dir.finishers import ON_THIS_HOST, queued_record
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, parse_arguments
 from espnet3.specs import layout
-from espnet3.specs.finishing import Finisher, QueuedFinisher
-from espnet3.specs.models import now
+from espnet3.specs.finishing import Finisher
 from espnet3.storage.permissions import opener
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import describe
@@ -45,16 +44,12 @@ def main(argv: list[str]) -> int:
         return exit_codes.USAGE
     if finisher.scheduler not in ON_THIS_HOST:
         return _again_and_again(options)
-    try:
-        report = detach(FINISHER, "finisher")
-    except OSError as error:
-        print(f"no process can be made for the finisher: {error.strerror}", file=sys.stderr)
-        return exit_codes.USAGE
-    if report is None:
-        return exit_codes.DONE
+    report = detach(FINISHER, "finisher")
+    if isinstance(report, int):
+        return report
     try:
         directory, finisher = _open(options)  # connections to a store do not survive a fork
-        _record(directory, finisher)
+        directory.publish(queued_record(finisher.number, str(os.getpid())))
         _log_to(os.path.join(finisher.log_directory, finisher.job.log.replace("{index}", "0")))
     except EspnetError as error:
         return report.problem(str(error))
@@ -75,19 +70,6 @@ def _open(options: WorkerArguments) -> tuple[RunDirectory, Finisher]:
     directory.require_trusted([path])
     directory.require_run(options.run_id)
     return directory, directory.read(Finisher, path)
-
-
-def _record(directory: RunDirectory, finisher: Finisher) -> None:
-    from espnet3.run_dir.processes import this_process
-
-    directory.publish(
-        QueuedFinisher(
-            number=finisher.number,
-            created=now(),
-            recorded_by=this_process(),
-            job_id=str(os.getpid()),
-        )
-    )
 
 
 def _log_to(path: str) -> None:

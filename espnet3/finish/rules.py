@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from espnet3.submit.finishers import MORE_MEMORY, MORE_TIME, in_bytes
+from espnet3.submit.finishers import MORE_MEMORY, MORE_TIME, at_most, in_bytes
 
 FAST = 60.0  # seconds; a shard that failed within them may have failed because of its node
 _AS_IT_WAS = {
@@ -219,7 +219,7 @@ def _with_more_memory(shard: Missing, policy: Policy) -> Again | str:
     if not shard.memory:  # nothing limits it that could be raised
         return Again("out of memory")
     wanted = math.ceil(MORE_MEMORY * used)
-    given = wanted if policy.max_memory is None else min(wanted, policy.max_memory)
+    given = at_most(wanted, policy.max_memory)
     if given <= shard.memory:
         return f"out of memory at {in_bytes(shard.memory)}, which is max_memory"
     return Again(f"out of memory at {in_bytes(used)}, now {in_bytes(given)}", memory=given)
@@ -229,7 +229,7 @@ def _with_more_time(shard: Missing, policy: Policy) -> Again | str:
     if shard.items_done or shard.walltime is None:
         return Again("time limit, some items done")
     wanted = MORE_TIME * shard.walltime
-    given = wanted if policy.max_walltime is None else min(wanted, policy.max_walltime)
+    given = at_most(wanted, policy.max_walltime)
     if given <= shard.walltime:
         return f"time limit of {shard.walltime:g} s with no item done, which is max_walltime"
     words = f"time limit of {shard.walltime:g} s with no item done, now {given:g} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from espnet3.config.model import ParallelConfig, parse_parallel
+from espnet3.config.model import ParallelConfig
 from espnet3.finish.evidence import memory_option
 from espnet3.finish.rules import Again, NextWave
 from espnet3.run_dir.processes import this_process
@@ -17,7 +17,7 @@ from espnet3.status.observation import Observation
 from espnet3.submit.finishers import in_bytes, queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
-from espnet3.submit.run_groups import errors_from_of, groups_of
+from espnet3.submit.run_groups import config_like, errors_from_of, groups_of, last_config
 from espnet3.submit.submission import Submitted, submit_planned
 
 
@@ -33,7 +33,7 @@ def wave_of(
         number: the wave's.
         items_done: of shards that are not done.
     """
-    submissions = {known.submission.number: known.submission for known in seen.submissions}
+    submissions = seen.by_number()
     portions = []
     for how, ranks in decided.portions.items():
         by_last: dict[int, list[int]] = {}  # number of the last submission -> its shards
@@ -55,7 +55,7 @@ def wave_of(
         finisher=finisher.number,
         created=now(),
         by=this_process(),
-        submission=max(submissions, default=0) + 1,
+        submission=seen.next_number,
         portions=portions,
         bad_nodes=[BadNode(node=n, evidence=why) for n, why in decided.bad_nodes.items()],
         n_done=len(seen.receipts),
@@ -93,7 +93,7 @@ def to_submit(
             there.update(rank for rank in known.submission.ranks if isinstance(rank, int))
     found = []
     for portion in wave.portions:
-        ranks = [rank for rank in portion.ranks if isinstance(rank, int) and rank not in there]
+        ranks = [rank for rank in portion.shards() if rank not in there]
         if ranks:
             found.append((portion, ranks))
     return found
@@ -112,7 +112,7 @@ async def submit_wave(seen: Observation, wave: Wave, *, again: bool = False) -> 
         SubmissionRefused, SchedulerUnavailable, StoreError: as `espnet3.submit.submit`.
     """
     await asyncio.to_thread(record_found_jobs, seen)
-    number = max((known.submission.number for known in seen.submissions), default=0) + 1
+    number = seen.next_number
     submitted = Submitted.nothing(seen.directory.root)
     for portion, ranks in to_submit(seen, wave, again=again):
         config = _config_of(seen, portion, [bad.node for bad in wave.bad_nodes])
@@ -135,9 +135,7 @@ async def submit_wave(seen: Observation, wave: Wave, *, again: bool = False) -> 
 
 def _config_of(seen: Observation, portion: Portion, without: list[str]) -> ParallelConfig:
     """The parallel config of a portion."""
-    submissions = {known.submission.number: known.submission for known in seen.submissions}
-    last = submissions.get(portion.like, seen.run)
-    config = parse_parallel(last.parallel).model_copy(update={"trust": seen.directory.trust})
+    config = config_like(seen, seen.by_number().get(portion.like, seen.run))
     if without:
         nodes = sorted({*config.exclude_nodes, *without})
         config = config.model_copy(update={"exclude_nodes": nodes})
@@ -155,10 +153,7 @@ async def queue_after(seen: Observation, waits_for: list[str], submission: int) 
     Raises:
         EspnetError: as `queue_finisher`.
     """
-    last = seen.submissions[-1].submission if seen.submissions else seen.run
-    trust = {"trust": seen.directory.trust}
-    config = parse_parallel(last.parallel).model_copy(update=trust)
-    groups = await asyncio.to_thread(groups_of, config, seen.run)
+    groups = await asyncio.to_thread(groups_of, last_config(seen), seen.run)
     await queue_finisher(
         seen.directory,
         seen.run,

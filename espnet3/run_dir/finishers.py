@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from espnet3.errors import FileMissing
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finished, Finisher, QueuedFinisher, Wave
 from espnet3.specs.items import ItemRange
-from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission
+from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, now
 
 # Where no batch system starts it: a process of the submitting host.
 ON_THIS_HOST = frozenset({"local", "local_gpu", "ssh"})
@@ -75,17 +76,19 @@ class Ending(NamedTuple):
 
     Attributes:
         finishers: all of them, in order.
-        waves: those since the last end, in order.
+        all_waves: all waves, in order.
         end: the last end; None where there is none.
-        is_notified: whether the user's command was run after it.
-        all_waves: those before the last end, too.
     """
 
     finishers: list[KnownFinisher]
-    waves: list[Wave]
-    end: Finished | None
-    is_notified: bool
     all_waves: list[Wave]
+    end: Finished | None
+
+    @property
+    def waves(self) -> list[Wave]:
+        """The waves since the last end."""
+        since = 0 if self.end is None else self.end.finisher
+        return [wave for wave in self.all_waves if wave.finisher > since]
 
     @property
     def is_over(self) -> bool:
@@ -116,13 +119,17 @@ def read_ending(directory: RunDirectory) -> Ending | None:
         with contextlib.suppress(FileMissing):
             queued = directory.read(QueuedFinisher, layout.queued_finisher(number))
         finishers.append(KnownFinisher(directory.read(Finisher, layout.finisher(number)), queued))
-    end, notified = None, False
-    if last := _last_end(directory):
-        end = directory.read(Finished, layout.finished(last))
-        notified = store.exists(layout.notified(last))
+    last = _last_end(directory)
+    end = directory.read(Finished, layout.finished(last)) if last else None
     waves = [directory.read(Wave, layout.wave(n)) for n in _numbers(store.names(layout.WAVES))]
-    since = [wave for wave in waves if end is None or wave.finisher > end.finisher]
-    return Ending(finishers, since, end, notified, waves)
+    return Ending(finishers, waves, end)
+
+
+def queued_record(number: int, job_id: str | None, refused: str | None = None) -> QueuedFinisher:
+    """The record of a finisher's job, made by this process."""
+    return QueuedFinisher(
+        number=number, created=now(), recorded_by=this_process(), job_id=job_id, refused=refused
+    )
 
 
 def next_end(directory: RunDirectory) -> int:

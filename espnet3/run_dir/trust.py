@@ -31,12 +31,7 @@ MAX_LINKS = 40  # that Linux follows in one path
 # Not logs: nothing that is read there is believed.
 _FOLDERS = (
     *(folder for folder in layout.FOLDERS if folder != layout.LOGS),
-    layout.WITHDRAWALS,
-    layout.CLAIMS,
-    layout.WORKERS,
-    layout.FINISHERS,
-    layout.WAVES,
-    layout.CODE,
+    *layout.MADE_LATER,
 )
 
 

@@ -82,6 +82,10 @@ class Portion(NestedModel):
     counted: bool = True
     retries_errors: bool = False
 
+    def shards(self) -> list[int]:
+        """The ranks, in order."""
+        return [rank for rank in self.ranks if isinstance(rank, int)]
+
 
 class BadNode(NestedModel):
     """A node that a wave keeps away from, and why."""

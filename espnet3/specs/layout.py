@@ -38,7 +38,7 @@ WAVES = "waves"
 CODE = "code"
 LOGS = "logs"
 FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
-_MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES, CODE)
+MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES, CODE)
 
 
 def is_own(name: str) -> bool:
@@ -47,7 +47,7 @@ def is_own(name: str) -> bool:
     >>> is_own("run.json"), is_own("finished.2.json"), is_own("notes.txt")
     (True, True, False)
     """
-    return name == RUN or name in (*FOLDERS, *_MADE_LATER) or parse_end(name) is not None
+    return name == RUN or name in (*FOLDERS, *MADE_LATER) or parse_end(name) is not None
 
 
 class AttemptFile(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher
+from espnet3.errors import SchedulerUnavailable
+from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher, queued_record
 from espnet3.run_dir.processes import is_alive, is_busy
+from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
-from espnet3.specs.finishing import Finished, Finisher, Wave
+from espnet3.specs.finishing import Finished, Finisher, QueuedFinisher, Wave
 from espnet3.specs.models import now
 
 FinishState = Literal["waiting", "working", "done", "incomplete", "stopped", "gone"]
@@ -49,7 +52,7 @@ def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Fini
         answered: whether it was asked, and answered.
     """
     if ending.end is not None and ending.is_over:
-        waves = tuple(f"{wave.words}" for wave in ending.end.waves)
+        waves = tuple(wave.words for wave in ending.end.waves)
         return Finishing(ending.end.outcome, in_words(ending.end), ending.end.results, waves)
     waves = tuple(words_of(wave) for wave in ending.waves)
     last = ending.finishers[-1]
@@ -58,6 +61,20 @@ def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Fini
         return Finishing("waiting", f"finisher {number} is being queued", waves=waves)
     state, words = _state_of(last, told, answered=answered)
     return Finishing(state, f"finisher {number} {words}", waves=waves)
+
+
+async def find_finisher(finisher: Finisher) -> QueuedFinisher | None:
+    """The job of a finisher that nobody recorded, by its name; None where no scheduler tells one.
+
+    Its submitter may have died before it could.
+    """
+    if finisher.scheduler in ON_THIS_HOST:  # there it records itself
+        return None
+    with contextlib.suppress(SchedulerUnavailable):
+        scheduler = get_scheduler(finisher.scheduler)
+        for job in await scheduler.find([finisher.job], finisher.submitter.user):
+            return queued_record(finisher.number, job.job_id)
+    return None
 
 
 def _is_being_queued(finisher: Finisher) -> bool:

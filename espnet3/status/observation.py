@@ -16,14 +16,13 @@ from espnet3.errors import (
 from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher, read_ending
-from espnet3.run_dir.processes import is_busy, this_process
+from espnet3.run_dir.processes import is_busy
 from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs import layout
-from espnet3.specs.finishing import QueuedFinisher
 from espnet3.specs.layout import AttemptFile
 from espnet3.specs.models import (
     AcceptedJob,
@@ -35,7 +34,7 @@ from espnet3.specs.models import (
 )
 from espnet3.status.evidence import Evidence
 from espnet3.status.failed_items import FailedItemCounts, records_errors
-from espnet3.status.finishing import finishing
+from espnet3.status.finishing import find_finisher, finishing
 from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import shard_states
 from espnet3.storage.concurrency import gather
@@ -74,6 +73,15 @@ class Observation(NamedTuple):
     def last(self) -> Submission | None:
         """The newest submission; None where nothing was submitted yet."""
         return self.submissions[-1].submission if self.submissions else None
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next submission, as far as was seen."""
+        return self.last.number + 1 if self.last else 1
+
+    def by_number(self) -> dict[int, Submission]:
+        """Number -> submission."""
+        return {known.submission.number: known.submission for known in self.submissions}
 
 
 class _FirstLook(NamedTuple):
@@ -207,8 +215,8 @@ def _chosen(
         if ahead is None:
             continue
         if ahead.wave in waves:
-            ranks = (rank for portion in waves[ahead.wave].portions for rank in portion.ranks)
-            found[number] = {rank for rank in ranks if isinstance(rank, int)}
+            portions = waves[ahead.wave].portions
+            found[number] = {rank for portion in portions for rank in portion.shards()}
         elif ending.end is not None and ending.end.number >= ahead.end:
             found[number] = ()
     return found
@@ -247,18 +255,12 @@ async def _with_found_finisher(ending: Ending | None) -> Ending | None:
     if ending is None or ending.is_over or ending.finishers[-1].queued is not None:
         return ending
     finisher = ending.finishers[-1].finisher
-    busy = is_busy(finisher.submitter, finisher.job.name)
-    if finisher.scheduler in ON_THIS_HOST or busy:
+    if is_busy(finisher.submitter, finisher.job.name):
         return ending
-    with contextlib.suppress(SchedulerUnavailable):
-        scheduler = get_scheduler(finisher.scheduler)
-        for job in await scheduler.find([finisher.job], finisher.submitter.user):
-            queued = QueuedFinisher(
-                number=finisher.number, created=now(), recorded_by=this_process(), job_id=job.job_id
-            )
-            last = KnownFinisher(finisher, queued)
-            return ending._replace(finishers=[*ending.finishers[:-1], last])
-    return ending
+    queued = await find_finisher(finisher)
+    if queued is None:
+        return ending
+    return ending._replace(finishers=[*ending.finishers[:-1], KnownFinisher(finisher, queued)])
 
 
 async def _ask_for_finisher(ending: Ending | None) -> TaskState | None:

@@ -14,11 +14,13 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import count_waves, next_end
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.walltimes import hours_minutes_seconds
+from espnet3.specs.finishing import QueuedFinisher
 from espnet3.specs.models import QueuedAhead, RunSpec
 from espnet3.status.observation import Observation
 from espnet3.submit.finishers import (
     MORE_MEMORY,
     MORE_TIME,
+    at_most,
     in_bytes,
     jobs_alive,
     most_memory,
@@ -52,14 +54,23 @@ async def queue_after_resume(
     if submitted is not None:
         await queue_behind(seen.directory, seen.run, groups, submitted, code)
     elif groups.config.finish is not None and seen.submissions and is_missing:
-        await queue_finisher(
-            seen.directory,
-            seen.run,
-            groups.config,
-            groups.make,
-            submission=seen.submissions[-1].submission.number,
-            waits_for=jobs_alive(seen),
-        )
+        await queue_behind_all(seen, groups)
+
+
+async def queue_behind_all(seen: Observation, groups: Groups) -> QueuedFinisher:
+    """Queue a finisher behind whatever of a run is queued or running, after a submission at least.
+
+    Raises:
+        EspnetError: as `queue_finisher`.
+    """
+    return await queue_finisher(
+        seen.directory,
+        seen.run,
+        groups.config,
+        groups.make,
+        submission=seen.next_number - 1,
+        waits_for=jobs_alive(seen),
+    )
 
 
 async def queue_behind(
@@ -115,12 +126,9 @@ def stepped(config: ParallelConfig, steps: int) -> ParallelConfig:
     if isinstance(memory, str | int | float):
         size = int(dask.utils.parse_bytes(memory))
         wanted = math.ceil(size * MORE_MEMORY**steps)
-        most = most_memory(finish)
-        options["memory"] = in_bytes(max(size, wanted if most is None else min(wanted, most)))
+        options["memory"] = in_bytes(max(size, at_most(wanted, most_memory(finish))))
     seconds = get_scheduler(config.env).walltime_seconds(options.get("walltime"))
     if seconds is not None:
-        longest = most_seconds(finish, config.env)
-        long = seconds * MORE_TIME**steps
-        long = max(seconds, long if longest is None else min(long, longest))
-        options["walltime"] = hours_minutes_seconds(long)
+        long = at_most(seconds * MORE_TIME**steps, most_seconds(finish, config.env))
+        options["walltime"] = hours_minutes_seconds(max(seconds, long))
     return config.model_copy(update={"options": options})

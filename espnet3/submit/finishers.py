@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 
@@ -18,26 +18,25 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import (
     ConfigError,
     FileTaken,
-    SchedulerUnavailable,
     StoreError,
     SubmissionRefused,
 )
 from espnet3.redaction import shown_value
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST, next_end
+from espnet3.run_dir.finishers import ON_THIS_HOST, next_end, queued_record
 from espnet3.run_dir.output_names import require_json_lines, require_outside
 from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher, QueuedFinisher
-from espnet3.specs.models import CUT_SHORT, PlannedJob, RunSpec, now
+from espnet3.specs.models import PlannedJob, RunSpec, now
 from espnet3.status.observation import Observation
 from espnet3.status.run_status import LIVE
 from espnet3.storage.paths import absolute, as_entered
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.overrides import MakeLauncher
-from espnet3.submit.submission import log_directory_of
+from espnet3.submit.submission import log_directory_of, why_cut_short
 
 # What the finisher's job asks for, where `finish.options` does not say otherwise.
 _SMALL = {"cores": 1, "memory": "1GB", "walltime": "00:15:00"}
@@ -49,6 +48,7 @@ _SIZES = frozenset({
 _OF_SIZE = re.compile(
     r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
 )
+T = TypeVar("T", int, float)
 RESULTS = "results.jsonl"
 MORE_MEMORY, MORE_TIME = 1.5, 2  # times what was asked for before
 
@@ -104,6 +104,16 @@ def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
         require_json_lines(finish.collect)
     most_memory(finish)
     most_seconds(finish, config.env)
+
+
+def at_most(wanted: T, bound: T | None) -> T:
+    """A number up to a bound, if there is one.
+
+    Example:
+        >>> at_most(6, 4), at_most(6, None)
+        (4, 6)
+    """
+    return wanted if bound is None else min(wanted, bound)
 
 
 def most_memory(finish: Finish) -> int | None:
@@ -263,11 +273,9 @@ async def _launch(
     try:
         job_id = await launcher.launch_finisher(finisher)
     except BaseException as error:
-        words = CUT_SHORT
-        if isinstance(error, SubmissionRefused | SchedulerUnavailable):
-            words = error.words if isinstance(error, SubmissionRefused) else str(error)
         with contextlib.suppress(StoreError):  # what ended it matters more
-            directory.publish_first(queued_record(finisher.number, None, words))
+            record = queued_record(finisher.number, None, why_cut_short(error))
+            directory.publish_first(record)
         if isinstance(error, SubmissionRefused):
             raise SubmissionRefused(
                 error.scheduler,
@@ -279,13 +287,6 @@ async def _launch(
     if finisher.scheduler not in ON_THIS_HOST:  # there it records itself
         await asyncio.to_thread(directory.publish_first, queued)
     return queued
-
-
-def queued_record(number: int, job_id: str | None, refused: str | None = None) -> QueuedFinisher:
-    """The record of a finisher's job, made by this process."""
-    return QueuedFinisher(
-        number=number, created=now(), recorded_by=this_process(), job_id=job_id, refused=refused
-    )
 
 
 def _finisher(

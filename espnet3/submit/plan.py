@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from espnet3.submit.provider_state import changed_variables, describe_instance
 from espnet3.submit.weights import by_call, equal_weight_bounds, shard_weights, weights_of
 from espnet3.text import one_line
 from espnet3.user_code.references import refer_to, require_static_forward
+from espnet3.user_code.sources import checksum
 
 # Fields that older plans lack: they are part of a checksum where there is something in them.
 _LATER_FIELDS = frozenset({"assignments", "bounds", "weights"})
@@ -221,8 +221,7 @@ def fingerprint(plan: Mapping[str, Any]) -> str:
 
 
 def _checksum(plain: Mapping[str, Any]) -> str:
-    text = orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
-    return "sha256:" + hashlib.sha256(text).hexdigest()
+    return checksum(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS))
 
 
 def require_same_plan(run_dir: str, there: RunSpec, here: RunSpec) -> None:

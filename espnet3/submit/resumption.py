@@ -213,7 +213,7 @@ def _withdraw(
     failed: bool,
 ) -> RunDirectory:
     """The directory, once receipts of it are withdrawn."""
-    errors_from = _next_number(seen) if failed else 0
+    errors_from = seen.next_number if failed else 0
     withdraw(seen.directory, receipts, findings, errors_from)
     return seen.directory
 
@@ -260,7 +260,7 @@ async def submit_missing(
             if not checked:
                 sources = await preflight(await asyncio.to_thread(known.run, directory, seen.run))
                 checked = True
-            number = _next_number(seen)
+            number = seen.next_number
             if known.is_current and sources is None:
                 sources = await asyncio.to_thread(_sources_here, seen.run)
             of_code = await number_of_code(directory, seen.run, number, known, sources)
@@ -292,10 +292,6 @@ def _listed(directory: RunDirectory, number: int) -> RunDirectory:
     """The directory, once another host's submission is listed here."""
     directory.store.await_listed(layout.submission(number))
     return directory
-
-
-def _next_number(seen: Observation) -> int:
-    return seen.last.number + 1 if seen.last else 1
 
 
 def _require_trusted(directory: RunDirectory, seen: Observation) -> None:

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from espnet3.config.model import ParallelConfig
-from espnet3.specs.models import RunSpec
+from espnet3.config.model import ParallelConfig, parse_parallel
+from espnet3.specs.models import RunSpec, Submission
 from espnet3.status.observation import Observation
 from espnet3.submit.launcher import Launcher
 from espnet3.submit.launcher_choice import make_launcher
@@ -15,6 +15,16 @@ from espnet3.submit.overrides import Groups
 from espnet3.user_code.import_path import extended_import_path
 from espnet3.user_code.main_module import importing_as, main_of
 from espnet3.user_code.references import find_class
+
+
+def last_config(seen: Observation) -> ParallelConfig:
+    """The parallel config of the last submission; that of the plan where there is none."""
+    return config_like(seen, seen.last or seen.run)
+
+
+def config_like(seen: Observation, given: Submission | RunSpec) -> ParallelConfig:
+    """The parallel config that one of a run's records has, believing whom the directory is."""
+    return parse_parallel(given.parallel).model_copy(update={"trust": seen.directory.trust})
 
 
 def groups_of(config: ParallelConfig, run: RunSpec) -> Groups:

@@ -275,18 +275,22 @@ async def _submit_one(
         except BaseException as error:
             # Also where the user presses Ctrl-C: what was accepted by then must be known. This
             # process is about to give up, so it may block the event loop.
-            words = CUT_SHORT
-            if isinstance(error, SubmissionRefused | SchedulerUnavailable):
-                words = error.words if isinstance(error, SubmissionRefused) else str(error)
             if await _ended_well(claim):
                 # What ended it matters more; a job that is not recorded is found by its name.
                 with contextlib.suppress(StoreError):
-                    directory.publish_first(jobs_record(number, accepted, words))
+                    directory.publish_first(jobs_record(number, accepted, why_cut_short(error)))
             raise
     if launcher.records_jobs:
         await _was_cancelled(directory, submission, accepted)
     chosen = [rank for rank in planned.ranks if isinstance(rank, int)]
     return Submitted(directory.root, number, chosen, [job.job_id for job in accepted], {})
+
+
+def why_cut_short(error: BaseException) -> str:
+    """What a record of jobs says of what has ended a submission."""
+    if isinstance(error, SubmissionRefused):
+        return error.words
+    return str(error) if isinstance(error, SchedulerUnavailable) else CUT_SHORT
 
 
 def _claim(directory: RunDirectory, submission: Submission) -> None:

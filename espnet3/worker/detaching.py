@@ -31,22 +31,27 @@ class Report:
         return exit_codes.USAGE
 
 
-def detach(module: str, what: str) -> Report | None:
+def detach(module: str, what: str) -> Report | int:
     """Fork into a session of its own, before anything is opened: connections do not survive it.
 
-    The first process waits until the detached one has reported, and prints its pid, or exits with
-    an error where that failed.
+    The first process waits until the detached one has reported, and prints its pid, or what is
+    wrong where that failed.
 
     Args:
         module: the program.
         what: what it is, for a person.
 
     Returns:
-        In the detached process, how it reports; None in the first one.
-
-    Raises:
-        OSError: no process can be made.
+        In the detached process, how it reports; in the first one, the exit code that it ends with.
     """
+    try:
+        return _detach(module, what)
+    except OSError as error:
+        print(f"no process can be made for the {what}: {error.strerror}", file=sys.stderr)
+        return exit_codes.USAGE
+
+
+def _detach(module: str, what: str) -> Report | int:
     reading, writing = os.pipe()
     detached = RetryPolicy().call(os.fork, is_shortage)
     if detached == 0:
@@ -62,6 +67,6 @@ def detach(module: str, what: str) -> Report | None:
         words = pipe.read().decode()
     if words != "\n":
         print(words or f"the {what} died at its start", file=sys.stderr)
-        sys.exit(exit_codes.USAGE)
+        return exit_codes.USAGE
     print(detached)
-    return None
+    return exit_codes.DONE

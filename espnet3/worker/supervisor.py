@@ -58,13 +58,9 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"{SUPERVISOR}: {error}", file=sys.stderr)
         return exit_codes.USAGE
-    try:
-        report = detach(SUPERVISOR, "supervisor")
-    except OSError as error:
-        print(f"no process can be made for the supervisor: {error.strerror}", file=sys.stderr)
-        return exit_codes.USAGE
-    if report is None:
-        return exit_codes.DONE
+    report = detach(SUPERVISOR, "supervisor")
+    if isinstance(report, int):
+        return report
     try:
         directory = RunDirectory.open(options.run, options.trust)
         path = layout.submission(options.number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from espnet3.schedulers import get_dialect, get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher
 from espnet3.submit.jobqueue import JobQueueLauncher
+from tests.support.ends import end_of, results_of
 from tests.support.helpers import noted, once, states, wait_for
 from tests.support.sites.site import Site
 from tests.support.troubles import Troubled, Troubles
@@ -105,19 +105,6 @@ def require_waiting(site: Site) -> None:
     """Skip where no job can wait for another; that `finish` is refused there has its own test."""
     if not get_dialect(site.env).can_wait:
         pytest.skip(f"no job waits for another in {site.env}")
-
-
-def end_of(run: Run) -> Any:
-    """What `finished.json` says, once it is there."""
-    path = Path(run.run_dir, layout.finished(1))
-    wait_for(path.exists, "the run does not end")
-    return json.loads(path.read_bytes())
-
-
-def results_of(end: Any) -> list[Any]:
-    """The results in the file that an end names."""
-    lines = Path(end["results"]).read_text().splitlines()
-    return [json.loads(line)["result"] for line in lines]
 
 
 def finishers_of(run: Run) -> list[KnownFinisher]:

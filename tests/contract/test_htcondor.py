@@ -12,8 +12,8 @@ import pytest
 
 from espnet3.errors import ConfigError
 from espnet3.run import submit_run
-from tests.contract.finisher_contract import end_of, results_of
 from tests.contract.scheduler_contract import SchedulerContract
+from tests.support.ends import end_of, results_of
 from tests.support.helpers import (
     causes,
     ended,

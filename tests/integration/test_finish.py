@@ -15,6 +15,8 @@ from espnet3.run import Run, submit_run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
+from tests.support import ends
+from tests.support.ends import results_of
 from tests.support.helpers import kill_all, processes_of, python, wait_for
 from tests.support.troubles import Troubled, Troubles
 
@@ -30,18 +32,10 @@ def submit(folder: Path, n_items: int, trouble: dict[str, Any], **keys: Any) -> 
 
 def end_of(run: Run, number: int = 1) -> Any:
     """What `finished.json` says, once it is there and told, and nothing is alive."""
-    path, told = (Path(run.run_dir, name(number)) for name in (layout.finished, layout.notified))
-    wait_for(path.exists, "the run does not end")
-    end = json.loads(path.read_bytes())
+    end = ends.end_of(run, number)
     wait_for(lambda: not processes_of(run), "something is alive")
-    assert told.exists()
+    assert Path(run.run_dir, layout.notified(number)).exists()
     return end
-
-
-def results_of(end: Any) -> list[Any]:
-    """The results in the file that an end names."""
-    lines = Path(end["results"]).read_text().splitlines()
-    return [json.loads(line)["result"] for line in lines]
 
 
 @pytest.mark.parametrize("schedule", ["static", "dynamic"])

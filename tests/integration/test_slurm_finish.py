@@ -13,6 +13,8 @@ import pytest
 
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
+from tests.support import ends
+from tests.support.ends import results_of
 from tests.support.helpers import (
     LONG,
     ROOT,
@@ -43,16 +45,9 @@ def submit(folder: Path, n_items: int, trouble: dict[str, Any], **keys: Any) -> 
 
 def end_of(run: Run, seconds: float = 200, number: int = 1) -> Any:
     """What `finished.json` says, once it is there; nobody touches anything meanwhile."""
-    path = Path(run.run_dir, layout.finished(number))
-    wait_for(path.exists, "the run does not end", seconds)
+    end = ends.end_of(run, number, seconds)
     wait_for(Path(run.run_dir, layout.notified(number)).exists, "nobody was told")
-    return json.loads(path.read_bytes())
-
-
-def results_of(end: Any) -> list[Any]:
-    """The results in the file that it names."""
-    lines = Path(end["results"]).read_text().splitlines()
-    return [json.loads(line)["result"] for line in lines]
+    return end
 
 
 @pytest.fixture

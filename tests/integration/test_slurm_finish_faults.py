@@ -6,7 +6,6 @@ The finisher's job begins with a prologue that waits for a file, so that a test 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,7 @@ from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import KnownFinisher, read_ending
 from espnet3.specs import layout
+from tests.support.ends import end_of, results_of
 from tests.support.helpers import (
     attempts,
     jobs,
@@ -98,12 +98,9 @@ def log_of(run: Run) -> str:
 
 def require_end(run: Run, folder: Path, number: int = 1) -> Any:
     """It comes to an end that has the results of local mode."""
-    path = Path(run.run_dir, layout.finished(number))
-    wait_for(path.exists, "the run does not end")
-    end = json.loads(path.read_bytes())
+    end = end_of(run, number)
     assert end["outcome"] == "done", end
-    lines = Path(end["results"]).read_text().splitlines()
-    assert [json.loads(line)["result"] for line in lines] == locally(folder, 8)
+    assert results_of(end) == locally(folder, 8)
     assert noted(folder, "finished") == once(range(8))
     return end
 
