@@ -11,7 +11,19 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import claims, code, collect, makespan, s3, submit, sync, tail, tail_beside, worker
+from benchmarks import (
+    claims,
+    code,
+    collect,
+    makespan,
+    s3,
+    situations,
+    submit,
+    sync,
+    tail,
+    tail_beside,
+    worker,
+)
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
 from tests.support import guard
@@ -33,6 +45,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "tail-peers": tail_beside.tail_peers,
     "few": tail_beside.few,
     "preempt": tail_beside.preempt,
+    "situations": situations.situations_of_schedules,
     "claims-counted": claims.claims_counted,
     "claim-throughput": claims.claim_throughput,
     "s3-submit-500": s3.s3_submit_500,

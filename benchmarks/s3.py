@@ -63,7 +63,7 @@ def count_requests() -> int:
 
 
 @contextlib.contextmanager
-def _server(bench: Bench, latency: float) -> Iterator[dict[str, str]]:
+def s3_server(bench: Bench, latency: float) -> Iterator[dict[str, str]]:
     """Moto's server in a process of its own; yields the variables that lead to it."""
     command = [sys.executable, "-m", "benchmarks.s3_server", BUCKET, str(latency)]
     log = bench.new_folder() / "log"
@@ -104,7 +104,7 @@ def s3_submit_500(bench: Bench) -> list[Line]:
         (LATENCY, 1 / 8, f"{1000 * LATENCY:.0f} ms per request"),
         (0.0, None, "no delay: the server's one core is busy"),
     ):
-        with _server(bench, latency) as environ:
+        with s3_server(bench, latency) as environ:
             before = dict(bench.environ)
             bench.environ |= environ
             try:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +69,29 @@ def compute_here(
     began = time.perf_counter()
     asyncio.run(submit(runner, seconds, run_dir=run_dir, parallel=config))
     n_shards = len(list(Path(run_dir, layout.SHARDS).iterdir()))
-    requeued, ended = [0], threading.Event()
-    disturber = threading.Thread(target=_requeue, args=(every, ended, requeued))
+    with requeue_now_and_then(every) as requeued:
+        wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
+        seconds_taken = time.perf_counter() - began
+    return {"seconds": seconds_taken, "requeued": requeued[0]}
+
+
+@contextlib.contextmanager
+def requeue_now_and_then(every: float) -> Iterator[list[int]]:
+    """Requeue a random running worker whenever so many seconds are over; 0 for never.
+
+    Yields:
+        A list of one: how many were requeued.
+    """
+    count, ended = [0], threading.Event()
+    disturber = threading.Thread(target=_requeue, args=(every, ended, count))
     if every:
         disturber.start()
     try:
-        wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
-        seconds_taken = time.perf_counter() - began
+        yield count
     finally:
         ended.set()
         if every:
             disturber.join()
-    return {"seconds": seconds_taken, "requeued": requeued[0]}
 
 
 def _requeue(every: float, ended: threading.Event, count: list[int]) -> None:

@@ -64,7 +64,7 @@ def dask_here(scale: float) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _own_cluster(bench: Bench) -> Iterator[SlurmCluster]:
+def own_cluster(bench: Bench) -> Iterator[SlurmCluster]:
     """A Slurm of its own: the other one's queue is full of what waits."""
     install(PROGRAMS)
     cluster: SlurmCluster = bench.keep(SlurmCluster(bench.new_folder() / "slurm", cpus=N_CPUS))
@@ -98,7 +98,7 @@ def tail_peers(bench: Bench) -> list[Line]:
     """
     scale = QUICK if bench.quick else 1.0
     seconds = json.dumps(lengths(scale))
-    with _own_cluster(bench) as cluster:
+    with own_cluster(bench) as cluster:
 
         def after(measure: Callable[[], dict[str, float]]) -> Callable[[], dict[str, float]]:
             def both() -> dict[str, float]:
@@ -128,7 +128,7 @@ def few(bench: Bench) -> list[Line]:
     loads the model first. It counts from the submission; the other job has begun just before.
     """
     scale = QUICK if bench.quick else 1.0
-    with _own_cluster(bench) as cluster:
+    with own_cluster(bench) as cluster:
         ours = _ours(bench, cluster, scale)
 
         def measure() -> dict[str, float]:
@@ -150,7 +150,7 @@ def preempt(bench: Bench) -> list[Line]:
     By `scontrol requeue` of one task of the array, from the submission on to the last receipt.
     """
     scale = QUICK if bench.quick else 1.0
-    with _own_cluster(bench) as cluster:
+    with own_cluster(bench) as cluster:
         found = interleaved(
             bench.runs(3),
             disturbed=_ours(bench, cluster, scale, EVERY * (0.3 if bench.quick else 1)),

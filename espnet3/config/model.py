@@ -26,6 +26,7 @@ from espnet3.run_dir.trust import Trust
 from espnet3.specs.nested import PlainJson
 from espnet3.specs.plain import plain_config, plain_json
 
+Schedule = Literal["static", "dynamic"]
 Env = Literal[
     "local",
     "local_gpu",
@@ -104,7 +105,7 @@ class ParallelConfig(BaseModel):
         n_shards: how many shards a run has; `n_workers` where unset, 64 times as many with
             `schedule: dynamic`, 10,000 at most.
         schedule: `static` gives each task its shards from the start; with `dynamic` each of the
-            `n_workers` workers claims the next one (`docs/schedules.md`).
+            `n_workers` workers claims the next one (`docs/schedules.md`). Unset: see `schedule_of`.
         lease: with `schedule: dynamic`, seconds without a sign of life after which a worker's
             shard is taken over.
         heartbeat: seconds between two signs of life, at most.
@@ -144,7 +145,7 @@ class ParallelConfig(BaseModel):
     overrides: list[Override] = []
     async_mode: bool = False
     n_shards: Annotated[int, Field(ge=1)] | None = None
-    schedule: Literal["static", "dynamic"] = "static"
+    schedule: Schedule | None = None
     lease: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 180.0
     heartbeat: Annotated[
         float, Field(gt=0, strict=False, allow_inf_nan=False, validate_default=True)
@@ -166,6 +167,25 @@ class ParallelConfig(BaseModel):
     trust: Trust | None = None
     submit_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
     start_timeout: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] = 300.0
+
+    def schedule_of(self, n_shards: int) -> Schedule:
+        """The schedule of a submission.
+
+        Where the config does not say, it is dynamic if there are more shards than workers and a
+        finisher behind them, which submits what the workers' time was too short for.
+
+        Args:
+            n_shards: how many shards are submitted.
+
+        Example:
+            >>> config = ParallelConfig(n_workers=4, finish=True)
+            >>> config.schedule_of(4), config.schedule_of(5)
+            ('static', 'dynamic')
+        """
+        if self.schedule is not None:
+            return self.schedule
+        shared = self.finish is not None and self.shards_per_job == 1 and n_shards > self.n_workers
+        return "dynamic" if shared else "static"
 
     def persisted(self) -> dict[str, Any]:
         """As it is stored: the weights are in the plan."""

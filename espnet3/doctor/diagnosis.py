@@ -297,7 +297,7 @@ def judge_signs(
     """Whether the lease of a dynamic schedule is longer than signs of life take to be seen."""
     if renewed_after is None:
         words = "are not seen anew within a minute; keep to `schedule: static`"
-        found("signs of life", words, parallel.schedule == "static")
+        found("signs of life", words, parallel.schedule != "dynamic")
         return
     seen = f"seen anew after {renewed_after:g} s"
     late = renewed_after + parallel.heartbeat > parallel.lease

@@ -74,11 +74,23 @@ def why_stopped(seen: Observation, ending: Ending) -> str:
     return ", ".join(filter(None, ("cancelled", causes[0]))) if causes else ""
 
 
-def before(waves: Sequence[Wave]) -> Before:
-    """What the last wave found."""
+def before(waves: Sequence[Wave], n_done: int, items_done: int) -> Before:
+    """What the waves found.
+
+    Args:
+        waves: those since the run's last end.
+        n_done: how many shards are done by now.
+        items_done: how many items of the others.
+    """
     if not waves:
         return Before()
-    return Before(len(waves), waves[-1].n_done, waves[-1].items_done)
+    then = [(wave.n_done, wave.items_done) for wave in waves]
+    later = [*then[1:], (n_done, items_done)]
+    n_free = sum(
+        after > found and not any(portion.counted for portion in wave.portions)
+        for wave, found, after in zip(waves, then, later, strict=True)
+    )
+    return Before(len(waves), *then[-1], n_free)
 
 
 def memory_option(submission: Submission) -> str | None:

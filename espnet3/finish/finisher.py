@@ -288,17 +288,17 @@ class _Finisher:
             max_attempts=finish.max_attempts,
         )
         missing = missing_shards(seen, ending.waves)
+        items_done = sum(shard.items_done for shard in missing)
         decided = decide(
             missing,
             len(seen.receipts),
             policy,
-            before(ending.waves),
+            before(ending.waves, len(seen.receipts), items_done),
             done_on(self._directory, self._run, seen, missing),
             why_stopped(seen, ending),
         )
         if isinstance(decided, End):
             return decided
-        items_done = sum(shard.items_done for shard in missing)
         return wave_of(decided, seen, self._finisher, len(ending.all_waves) + 1, items_done)
 
     def _left(self, seen: Observation) -> dict[int, str]:

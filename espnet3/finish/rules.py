@@ -20,15 +20,16 @@ _AS_IT_WAS = {
     "silent": "ended without a word",
     "refused": "refused by the scheduler",
     "not-submitted": "never submitted",
+    "not-begun": "its workers ended before they came to it",
 }
-_UNCOUNTED = frozenset({"preempted", "node", "refused", "not-submitted"})
+_UNCOUNTED = frozenset({"preempted", "node", "refused", "not-submitted", "not-begun"})
 
 
 class Policy(NamedTuple):
     """What may be tried; see `espnet3.config.finish.Finish`.
 
     Attributes:
-        waves: how many waves there may be.
+        waves: how many waves there may be that count.
         max_memory: bytes that a shard may ask for; None for any number.
         max_walltime: seconds that it may ask for; None for any number.
         retry_errors: how many times a shard is tried again at which `forward` raised.
@@ -102,11 +103,13 @@ class Before(NamedTuple):
         n_waves: how many there were.
         n_done: how many shards were done then.
         items_done: how many items of the others.
+        n_free: how many waves do not count: no shard was to blame, and the run got further.
     """
 
     n_waves: int = 0
     n_done: int = 0
     items_done: int = 0
+    n_free: int = 0
 
 
 class NextWave(NamedTuple):
@@ -163,7 +166,7 @@ def decide(
         return End("done")
     if stopped:
         return End("stopped", stopped, _words_of(missing))
-    if before.n_waves >= policy.waves:
+    if before.n_waves - before.n_free >= policy.waves:
         said = "no wave is wanted" if not policy.waves else f"{_number(policy.waves, 'wave')} spent"
         return End("incomplete", said, _words_of(missing))
     bad = bad_nodes(missing, done_on)

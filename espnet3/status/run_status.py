@@ -32,6 +32,7 @@ Kind = Literal[
     "silent",
     "refused",
     "not-submitted",
+    "not-begun",
 ]
 LIVE: frozenset[State] = frozenset({"queued", "running"})
 NOT_DONE: frozenset[State] = frozenset(STATES) - {"done"}

@@ -17,6 +17,8 @@ from espnet3.status.causes import CRASHES, FROM_OUTSIDE, kind_of_end, kind_of_fa
 from espnet3.status.evidence import Evidence, Found
 from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
 
+_LEFT_OVER = "its workers ended before they came to it"
+
 
 def shard_states(evidence: Evidence) -> Shards:
     """The state of every shard.
@@ -139,6 +141,7 @@ class _Holder:
         self._cancelled_words = _clauses("cancelled", evidence.why_cancelled.get(self.number, ""))
         self._chosen = evidence.chosen.get(self.number)
         self._claims = evidence.claims
+        self._receipts = evidence.receipts
         self._over = {file.attempt for file in evidence.records if file.event != "started"}
 
     @cached_property
@@ -148,6 +151,10 @@ class _Holder:
     @cached_property
     def _walltime(self) -> float | None:
         return self._scheduler.walltime_seconds(self.submission.options.get("walltime"))
+
+    @cached_property
+    def _some_are_done(self) -> bool:
+        return any(rank in self._receipts for rank in self.submission.ranks.plain())
 
     @cached_property
     def _position_of(self) -> Callable[[int], int | None]:
@@ -268,12 +275,24 @@ class _Holder:
                 return Found("interrupted", self._cancelled_words, "cancelled")
             if job.name not in self._job_ids:
                 return self._not_accepted()
+        if last is None and self._is_left_over(told):
+            return Found("pending", _clauses(_LEFT_OVER, where), "not-begun")
         if told is not None and told.stopped:
             kind = kind_of_end(told.stopped, told, said=False)
             return Found("interrupted", _clauses(self._stopped(told), where, told.reason), kind)
         if self._cancelled:
             return Found("interrupted", _clauses(self._cancelled_words, where), "cancelled")
         return self._without_a_word(told, where, last)
+
+    def _is_left_over(self, told: TaskState | None) -> bool:
+        """Whether workers began to share the shards, and came to their end before this one.
+
+        What ended one of them says nothing of a shard that none was at.
+        """
+        if self.submission.schedule != "dynamic" or self._cancelled:
+            return False
+        stopped = told.stopped if told is not None else ""
+        return self._some_are_done if not stopped else stopped != "cancelled"
 
     def _without_a_word(
         self, told: TaskState | None, where: str, last: AttemptRecord | None

@@ -133,7 +133,7 @@ def plan_run(
 
 def _usual_number(parallel: ParallelConfig) -> int:
     """How many shards a run has whose user does not say."""
-    if parallel.schedule == "static":
+    if parallel.schedule != "dynamic":
         return parallel.n_workers
     return max(parallel.n_workers, min(64 * parallel.n_workers, 10_000))
 

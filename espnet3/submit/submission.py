@@ -129,7 +129,7 @@ def make_submission(
         scheduler=config.env,
         n_workers=config.n_workers,
         shards_per_job=config.shards_per_job,
-        schedule=config.schedule,
+        schedule=config.schedule_of(len(ranks)),
         options=launcher.options,
         parallel=(of_all or config).persisted(),
         worker_command=command(
@@ -152,7 +152,7 @@ def make_submission(
 
 def _planned_jobs(planned: PlannedSubmission, run: RunSpec, number: int) -> list[PlannedJob]:
     config, launcher, ranks, max_array_size = planned
-    dynamic = config.schedule == "dynamic"
+    dynamic = config.schedule_of(len(ranks)) == "dynamic"
     n_tasks = (
         min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)
     )

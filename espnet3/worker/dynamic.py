@@ -27,7 +27,8 @@ from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
-MARGIN = 60.0  # seconds of a job for its prologue, and for its end
+MARGIN = 60.0  # seconds of a job for its prologue, and for its end, at most
+_PART = 0.1  # of a short one
 FAST = 60.0  # seconds in which a shard fails that its host, too, may be the reason of
 _MOST_FAST = 2  # such shards of a worker that has done none
 _STEP = 0.5  # seconds after which a worker that waits looks for signals
@@ -67,7 +68,7 @@ class Outcome(NamedTuple):
 def time_limit(submission: Submission, scheduler: Scheduler) -> float | None:
     """When this job's time is up, by the monotonic clock; None where that is not known."""
     walltime = scheduler.walltime_seconds(submission.options.get("walltime"))
-    return None if walltime is None else BEGAN + walltime - MARGIN
+    return None if walltime is None else BEGAN + walltime - min(MARGIN, _PART * walltime)
 
 
 def run_claimed(

@@ -17,7 +17,7 @@ from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
 from tests.support import ends
 from tests.support.ends import results_of
-from tests.support.helpers import kill_all, processes_of, python, wait_for
+from tests.support.helpers import kill_all, processes_of, python, submission, wait_for
 from tests.support.troubles import Troubled, Troubles
 
 
@@ -49,6 +49,31 @@ def test_what_was_killed_is_tried_again(tmp_path: Path, schedule: str) -> None:
     assert (seen.finishing.state, seen.finishing.results) == ("done", end["results"])
     assert [*seen.finishing.waves] == [wave["words"] for wave in end["waves"]]
     assert (tmp_path / "told").read_text() == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "schedule"),
+    [
+        ({"n_shards": 4}, "static"),
+        ({"n_shards": 5}, "dynamic"),
+        ({"n_shards": 5, "schedule": "static"}, "static"),
+        ({"n_shards": 8, "shards_per_job": 2}, "static"),
+        ({"n_shards": 4, "schedule": "dynamic"}, "dynamic"),
+    ],
+)
+def test_more_shards_than_workers_are_shared(
+    tmp_path: Path, keys: dict[str, Any], schedule: str
+) -> None:
+    """Of four workers, where a finisher comes behind and nobody says otherwise."""
+    run = submit(tmp_path, 8, {}, **keys)
+    assert submission(run).schedule == schedule
+    assert end_of(run)["outcome"] == "done"
+
+
+def test_a_wave_is_judged_by_its_own_shards(tmp_path: Path) -> None:
+    run = submit(tmp_path, 8, {"raising": [5]}, n_shards=8, finish={"retry_errors": 1})
+    assert ends.end_of(run)["outcome"] == "incomplete"
+    assert [submission(run, number).schedule for number in (1, 2)] == ["dynamic", "static"]
 
 
 def test_an_item_that_raises_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from espnet3.finish.evidence import before
 from espnet3.finish.rules import (
     Again,
     Before,
@@ -15,6 +16,10 @@ from espnet3.finish.rules import (
     decide,
     judge,
 )
+from espnet3.run_dir.processes import this_process
+from espnet3.specs.finishing import Portion, Wave
+from espnet3.specs.items import ItemList
+from espnet3.specs.models import now
 from espnet3.submit.finishers import in_bytes
 
 GB = 10**9
@@ -41,6 +46,7 @@ MOST = Policy(max_memory=8 * GB, max_walltime=7200.0)
         (Missing(0, "preempted", attempts=99), MOST, {"counted": False}),
         (Missing(0, "node", attempts=99), MOST, {"counted": False}),
         (Missing(0, "not-submitted", attempts=3), MOST, {"counted": False}),
+        (Missing(0, "not-begun", attempts=3, walltime=60.0), MOST, {"counted": False}),
         (Missing(0, "error", "ValueError: no"), MOST, "ValueError: no"),
         (Missing(0, "error"), Policy(retry_errors=1), {"retries_errors": True}),
         (Missing(0, "error", "bad", retries=1), Policy(retry_errors=1), "bad"),
@@ -86,6 +92,26 @@ def test_the_waves_are_spent() -> None:
     end = decide([Missing(0, "preempted")], 3, Policy(waves=0), Before(), {})
     assert isinstance(end, End)
     assert end.cause == "no wave is wanted"
+
+
+def wave(number: int, n_done: int, items_done: int = 0, counted: bool = False) -> Wave:
+    """A wave that found so much done."""
+    portion = Portion(ranks=ItemList(values=[0]), like=1, cause="c", counted=counted)
+    return Wave(
+        number=number, finisher=number, created=now(), by=this_process(), submission=number + 1,
+        portions=[portion], n_done=n_done, items_done=items_done,
+    )  # fmt: skip
+
+
+def test_waves_that_are_nobodys_fault_and_get_further_do_not_count() -> None:
+    waves = [wave(1, 3), wave(2, 5), wave(3, 5, 7), wave(4, 5, 7), wave(5, 6, counted=True)]
+    found = before(waves, 9, 0)
+    assert found == Before(5, 6, 0, 3)  # the fourth stood still, and the fifth counts
+    assert isinstance(decide([Missing(0, "preempted")], 9, Policy(waves=3), found, {}), NextWave)
+    found = before(waves, 6, 0)
+    end = decide([Missing(0, "preempted")], 6, Policy(waves=2), found, {})
+    assert isinstance(end, End)
+    assert end.cause == "2 waves spent"
 
 
 def test_nothing_would_be_tried_again() -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, get_args
 
 import pytest
 
+from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers import qsub, slurm_states
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.dialects import htcondor, lsf, moab, oar, sge
@@ -135,7 +136,35 @@ def test_the_kind_of_a_cause(row: Row) -> None:
 
 
 def test_the_table_has_every_kind() -> None:
-    assert {row.kind for row in ROWS} == {*get_args(Kind), None}
+    assert {row.kind for row in ROWS} == {*get_args(Kind), None} - {"not-begun"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "is_other_done"),
+    [
+        ("not-begun", TaskState("ended", "COMPLETED"), True),
+        ("silent", TaskState("ended", "COMPLETED"), False),
+        ("not-begun", None, True),
+        ("silent", None, False),
+        # What ended a worker says nothing of shards that it was not at.
+        ("not-begun", stopped("time limit"), False),
+        ("not-begun", stopped("out of memory"), True),
+        ("cancelled", stopped("cancelled"), True),
+        ("silent", EXIT_137, False),
+        (None, TaskState("running"), True),
+        (None, TaskState("queued"), True),
+    ],
+)
+def test_what_workers_that_share_the_shards_did_not_come_to(
+    kind: str | None, told: TaskState | None, is_other_done: bool
+) -> None:
+    given, recorded = submission(ranks=[0, 1], jobs=[(1, "12")], shards_per_job=2)
+    shared = given.model_copy(update={"schedule": "dynamic", "shards_per_job": 1})
+    tasks = {} if told is None else {(1, 0): told}
+    receipts = {1} if is_other_done else set()
+    found = states(KnownSubmission(shared, recorded), tasks=tasks, receipts=receipts, world_size=2)
+    assert found[0].kind == kind, found[0]
+    assert found[0].state in {"pending", "lost", "interrupted", "running", "queued"}
 
 
 def test_a_failure_in_a_task_that_goes_on() -> None:
