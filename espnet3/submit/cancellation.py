@@ -28,7 +28,7 @@ from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import absolute_root
-from espnet3.submit.lost_jobs import cancel_lost, is_gone
+from espnet3.submit.lost_jobs import Gone, cancel_lost, require_there
 
 
 async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None) -> list[str]:
@@ -55,18 +55,27 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    root = absolute_root(run_dir)
-    if await asyncio.to_thread(is_gone, root):
-        return await cancel_lost(root)
-    directory, own, finishers, original = await observe(
-        partial(open_believed, run_dir, chosen_policy(trust)), own_jobs
-    )
+    try:
+        directory, own, finishers, original = await observe(
+            partial(_open, run_dir, chosen_policy(trust)), own_jobs
+        )
+    except Gone as gone:
+        return await cancel_lost(gone.root)
     if original is not None and not own:
         raise RunDirectoryError(
             directory.root, f"is a copy of {original}, where its jobs work; cancel them there"
         )
     # First, since they would start when the others have ended.
-    stopped = await _cancel_finishers(finishers)
+    return await _cancel_finishers(finishers) + await _cancel_submissions(directory, own)
+
+
+async def _cancel_submissions(directory: RunDirectory, own: list[KnownSubmission]) -> list[str]:
+    """Stop what is alive of some submissions; the ids of their jobs.
+
+    Raises:
+        UsageError, StoreError, SchedulerUnavailable: as `cancel` does.
+    """
+    stopped: list[str] = []
     renamed: list[str] = []
     problem = None
     for known in own:
@@ -158,6 +167,16 @@ async def _jobs_of_mine(
             f"{submission.submitter.user}, who has to cancel them"
         )
     return as_recorded(found, submission, known.recorded), renamed
+
+
+def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
+    """As `open_believed`, of a directory that may be gone.
+
+    Raises:
+        Gone: it is.
+    """
+    require_there(absolute_root(run_dir))
+    return open_believed(run_dir, policy)
 
 
 def open_believed(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:

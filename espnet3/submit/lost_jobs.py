@@ -20,9 +20,22 @@ from espnet3.specs.models import AcceptedJob
 _ASKED = {"local": None, "slurm": "squeue"}
 
 
-def is_gone(root: str) -> bool:
-    """Whether there is nothing at the path of a run directory; an URL's is never said to be."""
-    return "://" not in root and not os.path.lexists(root)
+class Gone(Exception):
+    """There is nothing at the path of a run directory, its `root`."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(root)
+        self.root = root
+
+
+def require_there(root: str) -> None:
+    """Tell a run directory that is gone from others; an URL's is never said to be.
+
+    Raises:
+        Gone: it is.
+    """
+    if "://" not in root and not os.path.lexists(root):
+        raise Gone(root)
 
 
 async def cancel_lost(root: str) -> list[str]:

@@ -57,20 +57,18 @@ def run_task(
         An exit code of `espnet3.worker.exit_codes`.
     """
     store = directory.store
-    if may_have_predecessors:  # which other hosts may have been, a moment ago
-        for folder in (layout.RECEIPTS, layout.RESULTS):
-            store.refresh(folder)
+    for folder in (layout.RECEIPTS, layout.RESULTS) if may_have_predecessors else ():
+        store.refresh(folder)  # which other hosts may have changed, a moment ago
     todo = next_generations(store, ranks, look=may_have_predecessors)
     if not todo:
         log.info("nothing to do: all shards of this task have receipts")
         return exit_codes.DONE
-
-    spare = Spare()
+    spare, watch = Spare(), RemovalWatch(directory, run.run_id, heartbeat)
 
     def attempt(rank: int) -> Attempt:
         return Attempt(directory, run, rank, submission_number, place, todo[rank], spare)
 
-    with Signals() as signals, RemovalWatch(directory, run.run_id, heartbeat):
+    with Signals() as signals, watch:
         try:
             forward, env = build_environment(run, signals)
             again = may_have_predecessors or any(n > 1 for n in todo.values())
