@@ -56,11 +56,12 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
     try:
-        directory, own, finishers, original = await observe(
-            partial(_open, run_dir, chosen_policy(trust)), own_jobs
-        )
+        found = await observe(partial(_open, run_dir, chosen_policy(trust)), own_jobs)
     except Gone as gone:
-        return await cancel_lost(gone.root)
+        found, root = None, gone.root
+    if found is None:
+        return await cancel_lost(root)
+    directory, own, finishers, original = found
     if original is not None and not own:
         raise RunDirectoryError(
             directory.root, f"is a copy of {original}, where its jobs work; cancel them there"

@@ -61,15 +61,15 @@ async def cancel_lost(root: str) -> list[str]:
             if found:
                 await scheduler.cancel(found)
         except SchedulerUnavailable as error:
-            silent = f"; {error}"
+            silent = f" ({error})"
             continue
         stopped += [job.job_id for job in found]
     if not stopped:
         raise RunDirectoryError(
             root,
-            "is not there, and no job is known to work for it; if it was removed while some lived, "
-            "running ones end within a heartbeat and queued ones when they start; to stop them "
-            f"now, use the scheduler's own commands{silent}",
+            f"is not there, and no job is known to work for it{silent}; if it was removed while "
+            "some lived, running ones end within a heartbeat and queued ones when they start; to "
+            "stop them now, use the scheduler's own commands",
         )
     return stopped
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -312,3 +314,23 @@ def test_a_runner_may_submit_to_the_same_place_again(tmp_path: Path) -> None:
     runner = Noting(Workshop({"folder": str(tmp_path)}))
     again = submit_run(runner, range(3), run_dir=tmp_path / "run", parallel=parallel("local"))
     assert len(ended(again).collect()) == 3
+
+
+@pytest.mark.parametrize(("answer", "stays"), [("n\n", True), ("y\n", False)])
+def test_a_person_is_asked(tmp_path: Path, answer: str, stays: bool) -> None:
+    run = over(tmp_path)
+    mine, its = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "espnet3", "remove", run.run_dir],
+        stdin=its, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        os.close(its)
+        os.write(mine, answer.encode())
+        out, err = process.communicate(timeout=100)
+    os.close(mine)
+    assert f"{run.run_dir}: {len(files_of(run.run_dir)) if stays else ''}" in err
+    assert "3 of 3 shards done" in err
+    assert "Remove it?" in err
+    assert os.path.lexists(run.run_dir) is stays
+    assert process.returncode == (1 if stays else 0)
+    assert out.startswith("" if stays else f"removed\t{run.run_dir}\nfiles\t")
