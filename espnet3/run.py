@@ -20,6 +20,7 @@ from espnet3.storage.retry import PATIENCE
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.code import WhichCode
 from espnet3.submit.new_run import submit
+from espnet3.submit.removal import Removed, remove
 from espnet3.submit.resumption import WhichItems, resume
 from espnet3.submit.submission import Submitted
 from espnet3.text import visible_line
@@ -176,6 +177,13 @@ class AsyncRun(_KnownRun):
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
         return await cancel(self.run_dir, trust=self.trust)
 
+    async def remove(
+        self, *, cancel: bool = False, everything: bool = False, force: bool = False
+    ) -> Removed:
+        """Remove the run's directory, unless it is alive; see `espnet3.submit.remove`."""
+        how = {"cancel": cancel, "everything": everything, "force": force}
+        return await remove(self.run_dir, trust=self.trust, **how)
+
     async def logs(self, rank: int) -> list[str]:
         """The log files of a shard; see `espnet3.collect.logs`."""
         return await logs(self.run_dir, rank)
@@ -301,6 +309,12 @@ class Run(_KnownRun):
     def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
         return run_blocking(self._awaited.cancel())
+
+    def remove(
+        self, *, cancel: bool = False, everything: bool = False, force: bool = False
+    ) -> Removed:
+        """Remove the run's directory, unless it is alive; see `espnet3.submit.remove`."""
+        return run_blocking(self._awaited.remove(cancel=cancel, everything=everything, force=force))
 
     def logs(self, rank: int) -> list[str]:
         """The log files of a shard; see `espnet3.collect.logs`."""

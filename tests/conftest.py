@@ -12,7 +12,11 @@ from hypothesis import settings
 
 from tests.support import guard
 
-pytest_plugins = ["tests.support.slurm_fixtures", "tests.support.sge_fixtures"]
+pytest_plugins = [
+    "tests.support.s3_fixtures",
+    "tests.support.sge_fixtures",
+    "tests.support.slurm_fixtures",
+]
 # How long files of other hosts may be late, before anything reads it: there are none here.
 os.environ.setdefault("ESPNET3_PATIENCE", "1")
 # A search through all that is installed, in each process that tests start: a third of its start.

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import espnet3
-from espnet3.cli import job_commands, look_commands
+from espnet3.cli import job_commands, look_commands, runs_commands
 from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE, WRONG_USAGE
 from espnet3.cli.streams import give_up, open_streams
 from espnet3.errors import EspnetError, UsageError
@@ -51,12 +51,14 @@ def app() -> None:
 
 for _command in (  # in the order of their use
     job_commands.submit,
+    runs_commands.list_runs,
     look_commands.status,
     look_commands.watch,
     look_commands.collect,
     job_commands.resume,
     job_commands.finish,
     job_commands.cancel,
+    runs_commands.remove,
     look_commands.logs,
     job_commands.run_shard,
     job_commands.work,

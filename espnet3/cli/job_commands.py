@@ -14,6 +14,7 @@ import click
 
 from espnet3.cli import options
 from espnet3.cli.arguments import Duration, Seconds
+from espnet3.cli.completion import FILE
 from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Example of a CONFIG.yaml:
 
 
 @click.command(epilog=_CONFIG)
-@click.argument("config", metavar="CONFIG.yaml")
+@options.config
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
 @click.option("--finish", is_flag=True, help="As parallel.finish=true: the run finishes itself.")
@@ -85,7 +86,7 @@ def submit(
 
 @click.command()
 @options.run_dir
-@click.argument("words", nargs=-1, metavar="[RANK | FIRST-LAST | SPEC.json]...")
+@click.argument("words", nargs=-1, metavar="[RANK | FIRST-LAST | SPEC.json]...", type=FILE)
 @click.option(
     "--set",
     "settings",
@@ -272,7 +273,7 @@ def work(
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...")
+@click.argument("words", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...", type=FILE)
 @click.option(
     "--timeout",
     type=Seconds(min=0),

@@ -89,7 +89,7 @@ async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
 
 @click.command()
 @options.run_dir
-@click.option("-o", "--output", metavar="FILE", help="A path or URL; exists only once complete.")
+@options.output
 @click.option("--partial", is_flag=True, help="Leave out the shards that are not done.")
 @click.option(
     "--errors",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from espnet3.cli.arguments import Seconds
+from espnet3.cli.completion import FILE, RUN_DIRECTORY
 
 DONE, NOT_COMPLETE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
-run_dir = click.argument("run_dir", metavar="RUN_DIR")
+run_dir = click.argument("run_dir", metavar="RUN_DIR", type=RUN_DIRECTORY)
 trust = click.option(
     "--trust",
     type=click.Choice(["owner", "group"]),
@@ -35,4 +36,14 @@ code = click.option(
     help="Where source files were edited: go on with them as they are, or with the run's snapshot.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-shard = click.argument("words", nargs=-1, required=True, metavar="RUN_DIR RANK | SPEC.json")
+shard = click.argument(
+    "words", nargs=-1, required=True, metavar="RUN_DIR RANK | SPEC.json", type=RUN_DIRECTORY
+)
+output = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=FILE,
+    help="A path or URL; exists only once complete.",
+)
+config = click.argument("config", metavar="CONFIG.yaml", type=FILE)

@@ -28,7 +28,6 @@ from espnet3.specs.finishing import (
 from espnet3.specs.models import now
 from espnet3.status.finishing import in_words, words_of
 from espnet3.status.observation import Observation
-from espnet3.submit.finishers import RESULTS
 from espnet3.text import cut, one_line
 
 log = logging.getLogger("espnet3.finish")
@@ -64,7 +63,7 @@ async def bring_to_end(
     """
     directory, merged = seen.directory, _Merged()
     if end.outcome == "done":
-        output = finish.collect or f"{directory.root.rstrip('/')}/{RESULTS}"
+        output = finish.collect or f"{directory.root.rstrip('/')}/{layout.COLLECTED}"
         try:
             found = await collect(directory.root, output, errors="keep", trust=directory.trust)
         except (DamagedResult, UsageError) as error:

@@ -164,6 +164,11 @@ class RunDirectory:
             raise RunDirectoryError(
                 self.root, "does not exist; name the run directory that submit printed"
             )
+        if self.store.exists(layout.REMOVAL):
+            raise RunDirectoryError(
+                self.root,
+                "is the rest of a run that was removed half; `espnet3 remove` finishes that",
+            )
         raise RunDirectoryError(
             self.root,
             "is not a run directory: it has no run.json; if a submission was cut short here, "

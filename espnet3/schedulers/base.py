@@ -152,6 +152,20 @@ class Scheduler(Conventions, ABC):
         """As `find`, of the jobs of a submission, which may tell where to look."""
         return await self.find(submission.jobs, user)
 
+    async def find_working_in(self, run_dir: str, user: str) -> list[AcceptedJob]:
+        """Live jobs of a user that work in a run directory, as the scheduler itself tells.
+
+        None where it does not: a name alone would be a guess.
+
+        Args:
+            run_dir: its absolute path. There may be nothing by now.
+            user: whose jobs.
+
+        Raises:
+            SchedulerUnavailable: it does not answer, so nothing is known.
+        """
+        return []
+
     @abstractmethod
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         """Ask the scheduler to stop jobs; those that ended already are no error.

@@ -13,6 +13,7 @@ from espnet3.schedulers.base import Scheduler, Wanted
 from espnet3.schedulers.commands import Answer, ask
 from espnet3.schedulers.dialect import Command, Dialect, Dialogue, JobRequest, asking
 from espnet3.schedulers.job_keys import JobKeys
+from espnet3.schedulers.ownership import looks_own
 from espnet3.schedulers.task_states import TaskStates
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
 
@@ -116,6 +117,14 @@ class BatchSystem(Scheduler):
         names = {job.name for job in jobs}
         found = await self._talk((await self.identified()).find(jobs, user))
         return [AcceptedJob(name=n, job_id=i) for n, i in sorted(found.items()) if n in names]
+
+    async def find_working_in(self, run_dir: str, user: str) -> list[AcceptedJob]:
+        found = await self._talk((await self.identified()).find_logging_to(f"{run_dir}/logs", user))
+        return [
+            AcceptedJob(name=name, job_id=job_id)
+            for name, job_id in sorted(found.items())
+            if looks_own(name)
+        ]
 
     async def awaited(self, job_ids: Sequence[str]) -> Sequence[str]:
         """The ids that a job names which waits for jobs; see `Dialect.awaited`."""

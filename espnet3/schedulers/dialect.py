@@ -313,6 +313,14 @@ class Dialect(Conventions, ABC):
         rows = yield from self.look(keys)
         return {row.name: row.job_id for row in rows if row.name in keys.by_name}
 
+    def find_logging_to(self, folder: str, user: str) -> Dialogue[dict[str, str]]:
+        """The name and id of each live job of a user whose log goes to a folder.
+
+        Only where its commands tell that of all jobs at once; none elsewhere.
+        """
+        yield from ()
+        return {}
+
     def reasons(self, job_ids: Sequence[str], user: str) -> Dialogue[Iterable[str]]:
         """Why jobs of a user wait, for a person, in order.
 

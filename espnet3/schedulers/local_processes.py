@@ -64,6 +64,13 @@ class LocalScheduler(Scheduler):
             pids.setdefault(name, str(processes[name, task].pid))
         return [AcceptedJob(name=j.name, job_id=pids[j.name]) for j in planned if j.name in pids]
 
+    async def find_working_in(self, run_dir: str, user: str) -> list[AcceptedJob]:
+        found = await _in_thread(_processes, user_ids(user), run_dir)
+        first: dict[str, str] = {}
+        for name, task in sorted(found, key=lambda entry: entry[1] is not None):
+            first.setdefault(name, str(found[name, task].pid))
+        return [AcceptedJob(name=name, job_id=pid) for name, pid in first.items()]
+
     async def cancel(self, jobs: Iterable[AcceptedJob]) -> None:
         await _in_thread(self._cancel, {job.name for job in jobs})
 
@@ -111,8 +118,15 @@ def _job(known: KnownSubmission) -> PlannedJob:
     return known.submission.jobs[0]
 
 
-def _processes(users: frozenset[int]) -> dict[tuple[str, int | None], psutil.Process]:
-    """Job name and task (None: the supervisor) -> process, of all of some users on this host."""
+def _processes(
+    users: frozenset[int], run_dir: str | None = None
+) -> dict[tuple[str, int | None], psutil.Process]:
+    """Job name and task (None: the supervisor) -> process, of all of some users on this host.
+
+    Args:
+        users: their ids.
+        run_dir: where they are to work; anywhere where unset.
+    """
     import psutil
 
     found: dict[tuple[str, int | None], psutil.Process] = {}
@@ -125,7 +139,7 @@ def _processes(users: frozenset[int]) -> dict[tuple[str, int | None], psutil.Pro
             told = arguments_of(words, module)
         except UsageError:  # another program that was given our words
             continue
-        if told.job is None or not is_of(process, users):
+        if told.job is None or run_dir not in (None, told.run) or not is_of(process, users):
             continue
         if module == SUPERVISOR:
             # What is starting it, and what it is starting, look the same until they exec.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,15 @@ def is_own_finisher(run: RunSpec, finisher: Finisher) -> bool:
     """The same of the job of a finisher."""
     end = f"-finisher-{run.run_id}-{finisher.number:04d}-0"
     return _ends(run, finisher, finisher.job.name, end)
+
+
+def looks_own(name: str) -> bool:
+    """Whether a job's name ends as espnet3 ends those of its jobs, whatever the run.
+
+    >>> looks_own("Runner-0123456789ab-0001-0"), looks_own("Runner-0001-0")
+    (True, False)
+    """
+    return re.search(r"-[0-9a-f]{12}-[0-9]{4,}-[0-9]+$", name) is not None
 
 
 def _ends(run: RunSpec, given: Submission | Finisher, name: str, end: str) -> bool:

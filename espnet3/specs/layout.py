@@ -25,6 +25,8 @@ from espnet3.specs.models import (
 from espnet3.specs.nested import ATTEMPT
 
 RUN = "run.json"
+REMOVAL = "removal.json"
+COLLECTED = "results.jsonl"  # by a finisher, unless it is told otherwise
 SHARDS = "shards"
 SUBMISSIONS = "submissions"
 RESULTS = "results"
@@ -47,7 +49,7 @@ def is_own(name: str) -> bool:
     >>> is_own("run.json"), is_own("finished.2.json"), is_own("notes.txt")
     (True, True, False)
     """
-    return name == RUN or name in (*FOLDERS, *MADE_LATER) or parse_end(name) is not None
+    return name in (RUN, REMOVAL, *FOLDERS, *MADE_LATER) or parse_end(name) is not None
 
 
 class AttemptFile(NamedTuple):
@@ -253,6 +255,8 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return partial_receipt(record.rank, record.generation, record.number)
     if isinstance(record, WorkerState):
         return worker(record.worker)
+    if record.title == "removal":
+        return REMOVAL
     if record.title in _NUMBERED:
         number: int = record.number  # type: ignore[attr-defined]  # each of them has one
         return _NUMBERED[record.title](number)

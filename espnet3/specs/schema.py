@@ -11,8 +11,9 @@ from pathlib import Path
 
 from espnet3.specs.finishing import FINISHING
 from espnet3.specs.models import PERSISTED, PersistedModel
+from espnet3.specs.removal import Removal
 
-ALL = (*PERSISTED, *FINISHING)
+ALL: tuple[type[PersistedModel], ...] = (*PERSISTED, *FINISHING, Removal)
 FOLDER = Path(__file__).resolve().parents[2] / "schemas"
 
 

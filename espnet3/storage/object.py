@@ -190,6 +190,42 @@ class ObjectStore(Store):
             return self._writer(path) is not None
         return self._size(path) is not None
 
+    def walk(self) -> list[str]:
+        """The paths of all objects of the run directory."""
+        return [path for path, _ in self.sizes()]
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """The paths of all objects of the run directory, and their sizes in bytes."""
+        try:
+            found = self._do("", lambda: self._fs.find(self._base, detail=True))
+        except FileMissing:
+            return []
+        start = f"{self._base}/"
+        return [
+            (name.removeprefix(start), int(each.get("size") or 0))
+            for name, each in found.items()
+            if name.startswith(start) and each["type"] == "file"
+        ]
+
+    def folders(self) -> list[str]:
+        """The names directly below the root that something lies under."""
+        try:
+            found = self._do("", lambda: self._fs.ls(self._base, detail=True, refresh=True))
+        except FileMissing:
+            return []
+        start = f"{self._base}/"
+        names = (each["name"].rstrip("/") for each in found if each["type"] == "directory")
+        return [name.removeprefix(start) for name in names if name.startswith(start)]
+
+    def delete(self, path: str) -> None:
+        """Delete an object; one that is gone is no error.
+
+        Raises:
+            StoreError: it cannot be deleted.
+        """
+        with contextlib.suppress(FileMissing):
+            self._do(path, lambda: self._fs.rm_file(self._full(path)))
+
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}".rstrip("/")
 

@@ -1,4 +1,4 @@
-"""On the login node: plan, write specs, render and launch jobs; resume; cancel."""
+"""On the login node: plan, write specs, render and launch jobs; resume; cancel; remove."""
 
 from espnet3._lazy import lazy_names
 

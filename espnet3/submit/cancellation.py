@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from functools import partial
+from typing import NamedTuple
 
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
@@ -26,19 +27,16 @@ from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJob, Cancellation, RunSpec, now
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.local import LocalStore
-
-_GONE = (
-    "is not there, so its jobs are not known; if it was removed while they lived, running ones end "
-    "after their next checkpoint and queued ones when they start; to stop them now, use the "
-    "scheduler's own commands"
-)
+from espnet3.storage.opening import absolute_root
+from espnet3.submit.lost_jobs import Gone, cancel_lost, require_there
 
 
 async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None) -> list[str]:
     """Stop all jobs of a run. What they have finished is kept; `resume` goes on from there.
 
     Only jobs of this user end that are named after the run: what the directory says of them is
-    compared with what the scheduler says.
+    compared with what the scheduler says. Of a directory that is gone, jobs are found where the
+    scheduler itself tells it: see `espnet3.submit.lost_jobs`.
 
     Args:
         run_dir: the run directory.
@@ -49,16 +47,36 @@ async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None)
         Ids of the jobs that were asked to stop.
 
     Raises:
-        RunDirectoryError: it is not a run directory, or a copy of one, or is gone.
+        RunDirectoryError: it is not a run directory, or a copy of one, or is gone and no job of it
+            is found.
         Untrusted: others could have written which jobs are its own.
         SchedulerUnavailable: the scheduler does not answer.
         UsageError: it holds jobs that are not its own, or live ones that are somebody else's, or
             that were renamed; the others were asked to stop.
         StoreError: the jobs were asked to stop, but no note of it could be left.
     """
-    directory, own, finishers = await observe(partial(_open, run_dir, chosen_policy(trust)), _own)
+    try:
+        found = await observe(partial(_open, run_dir, chosen_policy(trust)), own_jobs)
+    except Gone as gone:
+        found, root = None, gone.root
+    if found is None:
+        return await cancel_lost(root)
+    directory, own, finishers, original = found
+    if original is not None and not own:
+        raise RunDirectoryError(
+            directory.root, f"is a copy of {original}, where its jobs work; cancel them there"
+        )
     # First, since they would start when the others have ended.
-    stopped = await _cancel_finishers(finishers)
+    return await _cancel_finishers(finishers) + await _cancel_submissions(directory, own)
+
+
+async def _cancel_submissions(directory: RunDirectory, own: list[KnownSubmission]) -> list[str]:
+    """Stop what is alive of some submissions; the ids of their jobs.
+
+    Raises:
+        UsageError, StoreError, SchedulerUnavailable: as `cancel` does.
+    """
+    stopped: list[str] = []
     renamed: list[str] = []
     problem = None
     for known in own:
@@ -153,22 +171,48 @@ async def _jobs_of_mine(
 
 
 def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
-    """A directory whose submissions may be believed."""
+    """As `open_believed`, of a directory that may be gone.
+
+    Raises:
+        Gone: it is.
+    """
+    require_there(absolute_root(run_dir))
+    return open_believed(run_dir, policy)
+
+
+def open_believed(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
+    """A directory whose submissions may be believed.
+
+    Raises:
+        Untrusted: others could have written them.
+    """
     directory = RunDirectory.open(run_dir, policy)
-    if isinstance(directory.store, LocalStore) and not os.path.lexists(directory.root):
-        raise RunDirectoryError(directory.root, _GONE)
     directory.require_submissions()
     return directory
 
 
-def _own(
-    seen: Observation,
-) -> tuple[RunDirectory, list[KnownSubmission], list[KnownFinisher]]:
-    """The directory, and the submissions and finishers to come whose jobs work in it.
+class OwnJobs(NamedTuple):
+    """Whose jobs work in a run directory.
+
+    Attributes:
+        directory: the run directory.
+        submissions: those whose jobs do.
+        finishers: those that are still to come, and do.
+        original: where other submissions' jobs work, of which this is a copy; None for a copy of
+            nothing.
+    """
+
+    directory: RunDirectory
+    submissions: list[KnownSubmission]
+    finishers: list[KnownFinisher]
+    original: str | None
+
+
+def own_jobs(seen: Observation) -> OwnJobs:
+    """The submissions and finishers to come whose jobs work in a run directory.
 
     Raises:
         Untrusted: the run's own policy is stricter, and others could have written which they are.
-        RunDirectoryError: it is a copy of a run, and all jobs work in the original.
         UsageError: jobs are not named after the run.
     """
     directory = seen.directory
@@ -176,19 +220,15 @@ def _own(
     if directory.trust_at_most(seen.run.parallel, *last):
         directory.require_submissions()
     store = directory.store
-    own, root = [], ""
+    own, original = [], None
     for known in seen.submissions:
         _require_own_names(known, seen.run)
         there = _root(known)
         if isinstance(store, LocalStore) and _is_another(store, there, seen.run):
-            root = there
+            original = there
         else:
             own.append(known)
-    if root and not own:
-        raise RunDirectoryError(
-            store.root, f"is a copy of {root}, where its jobs work; cancel them there"
-        )
-    return directory, own, _own_finishers(seen)
+    return OwnJobs(directory, own, _own_finishers(seen), original)
 
 
 def _own_finishers(seen: Observation) -> list[KnownFinisher]:

@@ -49,7 +49,6 @@ _OF_SIZE = re.compile(
     r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
 )
 T = TypeVar("T", int, float)
-RESULTS = "results.jsonl"
 MORE_MEMORY, MORE_TIME = 1.5, 2  # times what was asked for before
 
 

@@ -14,6 +14,7 @@ from espnet3.config.model import ParallelConfig, as_parallel_config
 from espnet3.errors import FileTaken, RunDirectoryError, Untrusted
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.removal import require_not_removed
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.items import plan_items
@@ -205,7 +206,10 @@ def _existing(directory: RunDirectory) -> RunSpec | None:
                 f"is not empty and is not a run directory (it holds {min(foreign)!r}); choose "
                 "another run_dir",
             )
-    return directory.run_if_there()
+    found = directory.run_if_there()
+    if found is None:
+        require_not_removed(directory)  # or what is left of receipts would count
+    return found
 
 
 def _require_believable(directory: RunDirectory) -> None:

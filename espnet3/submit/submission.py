@@ -14,6 +14,7 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import FileTaken, SchedulerUnavailable, StoreError, SubmissionRefused
 from espnet3.run_dir.directory import RunDirectory, jobs_record
 from espnet3.run_dir.processes import busy_with, this_process
+from espnet3.run_dir.removal import require_not_removed
 from espnet3.run_dir.worker_command import WORKER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
@@ -299,6 +300,7 @@ def _claim(directory: RunDirectory, submission: Submission) -> None:
     Raises:
         FileTaken: another submission has the number.
         StoreError: it cannot be written, or no logs can be.
+        RunDirectoryError: somebody removes the run.
     """
     try:
         make_folders(submission.log_directory)
@@ -308,6 +310,7 @@ def _claim(directory: RunDirectory, submission: Submission) -> None:
     if submission.schedule == "dynamic":
         directory.store.prepare([layout.CLAIMS, layout.WORKERS])
     directory.publish(submission)
+    require_not_removed(directory)  # whoever removes it looks for this intent now
 
 
 async def _was_cancelled(

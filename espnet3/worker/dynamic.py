@@ -19,6 +19,7 @@ from espnet3.worker.claiming import Claims
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
+from espnet3.worker.removal_watch import RemovalWatch
 from espnet3.worker.salvage import list_results
 from espnet3.worker.schedule import fits
 from espnet3.worker.shard import NO_LIMITS, Limits, Stretch, Work, compute_shard
@@ -110,7 +111,8 @@ def run_claimed(
         directory, run, ranks, submission_number, heartbeat, attempt, terms, place.task or 0,
         n_places,
     )  # fmt: skip
-    with Signals() as signals:
+    watch = RemovalWatch(directory, run.run_id, terms.heartbeat)
+    with Signals() as signals, watch:
         code = exit_codes.INTERRUPTED
         again = submission_number > 1 or place.task is None  # who joins may come after others
         worker = _Worker(directory, run, claims, heartbeat, signals, bounds, again)

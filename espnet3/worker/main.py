@@ -27,6 +27,7 @@ from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import limits_of
 from espnet3.worker.task import run_task
+from espnet3.worker.terms import Terms
 
 
 def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
@@ -78,6 +79,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             may_have_predecessors=submission.number > 1 or scheduler.was_requeued(environ),
             limits=limits_of(submission, run),
             early_end=early_end,
+            heartbeat=Terms.of(submission).heartbeat,
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
@@ -127,7 +129,6 @@ def _claim(
     """Be one of the workers that claim their shards."""
     # What others need not load.
     from espnet3.worker.dynamic import Bounds, run_claimed, time_limit
-    from espnet3.worker.terms import Terms
 
     return run_claimed(
         directory,

@@ -36,8 +36,6 @@ class ResultWriter:
         first: position in the shard of the first record that will be added.
         checkpoint_every: seconds between two checkpoints.
         before_file: called before each file is made; raises where there must be none.
-        before_checkpoint: called before each of the thread's checkpoints; raises where the results
-            are not wanted any more.
 
     Raises:
         StoreError: from any method, where the storage failed; also what the thread met.
@@ -52,10 +50,9 @@ class ResultWriter:
         checkpoint_every: float,
         *,
         before_file: Callable[[], None] = lambda: None,
-        before_checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         self._store, self._rank, self._attempt = store, rank, attempt
-        self._before_file, self._before_checkpoint = before_file, before_checkpoint
+        self._before_file = before_file
         self._interval = min(checkpoint_every, threading.TIMEOUT_MAX)
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -194,8 +191,6 @@ class ResultWriter:
     def _keep_checkpoints(self) -> None:
         while not self._closing.wait(self._interval):
             try:
-                with self._noting_errors():
-                    self._before_checkpoint()
                 self.checkpoint()
             except Exception:  # noqa: BLE001 (kept, and raised again in the worker's own thread)
                 return

@@ -38,6 +38,7 @@ from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
 from espnet3.worker.shard import NO_LIMITS, limits_of
 from espnet3.worker.task import run_task
+from espnet3.worker.terms import HEARTBEAT, Terms
 
 SUBMISSION = 0
 
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> int:
             SchedulerTask(None, None),
             may_have_predecessors=True,
             limits=NO_LIMITS if submission is None else limits_of(submission, run),
+            heartbeat=HEARTBEAT if submission is None else Terms.of(submission).heartbeat,
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)

@@ -11,13 +11,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import orjson
 
 from espnet3.errors import (
-    EspnetError,
-    FileMissing,
     FileTaken,
     ForwardFailed,
     StoreError,
     TooManyErrors,
-    UsageError,
     WorkError,
 )
 from espnet3.run_dir import result_lines
@@ -90,15 +87,6 @@ class Work(NamedTuple):
     early_end: EarlyEnd | None = None
 
 
-def _require_wanted(directory: RunDirectory, run_id: str) -> None:
-    """At a checkpoint: an open file of a run that is gone would take results, and lose them."""
-    try:
-        directory.require_run(run_id)
-    except EspnetError as error:  # whether results can be written shows when they are
-        if isinstance(error, FileMissing | UsageError):
-            raise
-
-
 class Stretch:
     """The positions of a shard that an attempt computes; somebody else may take over the last ones.
 
@@ -168,7 +156,6 @@ def compute_shard(
             salvaged.reached,
             run.checkpoint_every,
             before_file=lambda: directory.require_run(run.run_id),
-            before_checkpoint=lambda: _require_wanted(directory, run.run_id),
         ) as writer:
             tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
             todo = items[salvaged.reached :] if salvaged.reached else items

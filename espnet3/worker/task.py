@@ -18,10 +18,12 @@ from espnet3.worker.attempt import (
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.receipt_history import next_generations
+from espnet3.worker.removal_watch import RemovalWatch
 from espnet3.worker.salvage import list_results
 from espnet3.worker.shard import NO_LIMITS, Limits, Work, compute_shard
 from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare_descriptors import Spare
+from espnet3.worker.terms import HEARTBEAT
 
 log = logging.getLogger("espnet3.worker")
 
@@ -36,6 +38,7 @@ def run_task(
     may_have_predecessors: bool,
     limits: Limits = NO_LIMITS,
     early_end: EarlyEnd | None = None,
+    heartbeat: float = HEARTBEAT,
 ) -> int:
     """Compute the shards of one task.
 
@@ -48,25 +51,24 @@ def run_task(
         may_have_predecessors: whether earlier attempts may have left results to go on from.
         limits: what the submission says of recorded errors.
         early_end: ends the submission where nothing can succeed; None where somebody watches it.
+        heartbeat: seconds within which it ends once the run was removed.
 
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
     store = directory.store
-    if may_have_predecessors:  # which other hosts may have been, a moment ago
-        for folder in (layout.RECEIPTS, layout.RESULTS):
-            store.refresh(folder)
+    for folder in (layout.RECEIPTS, layout.RESULTS) if may_have_predecessors else ():
+        store.refresh(folder)  # which other hosts may have changed, a moment ago
     todo = next_generations(store, ranks, look=may_have_predecessors)
     if not todo:
         log.info("nothing to do: all shards of this task have receipts")
         return exit_codes.DONE
-
-    spare = Spare()
+    spare, watch = Spare(), RemovalWatch(directory, run.run_id, heartbeat)
 
     def attempt(rank: int) -> Attempt:
         return Attempt(directory, run, rank, submission_number, place, todo[rank], spare)
 
-    with Signals() as signals:
+    with Signals() as signals, watch:
         try:
             forward, env = build_environment(run, signals)
             again = may_have_predecessors or any(n > 1 for n in todo.values())

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from espnet3.specs.models import Claim, Submission
 from espnet3.worker.attempt import Attempt
 
+HEARTBEAT = 30.0  # seconds, where a submission does not say
+
 
 class Taken(NamedTuple):
     """A shard, or a part of one, that is this worker's.
@@ -37,7 +39,7 @@ class Terms(NamedTuple):
     """
 
     lease: float = 180.0
-    heartbeat: float = 30.0
+    heartbeat: float = HEARTBEAT
     speculate: bool = False
     in_order: bool = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from espnet3.errors import ConfigError, IncompleteRun, RunDirectoryError, UsageError
-from espnet3.run import Run, submit_run
+from espnet3.errors import ConfigError, IncompleteRun, UsageError
+from espnet3.run import Run
 from espnet3.run_dir.processes import is_alive
 from tests.support.helpers import (
     attempts,
@@ -35,7 +34,7 @@ from tests.support.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.support.runners import GATE, MENDED, Collecting, Endless, Workshop
+from tests.support.runners import GATE, MENDED, Collecting, Workshop
 
 
 @pytest.fixture(autouse=True)
@@ -307,17 +306,3 @@ def test_a_worker_that_has_no_pydantic_reads_another_run(
     run = ended(second.submit([0]))
     [found] = run.collect()
     assert found == {"light": True, "counts": {"done": 2}, "results": first.collect()}
-
-
-def test_workers_of_a_run_that_was_removed_end(tmp_path: Path) -> None:
-    """At their next checkpoint; nothing of the run comes back, and what waited never starts."""
-    config = parallel("local", n_workers=2, n_shards=4, checkpoint_every=0.1)
-    runner = Endless(Workshop({"folder": str(tmp_path)}))
-    run = submit_run(runner, range(10**7), run_dir=tmp_path / "run", parallel=config)
-    wait_for(lambda: lines_kept(run, 0) and lines_kept(run, 1), "two shards keep nothing")
-    assert len(processes_of(run)) == 3  # and the supervisor
-    shutil.rmtree(run.run_dir)
-    wait_for(lambda: not processes_of(run), "its processes do not end")
-    assert not Path(run.run_dir).exists()
-    with pytest.raises(RunDirectoryError, match="is not there, so its jobs are not known; if it"):
-        run.cancel()

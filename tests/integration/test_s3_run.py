@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 import espnet3
 from espnet3.errors import CodeChanged, IncompleteRun, RunDirectoryError, StoreError
@@ -65,25 +64,6 @@ class Waiting(BaseRunner):
         if idx == 7 and not gate.exists():
             raise RuntimeError("the gate is shut")
         return idx * idx
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket on a server of this test's own."""
-    import s3fs
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().makedirs("runs", exist_ok=True)  # moto keeps those of earlier tests
-    yield "s3://runs"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def test_submit_fail_resume_and_collect_on_s3(

@@ -207,6 +207,7 @@ def test_no_output_goes_past_the_one_place() -> None:
         "joining.py: file.write(data)",  # for workers, and not for people
         'record_output.py: out.write(visible(text).encode(encoding, "backslashreplace"))',
         "record_output.py: out.write(visible_json(line.decode()).encode() if obeyed else line)",
+        "run_rows.py: click.echo(line)",  # of visible cells, in colours
         "show.py: click.echo(json_text(document, indented=on_terminal()))",
         "show.py: click.echo(line)",
         "show.py: click.echo(name_there + visible_line(line))",

@@ -92,7 +92,16 @@ PUBLIC = {
         "open_store",
     ],
     "espnet3.status": ["RunStatus", "ShardStatus"],
-    "espnet3.submit": ["Rendered", "Submitted", "cancel", "dry_run", "resume", "submit"],
+    "espnet3.submit": [
+        "Removed",
+        "Rendered",
+        "Submitted",
+        "cancel",
+        "dry_run",
+        "remove",
+        "resume",
+        "submit",
+    ],
 }
 PUBLIC["espnet3.errors"] = sorted({*PUBLIC["espnet3"]} - {"AsyncRun", "Run", "__version__"})
 # The methods of `Run`, and of `AsyncRun`, and their parameters; * stands before keywords.
@@ -101,6 +110,7 @@ RUN = {
     "finish": [],
     "collect": ["output", "*partial", "*errors", "*patience"],
     "logs": ["rank"],
+    "remove": ["*cancel", "*everything", "*force"],
     "resume": ["ranks", "*options", "*force", "*repair", "*items", "*patience", "*code"],
     "status": [],
     "stream": ["*partial", "*errors", "*patience"],

@@ -28,6 +28,7 @@ from espnet3.specs.models import PlannedJob
 _FORMAT = "%F|%K|%T|%r|%u|%V|%j"
 # What a user may set for these commands, and would hide or keep jobs (SQUEUE_PARTITION, say).
 _DEFAULTS = ("SQUEUE_", "SCANCEL_", "SACCT_", "SCONTROL_")
+_WIDE = 4200  # characters; more than a path can have
 # Variables of sbatch that say what an option says.
 _MEMORY = ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU")
 _SAID_BY = {
@@ -242,6 +243,20 @@ class Slurm(Dialect):
             except SchedulerUnavailable:
                 return found
             found = _ids_by_name(elsewhere.out) | found
+        return found
+
+    def find_logging_to(self, folder: str, user: str) -> Dialogue[dict[str, str]]:
+        answer = yield from asking(
+            "squeue", "--noheader", f"--user={user}",
+            f"--Format=ArrayJobID:20,Name:{_WIDE},STDOUT:{_WIDE}",
+        )  # fmt: skip
+        found = {}
+        for line in answer.out.splitlines():
+            # Columns of fixed width: neither a name nor a path is cut, or both would be guesses.
+            number, name, log = line[:20].strip(), line[20 : 20 + _WIDE], line[20 + _WIDE :]
+            place, _, file = log.rstrip().rpartition("/")
+            if number.isdecimal() and file and place.replace("%%", "%") == folder:
+                found[name.rstrip()] = number
         return found
 
     def reasons(self, job_ids: Sequence[str], user: str) -> Dialogue[Iterable[str]]:

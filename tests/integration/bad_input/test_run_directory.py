@@ -161,7 +161,7 @@ def test_a_directory_that_is_no_run_is_refused_by_all(here: Path, kind: str) -> 
         words = [f"{folder}: does not exist; name the run directory that submit printed"]
     for name, ask in everything_asked_of(folder).items():
         if (kind, name) == ("missing", "cancel"):
-            with refused(RunDirectoryError, "its jobs are not known; if it was", folder=here):
+            with refused(RunDirectoryError, "no job is known to work for it", folder=here):
                 ask()
             continue
         with refused(RunDirectoryError, *words, folder=here):

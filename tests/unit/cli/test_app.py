@@ -13,12 +13,14 @@ from espnet3.cli.app import app, run
 
 COMMANDS = [
     "submit",
+    "list",
     "status",
     "watch",
     "collect",
     "resume",
     "finish",
     "cancel",
+    "remove",
     "logs",
     "run-shard",
 ]

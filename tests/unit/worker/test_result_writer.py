@@ -248,21 +248,3 @@ def test_checkpoints_may_be_farther_apart_than_clocks_can_count(watched: Watched
         writer.add(LINES[0])
         parts = writer.finish()
     check_parts(watched, parts, LINES[:1])
-
-
-def test_nothing_is_written_for_a_run_that_is_gone(watched: WatchedStore) -> None:
-    """The thread looks at it before each checkpoint, also while an item takes long."""
-    gone = threading.Event()
-
-    def check() -> None:
-        if gone.is_set():
-            raise StoreError("run.json", "is gone")
-
-    writer = ResultWriter(watched, 0, ATTEMPT, 0, 0.01, before_checkpoint=check)
-    with pytest.raises(StoreError, match="is gone"), writer:
-        writer.add(LINES[0])
-        assert watched.synced.wait(30)
-        gone.set()
-        eventually(lambda: writer._error is not None)
-        writer.add(LINES[1])
-    assert contents(watched) == LINES[0]

@@ -1,0 +1,210 @@
+"""Which runs there are in some folders, and what their directories tell of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from espnet3.errors import EspnetError, RunDirectoryError
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finishers import read_ending
+from espnet3.specs import layout
+from espnet3.specs.models import RunSpec
+from espnet3.status.observation import observe
+from espnet3.storage.base import Store
+from espnet3.storage.concurrency import gather
+from espnet3.storage.object import ObjectStore
+from espnet3.storage.opening import open_store
+
+USUAL = (".", "espnet3_runs")
+MOST_FILES = 20_000  # of a run, whose sizes are added up
+_READERS = 8  # threads, and questions to schedulers, at the same time
+
+ListedState = Literal[
+    "done", "running", "queued", "unfinished", "incomplete", "stopped", "cancelled", "new",
+    "half removed", "unreadable",
+]  # fmt: skip
+
+
+class ListedRun(NamedTuple):
+    """A run as a list shows it.
+
+    Attributes:
+        run_dir: absolute path or URL.
+        state: `running` and `queued` only where the scheduler was asked. `unfinished` shards may
+            be alive or not; `incomplete` and `stopped` is the end of a run that finishes itself;
+            `new` was not submitted yet.
+        problem: why that is not known, or what is wrong; else "".
+        created: when the run was planned; None where that cannot be read.
+        shards_done, n_shards: how many have a receipt, of how many.
+        items_done, n_items: of the shards that are done, and of all.
+        size: bytes of its files; of the first 20,000 where `size_is_whole` is False.
+    """
+
+    run_dir: str
+    state: ListedState
+    problem: str = ""
+    created: datetime | None = None
+    shards_done: int = 0
+    n_shards: int = 0
+    items_done: int = 0
+    n_items: int = 0
+    size: int = 0
+    size_is_whole: bool = True
+
+
+async def list_runs(
+    folders: Iterable[str | os.PathLike[str]] | None = None, *, ask: bool = False
+) -> list[ListedRun]:
+    """The runs in some folders, the newest first.
+
+    Args:
+        folders: run directories, or folders that some are directly in; paths or URLs. `.` and
+            `espnet3_runs` where unset, as far as they are there.
+        ask: ask the schedulers what is queued and running; one question for each run that is not
+            over.
+
+    Raises:
+        RunDirectoryError: one of the folders is not there.
+        StoreError: one of them cannot be listed.
+
+    Example:
+        >>> [run.state for run in await list_runs(["/shared/runs"])]  # doctest: +SKIP
+        ['unfinished', 'done']
+    """
+    found = await asyncio.to_thread(_look_at_all, folders)
+    if ask:
+        limit = asyncio.Semaphore(_READERS)
+        found = await asyncio.gather(*(_asked(run, limit) for run in found))
+    return found
+
+
+def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None) -> list[ListedRun]:
+    given = (folder for folder in USUAL if os.path.isdir(folder)) if folders is None else folders
+    places: dict[str, str] = {}
+    for folder in given:
+        for root in _candidates(open_store(folder)):
+            place = root if "://" in root else os.path.realpath(root)
+            if place not in places or root == place:  # of a link and what it leads to, the latter
+                places[place] = root
+    looked = gather(_look_at, [*places.values()], _READERS)
+    return sorted(filter(None, looked), key=_newest_first)
+
+
+def _newest_first(run: ListedRun) -> tuple[float, str]:
+    return -run.created.timestamp() if run.created else 0.0, run.run_dir
+
+
+def _candidates(store: Store) -> Iterator[str]:
+    """What may be a run directory: a folder itself, else what is directly in it."""
+    if isinstance(store, ObjectStore):
+        if {layout.RUN, layout.REMOVAL}.intersection(store.names("")):
+            yield store.root
+        else:
+            yield from (f"{store.root}/{name}" for name in store.folders())
+        return
+    root = store.root
+    if not os.path.isdir(root):
+        raise RunDirectoryError(root, "is not a folder, so no runs are in it")
+    if _is_run(root):
+        yield root
+        return
+    try:
+        with os.scandir(root) as entries:
+            found = [each.path for each in entries if _may_be_run(each)]
+    except OSError as error:
+        raise RunDirectoryError(root, f"cannot be listed ({error.strerror})") from None
+    yield from filter(_is_run, found)
+
+
+def _may_be_run(entry: os.DirEntry[str]) -> bool:
+    return entry.name[0] != "." and not entry.is_file(follow_symlinks=False)
+
+
+def _is_run(path: str) -> bool:
+    return any(os.path.lexists(f"{path}/{name}") for name in (layout.RUN, layout.REMOVAL))
+
+
+def _look_at(root: str) -> ListedRun | None:
+    """A line for a run; None where it is none after all."""
+    try:
+        store = open_store(root)
+        names = {*store.names("")}
+        if layout.RUN not in names:
+            return _listed(store, "half removed") if layout.REMOVAL in names else None
+        return _look_into(RunDirectory(store), names)
+    except EspnetError as error:
+        return ListedRun(root, "unreadable", str(error).removeprefix(f"{root}: "))
+
+
+def _look_into(directory: RunDirectory, names: set[str]) -> ListedRun:
+    run = directory.read(RunSpec, layout.RUN)
+    receipts = directory.receipts(run.world_size)
+    n_done = len(receipts.done)
+    items = run.n_items if n_done == run.world_size else sum(map(run.n_items_of, receipts.done))
+    state: ListedState = "done"
+    if n_done < run.world_size:
+        state = _state(directory, names)
+    seen = _listed(directory.store, state)
+    return seen._replace(
+        created=run.created, shards_done=n_done, n_shards=run.world_size, items_done=items,
+        n_items=run.n_items,
+    )  # fmt: skip
+
+
+def _state(directory: RunDirectory, names: set[str]) -> ListedState:
+    submissions = directory.store.names(layout.SUBMISSIONS)
+    numbers = map(layout.submission_number, submissions)
+    newest = max((number for number in numbers if number is not None), default=None)
+    if newest is None:
+        return "new"
+    if any(name.startswith("finished") and layout.parse_end(name) for name in names):
+        ending = read_ending(directory)
+        if ending is not None and ending.end is not None and ending.is_over:
+            return "incomplete" if ending.end.outcome == "incomplete" else "stopped"
+    cancelled = layout.cancellation(newest).rpartition("/")[2]
+    return "cancelled" if cancelled in submissions else "unfinished"
+
+
+def _listed(store: Store, state: ListedState) -> ListedRun:
+    size, is_whole = _size_of(store)
+    return ListedRun(store.root, state, size=size, size_is_whole=is_whole)
+
+
+def _size_of(store: Store) -> tuple[int, bool]:
+    """Bytes of the files, and whether these are all; no link is followed."""
+    if isinstance(store, ObjectStore):
+        return sum(size for _, size in store.sizes()), True
+    size, n_files, folders = 0, 0, [store.root]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    folders.append(each.path)
+                    continue
+                n_files += 1
+                if n_files > MOST_FILES:
+                    return size, False
+                with contextlib.suppress(OSError):
+                    size += each.stat(follow_symlinks=False).st_size
+    return size, True
+
+
+async def _asked(run: ListedRun, limit: asyncio.Semaphore) -> ListedRun:
+    if run.state in ("done", "new", "half removed", "unreadable"):
+        return run
+    async with limit:
+        try:
+            seen = await observe(await asyncio.to_thread(RunDirectory.open, run.run_dir))
+        except EspnetError as error:
+            return run._replace(problem=str(error).removeprefix(f"{run.run_dir}: "))
+    if seen.status.scheduler_problem is not None:
+        return run._replace(problem=seen.status.scheduler_problem)
+    counts = seen.status.counts()
+    if "running" in counts:
+        return run._replace(state="running")
+    return run._replace(state="queued") if seen.status.live else run

@@ -1,0 +1,115 @@
+"""`espnet3 list`: real runs in real folders, and what else may lie there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from espnet3._blocking import run_blocking
+from espnet3.errors import RunDirectoryError
+from espnet3.specs import layout
+from espnet3.status import run_list
+from espnet3.status.run_list import ListedRun, list_runs
+from tests.support.commands import said
+from tests.support.helpers import ended, noted, parallel, processes_of, submit_noting, wait_for
+from tests.support.runners import GATE
+
+
+@pytest.fixture(autouse=True)
+def _gate_opens_at_last(tmp_path: Path) -> Iterator[None]:
+    yield
+    for folder in (tmp_path, *tmp_path.iterdir()):
+        if folder.is_dir():
+            (folder / GATE).touch()
+
+
+def runs_in(*folders: Path, ask: bool = False) -> dict[str, ListedRun]:
+    return {Path(run.run_dir).name: run for run in run_blocking(list_runs(folders, ask=ask))}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Runs in each state that a directory tells, and what is none."""
+    found = tmp_path / "espnet3_runs"
+    found.mkdir()
+    run = ended(submit_noting(tmp_path, 6, parallel("local", n_workers=2, n_shards=3)))
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    for name in ("done", "part", "cancelled", "new", "damaged", "half", "a/deep"):
+        shutil.copytree(run.run_dir, found / name)
+    for name in ("part", "cancelled", "new"):
+        (found / name / layout.receipt(1)).unlink()
+    (found / "cancelled" / layout.cancellation(1)).write_text("{}")
+    shutil.rmtree(found / "new" / layout.SUBMISSIONS)
+    (found / "damaged" / layout.RUN).write_text("{}")
+    (found / "half" / layout.RUN).rename(found / "half" / layout.REMOVAL)
+    (found / "notes").mkdir()
+    (found / "file").touch()
+    (found / "link").symlink_to(found / "done")
+    (found / "loop").symlink_to("loop")
+    return found
+
+
+def test_each_run_is_a_line(folder: Path) -> None:
+    found = runs_in(folder)
+    states = {name: run.state for name, run in found.items() if name != "link"}
+    done = found.get("done") or found["link"]  # one of both: they are the same
+    assert states | {"done": done.state} == {
+        "done": "done", "part": "unfinished", "cancelled": "cancelled", "new": "new",
+        "damaged": "unreadable", "half": "half removed",
+    }  # fmt: skip
+    part = found["part"]
+    assert (part.shards_done, part.n_shards, part.items_done, part.n_items) == (2, 3, 4, 6)
+    files = [path for path in (folder / "part").rglob("*") if path.is_file()]
+    assert (part.size, part.size_is_whole) == (sum(path.stat().st_size for path in files), True)
+    assert "run.json" in found["damaged"].problem
+    assert [run.state for run in run_blocking(list_runs([folder / "part"]))] == ["unfinished"]
+
+
+def test_many_files_are_not_all_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_list, "MOST_FILES", 5)
+    found = runs_in(folder)["part"]
+    assert not found.size_is_whole
+
+
+def test_what_lives_is_known_where_schedulers_are_asked(tmp_path: Path) -> None:
+    run = submit_noting(tmp_path, 2, parallel("local", n_workers=1, n_shards=2), gated=[0])
+    wait_for(lambda: noted(tmp_path, "begun"), "nothing is begun")
+    assert runs_in(tmp_path)["run"].state == "unfinished"
+    assert runs_in(tmp_path, ask=True)["run"].state == "running"
+    run.cancel()
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    assert runs_in(tmp_path, ask=True)["run"].state == "cancelled"
+
+
+def test_what_the_command_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)  # the usual folders: . and espnet3_runs
+    done = said("list")
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split("\t") for line in done.out.splitlines()]
+    assert len(rows) == 7
+    part = next(row for row in rows if row[-1].endswith("/part"))
+    assert part[:3] == ["unfinished", "4", "6"]
+    document = json.loads(said("list", "--json", str(folder)).out)
+    assert {run["state"] for run in document["runs"]} >= {"done", "unfinished", "half removed"}
+    # What is printed for a program names the run directory whole.
+    assert {run["run_dir"] for run in document["runs"]} <= {str(path) for path in folder.iterdir()}
+    nothing = said("list", str(folder / "notes"))
+    assert nothing == (0, "", "")
+    gone = said("list", str(folder / "gone"))
+    assert gone.code == 2
+    assert "gone: is not a folder, so no runs are in it" in gone.err
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="is not a folder"):
+        runs_in(tmp_path / "none")
+    if os.geteuid() == 0:  # root reads all
+        return
+    (tmp_path / "shut").mkdir(mode=0)
+    with pytest.raises(RunDirectoryError, match="cannot be listed"):
+        runs_in(tmp_path / "shut")
