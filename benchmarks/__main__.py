@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "million-items": worker.million_items,
     "collect-file": collect.collect_file,
     "collect-list": collect.collect_list,
+    "collect-parquet": collect.collect_parquet,
     "status-10000": submit.status_10000,
     "resume-1-of-10000": submit.resume_one,
     "makespan-64": makespan.makespan_64,

@@ -1,4 +1,4 @@
-"""Afterwards: collecting to a file beside `cat`, and to a list beside a loop of `orjson.loads`."""
+"""Afterwards: collecting to a file beside `cat`, to a table, to a list beside `orjson.loads`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,23 @@ def cat(run_dir: str, output: str, n_items: int) -> dict[str, float]:
     return {"seconds": time.perf_counter() - began}
 
 
+def _beside(bench: Bench, run_dir: Path, n_items: int, ours: Any, peer: Any) -> Any:
+    """Two ways to a new file on the same disk, in turn."""
+
+    def side(function: Any) -> Any:
+        def measure() -> dict[str, float]:
+            output = bench.new_folder()
+            fill_memory(200 * n_items)
+            figures = bench.child(function, str(run_dir), str(output / "all"), n_items)
+            remove(output)
+            return figures
+
+        return measure
+
+    os.sync()
+    return interleaved(bench.runs(5), ours=side(ours), peer=side(peer))
+
+
 def collect_file(bench: Bench) -> list[Line]:
     """Collecting 10,000,000 records in 1,000 shards to one file.
 
@@ -62,23 +79,44 @@ def collect_file(bench: Bench) -> list[Line]:
     n_items, n_shards = bench.size(10_000_000), bench.size(1000)
     run_dir = finished_run(bench, n_items, n_shards)
 
-    def side(function: Any) -> Any:
-        def measure() -> dict[str, float]:
-            output = bench.new_folder()
-            fill_memory(200 * n_items)
-            figures = bench.child(function, str(run_dir), str(output / "all.jsonl"), n_items)
-            remove(output)
-            return figures
-
-        return measure
-
-    os.sync()
-    found = interleaved(bench.runs(5), ours=side(to_file), peer=side(cat))
+    found = _beside(bench, run_dir, n_items, to_file, cat)
     work = f"collect {n_items:,} records in {n_shards:,} shards to one file"
     against, ours = "cat of the same files", found["ours"]
     return [
         Line(work, ours["seconds"], "s", 2, against, found["peer"]["seconds"]),
         Line(f"{work}: resident peak", ours["peak"], "MB", 100),
+    ]
+
+
+def to_parquet(run_dir: str, output: str, n_items: int) -> dict[str, float]:
+    """Collect to a Parquet file."""
+    import pyarrow.parquet
+
+    from espnet3.collect import table_files  # noqa: F401 (`collect` imports it when it needs it)
+
+    figures = to_file(run_dir, f"{output}.parquet", n_items)
+    table = pyarrow.parquet.ParquetFile(f"{output}.parquet")
+    if table.metadata.num_rows != n_items:
+        raise SystemExit("rows are missing")
+    return figures
+
+
+def collect_parquet(bench: Bench) -> list[Line]:
+    """Collecting 10,000,000 records in 1,000 shards to one Parquet file.
+
+    Ours: `espnet3.collect.collect(RUN, FILE)` in process after imports, pyarrow's included, every
+    byte verified, to a file of columns `item` and `result`. Beside: the same to JSON lines, as
+    `collect-file` measures it.
+    """
+    n_items, n_shards = bench.size(10_000_000), bench.size(1000)
+    run_dir = finished_run(bench, n_items, n_shards)
+
+    found = _beside(bench, run_dir, n_items, to_parquet, to_file)
+    work = f"collect {n_items:,} records in {n_shards:,} shards to Parquet"
+    ours = found["ours"]
+    return [
+        Line(work, ours["seconds"], "s", 3, "the same to JSON lines", found["peer"]["seconds"]),
+        Line(f"{work}: resident peak", ours["peak"], "MB", 400),
     ]
 
 

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from espnet3._blocking import iterate_blocking, run_blocking
+from espnet3.collect.in_memory import to_dataset, to_pandas
+from espnet3.collect.kaldi import to_kaldi
 from espnet3.collect.log_files import logs
 from espnet3.collect.merge import Collected, Errors, collect, stream, stream_chunks
 from espnet3.config.model import ParallelConfig, as_parallel_config
@@ -26,6 +28,9 @@ from espnet3.submit.submission import Submitted
 from espnet3.text import visible_line
 
 if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
+
     from espnet3.specs.finishing import QueuedFinisher
 
 
@@ -141,6 +146,33 @@ class AsyncRun(_KnownRun):
         return stream(
             self.run_dir, partial=partial, errors=errors, patience=patience, trust=self.trust
         )
+
+    async def to_pandas(
+        self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
+    ) -> pd.DataFrame:
+        """The results as a DataFrame of pandas; see `espnet3.collect.to_pandas`."""
+        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
+        return await to_pandas(self.run_dir, trust=self.trust, **how)
+
+    async def to_dataset(
+        self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
+    ) -> datasets.Dataset:
+        """The results as a Dataset of Hugging Face; see `espnet3.collect.to_dataset`."""
+        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
+        return await to_dataset(self.run_dir, trust=self.trust, **how)
+
+    async def to_kaldi(
+        self,
+        folder: str | os.PathLike[str],
+        key: str,
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> Collected:
+        """Write a file as Kaldi reads it for each field; see `espnet3.collect.to_kaldi`."""
+        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
+        return await to_kaldi(self.run_dir, folder, key, trust=self.trust, **how)
 
     async def resume(
         self,
@@ -276,6 +308,33 @@ class Run(_KnownRun):
         )
         for chunk in iterate_blocking(chunks):
             yield from chunk
+
+    def to_pandas(
+        self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
+    ) -> pd.DataFrame:
+        """The results as a DataFrame of pandas; see `espnet3.collect.to_pandas`."""
+        run = self._awaited
+        return run_blocking(run.to_pandas(partial=partial, errors=errors, patience=patience))
+
+    def to_dataset(
+        self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE
+    ) -> datasets.Dataset:
+        """The results as a Dataset of Hugging Face; see `espnet3.collect.to_dataset`."""
+        run = self._awaited
+        return run_blocking(run.to_dataset(partial=partial, errors=errors, patience=patience))
+
+    def to_kaldi(
+        self,
+        folder: str | os.PathLike[str],
+        key: str,
+        *,
+        partial: bool = False,
+        errors: Errors = "raise",
+        patience: float = PATIENCE,
+    ) -> Collected:
+        """Write a file as Kaldi reads it for each field; see `espnet3.collect.to_kaldi`."""
+        how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
+        return run_blocking(self._awaited.to_kaldi(folder, key, **how))
 
     def resume(
         self,

@@ -5,13 +5,13 @@ Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from espnet3.cli import options
 from espnet3.cli.arguments import Seconds
+from espnet3.cli.completion import FOLDER
 from espnet3.cli.options import DONE, NOT_COMPLETE
 from espnet3.cli.streams import require_stdout
 
@@ -90,6 +90,15 @@ async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
 @click.command()
 @options.run_dir
 @options.output
+@click.option(
+    "--to",
+    type=(click.Choice(["kaldi"]), FOLDER),
+    metavar="kaldi DIR",
+    help="Write a sorted file for each field of the results, as ESPnet and Kaldi read them.",
+)
+@click.option(
+    "--key", metavar="FIELD", help="Which field has the keys for --to; `item` is the item."
+)
 @click.option("--partial", is_flag=True, help="Leave out the shards that are not done.")
 @click.option(
     "--errors",
@@ -104,6 +113,8 @@ async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
 def collect(
     run_dir: str,
     output: str | None,
+    to: tuple[str, str] | None,
+    key: str | None,
     partial: bool,
     errors: Literal["raise", "keep"],
     patience: float,
@@ -112,43 +123,14 @@ def collect(
 ) -> int:
     """Gather the results, complete and in order.
 
-    They are verified, and stand as JSON lines in the items' order. Without -o they go to standard
-    output.
+    They are verified, and stand in the items' order: as JSON lines, or in the form that the end of
+    FILE's name says. Without -o they go to standard output.
     """
-    import warnings
+    from espnet3.cli.collecting import collect_results
 
-    from espnet3.cli import show
-    from espnet3.cli.record_output import print_records
-    from espnet3.collect.merge import PartialResults
-    from espnet3.run import Run
-
-    if output is None and as_json:
-        raise click.UsageError(
-            "--json describes the file of -o; the records themselves are JSON lines already"
-        )
-    if output is None:
-        require_stdout("name a file with -o FILE")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", PartialResults)
-        warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
-        if output is None:
-            print_records(run_dir, partial, errors, patience, trust)
-            return DONE
-        with show.waiting("collecting"):
-            run = Run(run_dir, trust=trust)
-            found = run.collect(output, partial=partial, errors=errors, patience=patience)
-    if as_json:
-        show.json_document(asdict(found))
-    else:
-        show.lines(
-            [
-                ("output", found.output),
-                ("records", str(found.records)),
-                *([("failed items", str(found.errors))] if found.errors else []),
-                *([("shards left out", str(len(found.left_out)))] if found.left_out else []),
-            ]
-        )
-    return DONE
+    folder = None if to is None else to[1]
+    how = {"partial": partial, "errors": errors, "patience": patience}
+    return collect_results(run_dir, output, folder, key, as_json, trust, **how)
 
 
 @click.command()

@@ -44,6 +44,7 @@ output = click.option(
     "--output",
     metavar="FILE",
     type=FILE,
-    help="A path or URL; exists only once complete.",
+    help="A path or URL that ends in .jsonl, .jsonl.gz, .jsonl.zst, .csv, .parquet or .arrow; "
+    "exists only once complete. - is standard output.",
 )
 config = click.argument("config", metavar="CONFIG.yaml", type=FILE)

@@ -1,4 +1,7 @@
 # The public names, written once: type checkers read them here, and so does `espnet3._lazy`.
+from espnet3.collect.in_memory import to_dataset as to_dataset
+from espnet3.collect.in_memory import to_pandas as to_pandas
+from espnet3.collect.kaldi import to_kaldi as to_kaldi
 from espnet3.collect.log_files import logs as logs
 from espnet3.collect.merge import Collected as Collected
 from espnet3.collect.merge import PartialResults as PartialResults

@@ -6,30 +6,25 @@ import asyncio
 import os
 import threading
 import warnings
-from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
-from espnet3.collect.output import Target, open_output
+from espnet3.collect.forms import write
 from espnet3.collect.result_parts import Vouched, take_in_turn
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
-    DamagedResult,
     FailedItems,
     IncompleteRun,
     InvalidFile,
 )
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.output_names import require_json_lines, require_outside
+from espnet3.run_dir.output_names import require_form, require_outside
 from espnet3.run_dir.result_lines import MAX_LINE, ResultRecord, decode_line, decode_results
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import (
-    IN_MEMORY,
     PATIENCE,
-    blocks,
     line_blocks,
-    mismatch,
     patiently,
     require_line,
     stopping,
@@ -106,10 +101,13 @@ async def collect(
 
     Args:
         run_dir: the run directory.
-        output: a path or fsspec URL for a JSONL file of records; a list is returned where unset.
+        output: a path or fsspec URL for a file; its suffix (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`,
+            `.csv`, `.parquet`, `.arrow`) says in which form, and missing folders are made. A list
+            is returned where unset.
         partial: take the shards that are done and warn about the rest.
         errors: what to do about items that `on_error: record` recorded: `raise`, or `keep` them in
-            their places (an ErrorRecord in a list, a line with `error` in a file).
+            their places (an ErrorRecord in a list; in a file a line with `error`, or a row with a
+            column `error`).
         patience: seconds for which files that do not match their receipts may still be on their
             way through a network file system.
         trust: whose run directories are believed where results are pickled, as in the parallel
@@ -126,8 +124,8 @@ async def collect(
         FailedItems: items failed and were recorded.
         RunDirectoryError: it is not a run directory.
         Untrusted: results are pickled, and others could have written them.
-        UsageError: `output` is a name that belongs to the run itself, or that promises another
-            format, as `x.csv` does.
+        UsageError: `output` is a name that belongs to the run itself, has the suffix of no form,
+            needs a library that is not installed, or cannot hold these results.
 
     Example:
         >>> results = await collect("/shared/decode")                    # doctest: +SKIP
@@ -135,9 +133,9 @@ async def collect(
     """
     if output is not None:
         require_outside(absolute_root(run_dir), os.fspath(output))
-        require_json_lines(os.fspath(output))
+        require_form(os.fspath(output))
     with stopping() as stop:
-        vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
+        vouched = await vouch(run_dir, partial, errors, patience, trust, stop)
         if output is not None:
             output = os.fspath(output)
         return await asyncio.to_thread(_merge, vouched, output)
@@ -179,13 +177,13 @@ async def stream_chunks(
 ) -> AsyncIterator[list[ResultRecord]]:
     """As `stream`, in lists of records."""
     with stopping() as stop:
-        vouched = await _vouch(run_dir, partial, errors, patience, trust, stop)
+        vouched = await vouch(run_dir, partial, errors, patience, trust, stop)
         chunks = _chunks(vouched)
         while chunk := await asyncio.to_thread(next, chunks, None):
             yield chunk
 
 
-async def _vouch(
+async def vouch(
     run_dir: str | os.PathLike[str],
     partial: bool,
     errors: Errors,
@@ -309,7 +307,20 @@ def _chunks(vouched: Vouched) -> Iterator[list[ResultRecord]]:
 
 def _merge(vouched: Vouched, output: str | None) -> list[Any] | Collected:
     """All verified results, as a list or in a file."""
-    return _list(vouched) if output is None else _write(vouched, output)
+    if output is None:
+        return _list(vouched)
+    write(vouched, output)
+    return collected(vouched, output)
+
+
+def collected(vouched: Vouched, output: str) -> Collected:
+    """What was written, once it is."""
+    return Collected(
+        output,
+        sum(receipt.records for receipt in vouched.receipts),
+        vouched.left_out,
+        sum(receipt.errors for receipt in vouched.receipts),
+    )
 
 
 def _list(vouched: Vouched) -> list[Any]:
@@ -327,35 +338,3 @@ def _list(vouched: Vouched) -> list[Any]:
 
     take_in_turn(vouched, decode)
     return results
-
-
-def _write(vouched: Vouched, output: str) -> Collected:
-    """Merge all verified bytes into one file that exists only when it is complete."""
-    with open_output(output) as target:
-
-        def copy(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
-            written = _copied(vouched, source, part, target)
-            if part.bytes <= IN_MEMORY:
-                deque(written, maxlen=0)
-            # A large part is read a second time, and may have changed since the first.
-            elif (problem := mismatch(written, part)) is not None:
-                file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
-                raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
-
-        take_in_turn(vouched, copy)
-    return Collected(
-        output,
-        sum(receipt.records for receipt in vouched.receipts),
-        vouched.left_out,
-        sum(receipt.errors for receipt in vouched.receipts),
-    )
-
-
-def _copied(
-    vouched: Vouched, source: BinaryIO, part: ResultPart, target: Target
-) -> Iterator[bytes]:
-    """The blocks of a part, each once it is written."""
-    for block in blocks(source, part.bytes):
-        vouched.require_wanted()  # or the unfinished file is removed
-        target.write(block)
-        yield block

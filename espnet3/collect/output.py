@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 from espnet3.errors import EspnetError, StoreError
 from espnet3.run_dir.output_names import expanded, is_special, local_path
 from espnet3.storage.concurrency import submit_in_context
-from espnet3.storage.permissions import opener, unfinished_name
+from espnet3.storage.permissions import make_folders, opener, removed_on_error, unfinished_name
 from espnet3.text import one_line
 
 SYNC_EVERY = 32 << 20  # bytes
@@ -28,8 +29,9 @@ class Target(Protocol):
 def open_output(output: str) -> Iterator[Target]:
     """Open a file that appears, or is replaced, when the block ends without an error.
 
-    A symlink stays one; a device or pipe takes the bytes as they come. `file://` is a path, too:
-    fsspec would write it in $TMPDIR and move it, which on another file system is not a single step.
+    Folders that are missing are made. A symlink stays one; a device or pipe takes the bytes as they
+    come. `file://` is a path, too: fsspec would write it in $TMPDIR and move it, which on another
+    file system is not a single step.
 
     Args:
         output: a path or an fsspec URL.
@@ -55,16 +57,27 @@ def _local(output: str) -> Iterator[Target]:
             yield stream
         return
     path = os.path.realpath(path)
-    temporary = unfinished_name(path)
+    temporary, folder = unfinished_name(path), os.path.dirname(path)
+    with removed_on_error([folder]):
+        _make_folders(folder)
+        try:
+            with open(temporary, "xb", opener=opener) as file, ThreadPoolExecutor(1) as thread:
+                synced = _SyncedFile(file, thread)
+                yield synced
+                synced.sync()
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(temporary)
+
+
+def _make_folders(folder: str) -> None:
+    if os.path.isdir(folder):
+        return
     try:
-        with open(temporary, "xb", opener=opener) as file, ThreadPoolExecutor(1) as thread:
-            synced = _SyncedFile(file, thread)
-            yield synced
-            synced.sync()
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        make_folders(folder)
+    except FileExistsError as error:  # said as where a file is opened below a file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
 
 
 class _SyncedFile:

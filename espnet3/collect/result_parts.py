@@ -69,10 +69,11 @@ def take_in_turn(vouched: Vouched, take: Take) -> None:
                     pace.note()
             for future in waiting:
                 future.result()
-        finally:
+        except BaseException:
             vouched.stop.set()  # nobody waits for those that follow
             for future in waiting:
                 future.cancel()
+            raise
 
 
 def _verify_and_take(

@@ -13,8 +13,8 @@ class Finish(BaseModel):
     """What a finisher does when a run's jobs have ended.
 
     Attributes:
-        collect: path or URL of the file that the results go to; `results.jsonl` in the run
-            directory where unset.
+        collect: path or URL of the file that the results go to, in the form that its suffix says;
+            `results.jsonl` in the run directory where unset.
         notify: a shell command that is run when all is over; `docs/finishing.md` has the variables
             that it is given.
         waves: how many times shards that are missing are submitted again, at most.

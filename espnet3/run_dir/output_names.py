@@ -1,7 +1,8 @@
-"""Which names the merged file may have, and what they mean."""
+"""Which names the merged file may have, and what they mean: a place, and a form."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
 from pathlib import Path
@@ -10,15 +11,17 @@ from espnet3.errors import UsageError
 from espnet3.specs import layout
 
 _LOCAL = frozenset({"file", "local"})  # protocols of fsspec
-# Endings that programs go by. `.json` is of one document; of one record it would even look so.
-_OTHER_FORMATS = frozenset({
-    ".csv", ".tsv", ".json", ".yaml", ".yml", ".toml", ".xml", ".html", ".md", ".parquet",
-    ".pq", ".feather", ".arrow", ".ipc", ".orc", ".avro", ".xls", ".xlsx", ".ods", ".npy",
-    ".npz", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".h5", ".hdf5", ".mat", ".db",
-    ".sqlite", ".duckdb", ".tfrecord", ".ark", ".scp", ".trn", ".ctm", ".srt", ".vtt", ".wav",
-    ".flac", ".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4", ".br", ".zip", ".tar", ".tgz",
-    ".7z",
-})  # fmt: skip
+# What each form of results needs besides espnet3: the library, which an extra installs.
+FORMS = {
+    ".jsonl": "",
+    ".jsonl.gz": "",
+    ".jsonl.zst": "pyarrow",
+    ".csv": "",
+    ".parquet": "pyarrow",
+    ".arrow": "pyarrow",
+}
+TABLES = frozenset({".csv", ".parquet", ".arrow"})
+_EXTRAS = {"pyarrow": "parquet", "pandas": "pandas", "datasets": "datasets"}
 
 
 def require_outside(root: str, output: str) -> None:
@@ -40,29 +43,84 @@ def require_outside(root: str, output: str) -> None:
         raise UsageError(f"{output}: lies among the run's own files; choose another output")
 
 
-def require_json_lines(output: str) -> None:
-    """Refuse a name that promises another format than the JSON lines that would be written.
+def form_of(output: str) -> str:
+    """The form in which results are written to a file, by the end of its name.
 
-    Any other name will do: `.jsonl`, `.txt`, one without an ending, a device or pipe.
+    Args:
+        output: a path or an fsspec URL; JSON lines go to a name without a suffix.
+
+    Raises:
+        UsageError: its suffix is that of no form.
+
+    Example:
+        >>> form_of("hyp.jsonl.gz"), form_of("s3://bucket/HYP.CSV"), form_of("/dev/stdout")
+        ('.jsonl.gz', '.csv', '.jsonl')
+    """
+    name = output.rpartition("/")[2].lower()
+    for form in sorted(FORMS, key=len, reverse=True):
+        if name.endswith(form):
+            return form
+    suffix = os.path.splitext(name)[1]
+    if not suffix:
+        return ".jsonl"
+    *most, last = FORMS
+    raise UsageError(
+        f"{output}: {suffix} is no form that results are written in; choose a name that ends in "
+        f"{', '.join(most)} or {last}"
+    )
+
+
+def require_form(output: str, *, pickled: bool = False) -> str:
+    """The form of a file that results may be written to here.
 
     Args:
         output: a path or an fsspec URL.
+        pickled: whether the results are pickled.
 
     Raises:
-        UsageError: it names another format, or is `-`.
+        UsageError: its suffix is that of no form, its form needs what is not installed here, or
+            cannot hold these results; or it is `-`.
     """
     if output == "-":
-        raise UsageError(
-            "output: is -; leave it out for standard output, or write ./- for a file of that name"
-        )
-    ending = os.path.splitext(output.rpartition("/")[2])[1].lower()
-    path = local_path(output)
-    if ending not in _OTHER_FORMATS or (path is not None and is_special(expanded(path))):
-        return
-    raise UsageError(
-        f"{output}: {ending} names another format than JSON lines, which is what is written; "
-        "choose a name such as results.jsonl"
+        raise UsageError("output: is -; only `espnet3 collect` knows that as standard output")
+    form, path = form_of(output), local_path(output)
+    if form in TABLES and path is not None and is_special(expanded(path)):
+        raise UsageError(f"{output}: is a device or pipe, which takes JSON lines; name a file")
+    if form in TABLES and pickled:
+        raise pickled_results(output)
+    if FORMS[form]:
+        require_installed(output, FORMS[form])
+    return form
+
+
+def pickled_results(what: str) -> UsageError:
+    """The error where pickled results are asked for in a form of columns.
+
+    Example:
+        >>> print(pickled_results("x.csv"))
+        x.csv: the results are pickled, which no table holds; collect them to a list, or to .jsonl
+    """
+    return UsageError(
+        f"{what}: the results are pickled, which no table holds; collect them to a list, or to "
+        ".jsonl"
     )
+
+
+def require_installed(what: str, library: str) -> None:
+    """Refuse what needs a library that is not installed here.
+
+    Args:
+        what: what needs it, for the message.
+        library: its name where it is imported; one that an extra of espnet3 installs.
+
+    Raises:
+        UsageError: it is not; says which extra installs it.
+    """
+    if importlib.util.find_spec(library) is None:
+        raise UsageError(
+            f"{what}: needs {library}, which is not installed here; "
+            f"pip install 'espnet3[{_EXTRAS[library]}]'"
+        )
 
 
 def _identify(output: str) -> tuple[object, str]:

@@ -24,7 +24,7 @@ from espnet3.errors import (
 from espnet3.redaction import shown_value
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import ON_THIS_HOST, next_end, queued_record
-from espnet3.run_dir.output_names import require_json_lines, require_outside
+from espnet3.run_dir.output_names import require_form, require_outside
 from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
@@ -100,7 +100,7 @@ def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
         raise ConfigError("parallel.finish.up_front", problem)
     if finish.collect is not None:
         require_outside(root, finish.collect)
-        require_json_lines(finish.collect)
+        require_form(finish.collect, pickled=config.results == "pickle")
     most_memory(finish)
     most_seconds(finish, config.env)
 

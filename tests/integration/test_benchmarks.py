@@ -11,7 +11,14 @@ import pytest
 from tests.support.helpers import python
 
 ROOT = Path(__file__).resolve().parents[2]
-CHEAP = ("worker-start", "further-shard", "million-items", "collect-file", "collect-list")
+CHEAP = (
+    "worker-start",
+    "further-shard",
+    "million-items",
+    "collect-file",
+    "collect-list",
+    "collect-parquet",
+)
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "benchmarks").is_dir(), reason="the benchmarks are in the repository only"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from espnet3.errors import ConfigError, UsageError
@@ -171,10 +173,28 @@ def test_results_go_where_the_config_says_and_notify_may_fail(tmp_path: Path) ->
     assert (notified["exit_code"], notified["output"]) == (3, "no\n")
 
 
+def test_results_take_the_form_that_their_name_says(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "hyp.parquet"
+    run = submit(tmp_path, 4, {}, finish={"collect": str(output), "notify": "true"})
+    assert end_of(run)["results"] == str(output)
+    assert pyarrow.parquet.read_table(output)["result.item"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_a_form_that_cannot_be_made_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="the results are pickled, which no table holds"):
+        submit(tmp_path, 4, {}, finish={"collect": str(tmp_path / "x.csv")}, results="pickle")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"needs pyarrow, .* pip install 'espnet3\[parquet\]'$"):
+        submit(tmp_path, 4, {}, finish={"collect": str(tmp_path / "x.parquet")})
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("finish", "error", "words"),
     [
-        ({"collect": "x.csv"}, UsageError, "x.csv: .csv names another format"),
+        ({"collect": "x.txt"}, UsageError, "x.txt: .txt is no form that results are written in"),
         ({"collect": "run/run.json"}, UsageError, "run.json: lies among the run's own files"),
         ({"max_memory": "much"}, ConfigError, "parallel.finish.max_memory: must be a size"),
         ({"max_walltime": "long"}, ConfigError, "parallel.finish.max_walltime: must be a time"),

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 import espnet3
-from espnet3.errors import CodeChanged, IncompleteRun, RunDirectoryError, StoreError
+from espnet3.errors import CodeChanged, DamagedResult, IncompleteRun, RunDirectoryError, StoreError
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
 from espnet3.run import Run, submit_run
+from espnet3.run_dir.output_names import FORMS
 from espnet3.specs import layout
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
@@ -32,6 +33,7 @@ from tests.support.faulty_proxy import (
     at_random,
     faulty_s3,
 )
+from tests.support.finished_runs import finished_run
 from tests.support.helpers import (
     LONG,
     locally,
@@ -97,6 +99,38 @@ def test_submit_fail_resume_and_collect_on_s3(
     lines = s3fs.S3FileSystem().cat(written.output).splitlines()
     assert [json.loads(line)["result"] for line in lines] == [i * i for i in range(10)]
     assert run.logs(1)[0].startswith(str(tmp_path / "espnet3_logs"))
+
+
+@pytest.mark.filterwarnings("ignore::espnet3.submit.process_record.NotTakenOver")
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_goes_to_s3_too(bucket: str, tmp_path: Path, form: str) -> None:
+    """With a type that comes late, so that a table is begun anew there."""
+    import s3fs
+
+    results = [{"n": i, "text": f"„{i}“\n"} for i in range(40)] + [{"n": 0.5}]
+    run = Run(finished_run(tmp_path, results))
+    url = f"{bucket}/new folder/x{form}"
+    assert run.collect(url).records == 41
+    run.collect(tmp_path / f"x{form}")
+    fs = s3fs.S3FileSystem(use_listings_cache=False)
+    assert fs.cat_file(url) == (tmp_path / f"x{form}").read_bytes()
+    fs.rm(url)
+    damaged = next(Path(run.run_dir, layout.RESULTS).glob("000002.*"))
+    damaged.write_bytes(damaged.read_bytes().replace(b"0.5", b"1.5"))
+    with pytest.raises(DamagedResult):
+        run.collect(url, patience=0)
+    assert not fs.exists(url)
+
+
+@pytest.mark.filterwarnings("ignore::espnet3.submit.process_record.NotTakenOver")
+def test_files_for_kaldi_go_to_s3_too(bucket: str, tmp_path: Path) -> None:
+    import s3fs
+
+    results = [{"id": f"u{i}", "text": f"„{i}“"} for i in range(12)]
+    run = Run(finished_run(tmp_path, results))
+    run.to_kaldi(f"{bucket}/exp/", "id")
+    expected = "".join(f"u{i} „{i}“\n" for i in sorted(range(12), key=str))
+    assert s3fs.S3FileSystem().cat_file(f"{bucket}/exp/text").decode() == expected
 
 
 class Large(BaseRunner):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet3.errors import FailedItems, PlanMismatch, UsageError
+from espnet3.errors import FailedItems, PlanMismatch
 from espnet3.run import Run
 from tests.support.cli_project import COMMAND, Project
 from tests.support.helpers import wait_for
@@ -123,38 +123,6 @@ def test_a_umask_that_takes_files_from_their_owner_is_refused(done: Project, mas
             "make; run `umask 077` first"
         ]
     assert done.files() == before
-
-
-# --- collect -o -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "name", ["x.parquet", "x.csv", "x.jsonl.gz", "x.GZ", "x.json", "x.tar", "x.pkl", "x.xlsx"]
-)
-def test_a_name_that_promises_another_format_is_refused(done: Project, name: str) -> None:
-    for output in (name, f"memory://{name}", str(done.folder / name)):
-        found = done.here("collect", done.run_dir, "-o", output, code=2)
-        ending = Path(name).suffix.lower()
-        assert found.err == (
-            f"espnet3: {output}: {ending} names another format than JSON lines, which is what is "
-            "written; choose a name such as results.jsonl\n"
-        )
-        assert not (done.folder / name).exists()
-
-
-def test_a_hyphen_is_no_file(done: Project) -> None:
-    refused = done("collect", done.run_dir, "-o", "-", code=2).stderr
-    assert "leave it out for standard output" in refused
-    with pytest.raises(UsageError, match="leave it out"):
-        Run(done.folder / done.run_dir).collect("-")
-    done("collect", done.run_dir, "-o", "./-")
-    assert (done.folder / "-").read_text() == done("collect", done.run_dir).stdout
-
-
-@pytest.mark.parametrize("name", ["x.jsonl", "x.ndjson", "x.txt", "x", "hyp.test-clean", "v1.2"])
-def test_any_other_name_will_do(done: Project, name: str) -> None:
-    done.here("collect", done.run_dir, "-o", name)
-    assert len((done.folder / name).read_text().splitlines()) == 12
 
 
 # --- one shard ------------------------------------------------------------------------------------

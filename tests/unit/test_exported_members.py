@@ -61,6 +61,9 @@ PUBLIC = {
         "logs",
         "status",
         "stream",
+        "to_dataset",
+        "to_kaldi",
+        "to_pandas",
         "watch",
     ],
     "espnet3.parallel": [
@@ -114,6 +117,9 @@ RUN = {
     "resume": ["ranks", "*options", "*force", "*repair", "*items", "*patience", "*code"],
     "status": [],
     "stream": ["*partial", "*errors", "*patience"],
+    "to_dataset": ["*partial", "*errors", "*patience"],
+    "to_kaldi": ["folder", "key", "*partial", "*errors", "*patience"],
+    "to_pandas": ["*partial", "*errors", "*patience"],
     "wait": ["timeout", "interval"],
 }
 # Old names of what other rooms hold now: the one thing that a stub has from a room above its own.
