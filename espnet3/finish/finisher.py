@@ -331,7 +331,8 @@ class _Finisher:
         """Say that it is over, and run the user's command."""
         log.info("%s", in_words(end))
         command = await asyncio.to_thread(self._command)
-        await notify(self._directory, end, command, self._finisher.number)
+        folder = self._run.working_directory
+        await notify(self._directory, end, command, self._finisher.number, folder)
         return end
 
     def _command(self) -> str | None:

@@ -30,7 +30,9 @@ _MOST_OUTPUT = 1 << 16  # bytes that are kept of what a command prints, the last
 _LONGEST = 2000  # characters of the words
 
 
-async def notify(directory: RunDirectory, end: Finished, command: str | None, mine: int) -> None:
+async def notify(
+    directory: RunDirectory, end: Finished, command: str | None, mine: int, folder: str
+) -> None:
     """Run the user's command, once for each end unless this process dies meanwhile.
 
     Args:
@@ -39,6 +41,7 @@ async def notify(directory: RunDirectory, end: Finished, command: str | None, mi
         command: for a shell; None for none.
         mine: the number of this finisher. Whoever decided the end runs the command, so another
             one waits until that has, or cannot be at it any more.
+        folder: where the command is run, if that is there.
 
     Raises:
         StoreError: that it was run cannot be written down.
@@ -59,7 +62,7 @@ async def notify(directory: RunDirectory, end: Finished, command: str | None, mi
         "ESPNET3_FINISHED": directory.store.locate(layout.finished(end.number)),
     }
     with busy_with(word):
-        code, output = await run_command(command, environ)
+        code, output = await run_command(command, environ, folder)
         if code:
             log.error("notify: exit code %d: %s", code, one_line(output, 300))
         record = Notified(
@@ -88,7 +91,7 @@ async def _wait_for_other(directory: RunDirectory, end: Finished) -> None:
 
 
 async def run_command(
-    command: str, environ: Mapping[str, str], timeout: float = NOTIFY_TIMEOUT
+    command: str, environ: Mapping[str, str], folder: str, timeout: float = NOTIFY_TIMEOUT
 ) -> tuple[int, str]:
     """Run a command of the user's in a shell.
 
@@ -97,11 +100,13 @@ async def run_command(
     Args:
         command: the shell's.
         environ: its environment.
+        folder: where it is run; that of this process, where there is no such folder.
         timeout: seconds.
 
     Returns:
         Its exit code, and the end of what it printed.
     """
+    is_there = await asyncio.to_thread(os.path.isdir, folder)
     # Not a pipe: who is in the background may hold one open for ever.
     with _output_file() as printed:
         try:
@@ -111,6 +116,7 @@ async def run_command(
                 stdout=printed,
                 stderr=asyncio.subprocess.STDOUT,
                 env=environ,
+                cwd=folder if is_there else None,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:

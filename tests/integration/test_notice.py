@@ -21,9 +21,11 @@ from espnet3.specs.finishing import Finished
 from espnet3.specs.models import ProcessIdentity, now
 from tests.support.helpers import ROOT, wait_for
 
+FOLDER = "/"
+
 
 def ran(command: str, timeout: float = 60) -> tuple[int, str]:
-    return asyncio.run(run_command(command, os.environ, timeout))
+    return asyncio.run(run_command(command, os.environ, "/nowhere", timeout))
 
 
 def is_alive(pid: int) -> bool:
@@ -80,8 +82,9 @@ def directory(tmp_path: Path) -> RunDirectory:
 def test_words_that_no_environment_could_hold(directory: RunDirectory, tmp_path: Path) -> None:
     """An exception's message may hold anything."""
     end = an_end(this_process(), "ValueError: a\0b\x1b]0;title\x07\nc")
-    command = f'printf %s "$ESPNET3_WORDS" > {tmp_path}/told'
-    asyncio.run(notify(directory, end, command, 1))
+    command = f'printf %s "$ESPNET3_WORDS" > {tmp_path}/told; pwd > {tmp_path}/folder'
+    asyncio.run(notify(directory, end, command, 1, FOLDER))
+    assert (tmp_path / "folder").read_text() == "/\n"
     told = (tmp_path / "told").read_text()
     assert told == r"stopped: 0 of 2 shards done; ValueError: a\x00b\x1b]0;title\x07 c"
 
@@ -105,18 +108,18 @@ def test_a_finisher_waits_for_the_one_that_decided(directory: RunDirectory, tmp_
     command = f"echo told >> {tmp_path}/told"
 
     async def both() -> None:
-        second = asyncio.create_task(notify(directory, end, command, 2))
+        second = asyncio.create_task(notify(directory, end, command, 2, FOLDER))
         done, _ = await asyncio.wait([second], timeout=2)
         assert not done
         assert not (tmp_path / "told").exists()
-        await notify(directory, end, command, 1)
+        await notify(directory, end, command, 1, FOLDER)
         await second
 
     asyncio.run(both())
     assert (tmp_path / "told").read_text() == "told\n"
     Path(directory.root, layout.notified(1)).unlink()
     other.communicate()
-    asyncio.run(notify(directory, end, command, 2))
+    asyncio.run(notify(directory, end, command, 2, FOLDER))
     assert (tmp_path / "told").read_text() == "told\ntold\n"
 
 
@@ -142,7 +145,7 @@ def test_the_recipes_of_the_page(tmp_path: Path, outcome: str) -> None:
     }  # fmt: skip
 
     def run(command: str) -> None:
-        assert asyncio.run(run_command(command, environ)) == (0, "")
+        assert asyncio.run(run_command(command, environ, str(tmp_path))) == (0, "")
 
     run(mail)
     assert (tmp_path / "mail.in").read_text() == f"{WORDS}\n"
