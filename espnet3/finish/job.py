@@ -97,9 +97,7 @@ def _again_and_again(options: WorkerArguments) -> int:
         code = with_child.wait()
         if code in (exit_codes.DONE, exit_codes.USAGE) or with_child.asked:
             return code
-        if n + 1 < TRIES:
-            time.sleep(_PAUSE)
-        if with_child.asked:  # meanwhile
+        if n + 1 < TRIES and with_child.is_asked_within(_PAUSE):
             return code
     return code
 
@@ -117,6 +115,11 @@ class _Forwarding:
         self.asked = True
         if self._child is not None:
             os.kill(self._child, number)
+
+    def is_asked_within(self, seconds: float) -> bool:
+        """Whether somebody asks for an end before another child is started."""
+        time.sleep(seconds)
+        return self.asked
 
     def wait(self) -> int:
         if self._child is None:
