@@ -273,7 +273,12 @@ def test_a_dry_run_shows_the_finisher_and_when_it_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = parallel(
-        n_workers=2, n_shards=4, options={"walltime": "10:00:00"}, finish=True, job_array=False
+        n_workers=2,
+        n_shards=4,
+        options={"walltime": "10:00:00"},
+        finish=True,
+        job_array=False,
+        schedule="static",
     )
     runner, items = Echo(Shell({})), ["a", "b", "c", "d"]
     *jobs, finisher = asyncio.run(dry_run(runner, items, run_dir=tmp_path / "run", parallel=config))
