@@ -192,7 +192,8 @@ def test_a_form_that_cannot_be_made_is_refused_before_anything_is_written(
 
 
 def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
-    output = tmp_path / "no" / "folder" / "results.jsonl"
+    output = tmp_path / "no" / "results.jsonl"
+    output.parent.touch()  # a file
     notify = f'echo "$ESPNET3_WORDS" > {tmp_path}/told'
     run = submit(tmp_path, 4, {}, finish={"collect": str(output), "notify": notify})
     end = end_of(run)
@@ -202,7 +203,7 @@ def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
         .read_text()
         .startswith(f"incomplete: 4 of 4 shards done; the results cannot be collected: {output}: ")
     )
-    output.parent.mkdir(parents=True)
+    output.parent.unlink()
     run.finish()
     assert end_of(run, 2)["outcome"] == "done"
 
