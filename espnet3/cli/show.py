@@ -140,26 +140,34 @@ def rendered(jobs: Sequence[Rendered]) -> None:
     """Print jobs that were not submitted."""
     if not jobs:
         say("# nothing to submit: every shard is done, queued or running")
+    finishers = [job for job in jobs if job.when]
+    jobs = [job for job in jobs if not job.when]
     shown = jobs if len(jobs) <= JOBS else jobs[:1]
     for number, job in enumerate(shown, 1):
-        script = " SCRIPT" if job.script else ""
-        say(f"# job {number} of {len(jobs)}: the command")
-        say(f"{masked_text(shlex.join(job.command))}{script}")
-        if job.script:
-            say(f"# job {number} of {len(jobs)}: its SCRIPT")
-            say(masked_text(job.script.rstrip("\n")))
+        _rendered(f"job {number} of {len(jobs)}", job)
     if len(jobs) > len(shown):
         say(f"# and {len(jobs) - len(shown)} more jobs like it (--json shows all)")
+    for job in finishers:
+        _rendered(f"the finisher, which {job.when}", job)
+
+
+def _rendered(what: str, job: Rendered) -> None:
+    say(f"# {what}: the command")
+    say(f"{masked_text(shlex.join(job.command))}{' SCRIPT' if job.script else ''}")
+    if job.script:
+        say(f"# {what.partition(',')[0]}: its SCRIPT")
+        say(masked_text(job.script.rstrip("\n")))
 
 
 def rendered_document(jobs: Sequence[Rendered]) -> dict[str, Any]:
-    """`submit --dry-run --json`."""
-    return {
-        "jobs": [
-            {"script": masked_text(job.script), "command": list(map(masked_text, job.command))}
-            for job in jobs
-        ]
-    }
+    """`submit --dry-run --json`; `when` is there for a finisher alone."""
+
+    def document(job: Rendered) -> dict[str, Any]:
+        command = list(map(masked_text, job.command))
+        found: dict[str, Any] = {"script": masked_text(job.script), "command": command}
+        return {**found, "when": job.when} if job.when else found
+
+    return {"jobs": [*map(document, jobs)]}
 
 
 # --- status ---------------------------------------------------------------------------------------

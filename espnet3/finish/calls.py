@@ -16,6 +16,7 @@ from espnet3.specs.finishing import Finished, QueuedFinisher
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.submit.behind import queue_behind_all
+from espnet3.submit.code import run_as_submitted
 from espnet3.submit.finishers import finisher_here
 from espnet3.submit.overrides import Groups
 from espnet3.submit.resumption import open_believed, record_found_jobs
@@ -83,4 +84,4 @@ def _with_groups(seen: Observation) -> tuple[Observation, Groups]:
     record_found_jobs(seen)
     config = last_config(seen)
     config = config.model_copy(update={"finish": config.finish or Finish()})
-    return seen, groups_of(config, seen.run)
+    return seen, groups_of(config, run_as_submitted(seen.directory, seen.run, seen.last))

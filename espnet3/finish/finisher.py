@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 import time
+from functools import partial
 from typing import NamedTuple
 
 from espnet3.config.finish import Finish
@@ -19,8 +20,9 @@ from espnet3.errors import (
     SchedulerUnavailable,
     SubmissionRefused,
 )
-from espnet3.finish.ending import bring_to_end, notify
+from espnet3.finish.ending import bring_to_end
 from espnet3.finish.evidence import before, done_on, missing_shards, why_stopped
+from espnet3.finish.notice import notify
 from espnet3.finish.rules import End, Policy, decide
 from espnet3.finish.waves import queue_after, submit_wave, to_submit, wave_of
 from espnet3.run_dir.directory import RunDirectory
@@ -34,6 +36,7 @@ from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
 from espnet3.submit.code import known_code
 from espnet3.submit.finishers import jobs_alive, most_memory, most_seconds
+from espnet3.submit.resumption import believed_now
 from espnet3.submit.run_groups import last_config
 from espnet3.submit.submission import Overtaken
 
@@ -129,7 +132,7 @@ class _Finisher:
 
     def read(self) -> Ending:
         self._directory.require_run(self._run.run_id)
-        found = read_ending(self._directory)
+        found = read_ending(believed_now(self._directory))
         return found or Ending([], [], None)
 
     async def successor(self, ending: Ending) -> int | None:
@@ -153,7 +156,7 @@ class _Finisher:
     async def observe(self) -> Observation | None:
         """What is seen of the run, once the scheduler answers; None where it does not."""
         while True:
-            seen = await observe(self._directory)
+            seen = await observe(partial(believed_now, self._directory))
             problem = seen.status.scheduler_problem
             if problem is None:
                 self._unanswered_since = None
@@ -220,15 +223,17 @@ class _Finisher:
         self._alive_since = None
         wave = ending.waves[-1] if ending.waves else None
         unanswered = self._unsubmitted_since is not None
-        if wave is None or not to_submit(seen, wave, again=unanswered):
+        stopped = why_stopped(seen, ending)  # also since the wave was decided
+        if wave is None or stopped or not to_submit(seen, wave, again=unanswered):
             decided = await asyncio.to_thread(self._decide, seen, ending)
             if isinstance(decided, End):
                 return await self._end(seen, decided, ending)
             wave = decided
             try:
                 await asyncio.to_thread(self._publish, wave)
-            except FileTaken:
-                return False  # another finisher decided
+            except FileTaken:  # another finisher decided, which may be seen later
+                await self._sleep()
+                return False
         try:
             await asyncio.to_thread(_require_same_code, seen)
         except CodeChanged as error:
@@ -261,7 +266,8 @@ class _Finisher:
         number = self._finisher.wave
         if any(wave.number == number for wave in ending.waves):
             return None
-        seen = await observe(self._directory, until_wave=number or sys.maxsize)
+        opened = partial(believed_now, self._directory)
+        seen = await observe(opened, until_wave=number or sys.maxsize)
         decided = await asyncio.to_thread(self._decide, seen, ending)
         if isinstance(decided, Wave) and not number:
             left = await asyncio.to_thread(self._left, seen)
@@ -299,7 +305,7 @@ class _Finisher:
         )
         if isinstance(decided, End):
             return decided
-        return wave_of(decided, seen, self._finisher, len(ending.all_waves) + 1, items_done)
+        return wave_of(decided, seen, self._finisher, ending.next_wave, items_done)
 
     def _left(self, seen: Observation) -> dict[int, str]:
         return {shard.rank: shard.words for shard in seen.status.not_done()}
@@ -324,7 +330,9 @@ class _Finisher:
     async def tell(self, end: Finished) -> Finished:
         """Say that it is over, and run the user's command."""
         log.info("%s", in_words(end))
-        await notify(self._directory, end, await asyncio.to_thread(self._command))
+        command = await asyncio.to_thread(self._command)
+        folder = self._run.working_directory
+        await notify(self._directory, end, command, self._finisher.number, folder)
         return end
 
     def _command(self) -> str | None:

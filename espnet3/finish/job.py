@@ -90,8 +90,6 @@ def _again_and_again(options: WorkerArguments) -> int:
     """
     code = exit_codes.FAILED
     for n in range(TRIES):
-        if n:
-            time.sleep(_PAUSE)
         child = os.fork()
         if child == 0:
             _exit_with(options)
@@ -99,24 +97,37 @@ def _again_and_again(options: WorkerArguments) -> int:
         code = with_child.wait()
         if code in (exit_codes.DONE, exit_codes.USAGE) or with_child.asked:
             return code
+        if n + 1 < TRIES and with_child.is_asked_within(_PAUSE):
+            return code
     return code
 
 
 class _Forwarding:
-    """Hands the signals that ask for an end to the child."""
+    """Hands the signals that ask for an end to the child, while there is one."""
 
     def __init__(self, child: int) -> None:
-        self._child = child
+        self._child: int | None = child
         self.asked = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._forward)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        os.kill(self._child, number)
+        if self._child is not None:
+            os.kill(self._child, number)
+
+    def is_asked_within(self, seconds: float) -> bool:
+        """Whether somebody asks for an end before another child is started."""
+        time.sleep(seconds)
+        return self.asked
 
     def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
+        if self._child is None:
+            raise ChildProcessError
+        # Until it is reaped its number is nobody else's.
+        os.waitid(os.P_PID, self._child, os.WEXITED | os.WNOWAIT)
+        child, self._child = self._child, None
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _exit_with(options: WorkerArguments) -> NoReturn:

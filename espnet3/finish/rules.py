@@ -170,32 +170,36 @@ def decide(
         said = "no wave is wanted" if not policy.waves else f"{_number(policy.waves, 'wave')} spent"
         return End("incomplete", said, _words_of(missing))
     bad = bad_nodes(missing, done_on)
+    items_done = sum(shard.items_done for shard in missing)
+    is_further = (n_done, items_done) > (before.n_done, before.items_done)
+    is_stuck = bool(before.n_waves) and not is_further
     portions: dict[Again, list[int]] = {}
     left: dict[int, str] = {}
     for shard in missing:
-        how = judge(shard, policy, bad)
+        how = judge(shard, policy, bad, is_stuck=is_stuck)
         if isinstance(how, str):
             left[shard.rank] = how
         else:
             portions.setdefault(how, []).append(shard.rank)
     if not portions:
         return End("incomplete", "nothing that is missing would be tried again", left)
-    items_done = sum(shard.items_done for shard in missing)
-    is_further = (n_done, items_done) > (before.n_done, before.items_done)
     is_other = any(how.changes for how in portions) or bool(bad)
     counts = all(how.counted for how in portions)
-    if before.n_waves and counts and not is_further and not is_other:
+    if is_stuck and counts and not is_other:
         return End("incomplete", "the last wave got no further", _words_of(missing))
     return NextWave(portions, bad, left)
 
 
-def judge(shard: Missing, policy: Policy, bad: Mapping[str, str] = {}) -> Again | str:
+def judge(
+    shard: Missing, policy: Policy, bad: Mapping[str, str] = {}, *, is_stuck: bool = False
+) -> Again | str:
     """How a shard is tried again, or why it is not.
 
     Args:
         shard: the shard.
         policy: what may be tried.
         bad: nodes that the next wave keeps away from.
+        is_stuck: whether the last wave got no further, so that no item has been done since.
     """
     counted = shard.kind not in _UNCOUNTED and shard.host not in bad
     if counted and shard.attempts >= policy.max_attempts:
@@ -208,7 +212,7 @@ def judge(shard: Missing, policy: Policy, bad: Mapping[str, str] = {}) -> Again 
     if shard.kind == "memory":
         return _with_more_memory(shard, policy)
     if shard.kind == "time":
-        return _with_more_time(shard, policy)
+        return _with_more_time(shard, policy, is_stuck=is_stuck)
     if shard.kind in ("error", "cuda-memory"):
         if shard.retries >= policy.retry_errors:
             return shard.words or shard.kind
@@ -228,15 +232,17 @@ def _with_more_memory(shard: Missing, policy: Policy) -> Again | str:
     return Again(f"out of memory at {in_bytes(used)}, now {in_bytes(given)}", memory=given)
 
 
-def _with_more_time(shard: Missing, policy: Policy) -> Again | str:
-    if shard.items_done or shard.walltime is None:
+def _with_more_time(shard: Missing, policy: Policy, *, is_stuck: bool) -> Again | str:
+    if shard.walltime is None:
+        return Again("time limit")
+    if shard.items_done and not is_stuck:
         return Again("time limit, some items done")
     wanted = MORE_TIME * shard.walltime
     given = at_most(wanted, policy.max_walltime)
+    what = f"time limit of {shard.walltime:g} s with no {'further ' * is_stuck}item done"
     if given <= shard.walltime:
-        return f"time limit of {shard.walltime:g} s with no item done, which is max_walltime"
-    words = f"time limit of {shard.walltime:g} s with no item done, now {given:g} s"
-    return Again(words, walltime=given)
+        return f"{what}, which is max_walltime"
+    return Again(f"{what}, now {given:g} s", walltime=given)
 
 
 def bad_nodes(missing: Iterable[Missing], done_on: Mapping[str, int]) -> dict[str, str]:

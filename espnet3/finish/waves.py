@@ -14,6 +14,7 @@ from espnet3.specs.finishing import BadNode, Finisher, Portion, Wave
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import Submission, now
 from espnet3.status.observation import Observation
+from espnet3.submit.code import run_as_submitted
 from espnet3.submit.finishers import in_bytes, queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
@@ -112,11 +113,12 @@ async def submit_wave(seen: Observation, wave: Wave, *, again: bool = False) -> 
         SubmissionRefused, SchedulerUnavailable, StoreError: as `espnet3.submit.submit`.
     """
     await asyncio.to_thread(record_found_jobs, seen)
+    run = await asyncio.to_thread(run_as_submitted, seen.directory, seen.run, seen.last)
     number = seen.next_number
     submitted = Submitted.nothing(seen.directory.root)
     for portion, ranks in to_submit(seen, wave, again=again):
         config = _config_of(seen, portion, [bad.node for bad in wave.bad_nodes])
-        groups = await asyncio.to_thread(groups_of, config, seen.run)
+        groups = await asyncio.to_thread(groups_of, config, run)
         planned = await groups.planned(ranks)
         parts = submit_planned(
             seen.directory,
@@ -153,7 +155,8 @@ async def queue_after(seen: Observation, waits_for: list[str], submission: int) 
     Raises:
         EspnetError: as `queue_finisher`.
     """
-    groups = await asyncio.to_thread(groups_of, last_config(seen), seen.run)
+    run = await asyncio.to_thread(run_as_submitted, seen.directory, seen.run, seen.last)
+    groups = await asyncio.to_thread(groups_of, last_config(seen), run)
     await queue_finisher(
         seen.directory,
         seen.run,

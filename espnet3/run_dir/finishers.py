@@ -91,6 +91,11 @@ class Ending(NamedTuple):
         return [wave for wave in self.all_waves if wave.finisher > since]
 
     @property
+    def next_wave(self) -> int:
+        """The number of the next wave: those that were queued up front leave gaps."""
+        return self.all_waves[-1].number + 1 if self.all_waves else 1
+
+    @property
     def is_over(self) -> bool:
         """Whether no finisher is to come: the last one has brought the run to an end."""
         end = self.end
@@ -137,9 +142,14 @@ def next_end(directory: RunDirectory) -> int:
     return _last_end(directory) + 1
 
 
-def count_waves(directory: RunDirectory) -> int:
-    """How many waves of a run were decided."""
-    return len(_numbers(directory.store.names(layout.WAVES)))
+def next_number(names: Iterable[str]) -> int:
+    """The first number beyond those of a folder's files."""
+    return max(_numbers(names), default=0) + 1
+
+
+def last_wave(directory: RunDirectory) -> int:
+    """The number of the last wave of a run that was decided; 0 for none."""
+    return next_number(directory.store.names(layout.WAVES)) - 1
 
 
 def _numbers(names: Iterable[str]) -> list[int]:

@@ -34,6 +34,9 @@ _FOLDERS = (
     *layout.MADE_LATER,
 )
 
+# Others' scripts, commands and ids of jobs are taken from there.
+_SAY_WHAT_IS_DONE = (layout.SUBMISSIONS, layout.FINISHERS, layout.WAVES)
+
 
 def stricter(policy: Trust | None, parallel: Mapping[str, Any]) -> Trust | None:
     """The policy for a run. What its directory says of itself can make it stricter, never looser.
@@ -73,14 +76,16 @@ def require_trusted(store: Store, policy: Trust | None, files: Iterable[str] = (
 def require_submissions(store: Store, policy: Trust | None) -> None:
     """Refuse a run directory before something is done because of what its submissions say.
 
+    What is to be submitted next, and run at the end, stands in finishers' decisions, too.
+
     Raises:
         Untrusted: see `require_trusted`.
     """
-    folder = layout.SUBMISSIONS
-    names: list[str] = []
-    with contextlib.suppress(FileMissing):  # a file, or below one: who reads the run says so
-        names = store.names(folder)
-    require_trusted(store, policy, [f"{folder}/{name}" for name in names])
+    files: list[str] = []
+    for folder in _SAY_WHAT_IS_DONE:
+        with contextlib.suppress(FileMissing):  # a file, or below one: who reads the run says so
+            files += [f"{folder}/{name}" for name in store.names(folder)]
+    require_trusted(store, policy, files)
 
 
 def require_files(store: Store, policy: Trust | None, files: Iterable[str]) -> None:

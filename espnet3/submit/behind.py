@@ -11,7 +11,7 @@ import dask
 from espnet3.config.finish import Finish
 from espnet3.config.model import ParallelConfig
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import count_waves, next_end
+from espnet3.run_dir.finishers import last_wave, next_end
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.finishing import QueuedFinisher
@@ -96,7 +96,7 @@ async def queue_behind(
         await queue(submission=newest, waits_for=ids)
         return
     end = await asyncio.to_thread(next_end, directory)
-    before = await asyncio.to_thread(count_waves, directory)
+    before = await asyncio.to_thread(last_wave, directory)
     for step in range(1, finish.waves + 1):
         wave = before + step
         queued = await queue(submission=newest, waits_for=ids, up_front=True, wave=wave)

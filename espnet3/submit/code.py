@@ -132,6 +132,18 @@ def run_for(
     return known_code(directory, last, choice).run(directory, run)
 
 
+def run_as_submitted(directory: RunDirectory, run: RunSpec, last: Submission | None) -> RunSpec:
+    """The run, whose modules are found as its workers find them: in its snapshot, if it has one.
+
+    Raises:
+        Untrusted, StoreError, FormatError: the snapshot cannot be used.
+    """
+    record = directory.code(last)
+    if record is None or not record.snapshot:
+        return run
+    return run_for("submitted", directory, run, last)
+
+
 async def number_of_code(
     directory: RunDirectory,
     run: RunSpec,

@@ -23,18 +23,18 @@ from espnet3.errors import (
 )
 from espnet3.redaction import shown_value
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finishers import ON_THIS_HOST, next_end, queued_record
+from espnet3.run_dir.finishers import ON_THIS_HOST, next_end, next_number, queued_record
 from espnet3.run_dir.output_names import require_form, require_outside
 from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher, QueuedFinisher
-from espnet3.specs.models import PlannedJob, RunSpec, now
+from espnet3.specs.models import PlannedJob, RunSpec, Submission, now
 from espnet3.status.observation import Observation
 from espnet3.status.run_status import LIVE
 from espnet3.storage.paths import absolute, as_entered
-from espnet3.submit.launcher import Launcher
+from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.overrides import MakeLauncher
 from espnet3.submit.submission import log_directory_of, why_cut_short
 
@@ -48,6 +48,10 @@ _SIZES = frozenset({
 _OF_SIZE = re.compile(
     r"gpu|gres|mem|cpu|task|nodes|time|exclusive|array|select|slots|-pe\b|requeue", re.IGNORECASE
 )
+# Directives of resources, whose values say what they are; of a queue `gpu` the name says it.
+_RESOURCES = frozenset({"-l", "-R", "-C", "--constraint"})
+# Letters of a scheduler's own, which mean something else to others.
+_SHORT = {"slurm": "cnGNtB", "lsf": "nMWx"}
 T = TypeVar("T", int, float)
 MORE_MEMORY, MORE_TIME = 1.5, 2  # times what was asked for before
 
@@ -67,13 +71,25 @@ def finisher_config(config: ParallelConfig) -> ParallelConfig:
         options = {name: value for name, value in options.items() if name not in _SIZES}
         directives = options.get("job_extra_directives")
         if isinstance(directives, list):
-            kept = [line for line in directives if not _OF_SIZE.search(str(line))]
+            kept = [line for line in directives if not _is_of_size(str(line), config.env)]
             options["job_extra_directives"] = kept
         options |= _SMALL
         options |= finish.options
     elif finish.options:
         raise ConfigError("parallel.finish.options", f"env: {config.env} has none for a finisher")
     return config.model_copy(update={"options": options, "n_workers": 1, "overrides": []})
+
+
+def _is_of_size(directive: str, env: str) -> bool:
+    """Whether a directive asks for something in size, as `--gres=gpu:1` does."""
+    words = directive.split(None, 1)
+    name = words[0].partition("=")[0] if words else ""
+    if name in _RESOURCES or (name, env) == ("-p", "oar"):  # properties of nodes, there
+        return _OF_SIZE.search(directive) is not None
+    letters = _SHORT.get(env)
+    if letters and re.fullmatch(rf"-[{letters}][\d:,-]*", name):
+        return True
+    return _OF_SIZE.search(name) is not None
 
 
 def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
@@ -199,6 +215,41 @@ async def queue_finisher(
         return await _launch(directory, launcher, await _publish_next(directory, planned))
 
 
+async def render_finisher(
+    directory: RunDirectory,
+    run: RunSpec,
+    config: ParallelConfig,
+    make: MakeLauncher,
+    behind: Submission,
+) -> Rendered | None:
+    """Render the job that `queue_finisher` would queue, and queue and write nothing.
+
+    Args:
+        directory: the run directory, which need not exist.
+        run: its run.json, or what that would be.
+        config: the run's parallel config.
+        make: makes launchers.
+        behind: the newest submission that would be made.
+
+    Returns:
+        None where the config wants none.
+
+    Raises:
+        EspnetError: as `queue_finisher`.
+    """
+    if config.finish is None:
+        return None
+    launcher = make(finisher_config(config))
+    waits_for = [f"<id of {job.name}>" for job in behind.jobs]
+    number = next_number(await asyncio.to_thread(directory.store.names, layout.FINISHERS))
+    end = await asyncio.to_thread(next_end, directory)
+    finisher = _finisher(directory, run, config, launcher, number, end, behind.number, waits_for)
+    rendered = await launcher.render_finisher(finisher)
+    waves = config.finish.waves if config.finish.up_front else 0
+    more = f"; {waves} waves are queued behind it, with a finisher behind each" if waves else ""
+    return rendered._replace(when=f"starts when these jobs have ended, in whatever way{more}")
+
+
 async def finisher_here(
     directory: RunDirectory,
     run: RunSpec,
@@ -224,13 +275,15 @@ async def _publish_next(
     directory: RunDirectory, planned: Callable[[int], Awaitable[Finisher]]
 ) -> Finisher:
     """Write an intent under the next number that is free."""
+    least = 1  # one that was just taken may be listed later
     while True:
         taken = await asyncio.to_thread(directory.store.names, layout.FINISHERS)
-        numbers = [n for n in map(layout.submission_number, taken) if n is not None]
-        finisher = await planned(max(numbers, default=0) + 1)
+        number = max(least, next_number(taken))
+        finisher = await planned(number)
         with contextlib.suppress(FileTaken):
             await asyncio.to_thread(_publish, directory, finisher)
             return finisher
+        least = number + 1
 
 
 def in_bytes(size: int) -> str:

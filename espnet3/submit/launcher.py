@@ -14,10 +14,14 @@ from espnet3.submit.plan import JobShape
 
 
 class Rendered(NamedTuple):
-    """A job as it will be submitted: its script and the command that submits it."""
+    """A job as it will be submitted: its script and the command that submits it.
+
+    Of a finisher `when` says for what it waits; it is "" for the others.
+    """
 
     script: str
     command: list[str]
+    when: str = ""
 
 
 class Launcher(ABC):

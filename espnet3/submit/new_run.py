@@ -18,13 +18,13 @@ from espnet3.run_dir.removal import require_not_removed
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.items import plan_items
-from espnet3.specs.models import RunSpec, encode, now
+from espnet3.specs.models import RunSpec, Submission, encode, now
 from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
 from espnet3.submit.behind import queue_behind
 from espnet3.submit.code import KnownCode, WhichCode, number_of_code, require_choice
-from espnet3.submit.finishers import check_finish, with_absolute_output
+from espnet3.submit.finishers import check_finish, render_finisher, with_absolute_output
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.launcher_choice import make_launcher, with_usual_width
 from espnet3.submit.overrides import Groups
@@ -107,7 +107,7 @@ async def dry_run(
     """Render the jobs that `submit` would launch, and launch and write nothing.
 
     Returns:
-        Script and submit command of each job; none where nothing is missing.
+        Script and submit command of each job, a finisher's last; none where nothing is missing.
 
     Raises:
         EspnetError: as `submit` does.
@@ -124,11 +124,16 @@ async def dry_run(
         if not chosen:
             return []
     shown: list[Rendered] = []
+    made: list[Submission] = []
     planned = await groups.planned(chosen)
     for number, each in enumerate(planned, first):
         submission = make_submission(store, run, each, number=number)
         shown += [await each.launcher.render(submission, job) for job in submission.jobs]
-    return shown
+        made.append(submission)
+    jobs = [job for submission in made for job in submission.jobs]
+    behind = made[-1].model_copy(update={"jobs": jobs})
+    finisher = await render_finisher(directory, run, groups.config, groups.make, behind)
+    return shown if finisher is None else [*shown, finisher]
 
 
 class _Ready(NamedTuple):

@@ -42,6 +42,10 @@ from espnet3.submit.withdrawals import (
 from espnet3.user_code.references import find_class
 from espnet3.user_code.sources import Source, loaded_sources
 
+# What other hosts wrote a moment ago, and this one may have listed before.
+_SEEN_LATE = (
+    layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS, layout.FINISHERS, layout.WAVES,
+)  # fmt: skip
 WhichItems = Literal["missing", "failed"]
 
 
@@ -160,9 +164,17 @@ async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Su
 
 def open_believed(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
     """A directory whose submissions may be believed, as it is now."""
-    directory = RunDirectory.open(run_dir, policy)
+    return believed_now(RunDirectory.open(run_dir, policy))
+
+
+def believed_now(directory: RunDirectory) -> RunDirectory:
+    """The same directory, whose submissions may be believed, as it is now.
+
+    Raises:
+        Untrusted: others could have written what would be submitted or run.
+    """
     directory.require_submissions()
-    for folder in (layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS):
+    for folder in _SEEN_LATE:
         directory.store.refresh(folder)
     return directory
 

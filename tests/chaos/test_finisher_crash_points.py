@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from espnet3.finish import finisher as finisher_module
 from espnet3.finish.finisher import Waits, finish
 from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.worker_command import parse_arguments
 from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher
+from espnet3.specs.models import AcceptedJob, Cancellation, Submission, now
 from tests.support import world as world_module
 from tests.support.helpers import LONG
 from tests.support.mortal import Died, Process
@@ -241,6 +243,50 @@ def all_but_one_done(world: World) -> None:
             world.run_task(task, mortal(world))
     for task in world.cluster.queued():
         world.run_task(task)
+
+
+def test_a_run_that_is_cancelled_when_its_wave_is_decided(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision stands, but nothing of it is submitted any more."""
+    all_but_one_done(world)
+    [first] = world.cluster.finishers()
+    first.state = TaskState("running", "RUNNING")
+
+    async def silent(self: object, submission: Submission) -> AsyncGenerator[AcceptedJob]:
+        if submission.number > 1:
+            raise SchedulerUnavailable("stand-in", "connection refused")
+        yield AcceptedJob(name="", job_id="")
+
+    async def cancelled(self: object) -> None:
+        if (directory := RunDirectory.open(world.run_dir)).store.exists(layout.wave(1)):
+            note = Cancellation(number=1, created=now(), by=this_process())
+            directory.publish_first(note)
+
+    monkeypatch.setattr(StandInLauncher, "launch", silent)
+    monkeypatch.setattr(finisher_module._Finisher, "_sleep", cancelled)
+    end = world.run(finishing(first, scheduler=60.0))
+    assert (end.outcome, end.cause) == ("stopped", "cancelled")
+    assert layout.wave(1) in world.seen
+
+
+def test_a_gap_in_the_numbers_of_waves(world: World) -> None:
+    """As those leave that were queued up front where a finisher died: no number is taken twice."""
+    if world.objects:
+        pytest.skip("files are renamed by hand")
+    all_but_one_done(world)
+    [first] = world.cluster.finishers()
+    run_finisher(world, first, Process())
+    for task in world.cluster.queued():
+        task.state = TaskState("ended", "PREEMPTED", stopped="preempted")
+    waves = Path(world.run_dir, layout.WAVES)
+    wave = json.loads((waves / "0001.json").read_bytes())
+    (waves / "0002.json").write_text(json.dumps({**wave, "number": 2}))
+    (waves / "0001.json").unlink()
+    world.seen = world.files()
+    play(world, kills=0)
+    require_end(world)
+    assert sorted(path.name for path in waves.iterdir()) == ["0002.json", "0003.json"]
 
 
 def test_two_finishers_at_once_decide_once(world: World) -> None:

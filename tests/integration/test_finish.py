@@ -191,6 +191,23 @@ def test_a_form_that_cannot_be_made_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    output = tmp_path / "no" / "results.jsonl"
+    output.parent.touch()  # a file
+    notify = f'echo "$ESPNET3_WORDS" > {tmp_path}/told'
+    run = submit(tmp_path, 4, {}, finish={"collect": str(output), "notify": notify})
+    end = end_of(run)
+    assert (end["outcome"], end["n_done"], end["results"]) == ("incomplete", end["n_shards"], None)
+    assert (
+        (tmp_path / "told")
+        .read_text()
+        .startswith(f"incomplete: 4 of 4 shards done; the results cannot be collected: {output}: ")
+    )
+    output.parent.unlink()
+    run.finish()
+    assert end_of(run, 2)["outcome"] == "done"
+
+
 @pytest.mark.parametrize(
     ("finish", "error", "words"),
     [

@@ -26,6 +26,7 @@ from tests.support.helpers import (
     submission,
     wait_for,
 )
+from tests.support.runners import GATE
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
 from tests.support.troubles import Troubled, Troubles
@@ -130,6 +131,92 @@ TROUBLED: dict[str, Any] = {
     "options": {"cores": 1, "memory": "300MB", "walltime": "00:01:00"},
     "finish": {"waves": 5, "max_attempts": 5},
 }
+
+
+@pytest.mark.parametrize("mode", ["CANCEL", "REQUEUE"])
+def test_a_worker_is_preempted_by_another_partition(
+    slurm_packages: None,
+    short_tmp: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+) -> None:
+    """It is tried again, and not for its `max_attempts`: one of these is all that there is."""
+    config = {"PreemptType": "preempt/partition_prio", "PreemptMode": mode}
+    urgent = {"urgent": "PriorityTier=10 PreemptMode=OFF"}
+    with SlurmCluster(short_tmp, cpus=4, config=config, partitions=urgent) as cluster:
+        for name, value in cluster.env.items():
+            monkeypatch.setenv(name, value)
+        gate = tmp_path / GATE
+        finish = {"max_attempts": 1}
+        trouble = {"gate": str(gate)}
+        run = submit(tmp_path, 8, trouble, n_shards=4, n_workers=4, finish=finish)
+        wait_for(lambda: noted(tmp_path, "begun").total() == 4, "not all shards run")
+        cluster.run("sbatch", "--partition=urgent", "--ntasks=1", "--output=/dev/null", "--wrap",
+                    f"until test -e {gate}; do sleep 0.1; done")  # fmt: skip
+        out = ("squeue", "--noheader", "--partition=urgent", "--states=RUNNING")
+        wait_for(lambda: cluster.run(*out).stdout.strip() != "", "nothing is preempted", 120)
+        gate.touch()
+        end = end_of(run)
+        assert end["outcome"] == "done", end
+        assert results_of(end) == [{"item": item} for item in range(8)]
+        waves = [*Path(run.run_dir, layout.WAVES).glob("*.json")]
+        if mode == "REQUEUE":  # Slurm itself tries it again, and the finisher waits for that
+            assert (waves, end["waves"]) == ([], [])
+            assert max(noted(tmp_path, "begun").values()) == 2
+            return
+        [wave] = waves
+        [portion] = json.loads(wave.read_bytes())["portions"]
+        assert (portion["cause"], portion["counted"]) == ("preempted", False)
+        assert end["waves"][0]["words"] == "wave 1: 1 shard again (preempted)"
+
+
+BROKEN_LATER = """
+import os, signal, time
+from pathlib import Path
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {"folder": Path(self.config["folder"])}
+
+
+class Runner(BaseRunner):
+    @staticmethod
+    def forward(idx, folder):
+        while not (folder / "gate").exists():
+            time.sleep(0.02)
+        if idx == 1 and not (folder / "killed").exists():
+            (folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return idx
+"""
+
+
+def test_waves_with_a_snapshot_need_no_more_than_that(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Also where the file that is there now cannot even be imported."""
+    (tmp_path / "decode.py").write_text(BROKEN_LATER)
+    config = {
+        "provider": {"_target_": "decode.Provider"},
+        "runner": {"_target_": "decode.Runner"},
+        "items": 4,
+        "n_shards": 2,
+        "run_dir": str(tmp_path / "run"),
+        "config": {"folder": str(tmp_path)},
+        "parallel": {
+            "env": "slurm", "n_workers": 2, "options": TINY, "snapshot": True,
+            "finish": {"options": SMALL},
+        },
+    }  # fmt: skip
+    (tmp_path / "go.yaml").write_text(json.dumps(config))
+    done = python("-m", "espnet3", "submit", "go.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "decode.py").write_text("class Runner(  # at work\n")
+    (tmp_path / GATE).touch()
+    end = ends.end_of(Run(tmp_path / "run"), seconds=200)
+    assert (end["outcome"], len(end["waves"])) == ("done", 1), end
+    assert results_of(end) == [0, 1, 2, 3]
 
 
 def test_a_typo_costs_a_minute_and_not_the_allocation(slurm: SlurmCluster, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_the_shell_hands_on_exact_arguments(
         rendered = _render(root / run_name, job_name, f"{shlex.quote(str(program))} -X 'a  b'")
         assert not (root / run_name).exists()
         (root / run_name / "logs").mkdir(parents=True)  # as a submission does
-        for number, (script, command) in enumerate(rendered):
+        for number, (script, command, _) in enumerate(rendered):
             dump = Path(temporary, f"dump.{number}")
             env = os.environ | {"DUMP": str(dump)}
             file = Path(temporary, f"script.{number}")

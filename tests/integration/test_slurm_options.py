@@ -260,8 +260,38 @@ def test_a_dry_run_writes_and_queues_nothing(
     assert "#SBATCH -p short\n" in rendered[0].script
     assert rendered[0].command[:2] == ["sbatch", "--parsable"]
     assert ("--array=0-3%2" in rendered[0].command) == job_array
-    waits = [[w for w in words if w.startswith("--dependency")] for _, words in rendered]
+    waits = [_waits(job.command) for job in rendered]
     assert [len(words) for words in waits] == ([0] if job_array else [0, 0, 1, 1])
+
+
+def _waits(command: list[str]) -> list[str]:
+    return [word for word in command if word.startswith("--dependency")]
+
+
+def test_a_dry_run_shows_the_finisher_and_when_it_runs(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = parallel(
+        n_workers=2,
+        n_shards=4,
+        options={"walltime": "10:00:00"},
+        finish=True,
+        job_array=False,
+        schedule="static",
+    )
+    runner, items = Echo(Shell({})), ["a", "b", "c", "d"]
+    *jobs, finisher = asyncio.run(dry_run(runner, items, run_dir=tmp_path / "run", parallel=config))
+    assert [*tmp_path.iterdir()] == []
+    assert not slurm.jobs()
+    assert [job.when for job in jobs] == [""] * 4
+    assert finisher.when == "starts when these jobs have ended, in whatever way"
+    assert "#SBATCH -t 00:15:00\n" in finisher.script
+    assert "espnet3.finish" in finisher.script
+    names = [word.removeprefix("--job-name=") for job in jobs for word in job.command
+             if word.startswith("--job-name=")]  # fmt: skip
+    [waits] = _waits(finisher.command)
+    assert waits == "--dependency=afterany:" + ":".join(f"<id of {name}>" for name in names)
 
 
 def test_the_log_directory_is_honoured(

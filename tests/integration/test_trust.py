@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import grp
 import json
@@ -20,14 +21,17 @@ import pytest
 from espnet3.collect.merge import Collected
 from espnet3.config.current import chosen_policy
 from espnet3.errors import ConfigError, Untrusted
+from espnet3.finish.finisher import finish
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
 from espnet3.run import Run, submit_run
+from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust, require_own, require_scripts, require_trusted
 from espnet3.specs import layout
+from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import RunSpec, decode
 from espnet3.storage.opening import open_store
 from tests.support.commands import said
-from tests.support.helpers import submission
+from tests.support.helpers import submission, wait_for
 
 STRANGER, GROUP = 54321, 54322  # nobody on this host, and a group of nobody
 FOLDERS = [folder for folder in layout.FOLDERS if folder != layout.LOGS]
@@ -457,6 +461,31 @@ def test_results_of_json_are_for_everyone_to_collect(tmp_path: Path) -> None:
     assert run.wait(60, 0.1).done
     (tmp_path / "run").chmod(0o777)
     assert run.collect() == [0, 1, 2, 3]
+
+
+@as_root
+@pytest.mark.parametrize("folder", [layout.SUBMISSIONS, layout.WAVES, layout.FINISHERS])
+def test_a_finisher_runs_nothing_that_others_have_put_beside_it(
+    tmp_path: Path, folder: str
+) -> None:
+    """In folders that the group may write anybody of it can put another notify, or a script."""
+    config = {"preflight": False, "finish": {"notify": f"touch {tmp_path}/told"}}
+    run = submit_run(Runner(Provider({})), range(4), run_dir=tmp_path / "run", parallel=config)
+    assert run.wait(60, 0.1).done
+    wait_for(Path(run.run_dir, layout.notified(1)).exists, "nobody was told")
+    told = tmp_path / "told"
+    told.unlink()
+    Path(run.run_dir, layout.finished(1)).unlink()
+    Path(run.run_dir, layout.notified(1)).unlink()
+    file = Path(run.run_dir, folder, "0002.json")
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(Path(run.run_dir, layout.submission(1)).read_bytes())
+    os.chown(file, STRANGER, GROUP)
+    directory = RunDirectory.open(run.run_dir)
+    finisher = directory.read(Finisher, layout.finisher(1))
+    with pytest.raises(Untrusted, match=f"{file} is not to be trusted: belongs to user"):
+        asyncio.run(finish(directory, directory.run(), finisher))
+    assert not told.exists()
 
 
 def test_a_submission_into_such_a_folder_is_refused_and_writes_nothing(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class SlurmCluster:
         memory_mb: Memory that each node claims to have.
         gpus: How many GPUs each node claims to have; copies of /dev/null stand for the devices.
         config: Keys of slurm.conf to set over ours; None removes one.
+        partitions: More partitions, name -> their keys.
     """
 
     # What it needs, and how many ports besides those of slurmctld and the slurmds.
@@ -93,6 +94,7 @@ class SlurmCluster:
         gpus: int = 0,
         hostnames: bool = False,
         config: Mapping[str, str | int | None] | None = None,
+        partitions: Mapping[str, str] | None = None,
     ) -> None:
         self.root = Path(root).resolve()
         if any(c.isspace() for c in str(self.root)) or len(str(self.root)) > 80:
@@ -104,6 +106,7 @@ class SlurmCluster:
         self.gpus = gpus
         self.hostnames = hostnames  # whether each node has its own, as only root can have it
         self._overrides = dict(config or {})
+        self._partitions = {**PARTITIONS, **(partitions or {})}
         self._children: list[subprocess.Popen[bytes]] = []
 
     # What tests use
@@ -340,7 +343,7 @@ class SlurmCluster:
         ]
         lines += [
             f"PartitionName={partition} Nodes=ALL State=UP {limits}"
-            for partition, limits in PARTITIONS.items()
+            for partition, limits in self._partitions.items()
         ]
         self.conf.write_text("\n".join(lines) + "\n")
 

@@ -18,6 +18,7 @@ class Troubles(EnvironmentProvider):
 
     kills: a worker is killed at them, once. large: they need 500 MB. slow: each takes that many
     seconds, item -> seconds. raising: they raise. bad_node: a node on which all items raise.
+    gate: a file for which all wait.
     """
 
     def build_env_local(self) -> dict[str, Any]:
@@ -33,6 +34,8 @@ class Troubled(BaseRunner):
         given = env["given"]
         folder = Path(given["folder"])
         note(folder, "begun", idx)
+        while "gate" in given and not Path(given["gate"]).exists():
+            time.sleep(0.02)
         once = folder / f"killed-{idx}"
         if idx in given.get("kills", ()) and not once.exists():
             once.touch()

@@ -220,6 +220,26 @@ def test_a_dry_run(jobs: int, shown: int, capsys: pytest.CaptureFixture[str]) ->
     assert lines[-1].startswith(f"# and {jobs - shown} more") is (jobs > shown)
 
 
+def test_a_dry_run_shows_the_finisher_whatever_else_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    jobs = [Rendered("#!/bin/sh\ntrue\n", ["sbatch"])] * 9
+    behind = Rendered("#!/bin/sh\nfinish\n", ["sbatch", "-d", "1"], "starts when all have ended")
+    show.rendered([*jobs, behind])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-6:] == [
+        "# and 8 more jobs like it (--json shows all)",
+        "# the finisher, which starts when all have ended: the command",
+        "sbatch -d 1 SCRIPT",
+        "# the finisher: its SCRIPT",
+        "#!/bin/sh",
+        "finish",
+    ]
+    [*others, last] = show.rendered_document([*jobs, behind])["jobs"]
+    assert last["when"] == "starts when all have ended"
+    assert not any("when" in other for other in others)
+
+
 def test_a_dry_run_of_what_needs_no_job(capsys: pytest.CaptureFixture[str]) -> None:
     show.rendered([])
     assert capsys.readouterr().out.startswith("# nothing to submit: ")

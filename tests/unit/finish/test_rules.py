@@ -127,7 +127,8 @@ def test_nothing_would_be_tried_again() -> None:
         (Missing(0, "silent"), 3, False),
         (Missing(0, "silent"), 4, True),
         (Missing(0, "time", items_done=5, walltime=60.0), 3, True),
-        (Missing(0, "time", items_done=2, walltime=60.0), 3, False),
+        (Missing(0, "time", items_done=2, walltime=60.0), 3, True),  # with more time
+        (Missing(0, "time", items_done=2), 3, False),
         (Missing(0, "memory", memory=GB), 3, True),  # more is asked for
         (Missing(0, "preempted"), 3, True),  # which is nobody's fault
         (Missing(0, "not-submitted"), 3, True),  # whoever decided it has died meanwhile
@@ -139,6 +140,19 @@ def test_a_wave_without_progress_ends_it(shard: Missing, n_done: int, goes_on: b
     assert isinstance(found, NextWave) == goes_on
     if isinstance(found, End):
         assert found.cause == "the last wave got no further"
+
+
+def test_an_item_that_takes_longer_than_the_limit_gets_more_time() -> None:
+    """Though items before it are done."""
+    shard = Missing(0, "time", items_done=2, walltime=60.0)
+    found = decide([shard], 3, Policy(), Before(1, 3, 1), {})
+    assert isinstance(found, NextWave)
+    assert not any(how.changes for how in found.portions)
+    found = decide([shard], 3, Policy(), Before(1, 3, 2), {})
+    assert isinstance(found, NextWave)
+    [how] = found.portions
+    assert how.walltime == 120.0
+    assert how.cause == "time limit of 60 s with no further item done, now 120 s"
 
 
 def test_shards_that_are_tried_alike_are_one_portion() -> None:
