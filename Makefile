@@ -6,6 +6,7 @@ TEST_WORKERS ?= 4
 # Where the tests are of which the whole takes less than two minutes on two cores.
 FAST := espnet3 tests/unit
 OLDEST ?= 3.11
+TORCH ?= torch
 FAULTS ?= 1000
 SEED ?=
 BENCH_ARGS ?=
@@ -30,7 +31,7 @@ PEERS_VENV := .venv-peers
 PEERS := $(PEERS_VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-fast test-pythons chaos bench scaling check schemas docs dist dist-check clean
+.PHONY: help venv demo test test-fast cookbook test-pythons chaos bench scaling check schemas docs dist dist-check clean
 
 help:  ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -51,6 +52,11 @@ test: $(DEV)  ## run all tests, against a real Slurm where one can be installed
 # Those that start a cluster all the same fail, and say so.
 test-fast: $(DEV)  ## run the tests that need no server and little time, before each commit
 	@ESPNET3_WITHOUT_SERVERS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not server and not slow" $(FAST) $(PYTEST_ARGS)
+
+# Gigabytes: torch, transformers and lhotse. TORCH names a smaller torch, for machines without a GPU.
+cookbook: $(DEV)  ## run the cookbook's pages that need torch, which the other tests leave out
+	@$(PIP) install --quiet --editable '.[cookbook]' '$(TORCH)'
+	@$(PY) -m pytest -n 0 -k cookbook tests/integration/test_documents.py $(PYTEST_ARGS)
 
 test-pythons: $(DEV)  ## run the tests that need no server on each Python of this host from OLDEST=3.11 on
 	@$(PY) -m tests.support.pythons --from $(OLDEST) -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ import click
 import espnet3
 from espnet3.cli import job_commands, look_commands, runs_commands
 from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE, WRONG_USAGE
+from espnet3.cli.sections import SectionedGroup
 from espnet3.cli.streams import give_up, open_streams
 from espnet3.errors import EspnetError, UsageError
 
@@ -27,11 +28,8 @@ Exit codes: 0 done, 1 not complete or failed, 2 wrong usage, 130 interrupted.
 """
 
 
-class _App(click.Group):
-    """Commands in their own order; a reader that goes away (`| head`) is not an error."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+class _App(SectionedGroup):
+    """The commands; a reader that goes away (`| head`) is not an error."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -49,7 +47,7 @@ def app() -> None:
     """Submit sharded work from a login node, log out, collect later."""
 
 
-for _command in (  # in the order of their use
+for _command in (  # within a section of the help, in this order
     job_commands.submit,
     runs_commands.list_runs,
     look_commands.status,

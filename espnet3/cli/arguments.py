@@ -29,7 +29,7 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-class Duration(click.FloatRange):
+class Duration(click.ParamType[float]):
     """A time such as `90m`, `1h`, `1h30m`, `45s`, `01:30:00`, or a number of seconds."""
 
     name = "duration"

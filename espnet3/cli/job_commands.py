@@ -16,6 +16,7 @@ from espnet3.cli import options
 from espnet3.cli.arguments import Duration, Seconds
 from espnet3.cli.completion import FILE
 from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
+from espnet3.cli.sections import Command, Section
 
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
@@ -37,7 +38,7 @@ Example of a CONFIG.yaml:
 """
 
 
-@click.command(epilog=_CONFIG)
+@click.command(cls=Command, section=Section.SUBMIT, epilog=_CONFIG)
 @options.config
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Print the jobs; write and submit nothing.")
@@ -84,7 +85,7 @@ def submit(
     return DONE
 
 
-@click.command()
+@click.command(cls=Command, section=Section.SUBMIT)
 @options.run_dir
 @click.argument("words", nargs=-1, metavar="[RANK | FIRST-LAST | SPEC.json]...", type=FILE)
 @click.option(
@@ -154,7 +155,7 @@ def _tell_submitted(result: Submitted, as_json: bool) -> None:
         show.submitted(result)
 
 
-@click.command()
+@click.command(cls=Command, section=Section.SUBMIT)
 @options.run_dir
 @click.option("--now", is_flag=True, help="Do its work here, once nothing of the run is alive.")
 @options.trust
@@ -184,7 +185,7 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
     return DONE if end.outcome == "done" and not end.errors else NOT_COMPLETE
 
 
-@click.command()
+@click.command(cls=Command, section=Section.SUBMIT)
 @options.run_dir
 @options.trust
 @options.as_json
@@ -206,7 +207,7 @@ def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
     return DONE
 
 
-@click.command("run-shard")
+@click.command("run-shard", cls=Command, section=Section.HERE)
 @options.shard
 @options.trust
 def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
@@ -232,7 +233,7 @@ def _exit_code(code: int, signal_number: int | None) -> int:
     return code if code in (exit_codes.DONE, exit_codes.USAGE) else NOT_COMPLETE
 
 
-@click.command()
+@click.command(cls=Command, section=Section.HERE)
 @options.run_dir
 @click.option("--max-shards", type=click.IntRange(min=1), help="Claim at most as many shards.")
 @click.option("--time", "duration", type=Duration(), help="End after that long, as in 1h or 90m.")
@@ -272,7 +273,7 @@ def work(
     return _exit_code(code, told)
 
 
-@click.command()
+@click.command(cls=Command, section=Section.AROUND)
 @click.argument("words", nargs=-1, metavar="[CONFIG.yaml] [KEY=VALUE]...", type=FILE)
 @click.option(
     "--timeout",

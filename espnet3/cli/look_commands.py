@@ -13,6 +13,7 @@ from espnet3.cli import options
 from espnet3.cli.arguments import Seconds
 from espnet3.cli.completion import FOLDER
 from espnet3.cli.options import DONE, NOT_COMPLETE
+from espnet3.cli.sections import Command, Section
 from espnet3.cli.streams import require_stdout
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from espnet3.status.run_status import RunStatus
 
 
-@click.command()
+@click.command(cls=Command, section=Section.LOOK)
 @options.run_dir
 @click.option("--workers", is_flag=True, help="Also a row for each worker that claims shards.")
 @options.as_json
@@ -54,7 +55,7 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
     return DONE if seen.sound else NOT_COMPLETE
 
 
-@click.command()
+@click.command(cls=Command, section=Section.LOOK)
 @options.run_dir
 @click.option(
     "--interval",
@@ -87,7 +88,7 @@ async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
     return seen
 
 
-@click.command()
+@click.command(cls=Command, section=Section.RESULTS)
 @options.run_dir
 @options.output
 @click.option(
@@ -133,7 +134,7 @@ def collect(
     return collect_results(run_dir, output, folder, key, as_json, trust, **how)
 
 
-@click.command()
+@click.command(cls=Command, section=Section.LOOK)
 @options.shard
 @click.option("--path", is_flag=True, help="Print the names of all its logs, oldest first.")
 @click.option("--raw", is_flag=True, help="Print its bytes as they are, escape sequences too.")

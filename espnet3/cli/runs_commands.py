@@ -13,13 +13,14 @@ import click
 from espnet3.cli import options
 from espnet3.cli.completion import FOLDER
 from espnet3.cli.options import DONE, NOT_COMPLETE
+from espnet3.cli.sections import Command, Section
 from espnet3.errors import UsageError
 
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
 
 
-@click.command("list")
+@click.command("list", cls=Command, section=Section.LOOK)
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=FOLDER)
 @click.option("--ask", is_flag=True, help="Ask the schedulers what is queued and running.")
 @options.as_json
@@ -47,7 +48,7 @@ def list_runs(folders: tuple[str, ...], ask: bool, as_json: bool) -> int:
     return DONE
 
 
-@click.command()
+@click.command(cls=Command, section=Section.AROUND)
 @options.run_dir
 @click.option("--cancel", is_flag=True, help="Cancel it first, and wait until nothing of it lives.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -6,8 +6,11 @@ the same five are recognised many times here; `test_demo.py` has them whole.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,13 +24,15 @@ import pytest
 from espnet3 import Run, _jobqueue  # imported before we set one of its defaults
 from espnet3.parallel import set_parallel
 from espnet3.schedulers import dialects
+from espnet3.user_code import variables
 from tests.support import documents_yours
-from tests.support.documents import DOCUMENTS, ROOT, Walkthrough, blocks
+from tests.support.documents import DOCUMENTS, NEEDS, ROOT, Walkthrough, blocks
 from tests.support.slurm_cluster import SlurmCluster
 
 SECONDS = 0.7
 SLURM = [
     "README.md",
+    "docs/cookbook/software.md",
     "docs/customising.md",
     "docs/from-espnet3.md",
     "docs/guide.md",
@@ -83,25 +88,75 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(f"{here}/"):
             del sys.modules[name]
+            for key in [key for key in variables._first if key[0] == name]:
+                del variables._first[key]  # another reader's module may have this name
 
 
 def walk(document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Execute all blocks of a document."""
     import yours  # type: ignore[import-not-found]  # in the reader's folder
 
+    name = str(document.relative_to(ROOT))
+    for package in NEEDS.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; `make cookbook` does that")
     shared = folder / "shared"
     shared.mkdir()
-    module = document.stem.lower().replace("-", "_")
+    module = "_".join([*Path(name).parts[1:-1], document.stem]).lower().replace("-", "_")
     if module == "adding_a_batch_system":  # where a reader's new files and names are to be found
         monkeypatch.setattr(dialects, "__path__", [*dialects.__path__, str(folder)])
         monkeypatch.setattr(_jobqueue, "CLUSTERS", {**_jobqueue.CLUSTERS})
-    walkthrough = Walkthrough(folder, module, yours, {"/shared": str(shared), **SMALLER})
+    replacements = {"/shared": str(shared), **SMALLER}
+    if name == "docs/cookbook/hugging-face.md":
+        replacements |= whisper(folder)
+    elif name == "docs/cookbook/notebook.md":
+        write_notebook(folder / "notebook.ipynb", document)
+    elif name == "docs/cookbook/software.md":
+        containers(folder, monkeypatch)
+    walkthrough = Walkthrough(folder, module, yours, replacements)
     monkeypatch.setitem(sys.modules, module, walkthrough.module)
     for block in blocks(document):
         began = time.monotonic()
         walkthrough.run(block)
         print(f"{block.place}: {block.language}, {time.monotonic() - began:.1f} s")
     assert walkthrough.unused == set(), "files that no later block uses"
+
+
+def whisper(folder: Path) -> dict[str, str]:
+    """What stands for a large model: a tiny one, saved to a folder."""
+    model = folder / "whisper"
+    command = [sys.executable, "-m", "tests.support.tiny_whisper", str(model)]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return {"openai/whisper-large-v3": str(model)}
+
+
+def write_notebook(file: Path, document: Path) -> None:
+    """The page's Python blocks as the cells of a notebook."""
+    cells: list[dict[str, object]] = [
+        {
+            "cell_type": "code",
+            "id": str(number),
+            "source": block.text,
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        for number, block in enumerate(blocks(document))
+        if block.language == "python"
+    ]
+    whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    file.write_text(json.dumps(whole))
+
+
+def containers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An `apptainer` that has no image, and runs the command behind its name."""
+    program = folder / "bin" / "apptainer"
+    program.parent.mkdir()
+    script = 'while [ "${1%.sif}" = "$1" ]; do shift; done; shift; exec "$@"'
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    own = os.path.dirname(sys.executable)
+    monkeypatch.setenv("PATH", f"{program.parent}:{own}:{os.environ['PATH']}")
 
 
 @pytest.mark.parametrize("name", SLURM)

@@ -49,8 +49,18 @@ DOCUMENTS = [
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
 LANGUAGES = ("python", "yaml", "console", "json", "mermaid", "text")
-# The shape of a run directory; what a status says at one moment of many.
-TEXT_BLOCKS = {"docs/format.md": 1, "docs/finishing.md": 1}
+# The shape of a run directory; what a status says at one moment of many; what is named below.
+TEXT_BLOCKS = {
+    "docs/format.md": 1,
+    "docs/finishing.md": 1,
+    "docs/cookbook/espnet2.md": 1,  # needs a download and gigabytes
+    "docs/cookbook/gpus.md": 1,  # a job of whole nodes
+}
+# What is too large to be installed for each `make test`; `make cookbook` does.
+NEEDS = {
+    "docs/cookbook/hugging-face.md": ("torch", "transformers"),
+    "docs/cookbook/lhotse.md": ("lhotse",),
+}
 ANYTHING = "…"
 PATIENCE = 300  # seconds that a command may take, on a host that does much else
 

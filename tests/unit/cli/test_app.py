@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from espnet3.cli.app import app, run
+from espnet3.cli.sections import Command, Section
 
 COMMANDS = [
     "submit",
@@ -27,20 +30,44 @@ COMMANDS = [
 COMMANDS += ["work", "doctor"]
 
 
-def test_commands_stand_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_has_each_command_once_in_the_section_that_it_declares(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert [*app.commands] == COMMANDS
+    homeless = [name for name, each in app.commands.items() if _section(each) is None]
+    assert homeless == [], "declare it: @click.command(cls=Command, section=Section.LOOK)"
     assert run(["--help"]) == 0
     out = capsys.readouterr().out
-    positions = [out.index(f"\n  {name} ") for name in COMMANDS]
-    assert positions == sorted(positions)
-    assert "..." not in out.split("Commands:")[1]  # no sentence is cut
+    _, *parts = re.split(f"^({'|'.join(each.value for each in Section)}):$", out, flags=re.M)
+    assert parts[::2] == [section.value for section in Section]  # none is empty
+    for section, part in zip(Section, parts[1::2], strict=True):
+        table = part.partition("\n\n")[0]
+        declared = [n for n, each in app.commands.items() if _section(each) is section]
+        assert re.findall(r"^  (\S+)", table, re.M) == declared
+    assert "..." not in "".join(parts)  # no sentence is cut
     assert "\n    espnet3 watch RUN_DIR  " in out
+
+
+def _section(command: click.Command) -> Section | None:
+    return command.section if isinstance(command, Command) else None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_shell_can_complete_every_argument(name: str) -> None:
+    command = app.commands[name]
+    context = click.Context(command)
+    for each in command.params:
+        if isinstance(each, click.Argument) and each.metavar != "[KEY=VALUE]...":
+            found = each.shell_complete(context, "")
+            assert found, f"{each.name}: say type=FILE, or another of espnet3.cli.completion"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([name, "--help"]) == 0
-    assert "Usage: espnet3 " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Usage: espnet3 " in out
+    assert "None" not in out
 
 
 @pytest.mark.parametrize(
