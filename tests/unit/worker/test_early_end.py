@@ -107,7 +107,8 @@ class Typo(BaseRunner):
         raise NameError(f"name 'x{idx}' is not defined")
 
 
-CONFIG: dict[str, Any] = {"n_shards": 6, "runner": Typo, "finish": True}
+CONFIG: dict[str, Any] = {"n_shards": 6, "runner": Typo, "finish": True, "schedule": "static"}
+SHARED = CONFIG | {"schedule": "dynamic", "n_workers": 2}
 
 
 def work(store: Store, tasks: Iterator[int] | range, number: int = 1) -> list[int]:
@@ -153,7 +154,7 @@ def test_an_environment_that_fails_three_workers(store: Store, schedule: str) ->
 
 
 def test_workers_that_claim_end_too(store: Store) -> None:
-    write_run(store, {}, **CONFIG, n_workers=2, schedule="dynamic")
+    write_run(store, {}, **SHARED)
     store.prepare([layout.CLAIMS, layout.WORKERS])
     assert work(store, range(2)) == [exit_codes.FAILED] * 2
     assert len(records_of(store, "failed")) == 3
@@ -283,7 +284,7 @@ def test_a_worker_at_which_two_shards_fail_fast_claims_no_more(
     keys: dict[str, Any],
     n_failed: int,
 ) -> None:
-    write_run(store, config, **CONFIG | keys, n_workers=2, schedule="dynamic")
+    write_run(store, config, **SHARED | keys)
     store.prepare([layout.CLAIMS, layout.WORKERS])
     assert work(store, range(1)) == [exit_codes.FAILED]
     assert len(records_of(store, "failed")) == n_failed
@@ -292,7 +293,7 @@ def test_a_worker_at_which_two_shards_fail_fast_claims_no_more(
 
 
 def test_what_fails_slowly_is_no_bad_place(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(store, {"own": True}, **CONFIG, n_workers=2, schedule="dynamic")
+    write_run(store, {"own": True}, **SHARED)
     store.prepare([layout.CLAIMS, layout.WORKERS])
     monkeypatch.setattr(dynamic, "FAST", 0.0)
     assert work(store, range(1)) == [exit_codes.FAILED]
