@@ -13,7 +13,15 @@ from espnet3.submit.submission import PlannedSubmission, array_size
 
 # What may be changed for some shards, or by a resume, besides the scheduler's options.
 _BY_AN_OVERRIDE = frozenset(
-    {"n_workers", "shards_per_job", "job_array", "max_array_size", "max_errors", "submit_timeout"}
+    {
+        "n_workers",
+        "shards_per_job",
+        "job_array",
+        "max_array_size",
+        "max_errors",
+        "submit_timeout",
+        "usage",
+    }
 )
 # By a resume alone, since a submission has it for all of its shards (decision 0015).
 _BY_A_RESUME = _BY_AN_OVERRIDE | {"on_error"}

@@ -71,8 +71,8 @@ async def resume(
         run_dir: the run directory.
         ranks: only these shards, as ranks or paths of their spec files; all where unset.
         options: options to override, such as `{"memory": "64GB"}`, or one of `n_workers`,
-            `shards_per_job`, `job_array`, `max_array_size`, `max_errors`, `on_error` and
-            `submit_timeout`.
+            `shards_per_job`, `job_array`, `max_array_size`, `max_errors`, `on_error`,
+            `submit_timeout` and `usage`.
             They hold for all that is submitted, whatever `overrides` says; the others, and the
             rest of the parallel config, are those of the last submission.
         force: also shards that seem to be queued or running; the first finisher wins.

@@ -25,8 +25,8 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, ErrorRecord, RunSpec, now
 from espnet3.text import cut, one_line
-from espnet3.worker.memory import peak_memory
 from espnet3.worker.spare_descriptors import Spare
+from espnet3.worker.usage import Meter
 
 log = logging.getLogger("espnet3.worker")
 LARGE_ITEM = 1 << 16  # bytes
@@ -49,6 +49,9 @@ class Attempt:
 
     The generation of its receipt is settled before it begins: where that receipt is withdrawn
     meanwhile, its name stays taken, and what this attempt believed is not vouched for.
+
+    Attributes:
+        spent: what it takes.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class Attempt:
         place: SchedulerTask,
         generation: int,
         spare: Spare,
+        meter: Meter,
     ) -> None:
         self.directory, self.run, self.rank, self.place = directory, run, rank, place
         self.generation, self.spare = generation, spare
         self.name = layout.new_attempt(submission_number)
+        self.spent = meter.begin()
         self._is_own = True
 
     def in_place_of(self, name: str) -> Attempt:
@@ -105,7 +110,7 @@ class Attempt:
             pid=os.getpid(),
             time=now(),
             elapsed=round(time.monotonic() - BEGAN, 3),
-            peak_memory=peak_memory() if is_own_end else None,
+            usage=self.spent.usage() if is_own_end else None,
             **details,
         )
         self.directory.publish_first(record, durable=durable)

@@ -16,16 +16,18 @@ from espnet3.specs.models import RunSpec, Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, Attempt, SchedulerTask, log_failure
 from espnet3.worker.claiming import Claims
+from espnet3.worker.computing import NO_LIMITS, Limits, Work
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.removal_watch import RemovalWatch
 from espnet3.worker.salvage import list_results
 from espnet3.worker.schedule import fits
-from espnet3.worker.shard import NO_LIMITS, Limits, Stretch, Work, compute_shard
+from espnet3.worker.shard import Stretch, compute_shard
 from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.terms import Taken, Terms
+from espnet3.worker.usage import Meter
 
 log = logging.getLogger("espnet3.worker")
 MARGIN = 60.0  # seconds of a job for its prologue, and for its end, at most
@@ -84,6 +86,7 @@ def run_claimed(
     limits: Limits = NO_LIMITS,
     bounds: Bounds = UNBOUNDED,
     early_end: EarlyEnd | None = None,
+    asks_gpus: bool = True,
 ) -> Outcome:
     """Claim shards and compute them, until there is nothing left for this worker.
 
@@ -98,30 +101,28 @@ def run_claimed(
         limits: what the submission says of recorded errors.
         bounds: when to stop claiming.
         early_end: ends the submission where nothing can succeed; None where somebody watches it.
+        asks_gpus: whether GPUs are asked how busy they are.
     """
     for folder in (layout.RECEIPTS, layout.RESULTS, layout.CLAIMS):
         directory.store.refresh(folder)
     heartbeat = Heartbeat(directory, submission_number, this_process(), place, terms.heartbeat)
-    spare = Spare()
+    spare, meter = Spare(), Meter(asks_gpus=asks_gpus)
 
     def attempt(rank: int, generation: int) -> Attempt:
-        return Attempt(directory, run, rank, submission_number, place, generation, spare)
+        return Attempt(directory, run, rank, submission_number, place, generation, spare, meter)
 
     claims = Claims(
         directory, run, ranks, submission_number, heartbeat, attempt, terms, place.task or 0,
         n_places,
     )  # fmt: skip
-    watch = RemovalWatch(directory, run.run_id, terms.heartbeat)
-    with Signals() as signals, watch:
+    with Signals() as signals, RemovalWatch(directory, run.run_id, terms.heartbeat), meter:
         code = exit_codes.INTERRUPTED
         again = submission_number > 1 or place.task is None  # who joins may come after others
         worker = _Worker(directory, run, claims, heartbeat, signals, bounds, again)
         try:
             with heartbeat:
                 try:
-                    forward, env = build_environment(run, signals)
-                except Interrupted:
-                    raise
+                    forward, env = build_environment(run, signals, meter)
                 except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
                     code = worker.fail(raised, early_end)
                 else:

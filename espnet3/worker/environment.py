@@ -10,14 +10,27 @@ from espnet3.specs.models import RunSpec
 from espnet3.worker.attempt import describe, let_go
 from espnet3.worker.rebuild import enter_submitter_process, rebuild
 from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.usage import Meter
 
 
-def build_environment(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str, Any]]:
+def build_environment(
+    run: RunSpec, signals: Signals, meter: Meter
+) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Rebuild runner and provider and build the environment, once for all shards.
+
+    Args:
+        run: the run's plan.
+        signals: end it, too.
+        meter: measures how long it takes.
 
     Raises:
         EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
     """
+    with meter.building():
+        return _build(run, signals)
+
+
+def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str, Any]]:
     enter_submitter_process(run)
     signals.armed = True
     try:

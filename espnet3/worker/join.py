@@ -26,10 +26,10 @@ from espnet3.specs.models import Submission
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import BEGAN, SchedulerTask
 from espnet3.worker.code import enter_code
+from espnet3.worker.computing import limits_of
 from espnet3.worker.dynamic import Bounds, run_claimed
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
-from espnet3.worker.shard import limits_of
 from espnet3.worker.terms import Terms
 
 
@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int:
             n_places=1,
             limits=limits_of(submission, run),
             bounds=Bounds(until, options.max_shards),
+            asks_gpus=submission.usage,
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)

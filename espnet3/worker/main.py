@@ -23,9 +23,9 @@ from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask, describe
 from espnet3.worker.code import enter_code
+from espnet3.worker.computing import limits_of
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.process_restore import restart
-from espnet3.worker.shard import limits_of
 from espnet3.worker.task import run_task
 from espnet3.worker.terms import Terms
 
@@ -80,6 +80,7 @@ def main(argv: list[str], environ: Mapping[str, str] = os.environ) -> int:
             limits=limits_of(submission, run),
             early_end=early_end,
             heartbeat=Terms.of(submission).heartbeat,
+            asks_gpus=submission.usage,
         )
     except EspnetError as error:
         print(f"espnet3.worker: {scrubbed(str(error))}", file=sys.stderr)
@@ -141,6 +142,7 @@ def _claim(
         limits=limits_of(submission, run),
         bounds=Bounds(until=time_limit(submission, scheduler)),
         early_end=early_end,
+        asks_gpus=submission.usage,
     ).code
 
 

@@ -39,6 +39,9 @@ class ResultWriter:
 
     Raises:
         StoreError: from any method, where the storage failed; also what the thread met.
+
+    Attributes:
+        waited: seconds that `add` has waited for the storage.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class ResultWriter:
         self._closing = threading.Event()
         self._error: Exception | None = None
         self._buffer = bytearray()  # a list of lines would scatter the heap
-        self._written_at = 0.0
+        self._written_at = self.waited = 0.0
         self._file: AppendFile | None = None
         self._parts: list[ResultPart] = []
         self._begin_part(first)
@@ -112,6 +115,7 @@ class ResultWriter:
             if self._store.can_append:
                 with self._lock, self._noting_errors():
                     self._write()
+                self.waited += monotonic() - now
 
     def checkpoint(self) -> None:
         """Make every record that was added durable."""

@@ -34,9 +34,9 @@ from espnet3.text import visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask
 from espnet3.worker.code import enter_code
+from espnet3.worker.computing import NO_LIMITS, limits_of
 from espnet3.worker.main import log_to_stderr
 from espnet3.worker.process_restore import restart
-from espnet3.worker.shard import NO_LIMITS, limits_of
 from espnet3.worker.task import run_task
 from espnet3.worker.terms import HEARTBEAT, Terms
 
@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
             may_have_predecessors=True,
             limits=NO_LIMITS if submission is None else limits_of(submission, run),
             heartbeat=HEARTBEAT if submission is None else Terms.of(submission).heartbeat,
+            asks_gpus=submission is None or submission.usage,
         )
     except EspnetError as error:
         print(f"espnet3: {scrubbed(str(error))}", file=sys.stderr)

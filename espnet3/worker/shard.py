@@ -5,21 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-import orjson
-
-from espnet3.errors import (
-    FileTaken,
-    ForwardFailed,
-    StoreError,
-    TooManyErrors,
-    WorkError,
-)
-from espnet3.run_dir import result_lines
+from espnet3.errors import FileTaken, StoreError
 from espnet3.run_dir.claims import read_partial_receipts
-from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.regions import covered
 from espnet3.specs import layout
 from espnet3.specs.items import batched, may_change
@@ -28,63 +18,18 @@ from espnet3.specs.models import (
     PartialReceipt,
     Receipt,
     ResultPart,
-    RunSpec,
-    Submission,
+    Usage,
     now,
 )
-from espnet3.worker.attempt import (
-    Attempt,
-    SchedulerTask,
-    as_ours,
-    describe,
-    error_record,
-    let_go,
-    log_traceback,
-    record_failure,
-)
-from espnet3.worker.early_end import EarlyEnd
+from espnet3.worker.attempt import Attempt, as_ours, record_failure
+from espnet3.worker.computing import Tally, Work, compute_items, on_copies
 from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, list_results, salvage
-from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.signals import Interrupted
 
 log = logging.getLogger("espnet3.worker")
-SIGNAL_GRACE = 0.2  # seconds
 T = TypeVar("T")
-
-
-class Limits(NamedTuple):
-    """What a submission says of failing items; see `Submission`.
-
-    `on_error` is None where there is no submission: what the plan says counts then.
-    """
-
-    max_errors: int | None = None
-    errors_from_submission: int = 0
-    on_error: Literal["stop", "record"] | None = None
-
-
-NO_LIMITS = Limits()
-
-
-def limits_of(submission: Submission, run: RunSpec) -> Limits:
-    """What a submission says of failing items."""
-    return Limits(
-        submission.max_errors, submission.errors_from_submission, submission.on_error(run.on_error)
-    )
-
-
-class Work(NamedTuple):
-    """What all shards of a process share."""
-
-    directory: RunDirectory
-    run: RunSpec
-    forward: Callable[..., Any]
-    env: Mapping[str, Any]
-    signals: Signals
-    place: SchedulerTask
-    limits: Limits = NO_LIMITS
-    early_end: EarlyEnd | None = None
 
 
 class Stretch:
@@ -157,14 +102,15 @@ def compute_shard(
             run.checkpoint_every,
             before_file=lambda: directory.require_run(run.run_id),
         ) as writer:
-            tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
+            tally = Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
             todo = items[salvaged.reached :] if salvaged.reached else items
             left: Iterable[Any] = zip(todo, later_lines(store, salvaged, items), strict=False)
             if stretch is not None:
                 left = stretch.over(left, salvaged.reached)
-            _compute_items(work, writer, left, tally)
+            compute_items(work, writer, left, tally, attempt.spent)
             parts = writer.finish()
-        vouched = _Vouched([*salvaged.parts, *parts], tally.errors, salvaged.records + tally.copied)
+        old, usage = salvaged.records + tally.copied, attempt.spent.usage()
+        vouched = _Vouched([*salvaged.parts, *parts], tally.errors, old, usage)
         if stretch is None or (stretch.first, stretch.end) == (0, len(items)):
             _publish_receipt(work, attempt, vouched)
         else:
@@ -185,7 +131,7 @@ def _with_items(work: Work, rank: int) -> tuple[Work, Sequence[Any]]:
     """The items of a shard; and the work, by which they stay as they are."""
     inputs = work.directory.shard(work.run, rank).items
     if work.run.batch_size is not None or may_change(inputs):
-        work = work._replace(forward=_on_copies(work.forward))
+        work = work._replace(forward=on_copies(work.forward))
     return work, batched(inputs, work.run.batch_size)
 
 
@@ -210,95 +156,13 @@ def _salvage(
     return salvaged
 
 
-class _Tally:
-    """How many items of a shard were taken over, and how many failed."""
-
-    def __init__(self, rank: int, max_errors: int | None, errors: int) -> None:
-        self.rank, self.max_errors = rank, max_errors
-        self.copied, self.errors = 0, errors
-        self._require_few()
-
-    def count_error(self, item: Any = None, error: str = "") -> None:
-        """Count a failed item.
-
-        Raises:
-            TooManyErrors: it is one too many.
-        """
-        self.errors += 1
-        self._require_few(item, error)
-
-    def _require_few(self, item: Any = None, error: str = "") -> None:
-        if self.max_errors is not None and self.errors > self.max_errors:
-            raise TooManyErrors(self.rank, self.max_errors, self.errors, item, error)
-
-
-def _on_copies(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` on a copy of each item: what it does to it must not get into the result line."""
-
-    def on_copy(item: Any, /, **env: Any) -> Any:
-        return forward(orjson.loads(orjson.dumps(item)), **env)
-
-    return on_copy
-
-
-def _compute_items(
-    work: Work,
-    writer: ResultWriter,
-    left: Iterable[tuple[Any, tuple[bytes, bool] | None]],
-    tally: _Tally,
-) -> None:
-    """Call `forward` for each item of which no predecessor left a good line."""
-    forward, env, signals, add = work.forward, work.env, work.signals, writer.add
-    on_error = work.limits.on_error or work.run.on_error
-    as_json = work.run.results == "json"
-    encode_result = result_lines.encode_json if as_json else result_lines.encode_pickle
-    for item, kept in left:
-        if signals.received is not None:  # looked at here: a call would cost a tenth of the loop
-            signals.check()
-        if kept is not None:
-            line, is_error = kept
-            if is_error:
-                tally.count_error()
-            tally.copied += 1
-            add(line)
-            continue
-        try:
-            try:
-                signals.armed = True
-                result = forward(item, **env)
-                if signals.received is not None:  # code that swallowed it came to any result
-                    signals.check()
-            except Interrupted:
-                raise
-            except BaseException as error:  # the user's code, which may call sys.exit
-                # A signal for the whole job ends what the item runs too, perhaps a moment before
-                # it comes here: that is not a failure. Recorded errors are looked at by salvage.
-                if on_error == "stop":
-                    time.sleep(SIGNAL_GRACE)
-                signals.check()
-                let_go(error)
-                raise ForwardFailed(item, describe(error)) from error
-            finally:
-                signals.armed = False
-            line = encode_result(item, result)
-        except WorkError as error:
-            if on_error == "stop":
-                raise
-            details = error_record(error.__cause__ or error)
-            log.error("%s", error)
-            log_traceback(error)
-            # One too many is not written, so that a resume begins with it.
-            tally.count_error(item, f"{details.type}: {details.message}")
-            line = result_lines.encode_error(item, details)
-        add(line)
-
-
 class _Vouched(NamedTuple):
-    """What an attempt vouches for; see `Receipt`."""
+    """What an attempt vouches for, and what it took; see `Receipt`."""
 
     parts: list[ResultPart]
     errors: int
     salvaged: int
+    usage: Usage | None = None
 
 
 def _publish_part(work: Work, attempt: Attempt, stretch: Stretch, vouched: _Vouched) -> None:
@@ -315,6 +179,7 @@ def _publish_part(work: Work, attempt: Attempt, stretch: Stretch, vouched: _Vouc
         parts=vouched.parts,
         host=os.uname().nodename,
         created=now(),
+        usage=vouched.usage,
     )
     directory.require_run(work.run.run_id)
     directory.publish_first(part)  # somebody may have had the number whose claim is lost
@@ -324,6 +189,8 @@ def _publish_part(work: Work, attempt: Attempt, stretch: Stretch, vouched: _Vouc
 
 def publish_covered(work: Work, attempt: Attempt) -> bool:
     """Vouch for a shard whose parts others have vouched for; False where some are missing.
+
+    Its receipt has no usage, since each of the partial ones has its own.
 
     Raises:
         TooManyErrors: together they have more failed items than a shard may have.
@@ -349,7 +216,7 @@ def publish_covered(work: Work, attempt: Attempt) -> bool:
                 f"of shard {rank} items 0 to {again.records - 1} are there only, but all were",
             )
         parts, errors = again.parts, again.errors
-    tally = _Tally(rank, work.limits.max_errors, errors)
+    tally = Tally(rank, work.limits.max_errors, errors)
     _publish_receipt(
         work, attempt, _Vouched(parts, tally.errors, sum(r.salvaged for r in whole.receipts))
     )
@@ -368,6 +235,7 @@ def _publish_receipt(work: Work, attempt: Attempt, vouched: _Vouched) -> None:
         parts=vouched.parts,
         host=os.uname().nodename,
         created=now(),
+        usage=vouched.usage,
     )
     work.directory.require_run(work.run.run_id)
     try:

@@ -9,21 +9,20 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec
+from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
-from espnet3.worker.attempt import (
-    Attempt,
-    SchedulerTask,
-    log_failure,
-)
+from espnet3.worker.attempt import Attempt, SchedulerTask, log_failure
+from espnet3.worker.computing import NO_LIMITS, Limits, Work
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.receipt_history import next_generations
 from espnet3.worker.removal_watch import RemovalWatch
 from espnet3.worker.salvage import list_results
-from espnet3.worker.shard import NO_LIMITS, Limits, Work, compute_shard
+from espnet3.worker.shard import compute_shard
 from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.terms import HEARTBEAT
+from espnet3.worker.usage import Meter
 
 log = logging.getLogger("espnet3.worker")
 
@@ -39,6 +38,7 @@ def run_task(
     limits: Limits = NO_LIMITS,
     early_end: EarlyEnd | None = None,
     heartbeat: float = HEARTBEAT,
+    asks_gpus: bool = True,
 ) -> int:
     """Compute the shards of one task.
 
@@ -52,27 +52,25 @@ def run_task(
         limits: what the submission says of recorded errors.
         early_end: ends the submission where nothing can succeed; None where somebody watches it.
         heartbeat: seconds within which it ends once the run was removed.
+        asks_gpus: whether GPUs are asked how busy they are.
 
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
     """
-    store = directory.store
-    for folder in (layout.RECEIPTS, layout.RESULTS) if may_have_predecessors else ():
-        store.refresh(folder)  # which other hosts may have changed, a moment ago
-    todo = next_generations(store, ranks, look=may_have_predecessors)
+    todo = _todo(directory.store, ranks, look=may_have_predecessors)
     if not todo:
         log.info("nothing to do: all shards of this task have receipts")
         return exit_codes.DONE
-    spare, watch = Spare(), RemovalWatch(directory, run.run_id, heartbeat)
+    spare, meter = Spare(), Meter(asks_gpus=asks_gpus)
 
     def attempt(rank: int) -> Attempt:
-        return Attempt(directory, run, rank, submission_number, place, todo[rank], spare)
+        return Attempt(directory, run, rank, submission_number, place, todo[rank], spare, meter)
 
-    with Signals() as signals, watch:
+    with Signals() as signals, RemovalWatch(directory, run.run_id, heartbeat), meter:
         try:
-            forward, env = build_environment(run, signals)
+            forward, env = build_environment(run, signals, meter)
             again = may_have_predecessors or any(n > 1 for n in todo.values())
-            earlier = list_results(store) if again else {}
+            earlier = list_results(directory.store) if again else {}
             work = Work(directory, run, forward, env, signals, place, limits, early_end)
             return _compute_all(work, todo, attempt, earlier)
         except Interrupted as signal:
@@ -88,6 +86,13 @@ def run_task(
             return exit_codes.FAILED
         finally:
             spare.give_back()
+
+
+def _todo(store: Store, ranks: list[int], *, look: bool) -> dict[int, int]:
+    """As `next_generations`; other hosts may have changed the folders a moment ago."""
+    for folder in (layout.RECEIPTS, layout.RESULTS) if look else ():
+        store.refresh(folder)
+    return next_generations(store, ranks, look=look)
 
 
 def _compute_all(

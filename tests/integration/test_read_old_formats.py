@@ -16,7 +16,8 @@ from espnet3.errors import IncompleteRun, PlanMismatch
 from espnet3.parallel import InferenceProvider
 from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.specs import layout, models
+from espnet3.run_dir.finishers import read_ending
+from espnet3.specs import finishing, layout, models
 from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -26,6 +27,7 @@ RUNS = [
     FIXTURES / "v2" / "held",
     FIXTURES / "v3" / "shared",
     FIXTURES / "v4" / "stopped",
+    FIXTURES / "v5" / "ended",
 ]
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
@@ -45,6 +47,12 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "claims/": models.Claim,
     ".part.json": models.PartialReceipt,
     "workers/": models.WorkerState,
+    "code/": models.CodeRecord,
+    "finishers/": finishing.Finisher,
+    ".job.json": finishing.QueuedFinisher,
+    "waves/": finishing.Wave,
+    "finished.json": finishing.Finished,
+    "notified.json": finishing.Notified,
 }
 
 
@@ -53,7 +61,7 @@ def model_of(path: str) -> type[models.PersistedModel]:
     fitting = [model for mark, model in MODELS.items() if mark in path]
     return (
         fitting[-1]
-        if path.endswith((".jobs.json", ".cancelled.json", ".part.json"))
+        if path.endswith((".jobs.json", ".cancelled.json", ".part.json", ".job.json"))
         else fitting[0]
     )
 
@@ -70,7 +78,7 @@ def test_every_file_of_every_format_is_read(path: str) -> None:
 def test_a_run_of_every_format_is_collected(folder: Path) -> None:
     run = espnet3.Run(folder)
     assert run.status().counts() == {"done": 3}
-    results = {"held": HELD, "shared": SHARED}.get(folder.name, RESULTS)
+    results = {"held": HELD, "shared": SHARED, "ended": SHARED}.get(folder.name, RESULTS)
     assert run.collect(patience=0) == results
     assert [record.result for record in run.stream(patience=0)] == results
 
@@ -162,4 +170,37 @@ def test_a_stopped_run_says_why_and_what_memory_it_had() -> None:
     attempts = [directory.read(models.AttemptRecord, str(path.relative_to(RUNS[4])))
                 for path in RUNS[4].glob("attempts/*.failed.json")]  # fmt: skip
     assert len(attempts) == 3
-    assert all(record.peak_memory for record in attempts)
+    assert all(record.memory_needed for record in attempts)
+    assert not any(record.usage for record in attempts)
+
+
+def test_usage_stands_in_one_record_of_each_attempt() -> None:
+    directory = RunDirectory.open(RUNS[5])
+    run = read_run(RUNS[5])
+    assert directory.receipt(run, 0, 1).usage is None
+    parts = [part.usage for part in read_partial_receipts(directory, run, 0, 1)]
+    whole = [directory.receipt(run, rank, 1).usage for rank in (1, 2)]
+    [path] = RUNS[5].glob("attempts/*.failed.json")
+    failed = directory.read(models.AttemptRecord, str(path.relative_to(RUNS[5])))
+    found = [usage for usage in (*parts, *whole, failed.usage) if usage is not None]
+    assert len(found) == len(parts) + 3
+    assert sum(usage.items for usage in found) == run.n_items
+    assert all(sum(n for _, n in usage.item_seconds) == usage.items for usage in found)
+    assert 14 * 0.6 <= sum(usage.forward for usage in found) < 20
+    assert failed.memory_needed == failed.usage.peak_memory if failed.usage else False
+    assert directory.submissions()[0][0].submission.usage
+
+
+def test_a_run_that_has_finished_itself_says_so() -> None:
+    directory = RunDirectory.open(RUNS[5])
+    ending = read_ending(directory)
+    assert ending is not None
+    assert ending.is_over
+    seen = espnet3.Run(RUNS[5]).status().finishing
+    assert seen is not None
+    assert (seen.state, len(seen.waves)) == ("done", 1)
+    record = directory.read(models.CodeRecord, layout.code_record(1))
+    assert record.snapshot
+    for file in record.files:
+        copy = RUNS[5] / layout.snapshot(1) / str(file.root) / file.name
+        assert "sha256:" + hashlib.sha256(copy.read_bytes()).hexdigest() == file.sha256

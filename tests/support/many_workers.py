@@ -27,11 +27,12 @@ from espnet3.storage.local import LocalStore
 from espnet3.worker import claiming, dynamic, heartbeat, known_claims, other_workers, shard
 from espnet3.worker.attempt import Attempt, SchedulerTask
 from espnet3.worker.claiming import Claims
+from espnet3.worker.computing import Work
 from espnet3.worker.heartbeat import Heartbeat
-from espnet3.worker.shard import Work
 from espnet3.worker.signals import Signals
 from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.terms import Taken, Terms
+from espnet3.worker.usage import Meter
 from tests.support import counting
 from tests.support.worker_runs import write_run
 
@@ -267,11 +268,11 @@ def _work(
     counter: _Counter,
 ) -> None:
     """What `run_claimed` does once the environment is built."""
-    spare, place, signals = Spare(), beats.place, Signals()
+    spare, meter, place, signals = Spare(), Meter(), beats.place, Signals()
     spare.give_back()  # many workers would hold many descriptors
 
     def attempt(rank: int, generation: int) -> Attempt:
-        return Attempt(directory, run, rank, 1, place, generation, spare)
+        return Attempt(directory, run, rank, 1, place, generation, spare, meter)
 
     counter.what = SHARD
     ranks = range(run.world_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from datetime import UTC, datetime, timedelta, timezone
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import annotated_types
 from hypothesis import strategies as st
@@ -178,7 +178,7 @@ def _withdrawal(fields: dict[str, Any]) -> Withdrawal:
 
 
 def _annotated(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
-    low, pattern, least, above = None, None, 0, None
+    low, pattern, least, above, high = None, None, 0, None, None
     for entry in metadata:
         if isinstance(entry, FieldInfo):
             return _annotated(
@@ -186,6 +186,8 @@ def _annotated(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
             )
         if isinstance(entry, annotated_types.Ge):
             low = entry.ge
+        elif isinstance(entry, annotated_types.Le):
+            high = entry.le
         elif isinstance(entry, annotated_types.Gt):
             above = entry.gt
         elif isinstance(entry, annotated_types.MinLen):
@@ -194,11 +196,12 @@ def _annotated(annotation: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
             pattern = str(entry.pattern)
     if annotation is int:
         smallest: Any = -(10**12) if low is None else low
-        return st.integers(min_value=smallest, max_value=10**9)
+        return st.integers(min_value=smallest, max_value=10**9 if high is None else cast(int, high))
     if annotation is float:
         bound: Any = above if above is not None else low
         return st.floats(
             min_value=bound,
+            max_value=cast(float | None, high),
             exclude_min=above is not None,
             allow_nan=False,
             allow_infinity=False,
@@ -229,6 +232,8 @@ def _plain(annotation: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(arguments)
     if origin in (Union, types.UnionType):
         return st.one_of([_annotated(argument, []) for argument in arguments])
+    if origin is tuple:
+        return st.tuples(*(_annotated(argument, []) for argument in arguments))
     if origin is dict:
         keys, values = (_annotated(argument, []) for argument in arguments)
         return st.dictionaries(keys, values, max_size=3)

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,12 @@ def _kill_and_loop(idx: Any, config: dict[str, Any]) -> Any:
         pass
 
 
+def _await_and_kill(idx: Any, config: dict[str, Any]) -> Any:
+    """Wait for a file, and end as by a scheduler's signal."""
+    eventually(Path(config["file"]).exists)
+    return _kill_and_loop(idx, config)
+
+
 def _kill_and_go_on(idx: Any, config: dict[str, Any]) -> Any:
     os.kill(os.getpid(), _signal(config))
     return 2 * idx
@@ -183,6 +190,16 @@ def _terminate(idx: Any, config: dict[str, Any]) -> Any:
         child.join()
         codes.append(str(child.exitcode))
     return codes
+
+
+def _lose_child(idx: Any, config: dict[str, Any]) -> Any:
+    """A child takes 200 MiB, and is killed."""
+    code = "import os; x = b'x' * (200 << 20); os.kill(os.getpid(), 9)"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+
+
+def _threads(idx: Any, config: dict[str, Any]) -> Any:
+    return sorted(thread.name for thread in threading.enumerate())
 
 
 def _leave_no_descriptor(idx: Any, config: dict[str, Any]) -> Any:
@@ -255,6 +272,7 @@ DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "close descriptors": _close_descriptors,
     "loop": _loop,
     "kill": _kill_and_loop,
+    "await and kill": _await_and_kill,
     "kill and go on": _kill_and_go_on,
     "kill twice": _kill_while_cleaning_up,
     "swallow": _kill_and_swallow,
@@ -262,6 +280,8 @@ DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "kill later": _kill_later,
     "fork": _fork,
     "terminate": _terminate,
+    "lose child": _lose_child,
+    "threads": _threads,
     "leave no descriptor": _leave_no_descriptor,
     "take descriptors": _take_descriptors,
     "set umask": _set_umask,

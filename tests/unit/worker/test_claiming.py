@@ -32,6 +32,7 @@ from espnet3.worker.schedule import KILLS
 from espnet3.worker.shard import Stretch
 from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.terms import Taken, Terms
+from espnet3.worker.usage import Meter
 from tests.support import faulty_store
 from tests.support.faulty_store import Faults, Rule
 from tests.support.worker_runs import write_run
@@ -78,7 +79,9 @@ class Situation:
         beats = Heartbeat(self.directory, number, this_process(), place, 2.0)
 
         def attempt(rank: int, generation: int) -> Attempt:
-            return Attempt(self.directory, self.run, rank, number, place, generation, Spare())
+            return Attempt(
+                self.directory, self.run, rank, number, place, generation, Spare(), Meter()
+            )
 
         terms = Terms(LEASE, 2.0, self.parallel.get("speculate", False), in_order)
         ranks = range(self.run.world_size)
@@ -152,7 +155,7 @@ class Situation:
         """A record of how the attempt of a claim ended."""
         number, place = layout.submission_of(claim.attempt), SchedulerTask(None, None)
         attempt = Attempt(
-            self.directory, self.run, claim.rank, number, place, claim.generation, Spare()
+            self.directory, self.run, claim.rank, number, place, claim.generation, Spare(), Meter()
         )
         attempt.name = claim.attempt
         attempt.record(event, cause="as it happens")

@@ -133,7 +133,7 @@ def test_a_worker_needs_no_pydantic_where_another_one_kept_its_schemas(
     assert code == "0"
     assert not (HEAVY | SPARED) & set(names)
     second = store.read(layout.receipt(0))
-    changing = {"attempt", "created", "parts", "salvaged"}
+    changing = {"attempt", "created", "parts", "salvaged", "usage"}
     left = [{k: v for k, v in orjson.loads(receipt).items() if k not in changing}
             for receipt in (first, second)]  # fmt: skip
     assert left[0] == left[1]

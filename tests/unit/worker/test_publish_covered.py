@@ -14,9 +14,11 @@ from espnet3.specs import layout
 from espnet3.specs.models import Claim, ErrorRecord, PartialReceipt, ResultPart, RunSpec, now
 from espnet3.storage.base import Store
 from espnet3.worker.attempt import Attempt, SchedulerTask
-from espnet3.worker.shard import Work, publish_covered
+from espnet3.worker.computing import Work
+from espnet3.worker.shard import publish_covered
 from espnet3.worker.signals import Signals
 from espnet3.worker.spare_descriptors import Spare
+from espnet3.worker.usage import Meter
 from tests.support.worker_runs import receipt_of, write_run
 
 N_ITEMS = 10
@@ -33,7 +35,7 @@ def work(store: Store) -> Work:
 
 def attempt_of(work: Work, run: RunSpec) -> Attempt:
     """An attempt at the shard."""
-    return Attempt(work.directory, run, 0, 1, NOWHERE, 1, Spare())
+    return Attempt(work.directory, run, 0, 1, NOWHERE, 1, Spare(), Meter())
 
 
 def vouch(work: Work, number: int, first: int, end: int, failed: set[int]) -> str:
@@ -97,6 +99,7 @@ def test_parts_make_a_receipt(work: Work) -> None:
     receipt = receipt_of(work.directory.store)
     assert [(part.first, part.records) for part in receipt.parts] == [(0, 6), (6, 4)]
     assert receipt.errors == 2
+    assert receipt.usage is None  # the parts have theirs
 
 
 @pytest.mark.parametrize("failed", [set[int](), {7}, {9}, {7, 9}, {6, 7, 8, 9}])

@@ -15,8 +15,8 @@ from espnet3.specs.models import RunSpec, Withdrawal, encode, now
 from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask
+from espnet3.worker.computing import Limits
 from espnet3.worker.receipt_history import next_generations, read_receipt_history
-from espnet3.worker.shard import Limits
 from espnet3.worker.task import run_task
 from tests.support.worker_runs import records_of, write_run
 
