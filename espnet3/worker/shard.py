@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
@@ -47,6 +48,7 @@ from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, list_results, salvage
 from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.skipping import skips_of, with_skipped
 
 log = logging.getLogger("espnet3.worker")
 SIGNAL_GRACE = 0.2  # seconds
@@ -56,12 +58,14 @@ T = TypeVar("T")
 class Limits(NamedTuple):
     """What a submission says of failing items; see `Submission`.
 
-    `on_error` is None where there is no submission: what the plan says counts then.
+    `on_error` is None where the plan says it alone; `skip`: rank -> position -> why.
     """
 
     max_errors: int | None = None
     errors_from_submission: int = 0
     on_error: Literal["stop", "record"] | None = None
+    skip: Mapping[int, Mapping[int, str]] = MappingProxyType({})
+    one_by_one: int = 0
 
 
 NO_LIMITS = Limits()
@@ -70,8 +74,9 @@ NO_LIMITS = Limits()
 def limits_of(submission: Submission, run: RunSpec) -> Limits:
     """What a submission says of failing items."""
     return Limits(
-        submission.max_errors, submission.errors_from_submission, submission.on_error(run.on_error)
-    )
+        submission.max_errors, submission.errors_from_submission, submission.on_error(run.on_error),
+        skips_of(submission), submission.one_by_one,
+    )  # fmt: skip
 
 
 class Work(NamedTuple):
@@ -156,10 +161,12 @@ def compute_shard(
             salvaged.reached,
             run.checkpoint_every,
             before_file=lambda: directory.require_run(run.run_id),
+            one_by_one=work.limits.one_by_one,
         ) as writer:
             tally = _Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
             todo = items[salvaged.reached :] if salvaged.reached else items
             left: Iterable[Any] = zip(todo, later_lines(store, salvaged, items), strict=False)
+            left = with_skipped(left, work.limits.skip.get(attempt.rank), salvaged.reached)
             if stretch is not None:
                 left = stretch.over(left, salvaged.reached)
             _compute_items(work, writer, left, tally)

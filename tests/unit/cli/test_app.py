@@ -12,6 +12,7 @@ import pytest
 from espnet3.cli.app import app, run
 
 COMMANDS = [
+    "run",
     "submit",
     "list",
     "status",
