@@ -184,6 +184,8 @@ class AsyncRun(_KnownRun):
         items: WhichItems = "missing",
         patience: float = PATIENCE,
         code: WhichCode | None = None,
+        skip: Iterable[Any] = (),
+        skip_failing: bool = False,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = await resume(
@@ -196,6 +198,8 @@ class AsyncRun(_KnownRun):
             patience=patience,
             code=code,
             trust=self.trust,
+            skip=skip,
+            skip_failing=skip_failing,
         )
         return self.submitted
 
@@ -346,6 +350,8 @@ class Run(_KnownRun):
         items: WhichItems = "missing",
         patience: float = PATIENCE,
         code: WhichCode | None = None,
+        skip: Iterable[Any] = (),
+        skip_failing: bool = False,
     ) -> Submitted:
         """Submit what is missing; see `espnet3.submit.resume`."""
         self.submitted = run_blocking(
@@ -357,6 +363,8 @@ class Run(_KnownRun):
                 items=items,
                 patience=patience,
                 code=code,
+                skip=skip,
+                skip_failing=skip_failing,
             )
         )
         return self.submitted

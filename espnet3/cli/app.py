@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import espnet3
-from espnet3.cli import job_commands, look_commands, runs_commands
+from espnet3.cli import job_commands, look_commands, run_here, runs_commands
 from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE, WRONG_USAGE
 from espnet3.cli.sections import SectionedGroup
 from espnet3.cli.streams import give_up, open_streams
@@ -19,6 +19,7 @@ from espnet3.errors import EspnetError, UsageError
 
 _EPILOG = """\b
 Example:
+  espnet3 run decode.yaml --limit 3     a few items here, before it is submitted
   espnet3 submit decode.yaml            a run, in its run directory
   espnet3 watch RUN_DIR                 until nothing of it is queued or running
   espnet3 resume RUN_DIR                what is missing, if anything is
@@ -48,6 +49,7 @@ def app() -> None:
 
 
 for _command in (  # within a section of the help, in this order
+    run_here.run,
     job_commands.submit,
     runs_commands.list_runs,
     look_commands.status,

@@ -1,4 +1,4 @@
-"""The commands that start or stop work: submit, resume, cancel, run-shard, doctor.
+"""The commands that start or stop work: submit, resume, finish, cancel, run-shard, work, doctor.
 
 Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
 """
@@ -104,6 +104,8 @@ def submit(
     show_default=True,
     help="failed: also the items that failed and were recorded (on_error: record).",
 )
+@click.option("--skip", multiple=True, metavar="X", help="Pass over this item: JSON or @POSITION.")
+@click.option("--skip-failing", is_flag=True, help="Pass over the items that shards ended at.")
 @options.code
 @options.patience
 @options.trust
@@ -115,6 +117,8 @@ def resume(
     force: bool,
     repair: bool,
     items: Literal["missing", "failed"],
+    skip: tuple[str, ...],
+    skip_failing: bool,
     code: WhichCode | None,
     patience: float,
     trust: Trust | None,
@@ -123,11 +127,13 @@ def resume(
     """Submit what is missing.
 
     These are the shards that are not done and neither queued nor running; of the named ones, where
-    any are named. Each goes on from the items that are finished.
+    any are named. Each goes on from the items that are finished. An item that is passed over is
+    recorded as failed, with `Skipped` for its error.
     """
     from espnet3.cli import show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
     from espnet3.run import Run
+    from espnet3.run_dir.item_words import wanted_item
 
     named, given = split_settings(words, settings)
     changes = as_options(given)
@@ -141,6 +147,8 @@ def resume(
             items=items,
             patience=patience,
             code=code,
+            skip=[wanted_item(word) for word in skip],
+            skip_failing=skip_failing,
         )
     _tell_submitted(result, as_json)
     return DONE
@@ -209,17 +217,20 @@ def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
 
 @click.command("run-shard", cls=Command, section=Section.HERE)
 @options.shard
+@click.option("--item", metavar="X", help="Only this item: its JSON value, or @POSITION.")
 @options.trust
-def run_shard(words: tuple[str, ...], trust: Trust | None) -> int:
+def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> int:
     """Compute one shard here, for debugging.
 
     RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
-    breakpoint() works, and results count as any others.
+    breakpoint() works, and results count as any others. With --item that item alone is computed,
+    be it done or not; its result or traceback is printed, and nothing written.
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
 
     options = [] if trust is None else ["--trust", trust]
+    options += [] if item is None else [f"--item={item}"]
     code, told = run_in_foreground(RUN_SHARD, [Started([*options, "--", spec_of(words)])])
     return _exit_code(code, told)
 

@@ -136,14 +136,19 @@ def collect(
 
 @click.command(cls=Command, section=Section.LOOK)
 @options.shard
+@click.option("-f", "--follow", is_flag=True, help="Print it as it grows, until the shard's end.")
+@click.option("--item", metavar="X", help="Of the shard with this item: JSON value, or @POSITION.")
 @click.option("--path", is_flag=True, help="Print the names of all its logs, oldest first.")
 @click.option("--raw", is_flag=True, help="Print its bytes as they are, escape sequences too.")
 @options.as_json
-def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
+def logs(
+    words: tuple[str, ...], follow: bool, item: str | None, path: bool, raw: bool, as_json: bool
+) -> int:
     """Print the newest log of a shard.
 
-    RUN_DIR RANK or a file of the run's folder shards says which. What a terminal would obey is made
-    visible. With --json, the names of all its logs, oldest first.
+    RUN_DIR RANK or a file of the run's folder shards says which; RUN_DIR alone with --item, which
+    prints an item's traceback where one is recorded. What a terminal would obey is made visible.
+    With --json, the names of all its logs, oldest first.
     """
     from espnet3.cli import show
     from espnet3.cli.arguments import shard_of
@@ -152,13 +157,32 @@ def logs(words: tuple[str, ...], path: bool, raw: bool, as_json: bool) -> int:
 
     if path and as_json:
         raise click.UsageError("--json prints the names of the logs already; leave out --path")
-    if raw and (path or as_json):
+    if (raw or follow) and (path or as_json):
         raise click.UsageError(
-            "--raw applies only to the contents of the log; leave out --path and --json"
+            f"--{'raw' if raw else 'follow'} applies only to the contents of the log; leave out "
+            "--path and --json"
         )
-    run_dir, rank = shard_of(words)
+    found = None
+    if item is None:
+        run_dir, rank = shard_of(words)
+    else:
+        from espnet3.cli.item_log import found_item
+
+        found = found_item(words, item)
+        run_dir, rank = words[0], found.rank
+    if follow:
+        from espnet3._blocking import run_blocking
+        from espnet3.cli.following import follow as print_growing
+
+        require_stdout("--path names the file")
+        return DONE if run_blocking(print_growing(run_dir, rank, raw=raw)) else NOT_COMPLETE
     run = Run(run_dir)
     files = run.logs(rank)
+    if found is not None and not path:
+        from espnet3.cli.item_log import show_item
+
+        if show_item(run.run_dir, found, files, as_json=as_json):
+            return DONE
     if not files:
         show.problem(f"{run.run_dir}: there is no log of shard {rank} yet")
         return NOT_COMPLETE

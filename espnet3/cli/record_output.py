@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import shutil
 import sys
 from typing import TYPE_CHECKING, Literal
 
@@ -61,20 +60,37 @@ def print_log(file: str, *, raw: bool = False) -> None:
         file: the log.
         raw: print its bytes as they are.
     """
-    out, encoding = sys.stdout.buffer, sys.stdout.encoding
-
-    def show(text: str) -> None:
-        out.write(visible(text).encode(encoding, "backslashreplace"))
-
     with open(file, "rb", opener=regular) as log:
-        if raw:
-            shutil.copyfileobj(log, out)
-        else:
-            decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-            held = ""  # a carriage return, of which the next block tells whether it ends a line
-            while block := log.read(_BLOCK):
-                text = held + decoder.decode(block)
-                held = "\r" if text.endswith("\r") else ""
-                show(text.removesuffix(held))
-            show(held + decoder.decode(b"", final=True))
-    out.flush()
+        printer = LogPrinter(raw=raw)
+        while block := log.read(_BLOCK):
+            printer.write(block)
+        printer.end()
+
+
+class LogPrinter:
+    """Prints a log on standard output as its bytes come; see `print_log`."""
+
+    def __init__(self, *, raw: bool = False) -> None:
+        self._raw = raw
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._held = ""  # a carriage return, of which the next block tells whether it ends a line
+
+    def write(self, block: bytes) -> None:
+        """Print the next bytes, as far as it is clear what they are."""
+        if self._raw:
+            sys.stdout.buffer.write(block)
+            return
+        text = self._held + self._decoder.decode(block)
+        self._held = "\r" if text.endswith("\r") else ""
+        self._show(text.removesuffix(self._held))
+
+    def end(self) -> None:
+        """Print what is left, and hand all of it over."""
+        if not self._raw:
+            self._show(self._held + self._decoder.decode(b"", final=True))
+            self._held = ""
+        sys.stdout.buffer.flush()
+
+    def _show(self, text: str) -> None:
+        encoded = visible(text).encode(sys.stdout.encoding, "backslashreplace")
+        sys.stdout.buffer.write(encoded)

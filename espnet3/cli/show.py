@@ -107,6 +107,11 @@ def submitted(result: Submitted) -> None:
         if on_terminal() and len(withdrawn) > ROWS:
             withdrawn[ROWS:] = [f"and {len(withdrawn) - ROWS} more"]
         pairs.append(("computed again", withdrawn))
+    if result.skipped:
+        pairs.append(("skipped", result.skipped))
+    if result.not_found:
+        told = [f"shard {rank}: {why}" for rank, why in sorted(result.not_found.items())]
+        pairs.append(("nothing skipped", told))
     if result.left_alone:
         counts = Counter(why.partition(":")[0] for why in result.left_alone.values())
         pairs.append(("left alone", ", ".join(f"{n} {state}" for state, n in counts.items())))
@@ -133,6 +138,8 @@ def submitted_document(result: Submitted) -> dict[str, Any]:
         "job_ids": result.job_ids,
         "left_alone": result.left_alone,
         "withdrawn": result.withdrawn,
+        "skipped": result.skipped,
+        "not_found": result.not_found,
     }
 
 

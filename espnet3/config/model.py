@@ -124,7 +124,7 @@ class ParallelConfig(BaseModel):
             does; any number where unset.
         results: how results are stored, `json` or `pickle`.
         preflight: check in a clean process that provider and runner can be rebuilt, before
-            anything is submitted.
+            anything is submitted; with `build` that the environment can be built, too.
         snapshot: copy the user's own source files into the run, and let its workers import from
             there, whatever becomes of the files (`docs/code.md`).
         usage: let workers ask GPUs, every few seconds, for their memory and utilisation; what else
@@ -162,7 +162,7 @@ class ParallelConfig(BaseModel):
     on_error: Literal["stop", "record"] = "stop"
     max_errors: Annotated[int, Field(ge=0)] | None = None
     results: Literal["json", "pickle"] = "json"
-    preflight: bool = True
+    preflight: bool | Literal["build"] = True
     snapshot: bool = False
     usage: bool = True
     environment_variables: list[str] = []

@@ -19,6 +19,7 @@ from espnet3.submit.finishers import in_bytes, queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
 from espnet3.submit.run_groups import config_like, errors_from_of, groups_of, last_config
+from espnet3.submit.skipping import skipped_before, with_skips
 from espnet3.submit.submission import Submitted, submit_planned
 
 
@@ -120,12 +121,13 @@ async def submit_wave(seen: Observation, wave: Wave, *, again: bool = False) -> 
         config = _config_of(seen, portion, [bad.node for bad in wave.bad_nodes])
         groups = await asyncio.to_thread(groups_of, config, run)
         planned = await groups.planned(ranks)
+        since = errors_from_of(seen, ranks)
         parts = submit_planned(
             seen.directory,
             seen.run,
-            planned,
+            with_skips(planned, skipped_before(seen.submissions, ranks, since)),
             number,
-            errors_from_of(seen, ranks),
+            since,
             groups.config,
             None if seen.last is None else seen.last.code,
         )

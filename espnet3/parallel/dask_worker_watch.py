@@ -11,6 +11,7 @@ from distributed import Client
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import NoWorkers, SchedulerUnavailable, SubmissionRefused
 from espnet3.parallel.clusters import job_ids, reasons, refusal
+from espnet3.parallel.waiting_words import WaitingWords
 from espnet3.schedulers import get_scheduler
 
 LOOK_EVERY = 1.0  # seconds
@@ -25,11 +26,13 @@ def wait_for_a_worker(client: Client, config: ParallelConfig) -> None:
         NoWorkers: none came within `start_timeout` seconds.
     """
     deadline = time.monotonic() + config.start_timeout
+    words = WaitingWords(client, config)
     while (left := deadline - time.monotonic()) > 0:
         with contextlib.suppress(TimeoutError):
             client.wait_for_workers(1, timeout=min(left, LOOK_EVERY))
             return
         _require_no_refusal(client, config)
+        words.look()
     raise _no_workers(client, config)
 
 
@@ -48,6 +51,7 @@ class WorkerWatch:
         self._config: ParallelConfig | None = getattr(client, "parallel_config", None)
         self._looked: float | None = None
         self._without = 0.0  # seconds; only those in which somebody waited
+        self._words: WaitingWords | None = None
         self.n_threads = 1
 
     def look(self) -> None:
@@ -66,9 +70,18 @@ class WorkerWatch:
         n_threads = sum(self._client.nthreads().values())
         self.n_threads = max(self.n_threads, n_threads)
         self._without = 0.0 if n_threads else self._without + min(passed, 2 * LOOK_EVERY)
+        self._say_that_it_waits(there=bool(n_threads))
         if self._config is not None and self._without > self._config.start_timeout:
             _require_no_refusal(self._client, self._config)
             raise _no_workers(self._client, self._config)
+
+    def _say_that_it_waits(self, *, there: bool) -> None:
+        if there or self._config is None:
+            self._words = None
+            return
+        if self._words is None:
+            self._words = WaitingWords(self._client, self._config)
+        self._words.look()
 
 
 def _require_no_refusal(client: Client, config: ParallelConfig) -> None:

@@ -27,8 +27,10 @@ from espnet3.parallel.dask_worker_env import (
     require_no_conflict,
 )
 from espnet3.parallel.dask_worker_env import wrap_func_with_worker_env as wrap_func_with_worker_env
+from espnet3.parallel.dask_worker_prints import show_prints
 from espnet3.parallel.dask_worker_process import WorkerProcess
 from espnet3.parallel.dask_worker_watch import wait_for_a_worker
+from espnet3.parallel.waiting_words import calm_distributed, tell_dashboard
 
 
 class EspnetClient(Client):
@@ -63,6 +65,7 @@ def make_client(config: Any = None) -> EspnetClient:
     parallel = get_parallel_config() if config is None else as_parallel_config(config)
     if parallel is None:
         raise ConfigError("parallel", "is not set; call set_parallel or pass a config")
+    calm_distributed()
     with contextlib.ExitStack() as undo:
         cluster = make_cluster(parallel)
         undo.callback(close_cluster, cluster)
@@ -70,6 +73,8 @@ def make_client(config: Any = None) -> EspnetClient:
         client.parallel_config = parallel
         undo.callback(close_client, client)
         client.register_plugin(WorkerProcess())
+        show_prints(client, keep=parallel.env not in ("local", "local_gpu"))
+        tell_dashboard(client)
         wait_for_a_worker(client, parallel)
         undo.pop_all()
     return client

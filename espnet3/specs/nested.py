@@ -190,6 +190,14 @@ class ErrorRecord(NestedModel):
     traceback: Text = ""
 
 
+class SkippedItem(NestedModel):
+    """An item for which `forward` is not called: its shard, its position there, and why."""
+
+    rank: Rank
+    position: Count
+    cause: Text = ""
+
+
 class Usage(NestedModel):
     """What an attempt took, as its worker measured it.
 

@@ -18,6 +18,7 @@ from espnet3.specs.nested import (
     PlannedJob,
     ProcessIdentity,
     QueuedAhead,
+    SkippedItem,
     Text,
 )
 
@@ -30,7 +31,9 @@ class Submission(PersistedModel):
     attempts of submissions before `errors_from_submission`, recorded errors are computed again.
     `submit_command` and `script` are those of the first job. `code` is the number of the record of
     its source files. `ahead` is set where it is a wave that was queued up front. `usage` says
-    whether its workers ask GPUs how busy they are.
+    whether its workers ask GPUs how busy they are. Each attempt hands its first `one_by_one`
+    results to the file system before the next item begins. `skip` are items for which `forward` is
+    not called (decision 0026).
     """
 
     title: ClassVar[str] = "submission"
@@ -55,6 +58,8 @@ class Submission(PersistedModel):
     errors_from_submission: Count = 0
     code: Annotated[int, Field(ge=1)] | None = None
     usage: bool = True
+    one_by_one: Count = 0
+    skip: list[SkippedItem] = []
     ahead: QueuedAhead | None = None
     ranks: Items
     jobs: Annotated[list[PlannedJob], Field(min_length=1)]

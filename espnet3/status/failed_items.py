@@ -16,7 +16,8 @@ _READERS = 8  # threads; most of the time is spent waiting for the storage
 def records_errors(run: RunSpec, submissions: Iterable[KnownSubmission]) -> bool:
     """Whether failed items may stand in receipts: the plan says so, or a submission does."""
     return run.on_error == "record" or any(
-        known.submission.on_error(run.on_error) == "record" for known in submissions
+        known.submission.on_error(run.on_error) == "record" or known.submission.skip
+        for known in submissions
     )
 
 

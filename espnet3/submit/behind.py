@@ -28,6 +28,7 @@ from espnet3.submit.finishers import (
     queue_finisher,
 )
 from espnet3.submit.overrides import Groups
+from espnet3.submit.skipping import skipped_before, with_skips
 from espnet3.submit.submission import Submitted, submit_planned
 
 
@@ -97,13 +98,15 @@ async def queue_behind(
         return
     end = await asyncio.to_thread(next_end, directory)
     before = await asyncio.to_thread(last_wave, directory)
+    known = (await asyncio.to_thread(directory.submissions)).known
+    skips = skipped_before(known, submitted.ranks, submitted.number)
     for step in range(1, finish.waves + 1):
         wave = before + step
         queued = await queue(submission=newest, waits_for=ids, up_front=True, wave=wave)
         ahead = QueuedAhead(wave=wave, end=end, waits_for=[queued.job_id or ""])
         config = stepped(groups.config, step)
         next_ones = Groups(config, run.world_size, groups.make(config), groups.make)
-        planned = await next_ones.planned(submitted.ranks)
+        planned = with_skips(await next_ones.planned(submitted.ranks), skips)
         ids = []
         async for part in submit_planned(
             directory, run, planned, newest + 1, of_all=groups.config, code=code, ahead=ahead

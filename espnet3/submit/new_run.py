@@ -82,7 +82,8 @@ async def submit(
     if ready.existing is None:
         planned = await groups.planned(range(plan.run.world_size))
         if groups.config.preflight:
-            sources = await preflight(plan.run, runner.provider)
+            build = groups.config.preflight == "build"
+            sources = await preflight(plan.run, runner.provider, build=build)
         if await asyncio.to_thread(_write_plan, directory, plan):
             new = KnownCode(None, True, keeps=groups.config.snapshot)
             number = await number_of_code(directory, plan.run, 1, new, sources)

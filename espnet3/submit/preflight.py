@@ -24,23 +24,25 @@ from espnet3.worker import exit_codes
 _MANY = 5  # warnings
 
 
-async def preflight(run: RunSpec, provider: Any = None) -> list[Source]:
+async def preflight(run: RunSpec, provider: Any = None, *, build: bool = False) -> list[Source]:
     """Rebuild provider and runner in a clean process, so that a typo does not cost a night.
 
     The process runs the recorded interpreter in the root folder and shares nothing with this one.
-    The environment itself (dataset, model) is not built. Where the provider that was made there
-    holds other plain values than this one, a `NotTakenOver` names them: its constructor has them
-    from elsewhere (a counter, say, or a random number).
+    The environment itself (dataset, model) is built only where that is asked for. Where the
+    provider that was made there holds other plain values than this one, a `NotTakenOver` names
+    them: its constructor has them from elsewhere (a counter, say, or a random number).
 
     Args:
         run: what is about to be submitted.
         provider: the submitter's, to compare with; None for a run whose submitter has ended.
+        build: build the environment as well (`preflight: build`), so that a wrong path is found.
 
     Returns:
         The user's source files that were loaded there.
 
     Raises:
-        PreflightError: they do not import or the provider cannot be constructed.
+        PreflightError: they do not import, the provider cannot be constructed, or its environment
+            not be built.
     """
     remember_run(run)
     with tempfile.TemporaryDirectory(prefix="espnet3-") as folder:
@@ -50,6 +52,7 @@ async def preflight(run: RunSpec, provider: Any = None) -> list[Source]:
         )
         words = [*shlex.split(run.python), *flags, "-P"]
         command = [*words, "-m", "espnet3.worker.rebuild_check", str(result)]
+        command += ["build"] if build else []
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,

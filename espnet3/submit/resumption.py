@@ -17,7 +17,7 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import stopping
 from espnet3.specs import layout
-from espnet3.specs.models import RunSpec
+from espnet3.specs.models import RunSpec, SkippedItem
 from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
 from espnet3.status.observation import Observation, observe
@@ -30,6 +30,7 @@ from espnet3.submit.named_ranks import named_ranks
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
 from espnet3.submit.run_groups import errors_from_of, groups_of, import_path_of
+from espnet3.submit.skipping import Skips, find_skips, skipped_before, with_skips
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
 from espnet3.submit.submitter import refuse_in_worker
 from espnet3.submit.withdrawals import (
@@ -60,6 +61,8 @@ async def resume(
     patience: float = PATIENCE,
     code: WhichCode | None = None,
     trust: Trust | None = None,
+    skip: Iterable[Any] = (),
+    skip_failing: bool = False,
 ) -> Submitted:
     """Submit what is missing of a run: shards without a receipt and without a live attempt.
 
@@ -86,6 +89,9 @@ async def resume(
             `current`, as they are now, or `submitted`, which needs a run with `snapshot: true`.
         trust: whose run directories are believed, as in the parallel config; what `set_parallel`
             set where unset. That of the run counts only where it is `owner`.
+        skip: items, by their values, for which `forward` is not called: they are recorded as
+            errors of type `Skipped` (decision 0026).
+        skip_failing: also skip the item that each shard's last attempt ended at.
 
     Returns:
         What was submitted, which of the wanted shards were left alone, and which were done and
@@ -107,7 +113,8 @@ async def resume(
     if items not in get_args(WhichItems):
         raise UsageError(f"items: {items!r} is neither missing nor failed")
     require_choice(code)
-    wish = _Wish(ranks, options, force, repair, items == "failed", patience, code)
+    failed = items == "failed"
+    wish = _Wish(ranks, options, force, repair, failed, patience, code, [*skip], skip_failing)
     return await _resume(partial(open_believed, run_dir, chosen_policy(trust)), wish)
 
 
@@ -121,6 +128,8 @@ class _Wish(NamedTuple):
     failed: bool
     patience: float
     code: WhichCode | None
+    skip: list[Any]
+    skip_failing: bool
 
 
 class _Checked(NamedTuple):
@@ -132,6 +141,7 @@ class _Checked(NamedTuple):
         wanted: only these shards; all where None.
         receipts: rank -> generation of the receipt that it has, or would get.
         findings: rank -> why its receipt is to be withdrawn.
+        skips: what is passed over.
     """
 
     seen: Observation
@@ -139,6 +149,7 @@ class _Checked(NamedTuple):
     wanted: list[int] | None
     receipts: dict[int, int]
     findings: dict[int, WithdrawalCause]
+    skips: Skips
 
 
 async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Submitted:
@@ -146,20 +157,25 @@ async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Su
     require_usable_umask()
     with stopping() as stop:
         checked = await observe(open_directory, lambda seen: _check(seen, wish, stop))
-    seen, groups, wanted, receipts, findings = checked
+    seen, groups, wanted, receipts, findings, skips = checked
     sources: list[Source] | None = None
     if findings:  # before anything is withdrawn
         run = await asyncio.to_thread(run_for, wish.code, seen.directory, seen.run, seen.last)
         if groups.config.preflight:
-            sources = await preflight(run)
+            sources = await preflight(run, build=groups.config.preflight == "build")
         seen = await observe(
             partial(_withdraw, seen, receipts, findings, wish.failed), record_found_jobs
         )
     submitted = await submit_missing(
         seen, groups, wanted, force=wish.force, failed=wish.failed, checked=bool(findings),
-        code=wish.code, sources=sources,
+        code=wish.code, sources=sources, skip=skips.items,
     )  # fmt: skip
-    return replace(submitted, withdrawn={rank: f.cause for rank, f in findings.items()})
+    return replace(
+        submitted,
+        withdrawn={rank: f.cause for rank, f in findings.items()},
+        skipped=skips.words,
+        not_found=skips.not_found,
+    )
 
 
 def open_believed(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory:
@@ -215,7 +231,9 @@ def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
         shared, failed = find_failed_parts(directory, seen.run, idle, stop)
         findings |= failed
         receipts |= shared
-    return _Checked(record_found_jobs(seen), groups, wanted, receipts, findings)
+    ranks = range(run.world_size) if wanted is None else wanted
+    skips = find_skips(seen, ranks, wish.skip, failing=wish.skip_failing, force=wish.force)
+    return _Checked(record_found_jobs(seen), groups, wanted, receipts, findings, skips)
 
 
 def _withdraw(
@@ -241,6 +259,7 @@ async def submit_missing(
     submitted: Submitted | None = None,
     code: WhichCode | None = None,
     sources: list[Source] | None = None,
+    skip: Sequence[SkippedItem] = (),
 ) -> Submitted:
     """Submit the shards of an observed run that are missing; see `resume`.
 
@@ -254,6 +273,7 @@ async def submit_missing(
         submitted: what the caller has submitted of the run already.
         code: what to go on with where source files differ from those of the last submission.
         sources: the user's files that a worker loads, where they are known already.
+        skip: items that are passed over, besides those of earlier submissions.
     """
     directory = seen.directory
     checked = checked or not groups.config.preflight
@@ -261,16 +281,17 @@ async def submit_missing(
     of_code: int | None = None
     while True:
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
-        before = set(submitted.ranks)
-        chosen = [rank for rank in chosen if rank not in before]
-        left_alone = {rank: why for rank, why in left_alone.items() if rank not in before}
+        there = set(submitted.ranks)
+        chosen = [rank for rank in chosen if rank not in there]
+        left_alone = {rank: why for rank, why in left_alone.items() if rank not in there}
         if chosen:
             known = await asyncio.to_thread(
                 known_code, directory, seen.last, code, snapshot=groups.config.snapshot
             )
             planned = await groups.planned(chosen)
             if not checked:
-                sources = await preflight(await asyncio.to_thread(known.run, directory, seen.run))
+                run = await asyncio.to_thread(known.run, directory, seen.run)
+                sources = await preflight(run, build=groups.config.preflight == "build")
                 checked = True
             number = seen.next_number
             if known.is_current and sources is None:
@@ -278,7 +299,10 @@ async def submit_missing(
             of_code = await number_of_code(directory, seen.run, number, known, sources)
             # What stops at an error vouches for none.
             strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
-            errors_from = number if failed or strict else errors_from_of(seen, chosen)
+            since = errors_from_of(seen, chosen)
+            errors_from = number if failed or strict else since
+            before = [] if failed else skipped_before(seen.submissions, chosen, since)
+            planned = with_skips(planned, [*before, *skip])
             try:
                 async for part in submit_planned(
                     directory, seen.run, planned, number, errors_from, groups.config, of_code

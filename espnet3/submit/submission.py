@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from espnet3.specs.models import (
     PlannedJob,
     QueuedAhead,
     RunSpec,
+    SkippedItem,
     Submission,
     now,
 )
@@ -49,6 +50,8 @@ class Submitted:
         withdrawn: rank -> why, for shards that were done and are computed again (`repair`, or
             `items="failed"`).
         further: numbers of the submissions besides `number`, where `overrides` ask for them.
+        skipped: for each item that is passed over, which it is and why.
+        not_found: rank -> why `skip_failing` skips nothing there.
     """
 
     run_dir: str
@@ -58,6 +61,8 @@ class Submitted:
     left_alone: dict[int, str]
     withdrawn: dict[int, str] = field(default_factory=dict)
     further: list[int] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    not_found: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def nothing(cls, run_dir: str) -> Submitted:
@@ -84,12 +89,17 @@ class PlannedSubmission(NamedTuple):
         launcher: made for it.
         ranks: the shards.
         max_array_size: how many tasks one array may have.
+        skip: items of them that are passed over.
     """
 
     config: ParallelConfig
     launcher: Launcher
     ranks: ItemRange | ItemList
     max_array_size: int
+    skip: Sequence[SkippedItem] = ()
+
+
+ONE_BY_ONE = 1000  # results; more than are ever written in one block (decision 0026)
 
 
 async def array_size(config: ParallelConfig, launcher: Launcher) -> int:
@@ -122,7 +132,7 @@ def make_submission(
         code: number of the record of the source files.
         ahead: where it is a wave that is queued up front.
     """
-    config, launcher, ranks, _ = planned
+    config, launcher, ranks = planned.config, planned.launcher, planned.ranks
     return Submission(
         number=number,
         created=now(),
@@ -147,13 +157,15 @@ def make_submission(
         code=code,
         usage=config.usage,
         ahead=ahead,
+        one_by_one=ONE_BY_ONE,
+        skip=[*planned.skip],
         ranks=ranks,
         jobs=_planned_jobs(planned, run, number),
     )  # fmt: skip
 
 
 def _planned_jobs(planned: PlannedSubmission, run: RunSpec, number: int) -> list[PlannedJob]:
-    config, launcher, ranks, max_array_size = planned
+    config, launcher, ranks, max_array_size, _ = planned
     dynamic = config.schedule_of(len(ranks)) == "dynamic"
     n_tasks = (
         min(config.n_workers, len(ranks)) if dynamic else -(-len(ranks) // config.shards_per_job)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -25,6 +26,7 @@ from espnet3.worker.attempt import (
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.signals import Interrupted, Signals
+from espnet3.worker.skipping import skips_of
 from espnet3.worker.usage import Spent
 
 log = logging.getLogger("espnet3.worker")
@@ -37,12 +39,15 @@ _Left = Iterable[tuple[Any, tuple[bytes, bool] | None]]
 class Limits(NamedTuple):
     """What a submission says of failing items; see `Submission`.
 
-    `on_error` is None where there is no submission: what the plan says counts then.
+    `on_error` is None where there is no submission: what the plan says counts then. `skip`: rank ->
+    position -> why.
     """
 
     max_errors: int | None = None
     errors_from_submission: int = 0
     on_error: Literal["stop", "record"] | None = None
+    skip: Mapping[int, Mapping[int, str]] = MappingProxyType({})
+    one_by_one: int = 0
 
 
 NO_LIMITS = Limits()
@@ -51,8 +56,9 @@ NO_LIMITS = Limits()
 def limits_of(submission: Submission, run: RunSpec) -> Limits:
     """What a submission says of failing items."""
     return Limits(
-        submission.max_errors, submission.errors_from_submission, submission.on_error(run.on_error)
-    )
+        submission.max_errors, submission.errors_from_submission, submission.on_error(run.on_error),
+        skips_of(submission), submission.one_by_one,
+    )  # fmt: skip
 
 
 class Work(NamedTuple):

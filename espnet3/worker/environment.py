@@ -35,20 +35,38 @@ def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str
     signals.armed = True
     try:
         runner, provider = rebuild(run)
+        env = environment_of(run, provider, signals.check)
+    finally:
+        signals.armed = False
+    return runner.forward, env
+
+
+def environment_of(
+    run: RunSpec, provider: Any, check: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Build the environment of a provider.
+
+    Args:
+        run: whose provider it is.
+        provider: rebuilt from its spec.
+        check: called where it raised: raises what was the reason in truth, such as a signal.
+
+    Raises:
+        EnvironmentFailed: the provider raised, or did not return a dict.
+    """
+    try:
         env = provider.make_worker_setup_fn()()
     except (EspnetError, Interrupted):
         raise
     except BaseException as error:  # the provider is the user's code, which may call sys.exit
-        signals.check()
+        check()
         let_go(error)
         raise EnvironmentFailed(
             f"{run.provider.cls} failed to build the environment: {describe(error)}"
         ) from error
-    finally:
-        signals.armed = False
     if not isinstance(env, dict):
         raise EnvironmentFailed(
             f"{run.provider.cls}: the worker setup function must return a dict, "
             f"got {type(env).__name__}"
         )
-    return runner.forward, env
+    return env

@@ -1,10 +1,10 @@
-"""`python -m espnet3.worker.rebuild_check RESULT < run.json`: can all be rebuilt here?
+"""`python -m espnet3.worker.rebuild_check RESULT [build] < run.json`: can all be rebuilt here?
 
 Used before a submission, in a process that shares nothing with the submitter. Its finding, one line
 or nothing where all is well, goes to the file RESULT, since the user's modules may print anything;
 without that file the check did not come to its end. Plain values that the provider has then go to
 RESULT.held, for the submitter to compare with its own, and the user's source files that were loaded
-to RESULT.sources.
+to RESULT.sources. With `build` the environment is built, too.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ def main(argv: list[str]) -> int:
     from espnet3.user_code.plain_attributes import encode_held, plain_attributes
     from espnet3.user_code.sources import loaded_sources
     from espnet3.worker import exit_codes
+    from espnet3.worker.environment import environment_of
     from espnet3.worker.rebuild import enter_submitter_process, rebuild
 
-    [result] = argv
+    [result, *build] = argv
     try:
         run = decode(RunSpec, sys.stdin.buffer.read(), "run.json")
         remember_run(run)
         enter_submitter_process(run)
         _, provider = rebuild(run)
+        held = encode_held(plain_attributes(provider))
+        if build:
+            environment_of(run, provider)
     except EspnetError as error:
         if isinstance(error.__cause__, SystemExit) and not isinstance(error.__cause__.code, str):
             # argparse, say, which has printed what is wrong: "SystemExit: 2" would hide that.
@@ -45,7 +49,7 @@ def main(argv: list[str]) -> int:
             print(scrubbed("".join(trace)), file=sys.stderr)
         Path(result).write_text(scrubbed(str(error)))
         return exit_codes.FAILED
-    Path(f"{result}.held").write_text(encode_held(plain_attributes(provider)))
+    Path(f"{result}.held").write_text(held)
     Path(f"{result}.sources").write_text(json.dumps(loaded_sources(run)))
     Path(result).write_text("")
     return exit_codes.DONE

@@ -35,6 +35,8 @@ class ResultWriter:
         attempt: the attempt's name.
         first: position in the shard of the first record that will be added.
         checkpoint_every: seconds between two checkpoints.
+        one_by_one: how many of the first lines are handed to the operating system at once, so that
+            it is known at which item a process died.
         before_file: called before each file is made; raises where there must be none.
 
     Raises:
@@ -53,6 +55,7 @@ class ResultWriter:
         checkpoint_every: float,
         *,
         before_file: Callable[[], None] = lambda: None,
+        one_by_one: int = 0,
     ) -> None:
         self._store, self._rank, self._attempt = store, rank, attempt
         self._before_file = before_file
@@ -62,6 +65,7 @@ class ResultWriter:
         self._error: Exception | None = None
         self._buffer = bytearray()  # a list of lines would scatter the heap
         self._written_at = self.waited = 0.0
+        self._one_by_one = one_by_one
         self._file: AppendFile | None = None
         self._parts: list[ResultPart] = []
         self._begin_part(first)
@@ -111,7 +115,10 @@ class ResultWriter:
         self._buffer += line
         now = monotonic()
         if now - self._written_at > WRITE_EVERY or len(self._buffer) > BUFFER:
-            self._written_at = now
+            if self._one_by_one > 0:  # `_written_at` stays: so the next one comes here, too
+                self._one_by_one -= 1
+            else:
+                self._written_at = now
             if self._store.can_append:
                 with self._lock, self._noting_errors():
                     self._write()

@@ -1,8 +1,8 @@
 """`python -m espnet3.worker.run_shard SPEC.json`: compute one shard here, to see what it does.
 
 It is an attempt like any other, of submission 0: it goes on from what earlier attempts left, and a
-receipt makes the shard done. Standard input, output and error are the terminal's, so that a
-debugger works in `forward`.
+receipt makes the shard done. With `--item` that item alone is computed, and nothing written.
+Standard input, output and error are the terminal's, so that a debugger works in `forward`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from espnet3.errors import (
 )
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.item_words import wanted_item
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.submissions import newest_submission
 from espnet3.run_dir.trust import POLICIES, require_own
@@ -36,6 +37,7 @@ from espnet3.worker.attempt import SchedulerTask
 from espnet3.worker.code import enter_code
 from espnet3.worker.computing import NO_LIMITS, limits_of
 from espnet3.worker.main import log_to_stderr
+from espnet3.worker.one_item import compute_item
 from espnet3.worker.process_restore import restart
 from espnet3.worker.task import run_task
 from espnet3.worker.terms import HEARTBEAT, Terms
@@ -47,7 +49,8 @@ def main(argv: list[str]) -> int:
     """Compute the shard of a spec file.
 
     Args:
-        argv: the path or URL of the spec, and `--trust` with whose run directories are believed.
+        argv: the path or URL of the spec, `--trust` with whose run directories are believed, and
+            `--item` with an item of the shard.
 
     Returns:
         An exit code of `espnet3.worker.exit_codes`.
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m espnet3.worker.run_shard")
     parser.add_argument("spec")
     parser.add_argument("--trust", choices=POLICIES)
+    parser.add_argument("--item")
     options = parser.parse_args(argv)
     path = options.spec
     log_to_stderr()
@@ -71,6 +75,8 @@ def main(argv: list[str]) -> int:
         restart(run)
         submission = None if newest is None else read_persisted(store, Submission, newest)
         run = enter_code(directory, run, submission)
+        if options.item is not None:
+            return compute_item(directory, run, spec.rank, wanted_item(options.item))
         code = run_task(
             directory,
             run,

@@ -27,6 +27,7 @@ from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.salvage import NOTHING, Salvage, later_lines, list_results, salvage
 from espnet3.worker.signals import Interrupted
+from espnet3.worker.skipping import with_skipped
 
 log = logging.getLogger("espnet3.worker")
 T = TypeVar("T")
@@ -101,10 +102,12 @@ def compute_shard(
             salvaged.reached,
             run.checkpoint_every,
             before_file=lambda: directory.require_run(run.run_id),
+            one_by_one=work.limits.one_by_one,
         ) as writer:
             tally = Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
             todo = items[salvaged.reached :] if salvaged.reached else items
             left: Iterable[Any] = zip(todo, later_lines(store, salvaged, items), strict=False)
+            left = with_skipped(left, work.limits.skip.get(attempt.rank), salvaged.reached)
             if stretch is not None:
                 left = stretch.over(left, salvaged.reached)
             compute_items(work, writer, left, tally, attempt.spent)

@@ -454,3 +454,49 @@ def test_a_progress_bar_is_drawn_on_a_terminal(script: Path) -> None:
     assert b"Work" in drawn
     assert driver.communicate(timeout=60)[0] == "999000\n"
     os.close(terminal)
+
+
+HYDRA_LIKE = """
+import logging
+import sys
+
+from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+
+
+class Nothing(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+
+class Talk(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        print("said", idx)
+        print("complained", idx, file=sys.stderr)
+        return idx
+
+
+if __name__ == "__main__":  # Dask is not loaded yet, so its loggers would use this handler
+    logging.basicConfig(level=logging.INFO, format="LOG %(name)s %(message)s")
+    set_parallel({"env": "local", "n_workers": 2})
+    print(Talk(Nothing({}))(range(3)))
+    set_parallel(None)
+"""
+
+
+def test_what_workers_print_reaches_stderr_by_name_and_dask_stays_quiet(tmp_path: Path) -> None:
+    (tmp_path / "talk.py").write_text(HYDRA_LIKE)
+    done = python(tmp_path / "talk.py")
+    assert done.stdout == "[0, 1, 2]\n"
+    lines = done.stderr.splitlines()
+    for what in ("said", "complained"):
+        for item in range(3):
+            assert any(line in (f"[0] {what} {item}", f"[1] {what} {item}") for line in lines)
+    assert not [line for line in lines if line.startswith("LOG distributed")]
+
+
+def test_the_dashboard_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bokeh", reason="the extra dashboard is not installed")
+    set_parallel({**TWO, "n_workers": 1})
+    assert Scale(Env({"scale": 2}))([1]) == [2]
+    assert "espnet3: dashboard: http://" in capfd.readouterr().err

@@ -20,6 +20,7 @@ from espnet3.errors import ConfigError, NoWorkers, SchedulerUnavailable, Submiss
 from espnet3.parallel import set_parallel
 from espnet3.parallel.parallel import (
     DictReturnWorkerPlugin,
+    close_cluster,
     get_client,
     make_client,
     parallel_for,
@@ -99,6 +100,34 @@ def test_slurm_says_why_no_worker_comes(
     assert caught.value.env == "slurm"
     assert slurm.jobs("--states=PENDING,RUNNING") == []
     slurm.run("scontrol", "delete", "PartitionName=wide")
+
+
+def test_what_is_waited_for_is_said(slurm: SlurmCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NoWorkers):
+        make_client({**with_options(job_extra_directives=["--hold"]), "start_timeout": 15})
+    said = capfd.readouterr().err
+    assert said.count("espnet3: waiting for workers: 0 of 2, PENDING JobHeldUser\n") == 1
+
+
+def test_what_workers_print_reaches_the_caller_and_the_jobs_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with make_client(with_options(log_directory=str(tmp_path))) as client:
+        client.submit(print, "hello from a job").result()
+        err = ""
+
+        def reached() -> bool:
+            nonlocal err
+            err += capfd.readouterr().err
+            return "] hello from a job\n" in err
+
+        wait_for(reached, "nothing was printed here")
+        cluster = client.cluster
+    close_cluster(cluster)
+    wait_for(
+        lambda: any("hello from a job\n" in f.read_text() for f in tmp_path.iterdir()),
+        "nothing is in the job's log",
+    )
 
 
 def test_slurm_says_why_no_worker_is_replaced(slurm: SlurmCluster, tmp_path: Path) -> None:

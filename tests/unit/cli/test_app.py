@@ -15,6 +15,7 @@ from espnet3.cli.app import app, run
 from espnet3.cli.sections import Command, Section
 
 COMMANDS = [
+    "run",
     "submit",
     "list",
     "status",

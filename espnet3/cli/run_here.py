@@ -1,0 +1,184 @@
+"""`espnet3 run`: a config file's work here and now, one item after the other, without a run."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import click
+
+from espnet3.cli.completion import FILE
+from espnet3.cli.options import DONE, NOT_COMPLETE
+from espnet3.cli.sections import Command, Section
+from espnet3.cli.streams import require_stdout
+
+if TYPE_CHECKING:
+    from espnet3.cli.config_file import Request
+    from espnet3.errors import EspnetError
+
+
+class _Target(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+@click.command(cls=Command, section=Section.HERE)
+@click.argument("config", metavar="CONFIG.yaml", type=FILE)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items.")
+@click.option("--item", "word", metavar="X", help="Only this item: its JSON value, or @POSITION.")
+@click.option("-o", "--output", metavar="FILE", help="A path or URL; exists only once complete.")
+def run(
+    config: str,
+    overrides: tuple[str, ...],
+    limit: int | None,
+    word: str | None,
+    output: str | None,
+) -> int:
+    """Compute items here and now, without a run.
+
+    CONFIG.yaml and KEY=VALUE are those of `submit`. The environment is built in this process, in
+    local mode, and breakpoint() works; no run directory is written. Results are JSON lines, the
+    same as those of `collect`; what the code prints goes to standard error.
+    """
+    from espnet3.cli.config_file import import_path, load_request
+    from espnet3.cli.show import plain_warnings
+
+    if output is None:
+        require_stdout("name a file with -o FILE")
+    with plain_warnings(), import_path(config), _results(output) as target:
+        request = load_request(config, overrides)
+        return _compute(request, _chosen(request, limit, word), target, to_file=output is not None)
+
+
+@contextlib.contextmanager
+def _results(output: str | None) -> Iterator[_Target]:
+    """Where the results go. What user code prints is none of them."""
+    if output is None and sys.stdout.isatty():  # one screen; a debugger has all of it
+        yield sys.stdout.buffer
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        if output is not None:
+            from espnet3.collect.output import open_output
+
+            with open_output(output) as target:
+                yield target
+            return
+        with _only_ours() as stream:
+            yield stream
+
+
+@contextlib.contextmanager
+def _only_ours() -> Iterator[BinaryIO]:
+    """Standard output, while what native code and children print there goes to standard error."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "wb") as stream:
+            yield stream
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _chosen(request: Request, limit: int | None, word: str | None) -> Sequence[Any]:
+    """What `forward` is called with."""
+    runner, items = request.runner, request.items
+    if word is None:
+        if limit is not None:
+            items = items[:limit] if isinstance(items, range | list) else [
+                *itertools.islice(items, limit)
+            ]  # fmt: skip
+        calls: Sequence[Any] = runner._calls(items)
+        return calls
+    if limit is not None:
+        raise click.UsageError("--limit and --item exclude each other")
+    from espnet3.run_dir.item_words import wanted_item
+
+    calls, wanted = runner._calls(items), wanted_item(word)
+    position = wanted.position_in(calls)
+    if position is None:
+        raise wanted.missing("the config file's items", len(calls))
+    return calls[position : position + 1]
+
+
+def _compute(request: Request, calls: Sequence[Any], target: _Target, *, to_file: bool) -> int:
+    """Call `forward` for each of the calls; the first that fails is the last, or is recorded."""
+    from espnet3.cli.show import problem
+    from espnet3.parallel.progress_bar import progress_bar
+    from espnet3.run_dir.result_lines import encode_error, encode_json, encode_pickle
+    from espnet3.text import visible, visible_json
+    from espnet3.user_code.instances import its_own_changes
+    from espnet3.user_code.references import require_static_forward
+    from espnet3.user_code.variables import its_own_work
+    from espnet3.worker.attempt import error_record
+
+    runner, parallel = request.runner, request.parallel
+    require_static_forward(type(runner))
+    encode = encode_json if parallel.results == "json" else encode_pickle
+    on_screen = not to_file and sys.stdout.isatty() and sys.stdout is sys.__stdout__
+    shown = sys.stderr.isatty() and not on_screen
+    failed = 0
+    with its_own_changes(runner.provider), its_own_work([type(runner), type(runner.provider)]):
+        env = _environment(runner.provider)
+        with progress_bar(visible(type(runner).__name__), len(calls), shown=shown) as advance:
+            for item in calls:
+                try:
+                    # On a copy: what it does to a batch must not get into the line.
+                    line = encode(item, runner.forward(copy.deepcopy(item), **env))
+                except (Exception, SystemExit) as error:
+                    if parallel.on_error == "stop":
+                        raise _failed(item, error) from error
+                    _show_traceback(error)
+                    line = encode_error(item, error_record(error))
+                    failed += 1
+                target.write(visible_json(line.decode()).encode() if on_screen else line)
+                if not to_file:
+                    getattr(target, "flush", bool)()
+                advance(1)
+    if failed:
+        problem(f"{failed} of {len(calls)} items failed, and are recorded as errors")
+    return NOT_COMPLETE if failed else DONE
+
+
+def _environment(provider: Any) -> dict[str, Any]:
+    from espnet3.errors import EnvironmentFailed
+    from espnet3.worker.attempt import describe
+
+    try:
+        env: dict[str, Any] = provider.build_env_local()
+    except (Exception, SystemExit) as error:
+        _show_traceback(error)
+        name = type(provider).__name__
+        raise EnvironmentFailed(
+            f"{name} failed to build the environment: {describe(error)}"
+        ) from error
+    return env
+
+
+def _failed(item: Any, error: BaseException) -> EspnetError:
+    """The error of an item as ours, once the user's traceback is shown."""
+    from espnet3.errors import EspnetError, ForwardFailed
+    from espnet3.worker.attempt import describe
+
+    if isinstance(error, EspnetError):
+        return error
+    _show_traceback(error)
+    return ForwardFailed(item, describe(error))
+
+
+def _show_traceback(error: BaseException) -> None:
+    """The user's frames, without those of this command."""
+    from espnet3.cli.show import say
+    from espnet3.redaction import scrubbed
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace))
+    say(scrubbed(text).rstrip("\n"), err=True)

@@ -1,0 +1,258 @@
+"""Which items a resume passes over (decision 0026)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from espnet3.errors import EspnetError, UsageError
+from espnet3.run_dir.claims import read_open_claims
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.item_words import WantedItem
+from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.submissions import KnownSubmission
+from espnet3.specs import layout
+from espnet3.specs.items import batched
+from espnet3.specs.models import AttemptRecord, SkippedItem, Submission
+from espnet3.status.observation import Observation
+from espnet3.status.run_status import LIVE, Kind, ShardStatus
+from espnet3.submit.submission import PlannedSubmission
+from espnet3.text import one_line
+from espnet3.worker.receipt_history import read_receipt_history
+from espnet3.worker.salvage import list_results, salvage
+
+# Ends of an attempt that may be an item's fault, when it left no word.
+_DEATHS: frozenset[Kind] = frozenset({"memory", "killed", "crashed", "silent"})
+_UNKNOWN = (
+    "which item it died at is not known for sure; it is computed again, and skipped nothing: "
+    "should it die again, `--skip-failing` will know, or name the item with `--skip`"
+)
+
+
+class Skips(NamedTuple):
+    """What is passed over.
+
+    Attributes:
+        items: the items.
+        words: for each of them, which it is and why.
+        not_found: rank -> why nothing of the shard is skipped.
+    """
+
+    items: list[SkippedItem]
+    words: list[str]
+    not_found: dict[int, str]
+
+
+def find_skips(
+    seen: Observation,
+    ranks: Collection[int],
+    named: Iterable[Any],
+    *,
+    failing: bool,
+    force: bool = False,
+) -> Skips:
+    """The items that a resume is asked to pass over.
+
+    Args:
+        seen: what is known of the run.
+        ranks: the shards that are wanted.
+        named: items by their values, or as `WantedItem`.
+        failing: also the item that each missing shard's last attempt ended at.
+        force: also of shards that seem to be alive.
+
+    Raises:
+        UsageError: a named item is not in the run, or in a shard that is done, alive or not wanted.
+    """
+    found = Skips([], [], {})
+    wanted = [item if isinstance(item, WantedItem) else _of_value(item) for item in named]
+    _find_named(seen, ranks, wanted, force, found)
+    if failing:
+        files = list_results(seen.directory.store)
+        for rank in sorted(ranks):
+            state = seen.status.shards.states[rank]
+            if state != "done" and (force or state not in LIVE):
+                _find_failing(seen, seen.status.shards[rank], files.get(rank, []), found)
+    return found
+
+
+def _of_value(value: Any) -> WantedItem:
+    return WantedItem(one_line(repr(value), 80), None, value)
+
+
+def with_skips(
+    planned: Iterable[PlannedSubmission], skips: Sequence[SkippedItem]
+) -> list[PlannedSubmission]:
+    """Submissions with those of the items that are in their shards."""
+    if not skips:
+        return [*planned]
+    made = []
+    for each in planned:
+        ranks = set(each.ranks.plain())
+        made.append(each._replace(skip=[item for item in skips if item.rank in ranks]))
+    return made
+
+
+def skipped_before(
+    submissions: Iterable[KnownSubmission], ranks: Iterable[int], since: int = 0
+) -> list[SkippedItem]:
+    """What earlier submissions of some shards passed over, and later ones do too.
+
+    Args:
+        submissions: those of the run.
+        ranks: the shards.
+        since: number of the first submission that counts.
+    """
+    chosen, found = set(ranks), dict[tuple[int, int], SkippedItem]()
+    for submission, _ in submissions:
+        if submission.number >= since:
+            for item in submission.skip:
+                if item.rank in chosen:
+                    found[item.rank, item.position] = item
+    return [item for _, item in sorted(found.items())]
+
+
+def _find_named(
+    seen: Observation,
+    ranks: Collection[int],
+    wanted: Sequence[WantedItem],
+    force: bool,
+    found: Skips,
+) -> None:
+    left, before = [*wanted], 0
+    for rank in range(seen.run.world_size if wanted else 0):
+        n_items = seen.run.n_items_of(rank)
+        if any(w.position is None or w.position < before + n_items for w in left):
+            items = batched(seen.directory.shard(seen.run, rank).items, seen.run.batch_size)
+            for each in [*left]:
+                position = each.position_in(items, before)
+                if position is not None:
+                    left.remove(each)
+                    _require_missing(seen, rank, ranks, each, force)
+                    _add(found, rank, position, items[position], "named by --skip")
+        before += n_items
+    if left:
+        raise left[0].missing(f"the run {seen.directory.root}", before)
+
+
+def _require_missing(
+    seen: Observation, rank: int, ranks: Collection[int], wanted: WantedItem, force: bool
+) -> None:
+    state = seen.status.shards.states[rank]
+    if state == "done":
+        raise UsageError(f"{wanted.word}: its shard {rank} is done, so it cannot be skipped")
+    if state in LIVE and not force:
+        raise UsageError(f"{wanted.word}: its shard {rank} is {state}; cancel the run first")
+    if rank not in ranks:
+        raise UsageError(f"{wanted.word}: is of shard {rank}, which is none of the named ones")
+
+
+def _add(found: Skips, rank: int, position: int, item: Any, cause: str) -> None:
+    if any((s.rank, s.position) == (rank, position) for s in found.items):
+        return
+    found.items.append(SkippedItem(rank=rank, position=position, cause=cause))
+    found.words.append(f"item {one_line(repr(item), 80)} of shard {rank}: {cause}")
+
+
+def _find_failing(
+    seen: Observation, shard: ShardStatus, files: Sequence[layout.ResultFile], found: Skips
+) -> None:
+    """The item that a missing shard's last attempt ended at."""
+    directory, run, rank = seen.directory, seen.run, shard.rank
+    records = _records(directory, rank)
+    if not records and shard.submission is None:
+        return  # it never began
+    items = batched(directory.shard(run, rank).items, run.batch_size)
+    last = records[-1] if records else None
+    if last is not None and last.event == "interrupted":
+        return
+    if last is not None and last.event == "failed" and last.error is not None:
+        position = _position_of(last, items)
+        if position is not None:
+            cause = f"{last.error.type}: {one_line(last.error.message, 200)}"
+            _add(found, rank, position, items[position], cause)
+        return
+    if shard.kind not in _DEATHS:
+        return
+    tried = _began(seen, rank, records)
+    if tried is None:
+        return  # no item was begun
+    submission, attempt, first = tried
+    position = _died_at(seen, shard, files, submission, attempt, first, items)
+    if position is None:
+        found.not_found[rank] = _UNKNOWN
+    else:
+        cause = f"its worker died: {one_line(shard.cause, 200)}"
+        _add(found, rank, position, items[position], cause)
+
+
+def _records(directory: RunDirectory, rank: int) -> list[AttemptRecord]:
+    """The events of a shard's attempts, oldest first."""
+    store, found = directory.store, []
+    for file in map(layout.parse_attempt_record, store.names(layout.ATTEMPTS)):
+        if file is not None and file.rank == rank:
+            try:
+                found.append(read_persisted(store, AttemptRecord, layout.attempt_record(*file)))
+            except EspnetError:
+                continue  # the others may tell
+    return sorted(found, key=lambda record: (record.time, record.event != "started"))
+
+
+def _position_of(record: AttemptRecord, items: Sequence[Any]) -> int | None:
+    """The position of the item that a record of a failure names."""
+    if record.item is None:
+        return None
+    at = record.items_done
+    if at < len(items) and items[at] == record.item:
+        return at
+    return _of_value(record.item).position_in(items)
+
+
+def _began(
+    seen: Observation, rank: int, records: Sequence[AttemptRecord]
+) -> tuple[Submission, str, int] | None:
+    """The last attempt that began: its submission, its name, and where it began."""
+    submissions = seen.by_number()
+    names = [(record.attempt, 0) for record in records if record.event == "started"][-1:]
+    receipts = seen.directory.receipts(seen.run.world_size)
+    claims = read_open_claims(seen.directory, receipts, {rank}).get(rank, [])
+    names += [(claim.attempt, claim.first) for claim in claims][-1:]
+    for name, first in reversed(names):
+        submission = submissions.get(layout.submission_of(name))
+        if submission is not None:
+            return submission, name, first
+    return None
+
+
+def _died_at(
+    seen: Observation,
+    shard: ShardStatus,
+    files: Sequence[layout.ResultFile],
+    submission: Submission,
+    attempt: str,
+    first: int,
+    items: Sequence[Any],
+) -> int | None:
+    """The position that a dead attempt was at; None where that is not known for sure."""
+    store = seen.directory.store
+    if not store.can_append:
+        return None
+    own = [file for file in files if file.attempt == attempt]
+    try:
+        if own:
+            begun = min(file.first for file in own)
+            position = begun + sum(_whole_lines(seen.directory, file) for file in own)
+        else:
+            generation = seen.directory.receipts(seen.run.world_size).generation(shard.rank)
+            history = read_receipt_history(
+                store, seen.run, shard.rank, generation, submission.errors_from_submission
+            )
+            begun = position = salvage(store, files, items, history, first).reached
+    except (EspnetError, OSError):
+        return None
+    exact = position - begun <= submission.one_by_one and submission.one_by_one > 0
+    return position if exact and position < len(items) else None
+
+
+def _whole_lines(directory: RunDirectory, file: layout.ResultFile) -> int:
+    with directory.store.open(layout.result(*file)) as stream:
+        return sum(line.endswith(b"\n") for line in stream)

@@ -1,0 +1,151 @@
+"""Finding out what is wrong with one item: run, run-shard --item, logs, preflight: build, skip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.cli_project import MODULE, Project
+
+
+@pytest.fixture
+def espnet3(tmp_path: Path) -> Project:
+    project = Project(tmp_path, "local")
+    module = MODULE.replace("failing=(), gated=()", "failing=(), gated=(), deadly=()").replace(
+        '        print(f"item {idx}", flush=True)\n',
+        '        print(f"item {idx}", flush=True)\n'
+        "        if idx in deadly:\n"
+        "            import os\n\n"
+        "            os.kill(os.getpid(), 11)\n",
+    )
+    (project.folder / "conf dir/cli_decode.py").write_text(module)
+    return project
+
+
+def records(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_run_computes_here_and_writes_no_run(espnet3: Project) -> None:
+    before = espnet3.files()
+    done = espnet3("run", espnet3.config, "--limit", "3")
+    assert records(done.stdout) == espnet3.expected(3)
+    assert done.stderr == "imported\nitem 0\nitem 1\nitem 2\n"
+    assert records(espnet3("run", espnet3.config, "--item", "7").stdout) == [
+        {"item": 7, "result": {"scaled": 21}}
+    ]
+    assert espnet3("run", espnet3.config, "--item", "@11", "-o", "o.jsonl").stdout == ""
+    assert records((espnet3.folder / "o.jsonl").read_text())[0] == espnet3.expected()[11]
+    assert "@0 to @11" in espnet3("run", espnet3.config, "--item", "70", code=2).stderr
+    assert espnet3.files() == before | {"o.jsonl"}
+
+
+def test_run_shows_the_users_traceback(espnet3: Project) -> None:
+    bad = "provider.params.failing=[1]"
+    done = espnet3.start("run", espnet3.config, bad, "-o", "o.jsonl")
+    out, err = done.communicate(timeout=100)
+    assert (done.returncode, out) == (1, "")
+    assert 'cli_decode.py"' in err
+    assert "run_here.py" not in err
+    assert err.endswith("espnet3: forward failed at item 1: ValueError: item 1 is bad\n")
+    assert not (espnet3.folder / "o.jsonl").exists()
+    done = espnet3.start("run", espnet3.config, bad, "parallel.on_error=record", "--limit", "3")
+    out, err = done.communicate(timeout=100)
+    assert [*map(list, records(out))] == [["item", "result"], ["item", "error"], ["item", "result"]]
+    assert done.returncode == 1
+    assert "1 of 3 items failed" in err
+
+
+def test_one_item_of_a_shard_that_is_done(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.failing=[4]", "parallel.on_error=record")
+    espnet3.watch(code=1)
+    before = {path: path.stat().st_mtime_ns for path in espnet3.folder.rglob("a run/**/*")}
+    failed = espnet3("run-shard", espnet3.run_dir, "1", "--item", "4", code=1)
+    assert "ValueError: item 4 is bad" in failed.stderr
+    fine = espnet3("run-shard", espnet3.run_dir, "1", "--item", "@0")
+    assert fine.stdout.splitlines()[-1] == '{"item":3,"result":{"scaled":9}}'
+    espnet3("run-shard", espnet3.run_dir, "1", "--item", "9", code=2)
+    assert {p: p.stat().st_mtime_ns for p in espnet3.folder.rglob("a run/**/*")} == before
+
+    shown = espnet3("logs", espnet3.run_dir, "--item", "4")
+    assert "ValueError: item 4 is bad" in shown.stdout
+    assert "item 4 of shard 1 (position 1 there) failed, by attempt 0001-" in shown.stderr
+    found = espnet3.json("logs", espnet3.run_dir, "--item", "@5")
+    assert (found["item"], found["rank"], found["state"], found["error"]) == (5, 1, "done", None)
+    espnet3("logs", espnet3.run_dir, "--item", "50", code=2)
+    espnet3("logs", espnet3.run_dir, "1", "--item", "4", code=2)
+
+
+def test_a_log_is_followed_to_the_end_of_its_shard(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.gated=[4]")
+    following = espnet3.start("logs", espnet3.run_dir, "1", "--follow")
+    assert following.stdout is not None
+    seen = [following.stdout.readline() for _ in range(3)]
+    assert seen[-1] == "item 4\n"
+    assert following.poll() is None
+    (espnet3.folder / "open").touch()
+    rest, _ = following.communicate(timeout=100)
+    assert following.returncode == 0
+    assert "item 5\n" in rest
+    assert rest.endswith("shard 1: done, 3 items\n")
+
+
+def test_a_preflight_that_builds_finds_a_wrong_path(espnet3: Project) -> None:
+    module = espnet3.folder / "conf dir/cli_decode.py"
+    module.write_text(
+        module.read_text().replace(
+            "    def build_env_local(self):\n",
+            "    def build_env_local(self):\n        open(self.config.model)\n",
+        )
+    )
+    words = [espnet3.config, "config.model=/no/model.pt", "parallel.preflight=build"]
+    before = espnet3.files()
+    refused = espnet3("submit", *words, code=2).stderr
+    assert "failed to build the environment: FileNotFoundError" in refused
+    assert "/no/model.pt" in refused
+    assert "nothing was submitted" in refused
+    assert espnet3.files() == before
+    model = str(module)
+    espnet3("submit", espnet3.config, f"config.model={model}", "parallel.preflight=build")
+    espnet3.watch()
+
+
+def test_a_deadly_item_is_found_and_skipped(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.deadly=[4]")
+    espnet3.watch(code=1)
+    resumed = espnet3("resume", espnet3.run_dir, "--skip-failing").stdout
+    assert "skipped\titem 4 of shard 1: its worker died" in resumed
+    espnet3.watch(code=1)
+    assert espnet3.json("status", espnet3.run_dir, code=1)["done"]
+    assert "1 items failed" in espnet3("collect", espnet3.run_dir, code=1).stderr
+    kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
+    expected = espnet3.expected()
+    assert kept[:4] == expected[:4]
+    assert kept[5:] == expected[5:]
+    assert kept[4]["error"]["type"] == "Skipped"
+    assert kept[4]["error"]["message"].startswith("skipped: its worker died")
+    logs = [p.read_text() for p in (espnet3.folder / espnet3.run_dir / "logs").glob("*")]
+    assert sum(text.count("item 4\n") for text in logs) == 1  # forward was not called again
+
+
+def test_failing_and_named_items_are_skipped_until_they_are_wanted(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.failing=[4,5,10]")
+    espnet3.watch(code=1)
+    assert "no item" in espnet3("resume", espnet3.run_dir, "--skip", "77", code=2).stderr
+    assert "done" in espnet3("resume", espnet3.run_dir, "--skip", "0", code=2).stderr
+    told = espnet3.json("resume", espnet3.run_dir, "--skip", "@5", "--skip-failing")
+    assert told["skipped"] == [
+        "item 5 of shard 1: named by --skip",
+        "item 4 of shard 1: ValueError: item 4 is bad",
+        "item 10 of shard 3: ValueError: item 10 is bad",
+    ]
+    espnet3.watch(code=1)
+    kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
+    assert [r["item"] for r in kept if "error" in r] == [4, 5, 10]
+    (espnet3.folder / "mended").touch()
+    espnet3("resume", espnet3.run_dir, "--items", "failed")
+    espnet3.watch()
+    assert records(espnet3("collect", espnet3.run_dir).stdout) == espnet3.expected()
