@@ -127,6 +127,8 @@ class ParallelConfig(BaseModel):
             anything is submitted.
         snapshot: copy the user's own source files into the run, and let its workers import from
             there, whatever becomes of the files (`docs/code.md`).
+        usage: let workers ask GPUs, every few seconds, for their memory and utilisation; what else
+            an attempt takes is measured in any case.
         submit_timeout: seconds after which a submit command that gives no answer is ended, and the
             queue searched for its job.
         start_timeout: seconds that the synchronous mode waits for a worker where there is none.
@@ -162,6 +164,7 @@ class ParallelConfig(BaseModel):
     results: Literal["json", "pickle"] = "json"
     preflight: bool = True
     snapshot: bool = False
+    usage: bool = True
     environment_variables: list[str] = []
     finish: Annotated[Finish | None, BeforeValidator(_finish)] = None
     trust: Trust | None = None

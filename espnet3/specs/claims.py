@@ -15,6 +15,7 @@ from espnet3.specs.nested import (
     ProcessIdentity,
     Rank,
     ResultPart,
+    Usage,
     Weight,
     WorkerName,
     require_in_order,
@@ -46,11 +47,13 @@ class PartialReceipt(PersistedModel):
     """A claim's worker has come to the end of what it claimed (`claims/000042.1.0.part.json`).
 
     It vouches for that part of a shard as a receipt does for all of it; from the partial receipts
-    of a whole shard its receipt is made.
+    of a whole shard its receipt is made. `usage` is None before version 2.
     """
 
     title: ClassVar[str] = "partial-receipt"
+    version: ClassVar[int] = 2
     MOST_BYTES: ClassVar[int] = 1 << 26  # a part for each checkpoint, on object stores
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     rank: Rank
     generation: Generation
@@ -62,6 +65,7 @@ class PartialReceipt(PersistedModel):
     parts: Annotated[list[ResultPart], Field(min_length=1)]
     host: str
     created: AwareDatetime
+    usage: Usage | None = None
 
     @property
     def first(self) -> int:
@@ -84,7 +88,7 @@ class WorkerState(PersistedModel):
 
     `beat` counts the signs. From position `position` on, up to `end`, the shard `rank` is not
     computed yet; of what was claimed, `computed` items took `seconds`. `peak_memory` is as in an
-    attempt's record, so that a worker that is killed has said it. `ended` says that no other sign
+    attempt's usage, so that a worker that is killed has said it. `ended` says that no other sign
     will come.
     """
 

@@ -40,6 +40,7 @@ from espnet3.specs.nested import (
     ResultName,
     ResultPart,
     Text,
+    Usage,
     Weight,
     require_in_order,
 )
@@ -185,13 +186,13 @@ class ShardSpec(PersistedModel):
 class AttemptRecord(PersistedModel):
     """One event of one execution of one shard (`attempts/000042.<attempt>.<event>.json`).
 
-    `peak_memory` are the bytes that its process and the children of that are known to have needed
-    by its end; None where that is not known, and in `started`.
+    `usage` is None in `started`, and where another process says that it failed. In version 2
+    `peak_memory` alone was said of it; `memory_needed` is that of any version.
     """
 
     title: ClassVar[str] = "attempt"
-    version: ClassVar[int] = 2
-    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
+    version: ClassVar[int] = 3
+    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
 
     event: Literal["started", "failed", "interrupted"]
     rank: Rank
@@ -208,13 +209,24 @@ class AttemptRecord(PersistedModel):
     item: JsonValue = None
     items_done: Count = 0
     peak_memory: Count | None = None
+    usage: Usage | None = None
+
+    @property
+    def memory_needed(self) -> int | None:
+        """The most bytes that the attempt is known to have needed; None where it did not say."""
+        return self.peak_memory if self.usage is None else self.usage.peak_memory
 
 
 class Receipt(PersistedModel):
-    """The record that makes a shard done (`receipts/000042.json`), until it is withdrawn."""
+    """The record that makes a shard done (`receipts/000042.json`), until it is withdrawn.
+
+    `usage` is None before version 2, and where it was made from partial receipts, which have it.
+    """
 
     title: ClassVar[str] = "receipt"
+    version: ClassVar[int] = 2
     MOST_BYTES: ClassVar[int] = 1 << 26  # a part for each checkpoint, on object stores
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     rank: Rank
     attempt: AttemptName
@@ -225,6 +237,7 @@ class Receipt(PersistedModel):
     parts: Annotated[list[ResultPart], Field(min_length=1)]
     host: str
     created: AwareDatetime
+    usage: Usage | None = None
 
     @model_validator(mode="after")
     def _parts_follow_each_other(self) -> Self:
@@ -307,6 +320,7 @@ __all__ = [
     "ShardSpec",
     "SourceFile",
     "Submission",
+    "Usage",
     "WorkerState",
     "decode",
     "encode",

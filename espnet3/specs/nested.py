@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, Field, JsonValue
 
 from espnet3.specs.base import NestedModel
 from espnet3.specs.plain import finite
@@ -31,6 +31,7 @@ Checksum = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 # Seconds of audio, say, or any other measure of how long an item or shard takes.
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PowerOfTwo = Annotated[int, Field(ge=-30, le=30)]  # of seconds: nanoseconds to decades
 MAX_SHARDS = 1_000_000  # so that a number in a file cannot keep a reader busy for ever
 
 
@@ -187,6 +188,39 @@ class ErrorRecord(NestedModel):
     type: Text
     message: Text
     traceback: Text = ""
+
+
+class Usage(NestedModel):
+    """What an attempt took, as its worker measured it.
+
+    Attributes:
+        began: when the attempt began.
+        seconds: from there to the record that this stands in.
+        environment: seconds that building the environment took before that; 0 unless this is the
+            first record of its process.
+        forward: seconds within the user's `forward`.
+        cpu: CPU seconds since `began`, for a process's first record since that process began: its
+            own, and those of children that were waited for.
+        items: how many items the attempt computed, those that were taken over left out.
+        item_seconds: how many of them took how long: pairs of e and a count, in order, for items
+            of 2^e seconds and more, but less than 2^(e + 1).
+        peak_memory: the most bytes that its process, a child of that, or the job's own cgroup is
+            known to have needed by then; None where nothing tells it.
+        peak_gpu_memory: the most bytes that were seen in use on any one of the GPUs that the
+            process sees; None where nothing tells it.
+        gpu_utilisation: mean over these GPUs and over the attempt, 0 to 1; likewise.
+    """
+
+    began: AwareDatetime
+    seconds: Weight
+    environment: Weight = 0.0
+    forward: Weight = 0.0
+    cpu: Weight = 0.0
+    items: Count = 0
+    item_seconds: list[tuple[PowerOfTwo, Count]] = []
+    peak_memory: Count | None = None
+    peak_gpu_memory: Count | None = None
+    gpu_utilisation: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class ResultPart(NestedModel):

@@ -29,13 +29,14 @@ class Submission(PersistedModel):
     `dynamic` one there are `n_workers` tasks, which claim those of `ranks` that are free. Of
     attempts of submissions before `errors_from_submission`, recorded errors are computed again.
     `submit_command` and `script` are those of the first job. `code` is the number of the record of
-    its source files. `ahead` is set where it is a wave that was queued up front.
+    its source files. `ahead` is set where it is a wave that was queued up front. `usage` says
+    whether its workers ask GPUs how busy they are.
     """
 
     title: ClassVar[str] = "submission"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
-    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -53,6 +54,7 @@ class Submission(PersistedModel):
     max_errors: Count | None = None
     errors_from_submission: Count = 0
     code: Annotated[int, Field(ge=1)] | None = None
+    usage: bool = True
     ahead: QueuedAhead | None = None
     ranks: Items
     jobs: Annotated[list[PlannedJob], Field(min_length=1)]

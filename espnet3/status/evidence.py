@@ -39,7 +39,7 @@ class Found(NamedTuple):
             last.items_done if last is not None else 0,
             last.host if last is not None else None,
             last.elapsed if last is not None and ended else None,
-            last.peak_memory if last is not None else None,
+            last.memory_needed if last is not None else None,
         )
 
 

@@ -145,6 +145,7 @@ def make_submission(
         max_errors=config.max_errors,
         errors_from_submission=errors_from,
         code=code,
+        usage=config.usage,
         ahead=ahead,
         ranks=ranks,
         jobs=_planned_jobs(planned, run, number),
