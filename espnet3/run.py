@@ -209,6 +209,12 @@ class AsyncRun(_KnownRun):
 
         return await queue(self.run_dir, self.trust)
 
+    async def report(self, output: str | os.PathLike[str] | None = None) -> str:
+        """Write the run as one HTML page; see `espnet3.report.report`."""
+        from espnet3.report.calls import report  # which few programs need
+
+        return await report(self.run_dir, output)
+
     async def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""
         return await cancel(self.run_dir, trust=self.trust)
@@ -372,6 +378,10 @@ class Run(_KnownRun):
     def finish(self) -> QueuedFinisher:
         """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
         return run_blocking(self._awaited.finish())
+
+    def report(self, output: str | os.PathLike[str] | None = None) -> str:
+        """Write the run as one HTML page; see `espnet3.report.report`."""
+        return run_blocking(self._awaited.report(output))
 
     def cancel(self) -> list[str]:
         """Stop all jobs of the run; see `espnet3.submit.cancel`."""

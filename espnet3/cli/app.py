@@ -55,6 +55,7 @@ for _command in (  # within a section of the help, in this order
     look_commands.status,
     look_commands.watch,
     look_commands.collect,
+    look_commands.report,
     job_commands.resume,
     job_commands.finish,
     job_commands.cancel,

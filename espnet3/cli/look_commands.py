@@ -1,4 +1,4 @@
-"""The commands that look at a run, and change nothing of it: status, watch, collect, logs.
+"""The commands that look at a run, and change nothing of it.
 
 Each imports what it needs when it runs, so that `espnet3 --help` costs nothing.
 """
@@ -11,7 +11,7 @@ import click
 
 from espnet3.cli import options
 from espnet3.cli.arguments import Seconds
-from espnet3.cli.completion import FOLDER
+from espnet3.cli.completion import FILE, FOLDER
 from espnet3.cli.options import DONE, NOT_COMPLETE
 from espnet3.cli.sections import Command, Section
 from espnet3.cli.streams import require_stdout
@@ -132,6 +132,40 @@ def collect(
     folder = None if to is None else to[1]
     how = {"partial": partial, "errors": errors, "patience": patience}
     return collect_results(run_dir, output, folder, key, as_json, trust, **how)
+
+
+@click.command(cls=Command, section=Section.LOOK)
+@options.run_dir
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=FILE,
+    help="A path or URL; - is standard output. RUN_DIR.report.html where unset.",
+)
+def report(run_dir: str, output: str | None) -> int:
+    """Write a run as one HTML page.
+
+    What ran, when, what it took against what was asked for, and what failed. The file needs no
+    other one and no network; it can be sent, printed and kept.
+    """
+    import sys
+
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.report.calls import render
+    from espnet3.report.calls import report as write
+
+    if output == "-":
+        require_stdout("name a file with -o FILE")
+        with show.waiting("reading the run"):
+            document = run_blocking(render(run_dir))
+        sys.stdout.buffer.write(document)
+        return DONE
+    with show.waiting("reading the run"):
+        file = run_blocking(write(run_dir, output))
+    show.lines([("report", file)])
+    return DONE
 
 
 @click.command(cls=Command, section=Section.LOOK)

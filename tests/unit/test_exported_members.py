@@ -111,6 +111,7 @@ PUBLIC["espnet3.errors"] = sorted({*PUBLIC["espnet3"]} - {"AsyncRun", "Run", "__
 RUN = {
     "cancel": [],
     "finish": [],
+    "report": ["output"],
     "collect": ["output", "*partial", "*errors", "*patience"],
     "logs": ["rank"],
     "remove": ["*cancel", "*everything", "*force"],

@@ -21,6 +21,7 @@ COMMANDS = [
     "status",
     "watch",
     "collect",
+    "report",
     "resume",
     "finish",
     "cancel",
@@ -87,6 +88,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         ["logs", "r", "0", "--json", "--path"],
         ["collect", "r", "--errors", "ignore"],
         ["collect", "r", "--json"],
+        ["report"],
     ],
 )
 def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

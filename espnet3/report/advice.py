@@ -1,0 +1,73 @@
+"""What memory should be asked for, as one line to copy. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from espnet3.report.model import Asked, Facts
+from espnet3.submit.finishers import MORE_MEMORY, in_bytes
+
+MARGIN = 1.25  # of what is asked for over what was needed
+WORTHWHILE = 0.8  # less than this share of what was asked for is worth a line
+_MIB, _MB, _GB = 2**20, 10**6, 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to do about memory; `line` is the command, "" where nothing needs to change."""
+
+    words: str
+    line: str = ""
+
+
+def advice(facts: Facts) -> Advice:
+    """What to ask for next: more where shards ran out of memory, less where most of it was idle."""
+    asked = facts.submissions[-1] if facts.submissions else None
+    limited = [own for own in facts.submissions if own.memory is not None]
+    if asked is None or not limited:
+        return Advice("Nothing that was submitted limits memory, so there is nothing to change.")
+    asked = limited[-1]
+    given = asked.memory or 0
+    peak = max((a.peak_memory for a in facts.attempts if a.peak_memory), default=None)
+    without = [shard.rank for shard in facts.unfinished if shard.kind == "memory"]
+    if without:
+        wanted = rounded(int(MORE_MEMORY * max(given, peak or 0)))
+        n = len(without)
+        words = f"{n} shard{'' if n == 1 else 's'} ran out of the memory that was asked for."
+        return Advice(words, _line(facts, asked, wanted))
+    if peak is None:
+        return Advice("No record says how much memory was needed.")
+    wanted = rounded(int(MARGIN * peak))
+    if wanted < WORTHWHILE * given:
+        words = (
+            "Much of the memory was not needed; with a quarter more than the highest peak, jobs "
+            "are started sooner."
+        )
+        return Advice(words, _line(facts, asked, wanted))
+    if wanted > given:
+        return Advice(
+            "The highest peak is near to what was asked for; a little more is on the safe side.",
+            _line(facts, asked, wanted),
+        )
+    return Advice("What was asked for fits what was needed.")
+
+
+def rounded(size: int) -> int:
+    """A size that a person would ask for, and not less.
+
+    Example:
+        >>> rounded(5_400_000_000), rounded(23_100_000_000), rounded(123_400_000)
+        (5500000000, 24000000000, 200000000)
+    """
+    step = _GB if size >= 10 * _GB else _GB // 2 if size >= _GB else 100 * _MB
+    return -(-size // step) * step
+
+
+def _line(facts: Facts, asked: Asked, wanted: int) -> str:
+    """For what is missing a resume; of a run that is done, the next one's submission."""
+    option = asked.memory_option or "memory"
+    value = f"{-(-wanted // _MIB)}M" if option == "job_mem" else in_bytes(wanted)
+    if set(facts.states) <= {"done"}:
+        return f"espnet3 submit CONFIG.yaml parallel.options.{option}={value}"
+    return shlex.join(["espnet3", "resume", facts.run_dir, "--set", f"{option}={value}"])

@@ -1,0 +1,76 @@
+"""`espnet3 report` on runs that really ran, in every state that one may be looked at."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet3 import Run
+from tests.support.cli_project import Project
+from tests.support.helpers import wait_for
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path, "local")
+
+
+def words_of(file: Path) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", file.read_text()))
+
+
+def test_a_run_that_is_done(project: Project) -> None:
+    project("submit", project.config)
+    project.watch()
+    root = project.folder / project.run_dir
+    assert project.lines("report", project.run_dir) == [f"report\t{root}.report.html"]
+    text = words_of(Path(f"{root}.report.html"))
+    assert "4 of 4 shards done" in text
+    assert "12 of 12" in text
+    assert "cli_decode:Runner" in text
+    done = project("report", project.run_dir, "-o", "-")
+    assert done.stdout == Path(f"{root}.report.html").read_text()
+    assert Run(root).report(project.folder / "again.html") == str(project.folder / "again.html")
+    assert (project.folder / "again.html").read_text() == done.stdout
+
+
+def test_a_run_that_failed(project: Project) -> None:
+    project("submit", project.config, "provider.params.failing=[4,5]")
+    project.watch(code=1)
+    project("report", project.run_dir, "-o", "r.html")
+    text = words_of(project.folder / "r.html")
+    assert "2 of 4 shards done, 2 failed" in text or "3 of 4 shards done, 1 failed" in text
+    assert "ValueError: item 4 is bad" in text
+    assert "raise ValueError(f&#34;item {idx} is bad&#34;)" in text
+
+
+def test_a_run_that_still_runs(project: Project) -> None:
+    project("submit", project.config, "provider.params.gated=[11]")
+    run = Run(project.folder / project.run_dir)
+    counts = {"done": 3, "running": 1}
+    wait_for(lambda: run.status().counts() == counts, "one shard waits at its gate")
+    project("report", project.run_dir, "-o", "r.html")
+    text = words_of(project.folder / "r.html")
+    assert "3 of 4 shards done, 1 running; it still runs." in text
+    assert "at a shard that runs" in text
+    (project.folder / "open").touch()
+    project.watch()
+
+
+def test_without_the_extra_one_line_says_so(project: Project) -> None:
+    project("submit", project.config)
+    project.watch()
+    code = (
+        "import sys; sys.modules['matplotlib'] = None; sys.argv[0] = 'espnet3'; "
+        "from espnet3.cli import main; main()"
+    )
+    words = [sys.executable, "-c", code, "report", project.run_dir]
+    done = subprocess.run(words, cwd=project.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "espnet3: report: matplotlib is not installed; pip install 'espnet3[report]'\n"
+    )
