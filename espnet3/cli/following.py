@@ -8,9 +8,9 @@ import sys
 import time
 from typing import BinaryIO
 
+from espnet3.async_run import AsyncRun
 from espnet3.cli.record_output import LogPrinter
 from espnet3.cli.show import problem
-from espnet3.run import AsyncRun
 from espnet3.status.run_status import LIVE, State
 from espnet3.storage.permissions import regular
 
