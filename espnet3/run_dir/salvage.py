@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from espnet3.errors import FileMissing, StoreError
+from espnet3.run_dir.receipt_history import NO_HISTORY, ReceiptHistory
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord, ResultPart
 from espnet3.storage.base import Store
-from espnet3.worker.receipt_history import NO_HISTORY, ReceiptHistory
 
 PIECE = 1 << 20  # bytes
 
