@@ -82,7 +82,7 @@ class AsyncRun(_KnownRun):
     """
 
     async def status(self) -> RunStatus:
-        """The state of every shard, and failed items; see `espnet3.collect.status`."""
+        """The state of every shard, and how far its items are; see `espnet3.collect.status`."""
         return await status(self.run_dir)
 
     async def wait(self, timeout: float | None = None, interval: float = 5.0) -> RunStatus:
@@ -249,7 +249,7 @@ class Run(_KnownRun):
         return AsyncRun(self.run_dir, self.submitted, trust=self.trust)
 
     def status(self) -> RunStatus:
-        """The state of every shard, and failed items; see `espnet3.collect.status`."""
+        """The state of every shard, and how far its items are; see `espnet3.collect.status`."""
         return run_blocking(self._awaited.status())
 
     def wait(self, timeout: float | None = None, interval: float = 5.0) -> RunStatus:
