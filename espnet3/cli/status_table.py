@@ -77,7 +77,7 @@ class _Paper(NamedTuple):
             else:
                 if rows:
                     rows[-1].append(",")
-                rows.append(Text(words, style))
+                rows.append(Text().append(words, style))
         return [self.line(row) for row in rows]
 
     def sentence(self, words: str, style: str) -> list[Text]:
@@ -136,7 +136,7 @@ def _rows(
     ]
     n_shards = sum(len(group.ranks) for group in alike) + left_out
     for words, group in zip(shown, alike, strict=False):
-        cause = group.cause.replace("…", paper.dots)
+        cause = group.cause.removeprefix("forward failed at ").replace("…", paper.dots)
         state = (f"{group.state:<{states}}", style_of(group.state))
         block = [paper.line(f"{words:<{ranks}}  ", state, f"  {cause}" if cause else "")]
         block += _log_rows(seen, paper, found.get(group.first.rank), " " * (ranks + states + 4))
@@ -162,11 +162,12 @@ def _log_rows(seen: RunStatus, paper: _Paper, log: ShardLog | None, indent: str)
 
 
 def bar(seen: RunStatus, encoding: str = "utf-8", width: int = _BAR) -> Text:
-    """A bar in which each state has its share of the items, and how many of 100 are done.
+    """A bar in which each state has its share of the items.
 
-    A state that occurs has one cell at least.
+    A state that occurs has one cell at least. What is done is drawn thicker, since there may be no
+    colours.
     """
-    cell = "━" if encoding.startswith("utf") else "="
+    thick, thin = "━─" if encoding.startswith("utf") else "=-"
     counts = seen.counts()
     shares: dict[State, float] = {**counts}
     if seen.progress.done:
@@ -178,7 +179,8 @@ def bar(seen: RunStatus, encoding: str = "utf-8", width: int = _BAR) -> Text:
     cells = {state: max(1, int(n * width / total)) for state, n in shares.items()}
     widest = max(cells, key=lambda state: cells[state])
     cells[widest] += width - sum(cells.values())
-    return Text.assemble(*((cell * n, style_of(state)) for state, n in cells.items()))
+    drawn = (((thick if state == "done" else thin) * n, state) for state, n in cells.items())
+    return Text.assemble(*((text, style_of(state)) for text, state in drawn))
 
 
 def percent(seen: RunStatus) -> str:
@@ -237,7 +239,7 @@ class LiveFollower(Follower):
             self._spinner if seen.live else "",
             bar(seen, self._console.encoding, width),
             percent(seen),
-            Text(duration(time.monotonic() - self._began), "dim"),
+            Text(f" watched for {duration(time.monotonic() - self._began)}", "dim"),
         )
         first, _, *others = self._screen(seen)
         return Group(first, line, *others)

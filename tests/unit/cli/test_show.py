@@ -112,7 +112,7 @@ def test_the_kind_of_a_cause_in_json() -> None:
 def test_a_table_on_a_terminal() -> None:
     assert drawn(replace(SEEN, n_items=40, progress=HALF)).splitlines() == [
         "/shared/a run",
-        "━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 42 %",
+        "━━━━━━━━━━━━━━━━━━━───────────────────── 42 %",
         "1 of 4 shards done, 1 running, 1 pending, 1 failed",
         "17 of 40 items done, 1.5 items/s, 15 s left",
         "shards  state    cause",
