@@ -23,7 +23,7 @@ EspnetError
 │   ├── SchedulerUnavailable   it does not answer: nothing is known, try again
 │   └── SubmissionRefused      it refused a job; its own words are in the message
 ├── RunError               the run's results are not what was asked for
-│   ├── IncompleteRun          shards have no receipt: resume, or collect with partial
+│   ├── IncompleteRun          shards have no receipt: resume, or collect what there is
 │   ├── DamagedResult          a receipt, or a result file that it vouches for: resume with repair
 │   └── FailedItems            items were recorded as failed (on_error: record)
 └── WorkError              the user's own code failed while items were computed
@@ -288,7 +288,7 @@ class IncompleteRun(RunError):
         advice = "wait for them" if live else "resume the run"
         super().__init__(
             f"{run_dir}: {len(causes)} of {world_size} shards are not done: {shown}{more}; "
-            f"{advice}, or collect with partial"
+            f"{advice}, or collect what there is with `--partial`"
         )
 
     @property
@@ -329,7 +329,7 @@ class FailedItems(RunError):
         shown = ", ".join(map(str, ranks[:10])) + (" …" if len(ranks) > 10 else "")
         super().__init__(
             f"{run_dir}: {count} items failed and were recorded, in shards {shown}; "
-            "collect with errors='keep' (`--errors keep`) to get them in their places, or compute "
+            "collect with `--errors keep` to get them in their places, or compute "
             f"them again: `espnet3 resume {shlex.quote(run_dir)} --items failed`"
         )
 

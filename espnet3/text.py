@@ -62,6 +62,25 @@ def one_line(text: str, limit: int = 500) -> str:
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
 
 
+def duration(seconds: float) -> str:
+    """A time that passes, in words: the two largest of its units, or seconds.
+
+    >>> duration(9.6), duration(100), duration(1500), duration(12_000), duration(200_000)
+    ('10 s', '1 min 40 s', '25 min', '3 h 20 min', '2 d 7 h')
+    """
+    left = round(seconds)
+    if left >= 600:
+        left = round(left / 60) * 60
+    if left >= 86_400:
+        left = round(left / 3600) * 3600
+    words = []
+    for name, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
+        n, left = divmod(left, size)
+        if n:
+            words.append(f"{n} {name}")
+    return " ".join(words[:2]) or "0 s"
+
+
 def cut(text: str, limit: int = 1 << 16) -> str:
     r"""A text whose UTF-8 has no more bytes than a limit, but for a note of what was left out.
 

@@ -13,6 +13,7 @@ from espnet3.cli.options import DONE
 from espnet3.cli.record_output import print_records
 from espnet3.cli.streams import require_stdout
 from espnet3.collect.merge import Collected, PartialResults
+from espnet3.collect.unfinished import positions_in_words
 from espnet3.run import Run
 from espnet3.run_dir.trust import Trust
 
@@ -82,6 +83,17 @@ def _show(found: Collected, as_json: bool) -> None:
             ("output", found.output),
             ("records", str(found.records)),
             *([("failed items", str(found.errors))] if found.errors else []),
-            *([("shards left out", str(len(found.left_out)))] if found.left_out else []),
+            *_left_out(found),
         ]
     )
+
+
+def _left_out(found: Collected) -> list[tuple[str, str]]:
+    """What a partial collection lacks: how many items, at which positions, of which shards."""
+    if not found.missing:
+        return []
+    n = sum(end - first for first, end in found.missing)
+    return [
+        ("items left out", f"{n}: {positions_in_words(found.missing)}"),
+        ("of shards", positions_in_words([(rank, rank + 1) for rank in sorted(found.left_out)])),
+    ]

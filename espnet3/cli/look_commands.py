@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 @click.option("--workers", is_flag=True, help="Also a row for each worker that claims shards.")
 @options.as_json
 def status(run_dir: str, workers: bool, as_json: bool) -> int:
-    """Show which shards are not done, and why.
+    """Show how far a run has come.
 
-    Also how many items failed and were recorded (on_error: record). The exit code is 0 where every
-    shard is done and no item failed, so that `collect` does not refuse it.
+    How many items are done, how fast that goes, which shards are not done, and why; and how many
+    items failed and were recorded (on_error: record). The exit code is 0 where every shard is done
+    and no item failed, so that `collect` does not refuse it.
 
     In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
-    state, submission, task and cause separated by tabs. With --workers, lines follow that begin
-    with `worker`. When a worker gave its last sign of life is told by its own clock.
+    state, submission, task, cause and, after a failure, its log separated by tabs. With --workers,
+    lines follow that begin with `worker`. When a worker gave its last sign of life is told by its
+    own clock.
     """
-    from espnet3.cli import show, status_views
+    from espnet3.cli import show, status_lines, status_views
     from espnet3.run import Run
 
     seen = Run(run_dir).status()
@@ -47,7 +49,7 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
         signs = worker_signs(seen.run_dir)
     if as_json:
         told = {} if signs is None else {"workers": worker_rows.documents(signs)}
-        show.json_document({**show.status_document(seen), **told})
+        show.json_document({**status_lines.status_document(seen), **told})
     else:
         status_views.status(seen)
         if signs is not None:
@@ -78,11 +80,14 @@ def watch(run_dir: str, interval: float, as_json: bool) -> int:
 
 
 async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
+    import asyncio
+
     from espnet3.cli import status_views
     from espnet3.status.watching import watch as looks
 
     with status_views.follower(as_json=as_json) as view:
         async for seen in looks(run_dir, interval):
+            await asyncio.to_thread(view.look_at_logs, seen)
             view.update(seen)
         view.end(seen)
     return seen
@@ -100,7 +105,11 @@ async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
 @click.option(
     "--key", metavar="FIELD", help="Which field has the keys for --to; `item` is the item."
 )
-@click.option("--partial", is_flag=True, help="Leave out the shards that are not done.")
+@click.option(
+    "--partial",
+    is_flag=True,
+    help="Take what there is, also of shards that are not done.",
+)
 @click.option(
     "--errors",
     type=click.Choice(["raise", "keep"]),

@@ -30,7 +30,7 @@ def print_records(
 
     Args:
         run_dir: a path or URL.
-        partial: leave out the shards that are not done.
+        partial: take what there is, also of shards that are not done.
         errors: what to do about items that failed and were recorded.
         patience: seconds in which results may still arrive through a network file system.
         trust: whose run directories are believed.

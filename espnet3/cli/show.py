@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from espnet3.redaction import masked_text, scrubbed
-from espnet3.text import one_line, visible, visible_json, visible_line
+from espnet3.text import visible, visible_json, visible_line
 
 if TYPE_CHECKING:
     from espnet3.doctor.diagnosis import Diagnosis, Finding
-    from espnet3.status.run_status import RunStatus, ShardStatus
     from espnet3.submit.launcher import Rendered
     from espnet3.submit.submission import Submitted
 
-ROWS = 20  # of a table on a terminal
+ROWS = 20  # of a list on a terminal
 JOBS = 3  # that a dry run shows whole; of more than that only the first
 
 
@@ -175,155 +174,6 @@ def rendered_document(jobs: Sequence[Rendered]) -> dict[str, Any]:
         return {**found, "when": job.when} if job.when else found
 
     return {"jobs": [*map(document, jobs)]}
-
-
-# --- status ---------------------------------------------------------------------------------------
-
-_STYLES = {
-    "done": "green",
-    "running": "cyan",
-    "queued": "blue",
-    "pending": "bright_black",
-    "interrupted": "yellow",
-    "failed": "red",
-    "lost": "magenta",
-}
-
-
-def status_document(seen: RunStatus) -> dict[str, Any]:
-    """`status --json`."""
-    return {
-        "run_dir": seen.run_dir,
-        "world_size": len(seen.shards),
-        "counts": seen.counts(),
-        "done": seen.done,
-        "live": seen.live,
-        "sound": seen.sound,
-        "items": seen.n_items,
-        "failed_items": seen.failed_items,
-        "unreadable_receipts": seen.unreadable,
-        "scheduler_problem": seen.scheduler_problem,
-        "finishing": None if seen.finishing is None else seen.finishing._asdict(),
-        "changed_sources": seen.changed_sources,
-        "shards": [
-            {**_shard_document(shard), "failed_items": seen.failed.get(shard.rank, 0)}
-            for shard in seen.shards
-        ],
-    }
-
-
-def _shard_document(shard: ShardStatus) -> dict[str, Any]:
-    """A shard in `status --json`; its kind where it has one."""
-    found = {
-        "rank": shard.rank,
-        "state": shard.state,
-        "cause": shard.cause,
-        "submission": shard.submission,
-        "task": shard.task,
-    }
-    return found if shard.kind is None else {**found, "kind": shard.kind}
-
-
-def counts_line(seen: RunStatus) -> str:
-    """The counts in one line, as in `38 of 40 shards done, 1 running, 3 of 400 items failed`."""
-    counts = seen.counts()
-    words = [f"{counts.get('done', 0)} of {len(seen.shards)} shards done"]
-    words += [f"{n} {state}" for state, n in counts.items() if state != "done"]
-    return ", ".join([*words, *seen.items_in_words()])
-
-
-def finishing_lines(seen: RunStatus) -> list[str]:
-    """The waves of a run that finishes itself, and what comes next or came last."""
-    found = seen.finishing
-    return [] if found is None else [*map(one_line, (*found.waves, found.words))]
-
-
-def next_steps(seen: RunStatus) -> list[str]:
-    """The commands to type when nothing of a run is queued or running."""
-    collect = ("collect", seen.run_dir, "-o", "results.jsonl")
-    if seen.finishing is not None and seen.finishing.state == "done":
-        return []
-    if not seen.done:
-        return [command("resume", seen.run_dir)]
-    if seen.unreadable:
-        return [command("resume", seen.run_dir, "--repair")]
-    if seen.failed_items:
-        again = command("resume", seen.run_dir, "--items", "failed")
-        return [again, command(*collect, "--errors", "keep")]
-    return [command(*collect)]
-
-
-def shard_line(shard: ShardStatus) -> str:
-    """A shard in one line: rank, state, submission, task, cause, with tabs between."""
-    place = ("-" if n is None else str(n) for n in (shard.submission, shard.task))
-    return "\t".join([str(shard.rank), shard.state, *place, one_line(shard.cause)])
-
-
-def status_lines(seen: RunStatus) -> None:
-    """Print the state of a run, a line for each shard that is not done."""
-    if seen.scheduler_problem:
-        problem(seen.scheduler_problem)
-    if seen.changed_sources:
-        problem(seen.sources_in_words())
-    say(counts_line(seen))
-    for shard in seen.not_done():
-        say(shard_line(shard))
-    for line in finishing_lines(seen):
-        say(line)
-
-
-def style_of(state: str) -> str:
-    """The colour of a state."""
-    return _STYLES.get(state, "")
-
-
-class Follower:
-    """Shows a run while it goes on; in a pipe one line whenever the counts change."""
-
-    def __init__(self) -> None:
-        self._last = ""
-        self._problem: str | None = None
-        self._told: set[str] = set()
-
-    def __enter__(self) -> Follower:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        pass
-
-    def update(self, seen: RunStatus) -> None:
-        """Show another look at the run."""
-        if seen.scheduler_problem and seen.scheduler_problem != self._problem:
-            problem(seen.scheduler_problem)
-        self._problem = seen.scheduler_problem
-        line = counts_line(seen)
-        if line != self._last:
-            say(line)
-        self._last = line
-        for line in finishing_lines(seen):
-            if line not in self._told:
-                say(line)
-                self._told.add(line)
-        sys.stdout.flush()
-
-    def end(self, seen: RunStatus) -> None:
-        """Show what the run came to."""
-        for shard in seen.not_done():
-            say(shard_line(shard))
-
-
-class JsonFollower(Follower):
-    """Prints one JSON document in a line whenever something has changed."""
-
-    def update(self, seen: RunStatus) -> None:
-        line = json_text(status_document(seen))
-        if line != self._last:
-            click.echo(line)
-            sys.stdout.flush()
-        self._last = line
-
-    def end(self, seen: RunStatus) -> None:
-        pass  # the last document says it
 
 
 def problem(message: str) -> None:

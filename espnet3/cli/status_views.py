@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from espnet3.cli import show
+from espnet3.cli import show, status_lines
 
 if TYPE_CHECKING:
     from espnet3.status.run_status import RunStatus
@@ -17,15 +17,15 @@ def status(seen: RunStatus) -> None:
 
         status_table.status(seen)
     else:
-        show.status_lines(seen)
+        status_lines.status_lines(seen)
 
 
-def follower(*, as_json: bool = False) -> show.Follower:
+def follower(*, as_json: bool = False) -> status_lines.Follower:
     """The follower for where standard output goes, or for a program."""
     if as_json:
-        return show.JsonFollower()
+        return status_lines.JsonFollower()
     if not show.on_terminal():
-        return show.Follower()
+        return status_lines.Follower()
     from espnet3.cli.status_table import LiveFollower
 
     return LiveFollower()

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from espnet3.collect.output import Target, open_output
-from espnet3.collect.result_parts import Vouched, take_in_turn
+from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
 from espnet3.errors import DamagedResult
 from espnet3.run_dir.output_names import TABLES, require_form
 from espnet3.run_dir.verification import IN_MEMORY, blocks, mismatch
 from espnet3.specs import layout
-from espnet3.specs.models import Receipt, ResultPart
+from espnet3.specs.models import ResultPart
 
 _GZIP_LEVEL = 6  # as gzip(1); Python's own 9 takes twice as long for a few percent
 
@@ -45,14 +45,14 @@ def write(vouched: Vouched, output: str) -> None:
 
 
 def _copy(vouched: Vouched, target: Target) -> None:
-    def copy(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
+    def copy(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
         written = _copied(vouched, source, part, target)
         if part.bytes <= IN_MEMORY:
             deque(written, maxlen=0)
         # A large part is read a second time, and may have changed since the first.
         elif (problem := mismatch(written, part)) is not None:
             file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
-            raise DamagedResult(file, receipt.rank, problem, vouched.store.root)
+            raise DamagedResult(file, shard.rank, problem, vouched.store.root)
 
     take_in_turn(vouched, copy)
 

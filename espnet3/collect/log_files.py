@@ -13,6 +13,7 @@ from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.layout import submission_of
 from espnet3.specs.models import RunSpec, Submission
+from espnet3.storage.base import Store
 from espnet3.storage.local import LocalStore
 
 
@@ -45,19 +46,29 @@ def find_logs(
     directory: RunDirectory, run: RunSpec, submissions: Sequence[KnownSubmission], rank: int
 ) -> list[str]:
     """As `logs`, of a directory whose submissions have been read."""
-    store = directory.store
     found = []
     for submission, _ in submissions:
-        scheduler = get_scheduler(submission.scheduler)
-        # Of a run that was moved, the folder of then is gone, or another run's by now.
-        own = [store.locate(layout.LOGS)] if isinstance(store, LocalStore) else []
-        folders = [*own, submission.log_directory]
         for task in _tasks_of(directory, run, submission, rank):
-            job = submission.job_of(task)
-            names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(job)
-            paths = [os.path.join(folder, name) for name in names if name for folder in folders]
-            found += [path for path in paths if os.path.isfile(path)][:1]
+            path = log_of_task(directory.store, submission, task)
+            found += [] if path is None else [path]
     return found
+
+
+def log_of_task(store: Store, submission: Submission, task: int) -> str | None:
+    """The log of a submission's task, or its supervisor's; None where there is none.
+
+    Args:
+        store: the run directory.
+        submission: one of its.
+        task: one of the submission's.
+    """
+    scheduler, job = get_scheduler(submission.scheduler), submission.job_of(task)
+    # Of a run that was moved, the folder of then is gone, or another run's by now.
+    own = [store.locate(layout.LOGS)] if isinstance(store, LocalStore) else []
+    names = scheduler.log_file(job, task - job.first_task), scheduler.log_of_all(job)
+    folders = [*own, submission.log_directory]
+    paths = (os.path.join(folder, name) for name in names if name for folder in folders)
+    return next(filter(os.path.isfile, paths), None)
 
 
 def _tasks_of(

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal, NamedTuple, overload
 
 from espnet3.collect.forms import write
-from espnet3.collect.result_parts import Vouched, take_in_turn
+from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
+from espnet3.collect.unfinished import (
+    Positions,
+    Unfinished,
+    add_positions,
+    positions_in_words,
+    read_unfinished,
+)
 from espnet3.config.current import chosen_policy
 from espnet3.errors import (
     FailedItems,
@@ -44,7 +51,7 @@ Errors = Literal["raise", "keep"]
 
 
 class PartialResults(UserWarning):
-    """Shards were left out of what was collected, as `partial` allows."""
+    """Items were left out of what was collected, as `partial` allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +61,17 @@ class Collected:
     Attributes:
         output: the file.
         records: how many lines.
-        left_out: rank -> state and cause, for every shard that `partial` left out.
+        left_out: rank -> state and cause, for every shard of which `partial` left something out.
         errors: how many lines are items that failed and were recorded.
+        missing: positions among the run's items of those that were left out, in order: each time
+            that of the first one, and that after the last one.
     """
 
     output: str
     records: int
     left_out: dict[int, str]
     errors: int
+    missing: list[tuple[int, int]]
 
 
 @overload
@@ -104,7 +114,7 @@ async def collect(
         output: a path or fsspec URL for a file; its suffix (`.jsonl`, `.jsonl.gz`, `.jsonl.zst`,
             `.csv`, `.parquet`, `.arrow`) says in which form, and missing folders are made. A list
             is returned where unset.
-        partial: take the shards that are done and warn about the rest.
+        partial: take what there is, also of shards that are not done, and warn about the rest.
         errors: what to do about items that `on_error: record` recorded: `raise`, or `keep` them in
             their places (an ErrorRecord in a list; in a file a line with `error`, or a row with a
             column `error`).
@@ -196,10 +206,12 @@ async def vouch(
     vouched = await asyncio.to_thread(call.look)
     if isinstance(vouched, RunDirectory):
         vouched = await observe(vouched, call.conclude)
-    if left_out := vouched.left_out:
-        shown = ", ".join(map(str, sorted(left_out)[:20])) + (" …" if len(left_out) > 20 else "")
-        what = f"{len(left_out)} of {vouched.run.world_size} shards are left out: {shown}"
-        words = visible(f"{vouched.store.root}: {what}")
+    if vouched.missing:
+        n = sum(end - first for first, end in vouched.missing)
+        left = f"{n} of {vouched.run.n_items} items are left out"
+        where = f"those at {positions_in_words(vouched.missing)}"
+        of = f"of shards {positions_in_words([(rank, rank + 1) for rank in vouched.left_out])}"
+        words = visible(f"{vouched.store.root}: {left}, {where}, {of}")
         warnings.warn(words, PartialResults, stacklevel=3)
     return vouched
 
@@ -220,7 +232,7 @@ class _Call(NamedTuple):
         run = directory.run()
         done = directory.receipts(run.world_size).done
         if len(done) == run.world_size:
-            return self._vouched(directory, run, done, {})
+            return self._vouched(directory, run, done)
         directory.store.refresh(layout.RECEIPTS)
         return directory
 
@@ -229,29 +241,48 @@ class _Call(NamedTuple):
         left_out = seen.status.unfinished()
         if left_out and not self.partial:
             raise IncompleteRun(seen.directory.root, seen.run.world_size, left_out)
-        return self._vouched(seen.directory, seen.run, seen.receipts, left_out)
+        ranks = [rank for rank in range(seen.run.world_size) if rank not in seen.receipts]
+        there = read_unfinished(seen.directory, seen.run, ranks, seen.submissions)
+        vouched = self._vouched(seen.directory, seen.run, seen.receipts, there)
+        lacking = {shard.rank for shard in there if shard.missing}
+        left_out = {rank: words for rank, words in left_out.items() if rank in lacking}
+        missing: list[Positions] = []
+        for shard in there:
+            for positions in shard.missing:
+                add_positions(missing, positions)
+        return vouched._replace(left_out=left_out, missing=missing)
 
     def _vouched(
         self,
         directory: RunDirectory,
         run: RunSpec,
         done: Mapping[int, int],
-        left_out: dict[int, str],
+        unfinished: Sequence[Unfinished] = (),
     ) -> Vouched:
         receipts = _read_receipts(directory, run, done, self.patience, self.stop)
-        failed = [receipt for receipt in receipts if receipt.errors]
+        shards: list[Shard] = [*receipts]
+        if unfinished:
+            shards = sorted([*shards, *unfinished], key=lambda shard: shard.rank)
+        if run.results == "pickle":
+            _require_trusted(directory, run, shards)
+        failed = [shard for shard in shards if shard.errors]
         if failed and self.errors == "raise":
-            count = sum(receipt.errors for receipt in failed)
-            raise FailedItems(directory.root, count, [receipt.rank for receipt in failed])
-        return Vouched(directory.store, run, receipts, left_out, self.patience, self.stop)
+            count = sum(shard.errors for shard in failed)
+            raise FailedItems(directory.root, count, [shard.rank for shard in failed])
+        return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop)
 
 
-def _require_trusted(directory: RunDirectory, run: RunSpec, receipts: Sequence[Receipt]) -> None:
+def _require_trusted(directory: RunDirectory, run: RunSpec, shards: Sequence[Shard]) -> None:
     """Refuse to unpickle what others could have written."""
     directory.trust_at_most(run.parallel)
-    directory.require_trusted(
-        f"{layout.RESULTS}/{part.file}" for receipt in receipts for part in receipt.parts
-    )
+    files = {
+        file
+        for shard in shards
+        for file in (
+            shard.files if isinstance(shard, Unfinished) else [part.file for part in shard.parts]
+        )
+    }
+    directory.require_trusted(f"{layout.RESULTS}/{file}" for file in sorted(files))
     directory.require_scripts(run)
 
 
@@ -262,7 +293,7 @@ def _read_receipts(
     patience: float,
     stop: threading.Event,
 ) -> list[Receipt]:
-    """All receipts, in the order of their ranks; what they vouch for may be unpickled."""
+    """All receipts, in the order of their ranks."""
 
     def read(rank: int) -> Receipt:
         try:
@@ -271,33 +302,30 @@ def _read_receipts(
             stop.set()  # one that is missing is reason enough
             raise
 
-    receipts = gather(read, sorted(done), READERS)
-    if run.results == "pickle":
-        _require_trusted(directory, run, receipts)
-    return receipts
+    return gather(read, sorted(done), READERS)
 
 
-def _lines(vouched: Vouched, receipt: Receipt) -> Iterator[bytes]:
+def _lines(vouched: Vouched, shard: Shard) -> Iterator[bytes]:
     """The verified lines of a shard."""
-    for part in receipt.parts:
-        with vouched.open(receipt, part) as file:
+    for part in shard.parts:
+        with vouched.open(shard, part) as file:
             for _ in range(part.records):
                 line = file.readline(MAX_LINE + 1)
-                require_line(len(line), f"results of shard {receipt.rank}")
+                require_line(len(line), f"results of shard {shard.rank}")
                 yield line
 
 
-def _records(vouched: Vouched, receipt: Receipt) -> Iterator[ResultRecord]:
+def _records(vouched: Vouched, shard: Shard) -> Iterator[ResultRecord]:
     unpickle, main = vouched.run.results == "pickle", main_of(vouched.run)
-    where = f"results of shard {receipt.rank}"
-    for line in _lines(vouched, receipt):
+    where = f"results of shard {shard.rank}"
+    for line in _lines(vouched, shard):
         yield decode_line(line, where, unpickle=unpickle, main=main)
 
 
 def _chunks(vouched: Vouched) -> Iterator[list[ResultRecord]]:
     chunk: list[ResultRecord] = []
-    for receipt in vouched.receipts:
-        for record in _records(vouched, receipt):
+    for shard in vouched.shards:
+        for record in _records(vouched, shard):
             chunk.append(record)
             if len(chunk) == CHUNK:
                 yield chunk
@@ -317,9 +345,10 @@ def collected(vouched: Vouched, output: str) -> Collected:
     """What was written, once it is."""
     return Collected(
         output,
-        sum(receipt.records for receipt in vouched.receipts),
+        sum(shard.records for shard in vouched.shards),
         vouched.left_out,
-        sum(receipt.errors for receipt in vouched.receipts),
+        sum(shard.errors for shard in vouched.shards),
+        vouched.missing,
     )
 
 
@@ -328,8 +357,8 @@ def _list(vouched: Vouched) -> list[Any]:
     unpickle, main = vouched.run.results == "pickle", main_of(vouched.run)
     results: list[Any] = []
 
-    def decode(receipt: Receipt, part: ResultPart, source: BinaryIO) -> None:
-        where, before = f"results of shard {receipt.rank}", len(results)
+    def decode(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
+        where, before = f"results of shard {shard.rank}", len(results)
         for lines in line_blocks(source, part.bytes, where):
             vouched.require_wanted()
             results.extend(decode_results(lines, where, unpickle=unpickle, main=main))

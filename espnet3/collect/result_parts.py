@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
+from espnet3.collect.unfinished import Positions, Unfinished
 from espnet3.run_dir.verification import BLOCK, open_verified, patiently
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.storage.base import Store
@@ -20,24 +21,32 @@ FEW, MANY = 2, 6  # threads that read and verify parts, of which one writes or d
 SLOW = 0.2  # seconds for which they may wait for the storage before there are many
 GROUP = 64  # parts of less than a block together that one thread takes at once, at most
 
-Take = Callable[[Receipt, ResultPart, BinaryIO], None]
-_Group = list[tuple[Receipt, ResultPart]]
+Shard = Receipt | Unfinished
+Take = Callable[[Shard, ResultPart, BinaryIO], None]
+_Group = list[tuple[Shard, ResultPart]]
 
 
 class Vouched(NamedTuple):
-    """What collect may merge; `stop` is set where nobody waits for it any more."""
+    """What collect may merge; `stop` is set where nobody waits for it any more.
+
+    Where it may be partial, shards without a receipt are among `shards`, too, as far as they go;
+    `left_out` and `missing` tell what they lack: rank -> state and cause, and positions in the run.
+    """
 
     store: Store
     run: RunSpec
-    receipts: list[Receipt]
+    shards: list[Shard]
     left_out: dict[int, str]
+    missing: list[Positions]
     patience: float
     stop: threading.Event
 
-    def open(self, receipt: Receipt, part: ResultPart) -> BinaryIO:
-        """A verified part of a shard's results."""
+    def open(self, shard: Shard, part: ResultPart) -> BinaryIO:
+        """A verified part of a shard's results; lines that are scattered, as they are."""
+        if isinstance(shard, Unfinished) and part is shard.scattered:
+            return shard.open_scattered()
         return patiently(
-            lambda: open_verified(self.store, receipt.rank, part), self.patience, self.stop
+            lambda: open_verified(self.store, shard.rank, part), self.patience, self.stop
         )
 
     def require_wanted(self) -> None:
@@ -59,7 +68,7 @@ def take_in_turn(vouched: Vouched, take: Take) -> None:
     pace = _Pace()
     with ThreadPoolExecutor(FEW) as few, ThreadPoolExecutor(MANY) as many:
         try:
-            for group in _grouped(vouched.receipts, pace):
+            for group in _grouped(vouched.shards, pace):
                 pool = many if pace.is_slow else few
                 was_slow = pace.is_slow
                 last = submit_in_context(pool, _verify_and_take, vouched, take, group, last)
@@ -112,16 +121,16 @@ class _Pace:
         self.most_parts = 1 if waited > 0 else min(2 * self.most_parts, GROUP)
 
 
-def _grouped(receipts: Sequence[Receipt], pace: _Pace) -> Iterator[_Group]:
+def _grouped(shards: Sequence[Shard], pace: _Pace) -> Iterator[_Group]:
     """All parts in order, in groups."""
     group: _Group = []
     size = 0
-    for receipt in receipts:
-        for part in receipt.parts:
+    for shard in shards:
+        for part in shard.parts:
             if group and (len(group) >= pace.most_parts or size + part.bytes > BLOCK):
                 yield group
                 group, size = [], 0
-            group.append((receipt, part))
+            group.append((shard, part))
             size += part.bytes
     if group:
         yield group

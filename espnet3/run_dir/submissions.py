@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from espnet3.specs import layout
@@ -25,6 +26,20 @@ class KnownSubmission(NamedTuple):
     def job_ids(self) -> dict[str, str]:
         """Unique job name -> scheduler id."""
         return {job.name: job.job_id for job in self.recorded.jobs} if self.recorded else {}
+
+
+def errors_from(submissions: Iterable[KnownSubmission]) -> Callable[[int], int]:
+    """Tells of a shard from which submission on recorded errors of its attempts count.
+
+    Args:
+        submissions: all of the run.
+    """
+    given = [
+        (known.submission.errors_from_submission, known.submission.ranks.plain())
+        for known in submissions
+        if known.submission.errors_from_submission
+    ]
+    return lambda rank: max((number for number, ranks in given if rank in ranks), default=0)
 
 
 class Submissions(NamedTuple):

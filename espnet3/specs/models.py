@@ -6,7 +6,7 @@ Field by field they are documented in `docs/format.md`; their JSON Schema is in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, Self
@@ -143,6 +143,15 @@ class RunSpec(PersistedModel):
         """How many items a shard has."""
         first, last = self.bounds_of(rank)
         return last - first
+
+    def n_items_in(self, ranks: Collection[int]) -> int:
+        """How many items some shards have together."""
+        if self.bounds is not None:
+            return sum(map(self.n_items_of, ranks))
+        n, world_size = self.n_items, self.world_size
+        if n % world_size == 0:
+            return len(ranks) * (n // world_size)
+        return sum(n * (rank + 1) // world_size - n * rank // world_size for rank in ranks)
 
     def require_rank(self, rank: int, run_dir: str) -> None:
         """Raise UsageError where the run, which lies in `run_dir`, has no such shard."""

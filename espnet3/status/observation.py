@@ -33,9 +33,9 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.status.evidence import Evidence
-from espnet3.status.failed_items import FailedItemCounts, records_errors
 from espnet3.status.finishing import find_finisher, finishing
-from espnet3.status.run_status import RunStatus
+from espnet3.status.item_progress import ItemProgress
+from espnet3.status.run_status import NOTHING_KNOWN, RunStatus
 from espnet3.status.shard_states import shard_states
 from espnet3.storage.concurrency import gather
 
@@ -133,7 +133,7 @@ async def observe(
     directory: RunDirectory | Callable[[], RunDirectory],
     *,
     ask_scheduler: bool = True,
-    failed_items: FailedItemCounts | None = None,
+    items: ItemProgress | None = None,
     until_wave: int | None = None,
 ) -> Observation: ...
 
@@ -144,7 +144,7 @@ async def observe(
     then: Callable[[Observation], T],
     *,
     ask_scheduler: bool = True,
-    failed_items: FailedItemCounts | None = None,
+    items: ItemProgress | None = None,
     until_wave: int | None = None,
 ) -> T: ...
 
@@ -154,7 +154,7 @@ async def observe(
     then: Callable[[Observation], Any] = lambda seen: seen,
     *,
     ask_scheduler: bool = True,
-    failed_items: FailedItemCounts | None = None,
+    items: ItemProgress | None = None,
     until_wave: int | None = None,
 ) -> Any:
     """Find out the state of every shard.
@@ -166,8 +166,8 @@ async def observe(
         directory: the run directory, or a function that returns it once it may be looked at.
         then: what is made of what was seen.
         ask_scheduler: False to use what the run directory alone can tell.
-        failed_items: counts the items that failed and were recorded, which reads the receipts
-            where there may be any; they are not counted where unset.
+        items: counts the items that are done or failed, which reads the result files of shards that
+            are not done, and receipts where errors may stand there; not counted where unset.
         until_wave: asked for by who comes behind the jobs of all waves before this one: these have
             ended, later ones are not looked at, and nobody is asked.
 
@@ -197,7 +197,7 @@ async def observe(
         last = first.receipts
         if asks or until_wave is not None:
             last = first.directory.receipts(first.run.world_size, last)
-        return then(_conclusion(first, answers, last, failed_items))
+        return then(_conclusion(first, answers, last, items))
 
     return await asyncio.to_thread(conclude)
 
@@ -287,7 +287,7 @@ def _with(
 
 
 def _conclusion(
-    first: _FirstLook, answers: _Answers, last: Receipts, failed_items: FailedItemCounts | None
+    first: _FirstLook, answers: _Answers, last: Receipts, items: ItemProgress | None
 ) -> Observation:
     directory, run = first.directory, first.run
     submissions = _with(first.submissions, answers.found)
@@ -297,15 +297,18 @@ def _conclusion(
         run.world_size, last.done, records, submissions, first.being_submitted, first.cancelled,
         answers.tasks, last.withdrawn, claims, first.cancelled, _chosen(submissions, first.ending),
     )  # fmt: skip
-    failed: dict[int, int | None] = {}
-    if failed_items is not None and records_errors(run, submissions):
-        failed = failed_items.count(directory, run, last.done)
     states = shard_states(evidence)
+    failed: Mapping[int, int | None] = {}
+    progress = NOTHING_KNOWN
+    if items is not None:
+        failed, progress = items.look(directory, run, last.done, evidence, states)
     end = None
     if first.ending is not None:
         answered = answers.finisher is not None
         end = finishing(first.ending, answers.finisher, answered=answered)
-    status = RunStatus(directory.root, states, answers.problem, run.n_items, failed, end)
+    status = RunStatus(
+        directory.root, states, answers.problem, run.n_items, failed, end, progress=progress
+    )
     found = dict(answers.found)
     return Observation(
         directory, run, status, submissions, found, last.done, first.ending, first.cancelled

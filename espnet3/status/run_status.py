@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, overload
 
 from espnet3.status.finishing import Finishing
+from espnet3.text import duration, one_line
 
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
 STATES: tuple[State, ...] = (
@@ -70,6 +71,53 @@ class ShardStatus(NamedTuple):
     def words(self) -> str:
         """State and cause, for a person."""
         return f"{self.state}: {self.cause}" if self.cause else self.state
+
+
+class Silence(NamedTuple):
+    """A shard that is being computed, and of which no result has come for long.
+
+    Attributes:
+        seconds: for how long, by the times of its files beside this host's clock.
+        position: of the item in the shard that it is at.
+        item: that item; None where it cannot be read.
+    """
+
+    seconds: float
+    position: int
+    item: Any = None
+
+    @property
+    def words(self) -> str:
+        """The same for a person, as in `no result for 25 min, at item 17`."""
+        item = f"item {one_line(str(self.item), 60)}"
+        if self.item is None:
+            item = f"its item {self.position}"
+        return f"no result for {duration(self.seconds)}, at {item}"
+
+
+_NO_SHARDS: Mapping[int, Any] = {}  # no proxy: those cannot be pickled
+
+
+class Progress(NamedTuple):
+    """How far a run has come, by items.
+
+    Attributes:
+        done: how many items have a result: all of the shards that are done, and of others those
+            that result files hold by now.
+        of_shards: rank -> how many, for shards that are not done and hold any.
+        per_second: items a second; None where nobody works, or nothing is known yet.
+        seconds_left: after how many seconds all would be done at that rate; None as `per_second`.
+        silent: rank -> since when nothing has come, for shards where that is long.
+    """
+
+    done: int = 0
+    of_shards: Mapping[int, int] = _NO_SHARDS
+    per_second: float | None = None
+    seconds_left: float | None = None
+    silent: Mapping[int, Silence] = _NO_SHARDS
+
+
+NOTHING_KNOWN = Progress()
 
 
 class Shards(Sequence[ShardStatus]):
@@ -141,10 +189,11 @@ class RunStatus:
             the run directory alone can tell.
         n_items: how many items the run has.
         failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
-            the done shards where any did; None where the shard's receipt cannot be read.
+            the shards where any did; None where the receipt of a done one cannot be read.
         finishing: how far a run that finishes itself has come; None for others.
         changed_sources: the user's source files that differ from those of the last submission;
             looked for where a shard is not done.
+        progress: how many items are done, and how fast that goes.
     """
 
     run_dir: str
@@ -154,6 +203,7 @@ class RunStatus:
     failed: Mapping[int, int | None] = field(default_factory=dict)
     finishing: Finishing | None = None
     changed_sources: list[str] = field(default_factory=list)
+    progress: Progress = NOTHING_KNOWN
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
@@ -162,7 +212,7 @@ class RunStatus:
 
     @property
     def failed_items(self) -> int:
-        """How many items of the shards that are done failed and were recorded."""
+        """How many items failed and were recorded, as far as that is durable."""
         return sum(filter(None, self.failed.values()))
 
     @property
@@ -175,8 +225,28 @@ class RunStatus:
         """Whether every shard is done and no item failed: `collect` does not refuse it."""
         return self.done and not self.failed
 
+    def progress_in_words(self) -> list[str]:
+        """How far it has come, as in `32 of 100 items done`, `4.1 items/s`, `17 s left`.
+
+        Nothing where shards tell it all: none has begun, or all are done.
+        """
+        done, _, pace, left, _ = self.progress
+        if self.done or not done:
+            return []
+        found = [f"{done} of {self.n_items} items done"]
+        if pace is not None:
+            found.append(f"{pace:.3g} items/s" if pace < 1000 else f"{pace:.0f} items/s")
+        if left is not None:
+            found.append(f"{duration(left)} left")
+        return found
+
+    def cause_of(self, shard: ShardStatus) -> str:
+        """A shard's cause, and for how long it has been silent where that is long."""
+        silence = self.progress.silent.get(shard.rank)
+        return ", ".join(filter(None, (shard.cause, silence and silence.words)))
+
     def items_in_words(self) -> list[str]:
-        """What is wrong with shards that are done, as in `10 of 30 items failed`."""
+        """What is wrong with items, as in `10 of 30 items failed`."""
         found = []
         if self.failed_items:
             found.append(f"{self.failed_items} of {self.n_items} items failed")

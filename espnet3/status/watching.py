@@ -11,14 +11,14 @@ from functools import partial
 
 from espnet3.errors import FormatError, StoreError
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.status.failed_items import FailedItemCounts
+from espnet3.status.item_progress import ItemProgress
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import RunStatus
 from espnet3.user_code.sources import differing
 
 
 async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
-    """The state of every shard of a run, and how many items failed and were recorded.
+    """The state of every shard of a run, and how many items are done, or failed and were recorded.
 
     Args:
         run_dir: the run directory.
@@ -32,7 +32,7 @@ async def status(run_dir: str | os.PathLike[str]) -> RunStatus:
         {'done': 38, 'failed': 2}
     """
     directory = partial(RunDirectory.open, run_dir)
-    return await observe(directory, _with_changed_sources, failed_items=FailedItemCounts())
+    return await observe(directory, _with_changed_sources, items=ItemProgress())
 
 
 def _with_changed_sources(seen: Observation) -> RunStatus:
@@ -49,8 +49,8 @@ def _with_changed_sources(seen: Observation) -> RunStatus:
     )
 
 
-async def _look(run_dir: str | os.PathLike[str], failed_items: FailedItemCounts) -> RunStatus:
-    return (await observe(partial(RunDirectory.open, run_dir), failed_items=failed_items)).status
+async def _look(run_dir: str | os.PathLike[str], items: ItemProgress) -> RunStatus:
+    return (await observe(partial(RunDirectory.open, run_dir), items=items)).status
 
 
 async def watch(run_dir: str | os.PathLike[str], interval: float = 5.0) -> AsyncIterator[RunStatus]:
@@ -63,9 +63,9 @@ async def watch(run_dir: str | os.PathLike[str], interval: float = 5.0) -> Async
     Yields:
         The state; the last one has `live` False.
     """
-    failed_items = FailedItemCounts()  # so that no receipt is read twice
+    items = ItemProgress()  # so that nothing is read twice
     while True:
-        seen = await _look(run_dir, failed_items)
+        seen = await _look(run_dir, items)
         yield seen
         if not seen.live:
             return

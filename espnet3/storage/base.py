@@ -138,6 +138,13 @@ class Store(ABC):
         with self.open(path) as stream:
             return stream.read(size)
 
+    def modified(self, path: str) -> float | None:
+        """When a file was written last, in seconds since 1970; None where nothing tells.
+
+        That is by the storage's clock, which may be wrong beside this host's: only a hint.
+        """
+        return None
+
     @abstractmethod
     def create(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Publish a file, atomically and exclusively.

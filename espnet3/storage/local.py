@@ -78,6 +78,9 @@ class LocalStore(Store):
 
         return self._do(path, read)
 
+    def modified(self, path: str) -> float | None:
+        return self._do(path, lambda: os.stat(self.locate(path)).st_mtime)
+
     def create(self, path: str, data: bytes, *, durable: bool = True) -> None:
         self._publish(path, data, durable)
         if durable:
@@ -179,7 +182,7 @@ class LocalStore(Store):
         except OSError as error:
             # The link may have succeeded, and its answer been lost: then both names are one file.
             # That it has two names says nothing, since others make links too (a backup).
-            if _is_same(temporary, target):
+            if permissions.is_same_file(temporary, target):
                 return
             if isinstance(error, FileExistsError):
                 with contextlib.suppress(FileNotFoundError):
@@ -357,14 +360,6 @@ class LocalStore(Store):
         if error.errno in _ADVICE:
             more = f"; {_ADVICE[error.errno]}"
         return StoreError(self.locate(path), f"{error.strerror or error}{more}")
-
-
-def _is_same(path: str, other: str) -> bool:
-    """Whether two names are those of one file."""
-    try:
-        return os.path.samestat(os.lstat(path), os.lstat(other))
-    except FileNotFoundError:
-        return False
 
 
 def _groups(files: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:

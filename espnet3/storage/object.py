@@ -117,6 +117,9 @@ class ObjectStore(Store):
         data = self._do(path, read) if size else b""
         return data if len(data) == size > 0 else super().read_beginning(path, size)
 
+    def modified(self, path: str) -> float | None:
+        return self._do(path, lambda: float(self._fs.modified(self._full(path)).timestamp()))
+
     def create(self, path: str, data: bytes, *, durable: bool = True) -> None:
         # A request is repeated where its answer was lost, so a conflict may be with its own first
         # try: the object itself says who wrote it.

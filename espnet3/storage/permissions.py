@@ -203,3 +203,11 @@ def unfinished_name(path: str) -> str:
     """
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Whether two names are those of one file."""
+    try:
+        return os.path.samestat(os.lstat(path), os.lstat(other))
+    except FileNotFoundError:
+        return False

@@ -10,6 +10,8 @@ from espnet3.run_dir.claims import read_open_claims
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.item_words import WantedItem
 from espnet3.run_dir.reading import read_persisted
+from espnet3.run_dir.receipt_history import read_receipt_history
+from espnet3.run_dir.salvage import list_results, salvage
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs import layout
 from espnet3.specs.items import batched
@@ -18,8 +20,6 @@ from espnet3.status.observation import Observation
 from espnet3.status.run_status import LIVE, Kind, ShardStatus
 from espnet3.submit.submission import PlannedSubmission
 from espnet3.text import one_line
-from espnet3.worker.receipt_history import read_receipt_history
-from espnet3.worker.salvage import list_results, salvage
 
 # Ends of an attempt that may be an item's fault, when it left no word.
 _DEATHS: frozenset[Kind] = frozenset({"memory", "killed", "crashed", "silent"})

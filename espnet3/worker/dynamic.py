@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.salvage import list_results
 from espnet3.schedulers.base import Scheduler
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
@@ -21,7 +22,6 @@ from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.removal_watch import RemovalWatch
-from espnet3.worker.salvage import list_results
 from espnet3.worker.schedule import fits
 from espnet3.worker.shard import Stretch, compute_shard
 from espnet3.worker.signals import Interrupted, Signals

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from espnet3.errors import FileTaken, StoreError
 from espnet3.run_dir.claims import read_partial_receipts
+from espnet3.run_dir.receipt_history import read_receipt_history
 from espnet3.run_dir.regions import covered
+from espnet3.run_dir.salvage import NOTHING, Salvage, later_lines, list_results, salvage
 from espnet3.specs import layout
 from espnet3.specs.items import batched, may_change
 from espnet3.specs.models import (
@@ -23,9 +25,7 @@ from espnet3.specs.models import (
 )
 from espnet3.worker.attempt import Attempt, as_ours, record_failure
 from espnet3.worker.computing import Tally, Work, compute_items, on_copies
-from espnet3.worker.receipt_history import read_receipt_history
 from espnet3.worker.result_writer import ResultWriter
-from espnet3.worker.salvage import NOTHING, Salvage, later_lines, list_results, salvage
 from espnet3.worker.signals import Interrupted
 from espnet3.worker.skipping import with_skipped
 

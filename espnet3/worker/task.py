@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.receipt_history import next_generations
+from espnet3.run_dir.salvage import list_results
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec
@@ -15,9 +17,7 @@ from espnet3.worker.attempt import Attempt, SchedulerTask, log_failure
 from espnet3.worker.computing import NO_LIMITS, Limits, Work
 from espnet3.worker.early_end import EarlyEnd
 from espnet3.worker.environment import build_environment
-from espnet3.worker.receipt_history import next_generations
 from espnet3.worker.removal_watch import RemovalWatch
-from espnet3.worker.salvage import list_results
 from espnet3.worker.shard import compute_shard
 from espnet3.worker.signals import Interrupted, Signals
 from espnet3.worker.spare_descriptors import Spare

@@ -228,10 +228,12 @@ class AnyOrder(RuleBasedStateMachine):
             seen = self.world.run(Run(self.world.run_dir).status)
             done = {shard.rank for shard in seen.shards if shard.state == "done"}
             assert done == self._ranks_with_receipts()
+            if not self.damaged:
+                assert seen.progress.done == len(self._there_or_durable())
 
     @rule(partial=st.booleans())
     def collect(self, partial: bool) -> None:
-        """All of it or an error that names what is missing; in part, what has receipts."""
+        """All of it or an error that names what is missing; in part, what is durable, too."""
         world, run = self.world, Run(self.world.run_dir)
         there = self._ranks_with_receipts()
         missing = set() if partial else {*range(N_SHARDS)} - there
@@ -246,9 +248,14 @@ class AnyOrder(RuleBasedStateMachine):
         except DamagedResult:
             assert self.damaged
         else:
-            bounds = [shard_bounds(rank, N_SHARDS, N_ITEMS) for rank in sorted(there)]
-            assert answer == [world.expected[i] for first, end in bounds for i in range(first, end)]
+            items = self._there_or_durable() if partial else range(N_ITEMS)
+            assert answer == [world.expected[i] for i in sorted(items)]
         assert partial or missing == {*range(N_SHARDS)} - there
+
+    def _there_or_durable(self) -> set[int]:
+        """The items of shards with receipts, and those whose results are there without one."""
+        bounds = [shard_bounds(rank, N_SHARDS, N_ITEMS) for rank in self._ranks_with_receipts()]
+        return self.world.durable() | {i for first, end in bounds for i in range(first, end)}
 
     def _ranks_with_receipts(self) -> set[int]:
         """By the newest receipt, unless it is withdrawn."""

@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -64,6 +65,14 @@ class StoreContract(ABC):
             assert file.read() == data
         for size in (0, 1, len(data), len(data) + 1):
             assert store.read_beginning("shards/000000.json", size) == data[:size]
+
+    def test_when_a_file_was_written_last(self, store: Store) -> None:
+        store.create("run.json", b"{}")
+        modified = store.modified("run.json")
+        assert modified is not None
+        assert abs(modified - time.time()) < 600  # by the storage's clock
+        with pytest.raises(FileMissing):
+            store.modified("shards/000000.json")
 
     def test_a_hint_is_read_back_too(self, store: Store) -> None:
         store.create("attempts/x.json", b"{}", durable=False)

@@ -60,7 +60,13 @@ def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
     assert json.loads(seen) == status
 
     found = espnet3.json("collect", espnet3.run_dir, "-o", "out file.jsonl")
-    assert found == {"output": "out file.jsonl", "records": 12, "left_out": {}, "errors": 0}
+    assert found == {
+        "output": "out file.jsonl",
+        "records": 12,
+        "left_out": {},
+        "errors": 0,
+        "missing": [],
+    }
     written = (espnet3.folder / "out file.jsonl").read_text()
     assert [json.loads(line) for line in written.splitlines()] == espnet3.expected()
     assert espnet3("collect", espnet3.run_dir).stdout == written
@@ -94,9 +100,11 @@ def test_readers_that_go_away_are_no_error(espnet3: Project) -> None:
 def test_a_failing_shard_then_resume(espnet3: Project) -> None:
     espnet3("submit", espnet3.config, "provider.params.failing=[4,10]")
     lines = espnet3.watch(code=1)
-    assert lines[-3] == "2 of 4 shards done, 2 failed"
+    assert lines[-3] == "2 of 4 shards done, 2 failed, 8 of 12 items done"
     assert lines[-2].split("\t")[:4] == ["1", "failed", "1", "1"]
-    assert lines[-2].endswith("forward failed at item 4: ValueError: item 4 is bad")
+    cause, log = lines[-2].split("\t")[4:]
+    assert cause.endswith("forward failed at item 4: ValueError: item 4 is bad")
+    assert "item 4 is bad" in Path(log).read_text()
     assert espnet3.lines("status", espnet3.run_dir, code=1) == lines[-3:]
 
     incomplete = espnet3("collect", espnet3.run_dir, "-o", "out.jsonl", code=1)
@@ -105,9 +113,15 @@ def test_a_failing_shard_then_resume(espnet3: Project) -> None:
     assert incomplete.stderr.count("\n") == 1
     assert not (espnet3.folder / "out.jsonl").exists()
     partial = espnet3("collect", espnet3.run_dir, "--partial")
-    assert len(partial.stdout.splitlines()) == 6
+    assert len(partial.stdout.splitlines()) == 8
     assert partial.stderr.startswith("espnet3: ")
-    assert "2 of 4 shards are left out: 1, 3" in partial.stderr
+    left_out = "4 of 12 items are left out, those at 4-5, 10-11, of shards 1, 3\n"
+    assert partial.stderr.endswith(left_out)
+    partial = espnet3("collect", espnet3.run_dir, "--partial", "-o", "out.jsonl")
+    assert partial.stdout.splitlines()[1:] == [
+        "records\t8", "items left out\t4: 4-5, 10-11", "of shards\t1, 3",
+    ]  # fmt: skip
+    (espnet3.folder / "out.jsonl").unlink()
 
     spec = f"{espnet3.run_dir}/shards/000001.json"
     failed = espnet3("run-shard", spec, code=1)
@@ -186,8 +200,9 @@ def test_on_a_terminal(espnet3: Project) -> None:
         assert process.wait(timeout=60) == code
     for command in ("watch", "status"):
         assert "\x1b[31m1 failed" in shown[command]
-        assert "3 of 4 done" in shown[command]
+        assert "3 of 4 shards done" in shown[command]
         assert "━" in shown[command]
         assert "item 4 is bad" in " ".join(shown[command].split())
-    assert "espnet3 resume" in shown["watch"]
+    assert "espnet3 run-shard" in shown["watch"]  # to resume would not help
+    assert "espnet3 resume" not in shown["watch"]
     assert shown["collect"].startswith("espnet3: ")

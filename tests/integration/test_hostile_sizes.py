@@ -202,8 +202,7 @@ def test_logs_are_regular_files(run: Run, tmp_path: Path) -> None:
 
 def test_a_result_without_an_end_is_no_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from espnet3.collect import merge
-    from espnet3.run_dir import verification
-    from espnet3.worker import salvage
+    from espnet3.run_dir import salvage, verification
 
     for module in (result_lines, merge, verification, salvage):
         monkeypatch.setattr(module, "MAX_LINE", 4 << 20)

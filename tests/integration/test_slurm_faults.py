@@ -332,7 +332,7 @@ def test_the_controller_stops_while_jobs_run(cluster: SlurmCluster, tmp_path: Pa
         assert states(run) == {0: "done", 1: "failed", 2: "done"}
         assert "item 7 is bad" in causes(run)[1]
         with pytest.warns(PartialResults):
-            assert len(run.collect(partial=True)) == 8
+            assert len(run.collect(partial=True)) == 11
         with pytest.raises(SchedulerUnavailable, match="cannot be told which shards still run"):
             run.resume()
     finally:

@@ -209,7 +209,7 @@ def test_no_output_goes_past_the_one_place() -> None:
         "record_output.py: out.write(visible_json(line.decode()).encode() if obeyed else line)",
         "run_rows.py: click.echo(line)",  # of visible cells, in colours
         "show.py: click.echo(json_text(document, indented=on_terminal()))",
-        "show.py: click.echo(line)",
         "show.py: click.echo(name_there + visible_line(line))",
         "show.py: click.echo(visible(text), err=err)",
+        "status_lines.py: click.echo(show.json_text(document))",
     ]

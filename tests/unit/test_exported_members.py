@@ -94,7 +94,7 @@ PUBLIC = {
         "Submission",
         "open_store",
     ],
-    "espnet3.status": ["RunStatus", "ShardStatus"],
+    "espnet3.status": ["Progress", "RunStatus", "ShardStatus", "Silence"],
     "espnet3.submit": [
         "Removed",
         "Rendered",

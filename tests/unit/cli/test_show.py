@@ -4,39 +4,50 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from espnet3.cli import show, status_table, status_views
+from espnet3.cli import show, status_lines, status_table, status_views
 from espnet3.errors import EspnetError
-from espnet3.status.run_status import RunStatus, Shards, ShardStatus
+from espnet3.status.finishing import Finishing
+from espnet3.status.run_status import Progress, RunStatus, Shards, ShardStatus, Silence, State
 from espnet3.submit.launcher import Rendered
 from espnet3.submit.submission import Submitted
 
 SHARDS = [
     ShardStatus(0, "done", "", 1, 0),
-    ShardStatus(1, "failed", "ValueError:\t[red]seven[/red]\nis bad", 2, 0),
+    ShardStatus(1, "failed", "ValueError:\t[red]seven[/red]\nis bad", 2, 0, "error"),
     ShardStatus(2, "running", "since 2026-01-02 on node1", 1, 2),
     ShardStatus(3, "pending"),
 ]
 LOST = [ShardStatus(rank, "lost", f"cause {rank}", 1, rank) for rank in range(50)]
 SEEN = RunStatus("/shared/a run", Shards.of(SHARDS))
+HALF = Progress(17, {1: 3, 2: 4}, 1.5, 15.3, {2: Silence(1500.0, 4, "a\nb")})
 MANY = RunStatus("/r", Shards.of(LOST))
 DONE = RunStatus("/r", Shards.of([ShardStatus(0, "done", "", 1, 0)]))
 
 
 def drawn(
-    seen: RunStatus, *, width: int = 100, colour: bool = False, encoding: str = "utf-8"
+    seen: RunStatus,
+    *,
+    width: int = 100,
+    height: int = 24,
+    colour: bool = False,
+    encoding: str = "utf-8",
 ) -> str:
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding=encoding)
     status_table.status(
         seen,
-        Console(file=file, width=width, force_terminal=colour, highlight=False, no_color=False),
-    )
+        Console(
+            file=file, width=width, height=height, force_terminal=colour, highlight=False,
+            no_color=False,
+        ),
+    )  # fmt: skip
     file.flush()
     return buffer.getvalue().decode(encoding)
 
@@ -59,11 +70,12 @@ def test_every_unfinished_shard_has_a_plain_line(capsys: pytest.CaptureFixture[s
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    show.json_document(show.status_document(SEEN))
+    show.json_document(status_lines.status_document(SEEN))
     found = json.loads(capsys.readouterr().out)
     assert [*found] == [
-        "run_dir", "world_size", "counts", "done", "live", "sound", "items", "failed_items",
-        "unreadable_receipts", "scheduler_problem", "finishing", "changed_sources", "shards",
+        "run_dir", "world_size", "counts", "done", "live", "sound", "items", "items_done",
+        "failed_items", "items_per_second", "seconds_left", "unreadable_receipts",
+        "scheduler_problem", "finishing", "changed_sources", "shards",
     ]  # fmt: skip
     assert found["world_size"] == 4
     assert found["counts"] == {"done": 1, "running": 1, "pending": 1, "failed": 1}
@@ -74,14 +86,15 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "cause": "since 2026-01-02 on node1",
         "submission": 1,
         "task": 2,
+        "items_done": 0,
         "failed_items": 0,
     }
-    assert not [shard for shard in found["shards"] if "kind" in shard]
+    assert [shard["rank"] for shard in found["shards"] if "kind" in shard] == [1]
 
 
 def test_the_kind_of_a_cause_in_json() -> None:
     shard = ShardStatus(0, "interrupted", "out of memory", 1, 0, "memory", 4, "node7", 8.5)
-    document = show.status_document(RunStatus("/r", Shards.of([shard])))
+    document = status_lines.status_document(RunStatus("/r", Shards.of([shard])))
     assert document["shards"] == [
         {
             "rank": 0,
@@ -90,39 +103,86 @@ def test_the_kind_of_a_cause_in_json() -> None:
             "submission": 1,
             "task": 0,
             "kind": "memory",
+            "items_done": 0,
             "failed_items": 0,
         }
     ]
 
 
 def test_a_table_on_a_terminal() -> None:
-    text = drawn(SEEN)
-    assert "1 of 4 done, 1 running, 1 pending, 1 failed" in text
-    assert "0002/0" in text
-    assert "[red]seven[/red] is bad" in text  # no markup of rich
+    assert drawn(replace(SEEN, n_items=40, progress=HALF)).splitlines() == [
+        "/shared/a run",
+        "━━━━━━━━━━━━━━━━━━━───────────────────── 42 %",
+        "1 of 4 shards done, 1 running, 1 pending, 1 failed",
+        "17 of 40 items done, 1.5 items/s, 15 s left",
+        "shards  state    cause",
+        "1       failed   ValueError: [red]seven[/red] is bad",  # no markup of rich
+        "3       pending",
+        "2       running  since 2026-01-02 on node1, no result for 25 min, at item a b",
+        "next  espnet3 logs '/shared/a run' 1",
+        "next  espnet3 run-shard '/shared/a run' 1",
+    ]
     assert "\x1b[31mfailed" in drawn(SEEN, colour=True)
 
 
-def test_a_long_table_is_cut() -> None:
+def test_shards_of_one_cause_are_one_row() -> None:
     lines = drawn(MANY).splitlines()
-    assert len(lines) == 2 + 1 + show.ROWS + 1
-    assert lines[-1].strip() == "and 30 more"
+    assert lines[2:5] == [
+        "0 of 50 shards done, 50 lost",
+        "shards  state  cause",
+        "0-49    lost   cause …",
+    ]
 
 
-def test_a_narrow_terminal_loses_no_word_of_a_cause() -> None:
-    text = drawn(SEEN, width=50)
-    assert "2026-01-02" in text
-    assert "node1" in text
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (40, 10)])
+def test_all_of_it_fits_on_the_terminal(width: int, height: int) -> None:
+    """And what does not is counted; nothing takes a second row."""
+    states: tuple[State, ...] = ("failed", "lost", "done")
+    shards = [
+        ShardStatus(rank, states[rank % 3], "why " * 99 + "x" * (rank % 40), 1, rank, "error")
+        for rank in range(1000)
+    ]
+    finishing = Finishing(
+        "gone", "finisher 4 " + "is gone " * 40, waves=("wave 1: " + "again " * 40,) * 9
+    )
+    seen = RunStatus(
+        "/shared/" + "folder/" * 40, Shards.of(shards), "slurm: no answer " * 30, 10**6, {0: 3},
+        finishing, [f"{'module/' * 9}{i}.py" for i in range(9)], HALF,
+    )  # fmt: skip
+    lines = drawn(replace(seen, run_dir="/r"), width=width, height=height).splitlines()
+    if height > 20:
+        assert len(lines) < height
+        assert re.fullmatch(
+            r"and [0-9]+ more", next(line for line in lines if line.startswith("and "))
+        )
+    assert max(map(len, lines)) <= width
+    assert lines[2].startswith("333 of 1000 shards done, ")
+    named = [line for line in drawn(seen, width=width).splitlines() if not line.startswith("next")]
+    assert re.match("…[a-z]*/folder/", named[0])
+    assert len(named[0]) == width
+
+
+def test_a_long_table_is_cut() -> None:
+    shards = [ShardStatus(rank, "lost", f"cause {'x' * rank}", 1, rank) for rank in range(50)]
+    lines = drawn(RunStatus("/r", Shards.of(shards))).splitlines()
+    assert lines[0] == "/r"
+    assert lines[-3] == "and 35 more"
+    assert lines[-2:] == ["next  espnet3 logs /r 0", "next  espnet3 resume /r"]
+    assert len(lines) == 22
 
 
 def test_nothing_but_ascii_where_the_terminal_knows_no_more() -> None:
-    assert "====" in drawn(SEEN, encoding="ascii")
+    text = drawn(replace(SEEN, run_dir="/shared/" + "x" * 200), encoding="ascii")
+    assert text.startswith("...xxx")
+    assert "====" in text
 
 
 def test_in_the_bar_every_state_has_its_share() -> None:
     shards = [ShardStatus(rank, "done") for rank in range(999)] + [ShardStatus(999, "failed")]
     drawn_bar = status_table.bar(RunStatus("/r", Shards.of(shards)))
     assert len(drawn_bar) == 40
+    told = status_table.bar(RunStatus("/r", Shards.of(shards), n_items=10, progress=Progress(5)))
+    assert [span.end - span.start for span in told.spans] == [20, 20]  # of items, where told
     assert [(span.end - span.start, span.style) for span in drawn_bar.spans] == [
         (39, "green"),
         (1, "red"),
@@ -140,6 +200,16 @@ def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[s
         "1 of 2 shards done, 1 failed",
         "1 of 1 shards done",
     ]
+
+
+def test_following_in_a_pipe_prints_a_line_for_each_percent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with status_views.follower() as view:
+        for done in (0, 1, 2, 9, 10, 19, 20, 999):
+            view.update(replace(SEEN, n_items=1000, progress=Progress(done)))
+    said = [line.partition("failed")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["", *(f", {n} of 1000 items done" for n in (10, 20, 999))]
 
 
 def test_following_for_a_program_prints_a_document_for_each_change(
@@ -163,9 +233,8 @@ def test_following_on_a_terminal() -> None:
         view.end(MANY)
     text = file.getvalue()
     assert "1 running" in text
-    assert "and 30 more" in text
     assert "espnet3 resume /r" in text
-    assert text.endswith("\n")
+    assert text.endswith("\n\x1b[?25h")  # and the cursor is back
 
 
 def test_following_ends_well_when_a_look_fails() -> None:

@@ -16,7 +16,7 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
-from espnet3.status.failed_items import FailedItemCounts
+from espnet3.status.item_progress import ItemProgress
 from espnet3.status.observation import observe
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
@@ -100,7 +100,7 @@ async def test_a_status_looks_as_often_at_many_shards_as_at_few(
     for n_shards in (2, MANY):
         store = await unfinished_run(tmp_path, n_shards)
         asked.clear()
-        seen = await observe(RunDirectory(store))
+        seen = await observe(RunDirectory(store), items=ItemProgress())
         assert seen.status.counts() == {"done": n_shards - 1, "failed": 1}
         assert asked == ["query"]
         operations.append(store.operations)
@@ -115,7 +115,20 @@ async def test_a_status_looks_as_often_at_many_shards_as_at_few(
         ("names", layout.CLAIMS): 1,  # of workers that joined, if any
         ("names", layout.ATTEMPTS): 1,
         ("read", layout.ATTEMPTS): 1,
+        ("names", layout.RESULTS): 1,
     }
+
+
+async def test_the_results_of_shards_that_nobody_has_begun_are_not_even_listed(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    store = await unfinished_run(tmp_path, MANY)
+    for name in store.names(layout.ATTEMPTS):
+        if name.startswith("000000."):
+            os.unlink(store.locate(f"{layout.ATTEMPTS}/{name}"))
+    store.operations.clear()
+    seen = (await observe(RunDirectory(store), items=ItemProgress())).status
+    assert (seen.progress.done, store.operations["names", layout.RESULTS]) == (MANY - 1, 0)
 
 
 async def test_the_status_of_a_run_that_is_done_asks_nobody(
@@ -205,20 +218,20 @@ async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
 
     done(0, 2)
     store.create(layout.receipt(1), b"")  # not seen as a whole yet
-    counted = FailedItemCounts()
+    counted = ItemProgress()
     store.operations.clear()
-    seen = (await observe(RunDirectory(store), failed_items=counted)).status
+    seen = (await observe(RunDirectory(store), items=counted)).status
     assert (seen.failed, seen.failed_items, seen.n_items) == ({0: 2, 1: None}, 2, 9)
     assert store.operations["read", layout.RECEIPTS] == 2
     os.unlink(store.locate(layout.receipt(1)))
     done(1, 0)
     done(2, 3)
     store.operations.clear()
-    seen = (await observe(RunDirectory(store), failed_items=counted)).status
+    seen = (await observe(RunDirectory(store), items=counted)).status
     assert (seen.done, seen.sound, seen.failed) == (True, False, {0: 2, 2: 3})
     assert store.operations["read", layout.RECEIPTS] == 2
     store.operations.clear()
-    assert (await observe(RunDirectory(store), failed_items=counted)).status == seen
+    assert (await observe(RunDirectory(store), items=counted)).status == seen
     assert store.operations["read", layout.RECEIPTS] == 0
     assert (await observe(RunDirectory(store))).status.failed == {}  # who does not ask does not pay
     assert store.operations["read", layout.RECEIPTS] == 0

@@ -9,6 +9,7 @@ import pytest
 
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.receipt_history import next_generations, read_receipt_history
 from espnet3.run_dir.receipts import look_at_receipts
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Withdrawal, encode, now
@@ -16,7 +17,6 @@ from espnet3.storage.base import Store
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask
 from espnet3.worker.computing import Limits
-from espnet3.worker.receipt_history import next_generations, read_receipt_history
 from espnet3.worker.task import run_task
 from tests.support.worker_runs import records_of, write_run
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from espnet3.errors import EspnetError
 from espnet3.run_dir import result_lines
+from espnet3.run_dir.salvage import later_lines, list_results, salvage
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord
 from espnet3.storage.opening import open_store
-from espnet3.worker.salvage import later_lines, list_results, salvage
 from tests.unit.specs.test_fuzz import EXAMPLES, mutated
 
 ITEMS: list[Any] = [0, 1, "a", "a", None, {"x": 1}, [1, 2], 7, 8, "ü\n"]

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from espnet3.errors import FileMissing, StoreError
+from espnet3.run_dir.receipt_history import NO_HISTORY, ReceiptHistory
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord, ResultPart
 from espnet3.storage.base import Store
-from espnet3.worker.receipt_history import NO_HISTORY, ReceiptHistory
 
 PIECE = 1 << 20  # bytes
 
@@ -68,6 +68,8 @@ def salvage(
     history: ReceiptHistory = NO_HISTORY,
     first: int = 0,
     end: int | None = None,
+    *,
+    durable: bool = True,
 ) -> Salvage:
     """Find the longest good prefix of a shard in what its predecessors wrote, and what is behind.
 
@@ -85,6 +87,7 @@ def salvage(
         history: what is known of the files beside what they hold.
         first: the position that is begun at.
         end: the position after the last one that is wanted; the shard's end where unset.
+        durable: whether somebody will vouch for the parts, so that they are made durable.
 
     Returns:
         Parts for the receipt, vouched for by their checksums.
@@ -106,9 +109,10 @@ def salvage(
             reached = min(reach.unbroken, end)
     parts, errors = [], 0
     for i, (file, unbroken, *_) in enumerate(chosen):
-        # Its writer may have died before its own sync, or the sync have failed. What is measured
-        # afterwards is what the disk holds.
-        store.make_durable(layout.result(*file))
+        if durable:
+            # Its writer may have died before its own sync, or the sync have failed. What is
+            # measured afterwards is what the disk holds.
+            store.make_durable(layout.result(*file))
         stop = chosen[i + 1].file.first if i + 1 < len(chosen) else min(unbroken, end)
         part, failed = _measure(store, file, stop - file.first, items)
         parts.append(part)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.run_dir import result_lines
+from espnet3.run_dir.salvage import NOTHING, Salvage, list_results, salvage
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import ErrorRecord
 from espnet3.storage.base import Store
 from espnet3.storage.opening import open_store
-from espnet3.worker.salvage import NOTHING, Salvage, list_results, salvage
 
 # Few different items, so that one item stands at several positions.
 ITEMS = st.lists(st.sampled_from([0, 1, "a", "a\n", None, [1], {"x": 1.5}]), min_size=1, max_size=9)

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.run_dir import result_lines
+from espnet3.run_dir.receipt_history import NO_HISTORY, ReceiptHistory
+from espnet3.run_dir.salvage import later_lines, salvage
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import ErrorRecord
 from espnet3.storage.base import Store
-from espnet3.worker.receipt_history import NO_HISTORY, ReceiptHistory
-from espnet3.worker.salvage import later_lines, salvage
-from tests.unit.worker.test_salvage import (
+from tests.unit.run_dir.test_salvage import (
     RANK,
     Written,
     bytes_of,
