@@ -191,7 +191,7 @@ async def test_types_and_fields_that_come_late(
 @pytest.mark.parametrize("form", FORMS)
 async def test_no_result_is_a_file_without_rows(tmp_path: Path, form: str) -> None:
     run, file = finished_run(tmp_path, [1, 2], done=[]), tmp_path / f"x{form}"
-    with pytest.warns(match="shards are left out"):
+    with pytest.warns(match="items are left out"):
         found = await collect(run, file, partial=True, patience=0)
     assert found.records == 0
     check_file(file, [])
