@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from espnet3.config.current import chosen_policy
-from espnet3.config.model import parse_parallel
+from espnet3.config.model import ParallelConfig, parse_parallel
 from espnet3.errors import SchedulerUnavailable, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
@@ -73,22 +73,16 @@ async def resume(
     Args:
         run_dir: the run directory.
         ranks: only these shards, as ranks or paths of their spec files; all where unset.
-        options: options to override, such as `{"memory": "64GB"}`, or one of `n_workers`,
-            `shards_per_job`, `job_array`, `max_array_size`, `max_errors`, `on_error`,
-            `submit_timeout` and `usage`.
-            They hold for all that is submitted, whatever `overrides` says; the others, and the
-            rest of the parallel config, are those of the last submission.
+        options: options to override, such as `{"memory": "64GB"}`, or one of the keys that may be
+            changed later (`n_workers`, `max_errors`, ...; `docs/guide.md`). They hold for all that
+            is submitted; the rest of the parallel config is that of the last submission.
         force: also shards that seem to be queued or running; the first finisher wins.
-        repair: read all results of the shards that are done, and compute again what is not what
-            its receipt vouched for.
-        items: `failed` also computes again the items that `on_error: record` recorded, and nothing
-            else of their shards.
+        repair: read all results of done shards, and compute again what its receipt belies.
+        items: `failed` also computes again the items that `on_error: record` recorded, only these.
         patience: seconds for which files that do not match their receipts may still be on their
             way through a network file system, before `repair` believes them to be damaged.
-        code: what to go on with where source files differ from those that were submitted last:
-            `current`, as they are now, or `submitted`, which needs a run with `snapshot: true`.
-        trust: whose run directories are believed, as in the parallel config; what `set_parallel`
-            set where unset. That of the run counts only where it is `owner`.
+        code: which to go on with where source files differ: `current`, or `submitted` (snapshots).
+        trust: whose run directories are believed; what `set_parallel` set where unset.
         skip: items, by their values, for which `forward` is not called: they are recorded as
             errors of type `Skipped` (decision 0026).
         skip_failing: also skip the item that each shard's last attempt ended at.
@@ -283,7 +277,6 @@ async def submit_missing(
         chosen, left_alone = choose_ranks(seen.status, wanted, force=force)
         there = set(submitted.ranks)
         chosen = [rank for rank in chosen if rank not in there]
-        left_alone = {rank: why for rank, why in left_alone.items() if rank not in there}
         if chosen:
             known = await asyncio.to_thread(
                 known_code, directory, seen.last, code, snapshot=groups.config.snapshot
@@ -294,26 +287,43 @@ async def submit_missing(
                 sources = await preflight(run, build=groups.config.preflight == "build")
                 checked = True
             number = seen.next_number
+            errors_from, skips = _recorded(seen, groups.config, chosen, number if failed else None)
             if known.is_current and sources is None:
                 sources = await asyncio.to_thread(_sources_here, seen.run)
             of_code = await number_of_code(directory, seen.run, number, known, sources)
-            # What stops at an error vouches for none.
-            strict = groups.config.on_error == "stop" and records_errors(seen.run, seen.submissions)
-            since = errors_from_of(seen, chosen)
-            errors_from = number if failed or strict else since
-            before = [] if failed else skipped_before(seen.submissions, chosen, since)
-            planned = with_skips(planned, [*before, *skip])
+            planned = with_skips(planned, [*skips, *skip])
             try:
                 async for part in submit_planned(
                     directory, seen.run, planned, number, errors_from, groups.config, of_code
                 ):
                     submitted = submitted.and_then(part)
             except Overtaken as error:
-                listed = partial(_listed, directory, error.number)
-                seen = await observe(listed, record_found_jobs)
+                seen = await observe(partial(_listed, directory, error.number), record_found_jobs)
                 continue
         await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
-        return replace(submitted, left_alone=left_alone)
+        return replace(
+            submitted, left_alone={r: w for r, w in left_alone.items() if r not in there}
+        )
+
+
+def _recorded(
+    seen: Observation, config: ParallelConfig, chosen: Sequence[int], failed_by: int | None
+) -> tuple[int, list[SkippedItem]]:
+    """From which submission on recorded errors count, and which items are passed over as before.
+
+    Args:
+        seen: what is known of the run.
+        config: of what is to be submitted.
+        chosen: its shards.
+        failed_by: the number of the submission that computes all such items again, if it does.
+    """
+    if failed_by is not None:
+        return failed_by, []
+    since = errors_from_of(seen, chosen)
+    skips = skipped_before(seen.submissions, chosen, since)
+    # What stops at an error vouches for none.
+    strict = config.on_error == "stop" and records_errors(seen.run, seen.submissions)
+    return seen.next_number if strict else since, skips
 
 
 def _sources_here(run: RunSpec) -> list[Source]:

@@ -105,11 +105,7 @@ def compute_shard(
             one_by_one=work.limits.one_by_one,
         ) as writer:
             tally = Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
-            todo = items[salvaged.reached :] if salvaged.reached else items
-            left: Iterable[Any] = zip(todo, later_lines(store, salvaged, items), strict=False)
-            left = with_skipped(left, work.limits.skip.get(attempt.rank), salvaged.reached)
-            if stretch is not None:
-                left = stretch.over(left, salvaged.reached)
+            left = _left(work, attempt.rank, items, salvaged, stretch)
             compute_items(work, writer, left, tally, attempt.spent)
             parts = writer.finish()
         old, usage = salvaged.records + tally.copied, attempt.spent.usage()
@@ -157,6 +153,17 @@ def _salvage(
     if salvaged.records:
         log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
     return salvaged
+
+
+def _left(
+    work: Work, rank: int, items: Sequence[Any], salvaged: Salvage, stretch: Stretch | None
+) -> Iterable[tuple[Any, tuple[bytes, bool] | None]]:
+    """The items that are not taken over in one piece, and what is kept of each."""
+    todo = items[salvaged.reached :] if salvaged.reached else items
+    kept = later_lines(work.directory.store, salvaged, items)
+    left: Iterable[Any] = zip(todo, kept, strict=False)
+    left = with_skipped(left, work.limits.skip.get(rank), salvaged.reached)
+    return left if stretch is None else stretch.over(left, salvaged.reached)
 
 
 class _Vouched(NamedTuple):

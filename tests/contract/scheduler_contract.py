@@ -326,13 +326,13 @@ class SchedulerContract(FinisherContract):
             "not two done, one failed, one running",
         )
         counts, failed, running = _status(run, capsys)
-        assert counts == "2 of 4 shards done, 1 running, 1 failed"
+        assert counts == "2 of 4 shards done, 1 running, 1 failed, 2 of 4 items done"
         assert failed.startswith("1\tfailed\t1\t1\tforward failed at item 1: ValueError: item 1 is")
         assert re.fullmatch(r"2\trunning\t1\t2\tsince \d{4}-\d\d-\d\d \d\d:\d\d on \S+", running)
         run.cancel()
         wait_for(lambda: not run.status().live, "it is not cancelled")
         counts, _, interrupted = _status(run, capsys)
-        assert counts == "2 of 4 shards done, 1 interrupted, 1 failed"
+        assert counts == "2 of 4 shards done, 1 interrupted, 1 failed, 2 of 4 items done"
         assert interrupted.startswith("2\tinterrupted\t1\t2\tcancelled, "), interrupted
 
     def test_lost(
@@ -347,8 +347,9 @@ class SchedulerContract(FinisherContract):
         for rank, line in enumerate(lines):
             start = rf"{rank}\tlost\t1\t{rank}\tits task ended before the shard began, "
             name = re.escape(_task_name(site, job.job_id, rank))
-            assert re.fullmatch(rf"{start}job {name}(, .*)?", line), line
             [log] = run.logs(rank)
+            end = rf"; its log ends: .*no such module.*\t{re.escape(log)}"
+            assert re.fullmatch(rf"{start}job {name}(, .*)?{end}", line), line
             assert "no such module" in Path(log).read_text()
         run.resume(options={"job_script_prologue": []})
         assert ended(run).collect() == locally(tmp_path, 2)

@@ -204,9 +204,14 @@ def test_no_output_goes_past_the_one_place() -> None:
         if re.search(r"click\.(echo|secho)\(|(?<!console\.)\bprint\(|\.write\(", line)
     ]
     assert sorted(found) == [
+        "following.py: self._printer.write(block)",  # a `LogPrinter`, as below
         "joining.py: file.write(data)",  # for workers, and not for people
-        'record_output.py: out.write(visible(text).encode(encoding, "backslashreplace"))',
+        "look_commands.py: sys.stdout.buffer.write(document)",  # a report, which is no text
         "record_output.py: out.write(visible_json(line.decode()).encode() if obeyed else line)",
+        "record_output.py: printer.write(block)",
+        "record_output.py: sys.stdout.buffer.write(block)",  # with --raw
+        "record_output.py: sys.stdout.buffer.write(encoded)",  # of visible text
+        "run_here.py: target.write(visible_json(line.decode()).encode() if on_screen else line)",
         "run_rows.py: click.echo(line)",  # of visible cells, in colours
         "show.py: click.echo(json_text(document, indented=on_terminal()))",
         "show.py: click.echo(name_there + visible_line(line))",
