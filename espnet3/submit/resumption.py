@@ -269,8 +269,7 @@ async def submit_missing(
         sources: the user's files that a worker loads, where they are known already.
         skip: items that are passed over, besides those of earlier submissions.
     """
-    directory = seen.directory
-    checked = checked or not groups.config.preflight
+    directory, checked = seen.directory, checked or not groups.config.preflight
     submitted = Submitted.nothing(directory.root) if submitted is None else submitted
     of_code: int | None = None
     while True:
@@ -301,9 +300,8 @@ async def submit_missing(
                 seen = await observe(partial(_listed, directory, error.number), record_found_jobs)
                 continue
         await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
-        return replace(
-            submitted, left_alone={r: w for r, w in left_alone.items() if r not in there}
-        )
+        left_alone = {rank: why for rank, why in left_alone.items() if rank not in there}
+        return replace(submitted, left_alone=left_alone)
 
 
 def _recorded(
