@@ -23,7 +23,8 @@ from espnet3.status.finishing import in_words
 from espnet3.text import cut, one_line
 
 log = logging.getLogger("espnet3.finish")
-NOTIFY_TIMEOUT = 600.0  # seconds
+# Seconds. With all that a finisher waits for, less than its job has by default.
+NOTIFY_TIMEOUT = 300.0
 _MARGIN = 30.0  # seconds between an end and its command, and between that and the note of it
 _LOOK = 1.0  # seconds between two looks for that note
 _MOST_OUTPUT = 1 << 16  # bytes that are kept of what a command prints, the last ones

@@ -113,9 +113,17 @@ def test_a_preflight_that_builds_finds_a_wrong_path(espnet3: Project) -> None:
     espnet3.watch()
 
 
-def test_a_deadly_item_is_found_and_skipped(espnet3: Project) -> None:
-    espnet3("submit", espnet3.config, "provider.params.deadly=[4]")
+@pytest.mark.parametrize("schedule", ["static", "dynamic"])
+def test_a_deadly_item_is_found_and_skipped(espnet3: Project, schedule: str) -> None:
+    def calls() -> int:
+        logs = [p.read_text() for p in (espnet3.folder / espnet3.run_dir / "logs").glob("*")]
+        return sum(text.count("item 4\n") for text in logs)
+
+    how = f"parallel.schedule={schedule}"
+    espnet3("submit", espnet3.config, "provider.params.deadly=[4]", how)
     espnet3.watch(code=1)
+    called = calls()
+    assert called == 1 or schedule == "dynamic"  # where others take over from who died
     resumed = espnet3("resume", espnet3.run_dir, "--skip-failing").stdout
     assert "skipped\titem 4 of shard 1: its worker died" in resumed
     espnet3.watch(code=1)
@@ -127,8 +135,7 @@ def test_a_deadly_item_is_found_and_skipped(espnet3: Project) -> None:
     assert kept[5:] == expected[5:]
     assert kept[4]["error"]["type"] == "Skipped"
     assert kept[4]["error"]["message"].startswith("skipped: its worker died")
-    logs = [p.read_text() for p in (espnet3.folder / espnet3.run_dir / "logs").glob("*")]
-    assert sum(text.count("item 4\n") for text in logs) == 1  # forward was not called again
+    assert calls() == called
 
 
 def test_failing_and_named_items_are_skipped_until_they_are_wanted(espnet3: Project) -> None:
