@@ -66,7 +66,7 @@ def duration(seconds: float) -> str:
     """A time that passes, in words: the two largest of its units, or seconds.
 
     >>> duration(9.6), duration(100), duration(1500), duration(12_000), duration(200_000)
-    ('10 s', '1 min 40 s', '25 min', '3 h 20 min', '2 d 7 h')
+    ('10 s', '1 min 40 s', '25 min', '3 h 20 min', '2 d 8 h')
     """
     left = round(seconds)
     if left >= 600:

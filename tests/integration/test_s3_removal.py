@@ -60,7 +60,7 @@ def test_list_and_remove(bucket: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_half_removed(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server stops in the midst of it."""
+    """The process is interrupted in the midst of it."""
     monkeypatch.chdir(tmp_path)
     run = ended(submit(tmp_path, f"{bucket}/{tmp_path.name} half/decode"))
     wait_for(lambda: not processes_of(run), "a process lives on")
