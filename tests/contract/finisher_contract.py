@@ -58,6 +58,22 @@ class FinisherContract:
         for known in (first, second):
             assert log_of(known).exists(), f"finisher {known.finisher.number} has no log"
 
+    def test_each_cause_is_met_by_what_helps(self, site: Site, finishing: Any) -> None:
+        """A worker is killed, two shards need more memory, and an item raises, which is named."""
+        require_waiting(site)
+        trouble = {"kills": [4], "large": [1, 7], "raising": [10], "limited": True}
+        memory = {"options": {**site.options, "memory": "400MB"}}
+        run = finishing(12, trouble, n_shards=4, shards_per_job=1, schedule="static", **memory)
+        end = end_of(run)
+        assert (end["outcome"], end["n_done"]) == ("incomplete", 3), end
+        [shard] = end["unfinished"]
+        assert shard["rank"] == 3
+        assert "item 10 is bad" in shard["cause"]
+        words = "; ".join(wave["words"] for wave in end["waves"])
+        assert "1 shard again (" in words, words
+        assert "2 shards again (out of memory at 400MB, now 600MB)" in words, words
+        wait_for(lambda: not run.status().live, "the last finisher does not end")
+
     def test_a_finisher_behind_jobs_that_are_over(
         self, site: Site, finishing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

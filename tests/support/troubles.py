@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -17,7 +18,8 @@ class Troubles(EnvironmentProvider):
     """Keys of the config: folder, and what befalls which items.
 
     kills: a worker is killed at them, once. large: they need 500 MB. slow: each takes that many
-    seconds, item -> seconds. raising: they raise. bad_node: a node on which all items raise.
+    seconds, item -> seconds. raising: they raise. limited: a worker may
+    have as much memory as the newest submission asks for. bad_node: a node on which all items raise.
     gate: a file for which all wait.
     """
 
@@ -25,7 +27,16 @@ class Troubles(EnvironmentProvider):
         granted = os.environ.get("SLURM_MEM_PER_NODE")
         if self.config.get("large") and granted:  # as sites do that have no cgroups
             resource.setrlimit(resource.RLIMIT_AS, (int(granted) << 20, -1))
+        elif self.config.get("limited"):
+            resource.setrlimit(resource.RLIMIT_AS, (_asked_for(Path(self.config["folder"])), -1))
         return {"given": self.config}
+
+
+def _asked_for(folder: Path) -> int:
+    """The bytes that the newest submission of the run asks for."""
+    newest = max(folder.glob("run/submissions/[0-9][0-9][0-9][0-9].json"))
+    memory: str = json.loads(newest.read_text())["options"]["memory"]
+    return int(memory.removesuffix("MB")) * 1_000_000
 
 
 class Troubled(BaseRunner):
