@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
-
-import dask
 
 from espnet3.errors import EspnetError
 from espnet3.finish.rules import FAST, Before, Missing
@@ -19,9 +16,8 @@ from espnet3.specs.models import RunSpec, Submission
 from espnet3.status.observation import Observation
 from espnet3.status.run_status import NOT_DONE
 from espnet3.storage.concurrency import gather
+from espnet3.submit.asked_memory import memory_of
 
-# The option that counts instead of `memory`, where it is given.
-_MEMORY = {"slurm": "job_mem"}
 _MOST_RECEIPTS = 2000  # that are read to learn where shards were done
 _READERS = 8
 
@@ -93,33 +89,12 @@ def before(waves: Sequence[Wave], n_done: int, items_done: int) -> Before:
     return Before(len(waves), *then[-1], n_free)
 
 
-def memory_option(submission: Submission) -> str | None:
-    """The option by which a submission's jobs are given memory; None where there is none."""
-    other = _MEMORY.get(submission.scheduler)
-    if other is not None and submission.options.get(other) is not None:
-        return other
-    return "memory" if submission.options.get("memory") is not None else None
-
-
-def memory_of(submission: Submission) -> int | None:
-    """Bytes that a submission's jobs are given; None where that is not known."""
-    option = memory_option(submission)
-    if option is None:
-        return None
-    value: Any = submission.options[option]
-    text = str(value)
-    if option == "job_mem" and text[-1:] in "KMGT":  # Slurm's units are powers of 1024
-        text += "iB"
-    try:
-        return int(dask.utils.parse_bytes(text))
-    except ValueError:
-        return None
-
-
 def _limits(submission: Submission) -> tuple[int | None, float | None]:
     """Bytes and seconds that a submission's jobs are given."""
     scheduler = get_scheduler(submission.scheduler)
-    return memory_of(submission), scheduler.walltime_seconds(submission.options.get("walltime"))
+    options = submission.options
+    memory = memory_of(submission.scheduler, options)
+    return memory, scheduler.walltime_seconds(options.get("walltime"))
 
 
 def done_on(

@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from espnet3.submit.finishers import MORE_MEMORY, MORE_TIME, at_most, in_bytes
+from espnet3.submit.asked_memory import in_bytes
+from espnet3.submit.finishers import MORE_MEMORY, MORE_TIME, at_most
 
 FAST = 60.0  # seconds; a shard that failed within them may have failed because of its node
 _AS_IT_WAS = {

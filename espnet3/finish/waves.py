@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 from espnet3.config.model import ParallelConfig
-from espnet3.finish.evidence import memory_option
 from espnet3.finish.rules import Again, NextWave
 from espnet3.run_dir.processes import this_process
 from espnet3.schedulers.walltimes import hours_minutes_seconds
@@ -14,8 +13,9 @@ from espnet3.specs.finishing import BadNode, Finisher, Portion, Wave
 from espnet3.specs.items import plan_items
 from espnet3.specs.models import Submission, now
 from espnet3.status.observation import Observation
+from espnet3.submit.asked_memory import as_option, memory_option
 from espnet3.submit.code import run_as_submitted
-from espnet3.submit.finishers import in_bytes, queue_finisher
+from espnet3.submit.finishers import queue_finisher
 from espnet3.submit.overrides import set_for_all
 from espnet3.submit.resumption import record_found_jobs
 from espnet3.submit.run_groups import config_like, errors_from_of, groups_of, last_config
@@ -68,11 +68,9 @@ def wave_of(
 def _changes(how: Again, last: Submission | None) -> dict[str, Any]:
     """The options that a portion changes."""
     changes: dict[str, Any] = {}
-    option = None if last is None else memory_option(last)
+    option = None if last is None else memory_option(last.scheduler, last.options)
     if how.memory is not None and option is not None:
-        # Slurm's own option has powers of 1024 for units, and none that all schedulers share.
-        mebibytes = f"{-(-how.memory // 2**20)}M"
-        changes[option] = mebibytes if option == "job_mem" else in_bytes(how.memory)
+        changes[option] = as_option(option, how.memory)
     if how.walltime is not None:
         changes["walltime"] = hours_minutes_seconds(how.walltime)
     return changes

@@ -6,11 +6,12 @@ import shlex
 from dataclasses import dataclass
 
 from espnet3.report.model import Asked, Facts
-from espnet3.submit.finishers import MORE_MEMORY, in_bytes
+from espnet3.submit.asked_memory import as_option
+from espnet3.submit.finishers import MORE_MEMORY
 
 MARGIN = 1.25  # of what is asked for over what was needed
 WORTHWHILE = 0.8  # less than this share of what was asked for is worth a line
-_MIB, _MB, _GB = 2**20, 10**6, 10**9
+_MB, _GB = 10**6, 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def rounded(size: int) -> int:
 def _line(facts: Facts, asked: Asked, wanted: int) -> str:
     """For what is missing a resume; of a run that is done, the next one's submission."""
     option = asked.memory_option or "memory"
-    value = f"{-(-wanted // _MIB)}M" if option == "job_mem" else in_bytes(wanted)
+    value = as_option(option, wanted)
     if set(facts.states) <= {"done"}:
         return f"espnet3 submit CONFIG.yaml parallel.options.{option}={value}"
     return shlex.join(["espnet3", "resume", facts.run_dir, "--set", f"{option}={value}"])

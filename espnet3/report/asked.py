@@ -7,12 +7,12 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from espnet3.finish.evidence import memory_of, memory_option
 from espnet3.redaction import masked_text
 from espnet3.report.model import Asked
 from espnet3.run_dir.finishers import ON_THIS_HOST
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs.models import Submission
+from espnet3.submit.asked_memory import memory_of, memory_option
 from espnet3.text import cut
 
 # `--gres=gpu:a100:2`, `--gpus-per-task=1`, `-gpu "num=1"`, `ngpus=1`, `/gpu=1`, `request_gpus=1`
@@ -33,6 +33,7 @@ def asked_of(known: KnownSubmission, remark: str | None) -> Asked:
     if remark is not None:
         refused = f"cancelled: {remark}" if remark else "cancelled"
     unlimited = submission.scheduler in ON_THIS_HOST  # which has no use for these options
+    option = memory_option(submission.scheduler, submission.options)
     return Asked(
         number=submission.number,
         created=submission.created.timestamp(),
@@ -43,8 +44,8 @@ def asked_of(known: KnownSubmission, remark: str | None) -> Asked:
         n_tasks=submission.n_tasks,
         cores=1.0 if unlimited else _cores(submission),
         gpus=gpus(submission),
-        memory=None if unlimited else memory_of(submission),
-        memory_option=None if unlimited else memory_option(submission),
+        memory=None if unlimited else memory_of(submission.scheduler, submission.options),
+        memory_option=None if unlimited else option,
         jobs=() if recorded is None else tuple(job.job_id for job in recorded.jobs),
         command=cut(masked_text(shlex.join(submission.submit_command)), _MOST_COMMAND),
         remark=refused,

@@ -6,8 +6,6 @@ import asyncio
 import math
 from functools import partial
 
-import dask
-
 from espnet3.config.finish import Finish
 from espnet3.config.model import ParallelConfig
 from espnet3.run_dir.directory import RunDirectory
@@ -17,11 +15,11 @@ from espnet3.schedulers.walltimes import hours_minutes_seconds
 from espnet3.specs.finishing import QueuedFinisher
 from espnet3.specs.models import QueuedAhead, RunSpec
 from espnet3.status.observation import Observation
+from espnet3.submit.asked_memory import as_option, memory_of, memory_option
 from espnet3.submit.finishers import (
     MORE_MEMORY,
     MORE_TIME,
     at_most,
-    in_bytes,
     jobs_alive,
     most_memory,
     most_seconds,
@@ -123,13 +121,14 @@ def stepped(config: ParallelConfig, steps: int) -> ParallelConfig:
         >>> config = ParallelConfig(env="slurm", options=options, finish={"max_memory": "8GB"})
         >>> stepped(config, 1).options, stepped(config, 2).options["memory"]
         ({'memory': '6GB', 'walltime': '2:00:00'}, '8GB')
+        >>> stepped(config.model_copy(update={"options": {"job_mem": "4G"}}), 1).options
+        {'job_mem': '6144M'}
     """
     finish, options = config.finish or Finish(), dict(config.options)
-    memory = options.get("memory")
-    if isinstance(memory, str | int | float):
-        size = int(dask.utils.parse_bytes(memory))
+    option, size = memory_option(config.env, options), memory_of(config.env, options)
+    if option is not None and size is not None:
         wanted = math.ceil(size * MORE_MEMORY**steps)
-        options["memory"] = in_bytes(max(size, at_most(wanted, most_memory(finish))))
+        options[option] = as_option(option, max(size, at_most(wanted, most_memory(finish))))
     seconds = get_scheduler(config.env).walltime_seconds(options.get("walltime"))
     if seconds is not None:
         long = at_most(seconds * MORE_TIME**steps, most_seconds(finish, config.env))

@@ -286,21 +286,6 @@ async def _publish_next(
         least = number + 1
 
 
-def in_bytes(size: int) -> str:
-    """A size as dask-jobqueue reads it, rounded up to a thousandth.
-
-    Example:
-        >>> in_bytes(6_000_000_000), in_bytes(1_234_567_890), in_bytes(800)
-        ('6GB', '1235MB', '800B')
-    """
-    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit and size % unit == 0:
-            return f"{size // unit}{name}"
-        if size >= 1000 * unit:
-            return f"{-(-size // unit)}{name}"
-    return f"{size}B"
-
-
 def jobs_alive(seen: Observation) -> list[str]:
     """Ids of the jobs in which shards are queued or running."""
     shards = seen.status.shards

@@ -18,9 +18,9 @@ class Troubles(EnvironmentProvider):
     """Keys of the config: folder, and what befalls which items.
 
     kills: a worker is killed at them, once. large: they need 500 MB. slow: each takes that many
-    seconds, item -> seconds. raising: they raise. limited: a worker may
-    have as much memory as the newest submission asks for. bad_node: a node on which all items raise.
-    gate: a file for which all wait.
+    seconds, item -> seconds. raising: they raise. limited: a worker may have as much memory as the
+    newest submission asks for. bad_node: a node on which all items raise. gate: a file for which
+    all wait.
     """
 
     def build_env_local(self) -> dict[str, Any]:

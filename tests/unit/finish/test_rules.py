@@ -20,7 +20,7 @@ from espnet3.run_dir.processes import this_process
 from espnet3.specs.finishing import Portion, Wave
 from espnet3.specs.items import ItemList
 from espnet3.specs.models import now
-from espnet3.submit.finishers import in_bytes
+from espnet3.submit.asked_memory import in_bytes
 
 GB = 10**9
 MOST = Policy(max_memory=8 * GB, max_walltime=7200.0)
