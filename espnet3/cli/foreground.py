@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from espnet3.cli.show import problem
+
 RUN_SHARD, JOIN = "espnet3.worker.run_shard", "espnet3.worker.join"
 
 
@@ -74,4 +76,8 @@ def run_in_foreground(
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+    for code in codes:
+        if code < 0 and not told and -code != signal.SIGINT:  # it could say nothing itself
+            names = {each.value: each.name for each in signal.Signals}
+            problem(f"the worker's process was ended by {names.get(-code, f'signal {-code}')}")
     return next(filter(None, codes), 0), told[0] if told else None

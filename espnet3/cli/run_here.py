@@ -32,7 +32,12 @@ class _Target(Protocol):
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N items.")
 @click.option("--item", "word", metavar="X", help="Only this item: its JSON value, or @POSITION.")
-@click.option("-o", "--output", metavar="FILE", help="A path or URL; exists only once complete.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="A path or URL that ends in .jsonl; exists only once complete.",
+)
 def run(
     config: str,
     overrides: tuple[str, ...],
@@ -49,11 +54,27 @@ def run(
     from espnet3.cli.config_file import import_path, load_request
     from espnet3.cli.show import plain_warnings
 
+    if output == "-":
+        output = None
     if output is None:
         require_stdout("name a file with -o FILE")
+    else:
+        _require_lines(output)
     with plain_warnings(), import_path(config), _results(output) as target:
         request = load_request(config, overrides)
         return _compute(request, _chosen(request, limit, word), target, to_file=output is not None)
+
+
+def _require_lines(output: str) -> None:
+    """Refuse a file whose name promises another form than JSON lines."""
+    from espnet3.errors import UsageError
+    from espnet3.run_dir.output_names import form_of
+
+    if (form := form_of(output)) != ".jsonl":
+        raise UsageError(
+            f"{output}: is written in JSON lines here; choose a name that ends in .jsonl "
+            f"(`espnet3 collect` writes a run's results to {form})"
+        )
 
 
 @contextlib.contextmanager

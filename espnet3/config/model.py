@@ -289,8 +289,11 @@ def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelC
     try:
         return ParallelConfig.model_validate(cleaned)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first, *others = error.errors(include_url=False)
         name = ".".join(str(step) for step in first["loc"] if step != "constrained-int")
+        if name.endswith(".bool") and others:  # or a word, whose literal is the next error
+            first = {**others[0], "msg": f"{first['msg']}, or {others[0]['ctx']['expected']}"}
+            name = name.removesuffix(".bool")
         given = shown_value(first["input"], name)
         hint = ""
         if first["type"] == "literal_error":  # its message has all valid values

@@ -43,6 +43,23 @@ def test_run_computes_here_and_writes_no_run(espnet3: Project) -> None:
     assert espnet3.files() == before | {"o.jsonl"}
 
 
+def test_run_writes_no_other_form_than_json_lines(espnet3: Project) -> None:
+    before = espnet3.files()
+    for name in ("o.csv", "o.jsonl.gz", "o.txt"):
+        assert ".jsonl" in espnet3("run", espnet3.config, "-o", name, code=2).stderr
+    assert records(espnet3("run", espnet3.config, "--limit", "1", "-o", "-").stdout) == (
+        espnet3.expected(1)
+    )
+    assert espnet3.files() == before
+
+
+def test_run_shard_says_which_signal_ended_it(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.deadly=[4]")
+    espnet3.watch(code=1)
+    done = espnet3("run-shard", espnet3.run_dir, "1", "--item", "4", code=1)
+    assert done.stderr.endswith("espnet3: the worker's process was ended by SIGSEGV\n")
+
+
 def test_run_shows_the_users_traceback(espnet3: Project) -> None:
     bad = "provider.params.failing=[1]"
     done = espnet3.start("run", espnet3.config, bad, "-o", "o.jsonl")

@@ -98,3 +98,12 @@ def test_objects_in_options_are_named() -> None:
 def test_the_section_may_have_another_name() -> None:
     with pytest.raises(ConfigError, match=r"^parallel_gpu\.n_worker: "):
         parse_parallel({"n_worker": 1}, where="parallel_gpu")
+
+
+def test_a_word_beside_true_and_false_is_named() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_parallel({"preflight": "bild"})
+    message = str(raised.value)
+    assert message.startswith("parallel.preflight: ")
+    assert "'build'" in message
+    assert message.endswith("got 'bild'; did you mean build?")
