@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +23,9 @@ from espnet3.storage.concurrency import gather
 from espnet3.text import one_line
 
 _READERS = 8  # threads
+_LONGEST = 1e10  # seconds; of all cores together
+_MOST = 2**62  # bytes or items
+_FIRST_YEAR = 2000
 
 
 class Attempts(NamedTuple):
@@ -59,7 +63,7 @@ class _Draft:
     def ended(self, outcome: Outcome, end: datetime, usage: Usage | None) -> None:
         """What the record of its end says, whatever that is."""
         self.outcome, self.end = outcome, end.timestamp()
-        if usage is not None:
+        if usage is not None and _is_credible(usage):
             self.usage, self.items, self.peak = usage, usage.items, usage.peak_memory
             self.start = usage.began.timestamp()
             self.end = self.start + usage.seconds
@@ -71,6 +75,18 @@ class _Draft:
             self.host, self.outcome or outcome, self.start, self.end, self.items, self.reached,
             self.usage, self.peak,
         )  # fmt: skip
+
+
+def _is_credible(usage: Usage) -> bool:
+    """Whether figures can be those of a process: others would be all that a page shows."""
+    seconds = usage.seconds, usage.environment, usage.forward, usage.cpu
+    counts = usage.items, usage.peak_memory or 0, usage.peak_gpu_memory or 0
+    return (
+        max(seconds) <= _LONGEST
+        and max(*counts, *(n for _, n in usage.item_seconds)) <= _MOST
+        and usage.began.year >= _FIRST_YEAR
+        and usage.began.timestamp() + usage.seconds <= time.time() + _LONGEST
+    )
 
 
 def worker_name(submission: int, task: int | None, worker: str = "") -> str:
@@ -216,7 +232,8 @@ class _Reading:
         draft.ended(
             "failed" if record.event == "failed" else "interrupted", record.time, record.usage
         )
-        draft.peak = record.memory_needed
+        needed = record.memory_needed
+        draft.peak = None if needed is None else min(needed, _MOST)
         if record.event == "failed" and record.error is not None:
             error, item = record.error, ""
             if record.item is not None:

@@ -67,6 +67,7 @@ def moment(time: float) -> str:
         >>> moment(0)
         '1970-01-01 00:00:00'
     """
+    time = min(max(time, -6e10), 2.5e11)  # years that there are
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S}"
 
 

@@ -5,10 +5,11 @@ The order is that of decision 0025: the note first, then run.json, then the rest
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
-from espnet3.errors import RunDirectoryError
+from espnet3.errors import EspnetError, RunDirectoryError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.own_files import OwnFiles
 from espnet3.run_dir.processes import this_process
@@ -107,25 +108,34 @@ def begin(directory: RunDirectory, run_id: str, known: int) -> None:
         UsageError, FileMissing: there is another run by now, or none.
         StoreError: it cannot be written.
     """
-    directory.publish_first(Removal(run_id=run_id, created=now(), by=this_process()))
-    directory.require_run(run_id)
-    names = map(layout.submission_number, directory.store.names(layout.SUBMISSIONS))
-    if sum(number is not None for number in names) > known:
-        delete_file(directory.store, layout.REMOVAL)
-        raise RunDirectoryError(directory.root, "was submitted again meanwhile; look at it first")
+    note = Removal(run_id=run_id, created=now(), by=this_process())
+    directory.publish_first(note)
+    try:
+        directory.require_run(run_id)
+        names = map(layout.submission_number, directory.store.names(layout.SUBMISSIONS))
+        if sum(number is not None for number in names) > known:
+            problem = "was submitted again meanwhile; look at it first"
+            raise RunDirectoryError(directory.root, problem)
+    except EspnetError:
+        with contextlib.suppress(EspnetError):
+            if directory.read(Removal, layout.REMOVAL) == note:  # else somebody else goes on
+                delete_file(directory.store, layout.REMOVAL)
+        raise
 
 
-def clear(directory: RunDirectory, *, everything: bool) -> int:
+def clear(directory: RunDirectory, run_id: str | None, *, everything: bool) -> int:
     """Remove run.json, then the rest, and the folder at last. May be called again after a crash.
 
     Args:
         directory: the run directory, of which `begin` has announced the removal.
+        run_id: of the run that is removed; None where its run.json was gone already.
         everything: also what is not the run's own.
 
     Returns:
         How many files and links were removed.
 
     Raises:
+        RunDirectoryError: somebody else was faster; what is there now may be another run.
         StoreError: something cannot be removed, or was written meanwhile.
     """
     store, own = directory.store, OwnFiles(directory)
@@ -135,7 +145,11 @@ def clear(directory: RunDirectory, *, everything: bool) -> int:
             return False
         return everything or own(entry)
 
+    if not store.exists(layout.REMOVAL):
+        raise RunDirectoryError(directory.root, "was removed by somebody else meanwhile")
     there = store.exists(layout.RUN)
+    if there and directory.run().run_id != run_id:
+        raise RunDirectoryError(directory.root, "holds another run by now; look at it first")
     delete_file(store, layout.RUN)
     removed = delete(store, wanted) + there
     delete_file(store, layout.REMOVAL)

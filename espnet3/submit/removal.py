@@ -81,6 +81,7 @@ async def remove(
     if not everything:
         removal.require_own(directory, seen)
     cancelled: list[str] = []
+    run_id: str | None = None
     if not await asyncio.to_thread(removal.is_half_removed, directory):
         found = await _look(directory, policy, force=force)
         if found.alive and cancel:
@@ -88,8 +89,9 @@ async def remove(
             found = await _until_nothing_lives(directory, policy, force=force)
         if found.alive:
             raise RunDirectoryError(directory.root, f"{found.alive}; cancel it first (--cancel)")
-        await asyncio.to_thread(removal.begin, directory, found.run.run_id, found.submissions)
-    clear = partial(removal.clear, directory, everything=everything)
+        run_id = found.run.run_id
+        await asyncio.to_thread(removal.begin, directory, run_id, found.submissions)
+    clear = partial(removal.clear, directory, run_id, everything=everything)
     return Removed(directory.root, await asyncio.to_thread(clear), cancelled)
 
 

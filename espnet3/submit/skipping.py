@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from espnet3.errors import EspnetError, UsageError
-from espnet3.run_dir.claims import read_open_claims
+from espnet3.run_dir.claims import claim_names, read_open_claims
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.item_words import WantedItem
 from espnet3.run_dir.reading import read_persisted
@@ -159,25 +160,24 @@ def _find_failing(
     """The item that a missing shard's last attempt ended at."""
     directory, run, rank = seen.directory, seen.run, shard.rank
     records = _records(directory, rank)
-    if not records and shard.submission is None:
-        return  # it never began
-    items = batched(directory.shard(run, rank).items, run.batch_size)
-    last = records[-1] if records else None
-    if last is not None and last.event == "interrupted":
-        return
-    if last is not None and last.event == "failed" and last.error is not None:
-        position = _position_of(last, items)
-        if position is not None:
-            cause = f"{last.error.type}: {one_line(last.error.message, 200)}"
-            _add(found, rank, position, items[position], cause)
-        return
-    if shard.kind not in _DEATHS:
-        return
-    tried = _began(seen, rank, records)
-    if tried is None:
+    ends = [record for record in records if record.event != "started"]
+    last = ends[-1] if ends else None
+    begun = _begun(seen, rank, records)
+    if last is None and begun is None:
         return  # no item was begun
-    submission, attempt, first = tried
-    position = _died_at(seen, shard, files, submission, attempt, first, items)
+    items = batched(directory.shard(run, rank).items, run.batch_size)
+    if last is not None and (begun is None or last.time > begun.time):
+        if last.event == "interrupted":
+            return
+        if last.error is not None:
+            position = _position_of(last, items)
+            if position is not None:
+                cause = f"{last.error.type}: {one_line(last.error.message, 200)}"
+                _add(found, rank, position, items[position], cause)
+            return
+    if begun is None or shard.kind not in _DEATHS:
+        return
+    position = _died_at(seen, shard, files, begun, items)
     if position is None:
         found.not_found[rank] = _UNKNOWN
     else:
@@ -207,36 +207,58 @@ def _position_of(record: AttemptRecord, items: Sequence[Any]) -> int | None:
     return _of_value(record.item).position_in(items)
 
 
-def _began(
-    seen: Observation, rank: int, records: Sequence[AttemptRecord]
-) -> tuple[Submission, str, int] | None:
-    """The last attempt that began: its submission, its name, and where it began."""
-    submissions = seen.by_number()
-    names = [(record.attempt, 0) for record in records if record.event == "started"][-1:]
+class _Begun(NamedTuple):
+    """An attempt that began and left no word of its end; `end` is where others' items begin."""
+
+    time: datetime
+    submission: Submission
+    attempt: str
+    first: int
+    end: int | None
+
+
+def _begun(seen: Observation, rank: int, records: Sequence[AttemptRecord]) -> _Begun | None:
+    """The newest of these attempts; a claim stands in place of a record that one began."""
+    store, submissions = seen.directory.store, seen.by_number()
     receipts = seen.directory.receipts(seen.run.world_size)
     claims = read_open_claims(seen.directory, receipts, {rank}).get(rank, [])
-    names += [(claim.attempt, claim.first) for claim in claims][-1:]
-    for name, first in reversed(names):
-        submission = submissions.get(layout.submission_of(name))
-        if submission is not None:
-            return submission, name, first
-    return None
+    names = claim_names(store, receipts.generation) if claims else ()
+    done = {name.number for name in names if name.is_part and name.rank == rank}
+    over = {record.attempt for record in records if record.event != "started"}
+    began: list[tuple[datetime, str, int, int | None]]
+    began = [(r.time, r.attempt, 0, None) for r in records if r.event == "started"]
+    began += [
+        (
+            c.time,
+            c.attempt,
+            c.first,
+            min((o.first for o in claims if o.first > c.first), default=None),
+        )
+        for c in claims
+        if c.number not in done
+    ]
+    found = [
+        _Begun(time, submission, name, first, end)
+        for time, name, first, end in began
+        if name not in over
+        and (submission := submissions.get(layout.submission_of(name))) is not None
+    ]
+    return max(found, key=lambda attempt: attempt.time, default=None)
 
 
 def _died_at(
     seen: Observation,
     shard: ShardStatus,
     files: Sequence[layout.ResultFile],
-    submission: Submission,
-    attempt: str,
-    first: int,
+    last: _Begun,
     items: Sequence[Any],
 ) -> int | None:
     """The position that a dead attempt was at; None where that is not known for sure."""
+    submission = last.submission
     store = seen.directory.store
     if not store.can_append:
         return None
-    own = [file for file in files if file.attempt == attempt]
+    own = [file for file in files if file.attempt == last.attempt]
     try:
         if own:
             begun = min(file.first for file in own)
@@ -246,11 +268,12 @@ def _died_at(
             history = read_receipt_history(
                 store, seen.run, shard.rank, generation, submission.errors_from_submission
             )
-            begun = position = salvage(store, files, items, history, first).reached
+            begun = position = salvage(store, files, items, history, last.first).reached
     except (EspnetError, OSError):
         return None
     exact = position - begun <= submission.one_by_one and submission.one_by_one > 0
-    return position if exact and position < len(items) else None
+    end = len(items) if last.end is None else min(last.end, len(items))
+    return position if exact and position < end else None
 
 
 def _whole_lines(directory: RunDirectory, file: layout.ResultFile) -> int:

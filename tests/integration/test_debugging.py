@@ -173,3 +173,21 @@ def test_failing_and_named_items_are_skipped_until_they_are_wanted(espnet3: Proj
     espnet3("resume", espnet3.run_dir, "--items", "failed")
     espnet3.watch()
     assert records(espnet3("collect", espnet3.run_dir).stdout) == espnet3.expected()
+
+
+@pytest.mark.parametrize("schedule", ["static", "dynamic"])
+def test_an_item_that_failed_before_is_not_taken_for_a_deadly_one(
+    espnet3: Project, schedule: str
+) -> None:
+    bad = ("provider.params.failing=[4]", "provider.params.deadly=[5]")
+    espnet3("submit", espnet3.config, *bad, f"parallel.schedule={schedule}")
+    espnet3.watch(code=1)
+    (espnet3.folder / "mended").touch()
+    espnet3("resume", espnet3.run_dir)
+    espnet3.watch(code=1)
+    told = espnet3.json("resume", espnet3.run_dir, "--skip-failing")
+    [skipped] = told["skipped"]
+    assert skipped.startswith("item 5 of shard 1: its worker died")
+    espnet3.watch(code=1)
+    kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
+    assert [r["item"] for r in kept if "error" in r] == [5]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from espnet3._blocking import run_blocking
-from espnet3.errors import EspnetError, RunDirectoryError, StoreError, Untrusted
+from espnet3.errors import EspnetError, RunDirectoryError, StoreError, Untrusted, UsageError
 from espnet3.run import Run, submit_run
 from espnet3.run_dir import removal
 from espnet3.run_dir.directory import RunDirectory
@@ -208,6 +208,36 @@ def test_a_submission_meanwhile_stops_the_removal(tmp_path: Path) -> None:
     Path(run.run_dir, layout.receipt(0)).unlink()
     with pytest.raises(RunDirectoryError, match="is being removed, or was half"):
         run.resume()
+
+
+def test_a_run_that_took_the_place_meanwhile_stays(tmp_path: Path) -> None:
+    old = over(tmp_path)
+    run_id = RunDirectory.open(old.run_dir).run().run_id
+    old.remove()
+    run = over(tmp_path)
+    directory, before = RunDirectory.open(run.run_dir), files_of(run.run_dir)
+    with pytest.raises(UsageError, match="this job belongs to run"):
+        removal.begin(directory, run_id, 1)
+    assert files_of(run.run_dir) == before
+    for gone in (run_id, None):
+        with pytest.raises(RunDirectoryError, match="was removed by somebody else"):
+            removal.clear(directory, gone, everything=True)
+        Path(run.run_dir, layout.REMOVAL).touch()
+        with pytest.raises(RunDirectoryError, match="holds another run by now"):
+            removal.clear(directory, gone, everything=True)
+        Path(run.run_dir, layout.REMOVAL).unlink()
+    assert files_of(run.run_dir) == before
+
+
+def test_who_gives_up_leaves_the_note_of_another_removal(tmp_path: Path) -> None:
+    run = over(tmp_path)
+    directory = RunDirectory.open(run.run_dir)
+    run_id = directory.run().run_id
+    removal.begin(directory, run_id, 1)
+    note = Path(run.run_dir, layout.REMOVAL).read_bytes()
+    with pytest.raises(RunDirectoryError, match="was submitted again meanwhile"):
+        removal.begin(directory, run_id, 0)
+    assert Path(run.run_dir, layout.REMOVAL).read_bytes() == note
 
 
 class Dies(Exception):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,32 @@ def test_a_run_that_is_done(project: Project) -> None:
     assert done.stdout == Path(f"{root}.report.html").read_text()
     assert Run(root).report(project.folder / "again.html") == str(project.folder / "again.html")
     assert (project.folder / "again.html").read_text() == done.stdout
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"seconds": 1e308, "cpu": 1e308},
+        {"seconds": 1e12},
+        {"items": 10**400},
+        {"peak_memory": 10**400},
+        {"item_seconds": [[5, 10**30], [6, 1]]},
+        {"began": "0001-01-01T00:00:00Z"},
+        {"began": "9999-12-31T23:59:59Z", "seconds": 100},
+    ],
+    ids="-".join,
+)
+def test_figures_that_cannot_be_are_left_out(project: Project, odd: dict[str, Any]) -> None:
+    project("submit", project.config)
+    project.watch()
+    receipt = project.folder / project.run_dir / "receipts/000000.json"
+    record = json.loads(receipt.read_text())
+    record["usage"] |= odd
+    receipt.unlink()
+    receipt.write_text(json.dumps(record))
+    project("report", project.run_dir, "-o", "r.html")
+    text = words_of(project.folder / "r.html")
+    assert "1 of 4 attempts do not say what they took" in text
 
 
 def test_a_run_that_failed(project: Project) -> None:
