@@ -133,6 +133,7 @@ class _Reading:
         self._claims(receipts)
         for rank, receipt in receipts.items():
             self._receipt(rank, receipt)
+        self._withdrawn()
         self._records()
         places = {
             known.submission.number: _tasks(known.submission)
@@ -192,6 +193,18 @@ class _Reading:
             draft.items = max(0, part.end - part.first - part.salvaged)
             draft.host, draft.reached = part.host, part.end - part.first
             draft.ended("done", part.created, part.usage)
+
+    def _withdrawn(self) -> None:
+        """Receipts that count no more: who made them did that work all the same."""
+        counting = self.seen.receipts
+        names = map(layout.parse_receipt, self._directory.store.names(layout.RECEIPTS))
+        paths = [
+            layout.receipt(name.rank, name.generation)
+            for name in names
+            if name is not None and counting.get(name.rank) != name.generation
+        ]
+        for receipt in self._read(Receipt, paths):
+            self._receipt(receipt.rank, receipt)
 
     def _receipt(self, rank: int, receipt: Receipt) -> None:
         draft = self._draft(rank, receipt.attempt)

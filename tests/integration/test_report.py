@@ -66,6 +66,20 @@ def test_figures_that_cannot_be_are_left_out(project: Project, odd: dict[str, An
     assert "1 of 4 attempts do not say what they took" in text
 
 
+def test_whose_receipt_was_withdrawn_is_not_lost(project: Project) -> None:
+    recording = "parallel.on_error=record"
+    project("submit", project.config, recording, "provider.params.failing=[4,5]")
+    project.watch(code=1)
+    (project.folder / "mended").touch()
+    project("resume", project.run_dir, "--items", "failed")
+    project.watch()
+    project("report", project.run_dir, "-o", "r.html")
+    text = words_of(project.folder / "r.html")
+    assert "4 of 4 shards done" in text
+    assert re.search(r"\d lost", text) is None
+    assert "do not say what they took" not in text
+
+
 def test_a_run_that_failed(project: Project) -> None:
     project("submit", project.config, "provider.params.failing=[4,5]")
     project.watch(code=1)
