@@ -282,7 +282,7 @@ class IncompleteRun(RunError):
     def __init__(self, run_dir: str, world_size: int, causes: Mapping[int, str]) -> None:
         self.run_dir, self.causes = run_dir, dict(causes)
         first = sorted(causes.items())[:5]
-        shown = "; ".join(f"{rank} {one_line(cause, 160)}" for rank, cause in first)
+        shown = "; ".join(f"shard {rank} {one_line(cause, 160)}" for rank, cause in first)
         more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
         live = all(cause.startswith(("queued", "running")) for cause in causes.values())
         advice = "wait for them" if live else "resume the run"
