@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,11 +13,12 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.item_words import WantedItem
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.receipt_history import read_receipt_history
+from espnet3.run_dir.receipts import Receipts
 from espnet3.run_dir.salvage import list_results, salvage
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs import layout
 from espnet3.specs.items import batched
-from espnet3.specs.models import AttemptRecord, SkippedItem, Submission
+from espnet3.specs.models import AttemptRecord, Claim, SkippedItem, Submission
 from espnet3.status.observation import Observation
 from espnet3.status.run_status import LIVE, Kind, ShardStatus
 from espnet3.submit.submission import PlannedSubmission
@@ -68,11 +70,13 @@ def find_skips(
     wanted = [item if isinstance(item, WantedItem) else _of_value(item) for item in named]
     _find_named(seen, ranks, wanted, force, found)
     if failing:
-        files = list_results(seen.directory.store)
-        for rank in sorted(ranks):
-            state = seen.status.shards.states[rank]
-            if state != "done" and (force or state not in LIVE):
-                _find_failing(seen, seen.status.shards[rank], files.get(rank, []), found)
+        states = seen.status.shards.states
+        missing = [
+            r for r in sorted(ranks) if states[r] != "done" and (force or states[r] not in LIVE)
+        ]
+        known = _Known.of(seen.directory, seen.run.world_size, missing)
+        for rank in missing:
+            _find_failing(seen, known, seen.status.shards[rank], found)
     return found
 
 
@@ -154,15 +158,32 @@ def _add(found: Skips, rank: int, position: int, item: Any, cause: str) -> None:
     found.words.append(f"item {one_line(repr(item), 80)} of shard {rank}: {cause}")
 
 
-def _find_failing(
-    seen: Observation, shard: ShardStatus, files: Sequence[layout.ResultFile], found: Skips
-) -> None:
+class _Known(NamedTuple):
+    """What the directory tells of some shards, each folder listed once."""
+
+    receipts: Receipts
+    results: Mapping[int, Sequence[layout.ResultFile]]
+    records: Mapping[int, Sequence[AttemptRecord]]
+    claims: Mapping[int, Sequence[Claim]]
+    ended: Collection[tuple[int, int]]  # rank and number of claims with a partial receipt
+
+    @classmethod
+    def of(cls, directory: RunDirectory, world_size: int, ranks: Iterable[int]) -> _Known:
+        chosen, receipts = set(ranks), directory.receipts(world_size)
+        claims = read_open_claims(directory, receipts, chosen)
+        names = claim_names(directory.store, receipts.generation) if claims else ()
+        ended = {(name.rank, name.number) for name in names if name.is_part}
+        results = list_results(directory.store)
+        return cls(receipts, results, _records(directory, chosen), claims, ended)
+
+
+def _find_failing(seen: Observation, known: _Known, shard: ShardStatus, found: Skips) -> None:
     """The item that a missing shard's last attempt ended at."""
     directory, run, rank = seen.directory, seen.run, shard.rank
-    records = _records(directory, rank)
+    records = known.records.get(rank, [])
     ends = [record for record in records if record.event != "started"]
     last = ends[-1] if ends else None
-    begun = _begun(seen, rank, records)
+    begun = _begun(seen, known, rank)
     if last is None and begun is None:
         return  # no item was begun
     items = batched(directory.shard(run, rank).items, run.batch_size)
@@ -177,7 +198,7 @@ def _find_failing(
             return
     if begun is None or shard.kind not in _DEATHS:
         return
-    position = _died_at(seen, shard, files, begun, items)
+    position = _died_at(seen, known, rank, begun, items)
     if position is None:
         found.not_found[rank] = _UNKNOWN
     else:
@@ -185,16 +206,17 @@ def _find_failing(
         _add(found, rank, position, items[position], cause)
 
 
-def _records(directory: RunDirectory, rank: int) -> list[AttemptRecord]:
-    """The events of a shard's attempts, oldest first."""
-    store, found = directory.store, []
+def _records(directory: RunDirectory, ranks: Collection[int]) -> dict[int, list[AttemptRecord]]:
+    """Rank -> the events of the shard's attempts, oldest first."""
+    store, found = directory.store, dict[int, list[AttemptRecord]]()
     for file in map(layout.parse_attempt_record, store.names(layout.ATTEMPTS)):
-        if file is not None and file.rank == rank:
-            try:
-                found.append(read_persisted(store, AttemptRecord, layout.attempt_record(*file)))
-            except EspnetError:
-                continue  # the others may tell
-    return sorted(found, key=lambda record: (record.time, record.event != "started"))
+        if file is not None and file.rank in ranks:
+            with contextlib.suppress(EspnetError):  # the others may tell
+                record = read_persisted(store, AttemptRecord, layout.attempt_record(*file))
+                found.setdefault(file.rank, []).append(record)
+    for records in found.values():
+        records.sort(key=lambda record: (record.time, record.event != "started"))
+    return found
 
 
 def _position_of(record: AttemptRecord, items: Sequence[Any]) -> int | None:
@@ -217,13 +239,10 @@ class _Begun(NamedTuple):
     end: int | None
 
 
-def _begun(seen: Observation, rank: int, records: Sequence[AttemptRecord]) -> _Begun | None:
+def _begun(seen: Observation, known: _Known, rank: int) -> _Begun | None:
     """The newest of these attempts; a claim stands in place of a record that one began."""
-    store, submissions = seen.directory.store, seen.by_number()
-    receipts = seen.directory.receipts(seen.run.world_size)
-    claims = read_open_claims(seen.directory, receipts, {rank}).get(rank, [])
-    names = claim_names(store, receipts.generation) if claims else ()
-    done = {name.number for name in names if name.is_part and name.rank == rank}
+    submissions, records = seen.by_number(), known.records.get(rank, [])
+    claims = known.claims.get(rank, [])
     over = {record.attempt for record in records if record.event != "started"}
     began: list[tuple[datetime, str, int, int | None]]
     began = [(r.time, r.attempt, 0, None) for r in records if r.event == "started"]
@@ -235,7 +254,7 @@ def _begun(seen: Observation, rank: int, records: Sequence[AttemptRecord]) -> _B
             min((o.first for o in claims if o.first > c.first), default=None),
         )
         for c in claims
-        if c.number not in done
+        if (rank, c.number) not in known.ended
     ]
     found = [
         _Begun(time, submission, name, first, end)
@@ -248,14 +267,14 @@ def _begun(seen: Observation, rank: int, records: Sequence[AttemptRecord]) -> _B
 
 def _died_at(
     seen: Observation,
-    shard: ShardStatus,
-    files: Sequence[layout.ResultFile],
+    known: _Known,
+    rank: int,
     last: _Begun,
     items: Sequence[Any],
 ) -> int | None:
     """The position that a dead attempt was at; None where that is not known for sure."""
     submission = last.submission
-    store = seen.directory.store
+    store, files = seen.directory.store, known.results.get(rank, [])
     if not store.can_append:
         return None
     own = [file for file in files if file.attempt == last.attempt]
@@ -264,9 +283,9 @@ def _died_at(
             begun = min(file.first for file in own)
             position = begun + sum(_whole_lines(seen.directory, file) for file in own)
         else:
-            generation = seen.directory.receipts(seen.run.world_size).generation(shard.rank)
+            generation = known.receipts.generation(rank)
             history = read_receipt_history(
-                store, seen.run, shard.rank, generation, submission.errors_from_submission
+                store, seen.run, rank, generation, submission.errors_from_submission
             )
             begun = position = salvage(store, files, items, history, last.first).reached
     except (EspnetError, OSError):
