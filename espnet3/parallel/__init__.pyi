@@ -12,3 +12,5 @@ from espnet3.parallel.parallel import make_local_gpu_cluster as make_local_gpu_c
 from espnet3.parallel.parallel import parallel_for as parallel_for
 from espnet3.parallel.parallel import parallel_map as parallel_map
 from espnet3.parallel.parallel import wrap_func_with_worker_env as wrap_func_with_worker_env
+from espnet3.parallel.writer_hooks import WriterHooks as WriterHooks
+from espnet3.parallel.writer_hooks import concatenate_shard_files as concatenate_shard_files

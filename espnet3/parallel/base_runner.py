@@ -6,12 +6,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError
 from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider, look_at_class
 from espnet3.parallel.progress_bar import progress_bar
+from espnet3.parallel.writer_hooks import WriterHooks
 from espnet3.text import visible
 from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.references import require_static_forward
@@ -20,24 +22,32 @@ if TYPE_CHECKING:
     from espnet3.run import Run
 
 
-class BaseRunner:
+class BaseRunner(WriterHooks):
     """Runs a static `forward` over items.
 
     With no parallel config (`set_parallel`) it runs here, one item after the other. With one it
-    runs on a shared Dask client, and with `async_mode` it submits and returns at once.
+    runs on a shared Dask client, and with `async_mode` it submits and returns at once. A runner
+    that overrides one of the hooks of `WriterHooks` writes its results itself, in all three modes.
 
     Args:
         provider: builds the environment, the keyword arguments of `forward`.
         batch_size: pass lists of that many items to each call of `forward`.
+        *further: by position ESPnet3's: of 2025, where the first is a bool, `async_mode`,
+            `async_specs_dir`, `async_result_dir`; else of 2026, `output_dir`, `shard_subdir`,
+            `resume`.
         async_mode: submit shards to the configured environment and return a `Run`; also on where
             the parallel config says so.
         run_dir: the run directory of an asynchronous run, a path or fsspec URL; a new folder below
             `async_result_dir` where unset.
         async_result_dir: where new run directories are made; ESPnet3's name.
         async_specs_dir: ESPnet3's, without effect: specs lie beside the results of their run.
+        output_dir: the folder for what a runner writes itself.
+        shard_subdir: a path below it, such as a test set's name.
+        resume: whether shards that were written before are left as they are.
 
     Raises:
         ConfigError: `batch_size` is not a positive integer.
+        TypeError: there is one too many.
 
     Example:
         >>> from espnet3.parallel import EnvironmentProvider
@@ -55,13 +65,20 @@ class BaseRunner:
     def __init__(
         self,
         provider: EnvironmentProvider,
-        *,
         batch_size: int | None = None,
+        *further: Any,
         async_mode: bool = False,
         run_dir: str | os.PathLike[str] | None = None,
         async_specs_dir: str | os.PathLike[str] | None = None,
         async_result_dir: str | os.PathLike[str] = "espnet3_runs",
+        output_dir: str | os.PathLike[str] | None = None,
+        shard_subdir: str = "",
+        resume: bool = True,
     ) -> None:
+        given = _by_position(further)
+        async_mode = given.get("async_mode", async_mode)
+        async_specs_dir = given.get("async_specs_dir", async_specs_dir)
+        output_dir = given.get("output_dir", output_dir)
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise ConfigError("batch_size", f"must be an integer from 1, got {batch_size!r}")
         if async_specs_dir is not None:
@@ -75,7 +92,10 @@ class BaseRunner:
         self.batch_size = batch_size
         self.async_mode = async_mode
         self.run_dir = run_dir
-        self.async_result_dir = async_result_dir
+        self.async_result_dir = given.get("async_result_dir", async_result_dir)
+        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.shard_subdir: str = given.get("shard_subdir", shard_subdir) or ""
+        self.resume: bool = given.get("resume", resume)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -167,3 +187,15 @@ class BaseRunner:
                 results.append(self.forward(item, **env))
                 advance(1)
         return results
+
+
+_OF_2025 = ("async_mode", "async_specs_dir", "async_result_dir")
+_OF_2026 = ("output_dir", "shard_subdir", "resume")
+
+
+def _by_position(further: tuple[Any, ...]) -> dict[str, Any]:
+    """Arguments that two versions of ESPnet3 had in different orders, by their names."""
+    names = _OF_2025 if further and isinstance(further[0], bool) else _OF_2026
+    if len(further) > len(names):
+        raise TypeError(f"BaseRunner takes {2 + len(names)} arguments by position at most")
+    return dict(zip(names, further, strict=False))

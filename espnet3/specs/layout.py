@@ -38,9 +38,10 @@ WORKERS = "workers"
 FINISHERS = "finishers"
 WAVES = "waves"
 CODE = "code"
+WRITTEN = "written"
 LOGS = "logs"
 FOLDERS = (SHARDS, SUBMISSIONS, RESULTS, ATTEMPTS, RECEIPTS, LOGS)
-MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES, CODE)
+MADE_LATER = (WITHDRAWALS, CLAIMS, WORKERS, FINISHERS, WAVES, CODE, WRITTEN)
 
 
 def is_own(name: str) -> bool:
@@ -157,6 +158,15 @@ def attempt_record(rank: int, attempt: str, event: str) -> str:
 def result(rank: int, attempt: str, first: int) -> str:
     """Path of the result file of an attempt whose first record has that position in the shard."""
     return f"{RESULTS}/{rank:06d}.{attempt}.{first}.jsonl"
+
+
+def written(rank: int, attempt: str) -> str:
+    """Path of the folder that an attempt's writers write to.
+
+    >>> written(42, "0001-3f9ac81b2d4e")
+    'written/000042.0001-3f9ac81b2d4e'
+    """
+    return f"{WRITTEN}/{rank:06d}.{attempt}"
 
 
 def claim(rank: int, generation: int, number: int) -> str:

@@ -43,6 +43,9 @@ from espnet3.specs.nested import (
     Text,
     Usage,
     Weight,
+    WritersSpec,
+    Written,
+    WrittenFile,
     require_in_order,
 )
 from espnet3.specs.sources import CodeRecord, SourceFile
@@ -58,9 +61,9 @@ class RunSpec(PersistedModel):
     """What all shards of a run share (`run.json`). It exists if and only if the plan is whole."""
 
     title: ClassVar[str] = "run"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     MOST_BYTES: ClassVar[int] = 1 << 30  # the provider's arguments may be of any size
-    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # pydantic reads the nearest
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     created: AwareDatetime
@@ -88,10 +91,12 @@ class RunSpec(PersistedModel):
 
     process: ProcessState | None = None
     assignments: list[Assignment] = []
+    writers: WritersSpec | None = None
 
     def arguments(self) -> list[Argument]:
-        """All values that provider and variables are made of."""
-        return [*self.provider.given(), *(variable.value for variable in self.assignments)]
+        """All values that provider, variables and a runner that writes are made of."""
+        own = [] if self.writers is None else self.writers.attributes.values()
+        return [*self.provider.given(), *(each.value for each in self.assignments), *own]
 
     def references(self) -> Iterator[ClassReference]:
         """All classes and modules that a worker imports."""
@@ -112,6 +117,10 @@ class RunSpec(PersistedModel):
         if self.schema_version < 3 and (self.bounds or self.weights):
             raise ValueError(
                 f"schema_version: is {self.schema_version}, and there are fields of version 3"
+            )
+        if self.schema_version < 4 and self.writers is not None:
+            raise ValueError(
+                f"schema_version: is {self.schema_version}, and there are fields of version 4"
             )
         return self
 
@@ -231,12 +240,13 @@ class Receipt(PersistedModel):
     """The record that makes a shard done (`receipts/000042.json`), until it is withdrawn.
 
     `usage` is None before version 2, and where it was made from partial receipts, which have it.
+    `written` is there where the runner has writers, from version 3 on.
     """
 
     title: ClassVar[str] = "receipt"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     MOST_BYTES: ClassVar[int] = 1 << 26  # a part for each checkpoint, on object stores
-    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3] = 3  # type: ignore[assignment]  # pydantic reads the nearest
 
     rank: Rank
     attempt: AttemptName
@@ -248,6 +258,7 @@ class Receipt(PersistedModel):
     host: str
     created: AwareDatetime
     usage: Usage | None = None
+    written: Written | None = None
 
     @model_validator(mode="after")
     def _parts_follow_each_other(self) -> Self:
@@ -333,6 +344,9 @@ __all__ = [
     "Submission",
     "Usage",
     "WorkerState",
+    "WritersSpec",
+    "Written",
+    "WrittenFile",
     "decode",
     "encode",
     "now",

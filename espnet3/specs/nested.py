@@ -18,6 +18,13 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _within(path: str) -> str:
+    """A file's path may not lead out of its folder, whoever wrote the record."""
+    if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ValueError("leads out of the folder")
+    return path
+
+
 Text = Annotated[str, AfterValidator(_utf8)]
 PlainJson = Annotated[JsonValue, AfterValidator(finite)]
 Rank = Annotated[int, Field(ge=0)]
@@ -93,6 +100,18 @@ class ProviderSpec(NestedModel):
     def given(self) -> list[Argument]:
         """All values that the provider is made of."""
         return [*self.args, *self.kwargs.values(), *self.attributes.values()]
+
+
+class WritersSpec(NestedModel):
+    """What is needed of a runner that writes its results; see `docs/format.md`.
+
+    `attributes` are the runner's own, which `merge` may read.
+    """
+
+    output_dir: str
+    shard_subdir: str = ""
+    append_only: bool = False
+    attributes: dict[str, Argument] = {}
 
 
 class Assignment(NestedModel):
@@ -239,6 +258,21 @@ class ResultPart(NestedModel):
     records: Annotated[int, Field(ge=1)]
     bytes: Annotated[int, Field(ge=1)]
     checksum: Checksum
+
+
+class WrittenFile(NestedModel):
+    """A file in the folder that an attempt's writers have written to; `path` is relative to it."""
+
+    path: Annotated[Text, AfterValidator(_within)]
+    bytes: Count
+    checksum: Checksum
+
+
+class Written(NestedModel):
+    """What an attempt's writers have written; `folder` is the path at which they saw theirs."""
+
+    folder: Text
+    files: list[WrittenFile] = []
 
 
 def require_in_order(rank: int, parts: Iterable[ResultPart], position: int) -> int:

@@ -8,6 +8,7 @@ EspnetError
 │   ├── ClassError             a provider or runner cannot be found again on a worker
 │   ├── PreflightError         provider or runner cannot be rebuilt in a clean process
 │   ├── PlanMismatch           the run directory holds a run of another plan
+│   ├── OutputError            the folder for what a runner writes is missing, or of another plan
 │   ├── CodeChanged            source files differ from those that were submitted: say which
 │   ├── RunDirectoryError      the path is not a run directory, or cannot be one
 │   └── Untrusted              others could have written what would be run here
@@ -29,6 +30,7 @@ EspnetError
 └── WorkError              the user's own code failed while items were computed
     ├── EnvironmentFailed      the provider raised while it built the environment
     ├── ForwardFailed          `forward` raised
+    ├── WriterFailed           a hook that writes results raised
     ├── UnserializableResult   `forward` returned what the result format cannot hold
     ├── TooManyErrors          more items of a shard failed than `max_errors` allows
     └── WorkersKilled          an item keeps killing the Dask workers that compute it
@@ -41,39 +43,27 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
-from espnet3.text import one_line, visible
+from espnet3.errors.base import EspnetError
+from espnet3.errors.work import (
+    EnvironmentFailed,
+    ForwardFailed,
+    TooManyErrors,
+    UnserializableResult,
+    WorkError,
+    WorkersKilled,
+    WriterFailed,
+)
+from espnet3.text import one_line
 
 __all__ = [
     "ClassError", "CodeChanged", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError",
     "FailedItems", "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed",
-    "IncompleteRun", "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "PlanMismatch",
-    "PreflightError", "RunDirectoryError", "RunError", "SchedulerError", "SchedulerUnavailable",
-    "StoreError", "SubmissionRefused", "TooManyErrors", "UnserializableResult", "Untrusted",
-    "UsageError", "WorkError", "WorkersKilled",
+    "IncompleteRun", "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "OutputError",
+    "PlanMismatch", "PreflightError", "RunDirectoryError", "RunError", "SchedulerError",
+    "SchedulerUnavailable", "StoreError", "SubmissionRefused", "TooManyErrors",
+    "UnserializableResult", "Untrusted", "UsageError", "WorkError", "WorkersKilled", "WriterFailed",
 ]  # fmt: skip
-
-
-class EspnetError(Exception):
-    """Base of all errors that espnet3 raises on purpose.
-
-    Their message holds nothing that a terminal would obey, whatever was quoted in it.
-    """
-
-    def __str__(self) -> str:
-        return visible(super().__str__())
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is pickled as a call with its message, which is not what ours are made from;
-        # Dask pickles those that a worker raises.
-        return _restore, (type(self), self.args, self.__dict__)
-
-
-def _restore(cls: type[EspnetError], args: tuple[Any, ...], fields: dict[str, Any]) -> EspnetError:
-    error = cls.__new__(cls, *args)
-    error.__dict__.update(fields)
-    return error
 
 
 class UsageError(EspnetError):
@@ -108,8 +98,10 @@ class PreflightError(UsageError):
         super().__init__(f"{problem}; nothing was submitted (preflight: false skips this check)")
 
 
-class PlanMismatch(UsageError):
+class PlanMismatch(UsageError, RuntimeError):
     """The run directory holds a run of another plan.
+
+    It is a RuntimeError, too, as ESPnet3 raises.
 
     Attributes:
         run_dir: the run directory.
@@ -146,6 +138,20 @@ class CodeChanged(UsageError):
     def __init__(self, run_dir: str, files: list[str], problem: str) -> None:
         self.run_dir, self.files = run_dir, files
         super().__init__(f"{run_dir}: {problem}")
+
+
+class OutputError(UsageError, RuntimeError):
+    """The `output_dir` of a runner that writes its results is missing, or cannot be used.
+
+    It is a RuntimeError, too, as ESPnet3 raises.
+
+    Attributes:
+        folder: which it is; empty where there is none.
+    """
+
+    def __init__(self, folder: str, problem: str) -> None:
+        self.folder = folder
+        super().__init__(f"{folder}: {problem}" if folder else f"output_dir: {problem}")
 
 
 class RunDirectoryError(UsageError):
@@ -331,70 +337,4 @@ class FailedItems(RunError):
             f"{run_dir}: {count} items failed and were recorded, in shards {shown}; "
             "collect with `--errors keep` to get them in their places, or compute "
             f"them again: `espnet3 resume {shlex.quote(run_dir)} --items failed`"
-        )
-
-
-class WorkError(EspnetError):
-    """The user's own code failed while items were computed."""
-
-
-class EnvironmentFailed(WorkError):
-    """The provider raised while it built the environment."""
-
-
-class ForwardFailed(WorkError):
-    """`forward` raised at `item`; `error` is `Type: message` of the exception."""
-
-    def __init__(self, item: Any, error: str) -> None:
-        self.item, self.error = item, error
-        super().__init__(f"forward failed at item {one_line(repr(item), 120)}: {error}")
-
-
-class UnserializableResult(WorkError):
-    """`forward` returned what the result format cannot hold exactly.
-
-    Attributes:
-        item: the item.
-        type_name: the type that cannot be held.
-    """
-
-    def __init__(self, item: Any, type_name: str, problem: str, stored_as: str = "JSON") -> None:
-        self.item, self.type_name = item, type_name
-        or_else = ", or set `results: pickle`" if stored_as == "JSON" else ""
-        super().__init__(
-            f"the result of item {one_line(repr(item), 120)} cannot be stored as {stored_as}: "
-            f"{one_line(problem)}; return plain JSON values{or_else}"
-        )
-
-
-class TooManyErrors(WorkError):
-    """More items of a shard failed than `max_errors` allows.
-
-    Attributes:
-        rank: the shard.
-        max_errors: the limit.
-        count: how many failed.
-        item: the last of them, or None where all of them failed in earlier attempts.
-    """
-
-    def __init__(
-        self, rank: int, max_errors: int, count: int, item: Any = None, error: str = ""
-    ) -> None:
-        self.rank, self.max_errors, self.count, self.item = rank, max_errors, count, item
-        items = "1 item" if count == 1 else f"{count} items"
-        last = f" (the last is {one_line(repr(item), 120)}: {one_line(error)})" if error else ""
-        super().__init__(
-            f"{items} of shard {rank} failed, and max_errors is {max_errors}{last}; fix the "
-            "cause and resume with `--items failed`, or resume with a larger `--set max_errors=N`"
-        )
-
-
-class WorkersKilled(WorkError):
-    """An `item` keeps killing the Dask workers that compute it, `worker` the last of them."""
-
-    def __init__(self, item: Any, worker: str) -> None:
-        self.item, self.worker = item, worker
-        super().__init__(
-            f"item {one_line(repr(item), 120)} killed every worker that computed it, most "
-            f"recently {worker}; it may need more memory, or crash in native code"
         )

@@ -1,0 +1,123 @@
+"""The hooks by which a runner writes its results itself, and a shard's way through them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from espnet3.errors import OutputError
+
+HOOKS = (
+    "open_writers", "write_record", "close_writers", "init_state", "reduce_state",
+    "finalize_state", "is_shard_done", "merge",
+)  # fmt: skip
+DONE = "done"  # the file that says that a folder is whole, as in ESPnet3
+# The folder of the shard that is begun; for `init_state`, whose arguments do not say it.
+shard_folder: ContextVar[Path | None] = ContextVar("shard_folder", default=None)
+# Folder of a shard -> the path at which its writers saw it, where that was another one.
+seen_as: ContextVar[Mapping[str, str]] = ContextVar("seen_as", default={})  # noqa: B039 (never changed)
+
+
+def folder_name(shard_id: int) -> str:
+    """Name of a shard's folder, as in ESPnet3.
+
+    >>> folder_name(3)
+    'split.3'
+    """
+    return f"split.{shard_id}"
+
+
+class ShardWriters:
+    """The hooks of a runner's class, called for one shard: `open`, `write` for each item, `close`.
+
+    Whatever a hook raises is raised.
+
+    Args:
+        runner: the runner's class.
+        shard_id: the shard.
+        shard_dir: the folder that its files are to be in; it is there.
+        output_dir: as the runner was given it.
+        shard_subdir: likewise.
+        env: what the provider built.
+
+    Attributes:
+        env: what the hooks get, besides.
+        state: what they have made of the shard so far.
+    """
+
+    def __init__(
+        self,
+        runner: type[Any],
+        shard_id: int,
+        shard_dir: Path,
+        output_dir: str,
+        shard_subdir: str,
+        env: Mapping[str, Any],
+    ) -> None:
+        self._runner, self._shard_dir, self._reduce = runner, shard_dir, runner.reduce_state
+        given = {"output_dir": output_dir, "shard_subdir": shard_subdir}
+        self.env: dict[str, Any] = {**given, **env, "shard_id": shard_id}
+        self.state: Any = None
+
+    def forward_env(self, env: Mapping[str, Any]) -> dict[str, Any]:
+        """What `forward` gets: what the provider built, and of the rest what it takes."""
+        taken = _keywords(self._runner.forward)
+        more = self.env if taken is None else {n: self.env[n] for n in taken if n in self.env}
+        return {**more, **env}
+
+    def open(self) -> None:
+        """Begin the shard.
+
+        Raises:
+            OutputError: `init_state` has chosen another folder.
+        """
+        token = shard_folder.set(self._shard_dir)
+        try:
+            self.state = self._runner.init_state(**self.env)
+        finally:
+            shard_folder.reset(token)
+        chosen = self.state.get("shard_dir") if isinstance(self.state, dict) else None
+        if chosen is not None and Path(chosen) != self._shard_dir:
+            raise OutputError(
+                str(chosen),
+                f"was chosen by init_state, but the shard's folder is {self._shard_dir}; call "
+                "super().init_state for it",
+            )
+
+    def write(self, result: Any) -> None:
+        """Give what `forward` returned for the next item to `reduce_state`, as it is."""
+        self.state = self._reduce(self.state, result, **self.env)
+
+    def close(self) -> None:
+        """End the shard: its folder is whole afterwards, and says so."""
+        self.state = self._runner.finalize_state(self.state, **self.env)
+        (self._shard_dir / DONE).write_text("")
+
+
+def call_fitting(function: Callable[..., Any], *args: Any, **env: Any) -> Any:
+    """Call a hook that may be defined for fewer arguments, as older ones are.
+
+    Example:
+        >>> call_fitting(lambda writers: writers, {"a": 1}, {}, beam=5)
+        {'a': 1}
+    """
+    signature = inspect.signature(function)
+    for given, keywords in ((args, env), (args, {}), (args[:1], {})):
+        try:
+            signature.bind(*given, **keywords)
+        except TypeError:
+            continue
+        return function(*given, **keywords)
+    return function(*args, **env)  # which says what is wrong
+
+
+def _keywords(function: Callable[..., Any]) -> list[str] | None:
+    """Names of the parameters that a function takes as keywords; None where it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return None
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each.name for each in parameters if each.kind in named]
