@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import ConfigError
@@ -19,6 +18,8 @@ from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.references import require_static_forward
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from espnet3.run import Run
 
 
@@ -93,7 +94,7 @@ class BaseRunner(WriterHooks):
         self.async_mode = async_mode
         self.run_dir = run_dir
         self.async_result_dir = given.get("async_result_dir", async_result_dir)
-        self.output_dir = None if output_dir is None else Path(output_dir)
+        self.output_dir = _as_path(output_dir)
         self.shard_subdir: str = given.get("shard_subdir", shard_subdir) or ""
         self.resume: bool = given.get("resume", resume)
 
@@ -199,3 +200,9 @@ def _by_position(further: tuple[Any, ...]) -> dict[str, Any]:
     if len(further) > len(names):
         raise TypeError(f"BaseRunner takes {2 + len(names)} arguments by position at most")
     return dict(zip(names, further, strict=False))
+
+
+def _as_path(path: str | os.PathLike[str] | None) -> Path | None:
+    from pathlib import Path  # which a worker that imports this module does not need
+
+    return None if path is None else Path(path)

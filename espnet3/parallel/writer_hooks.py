@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from espnet3.storage.permissions import unfinished_name
 from espnet3.user_code.writers import DONE, HOOKS, call_fitting, folder_name, seen_as, shard_folder
+
+if TYPE_CHECKING:  # every worker imports this module, and few have writers
+    from pathlib import Path
 
 
 class WriterHooks:
@@ -93,6 +94,8 @@ class WriterHooks:
             shard_subdir: likewise.
             **env: what the provider built.
         """
+        from pathlib import Path
+
         folder = shard_folder.get() or Path(output_dir) / shard_subdir / folder_name(shard_id)
         folder.mkdir(parents=True, exist_ok=True)
         more = {"shard_id": shard_id, "output_dir": output_dir, "shard_subdir": shard_subdir}
@@ -128,7 +131,7 @@ class WriterHooks:
     @classmethod
     def is_shard_done(cls, shard_dir: str | os.PathLike[str]) -> bool:
         """Whether a shard's folder is whole."""
-        return (Path(shard_dir) / DONE).exists()
+        return os.path.exists(os.path.join(shard_dir, DONE))
 
     def merge(self, shard_dirs: list[Path]) -> Any:
         """Make one output of what all shards have written; called once, when all are whole.
@@ -183,18 +186,20 @@ def concatenate_shard_files(
         >>> concatenate_shard_files([], "hyp.scp", "/tmp/of-no-shard/hyp.scp")
         False
     """
-    out = Path(out_path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fragments = [Path(each) / relative_name for each in shard_dirs]
-    there = [each for each in fragments if each.exists()]
+    out = os.fspath(out_path)
+    os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
+    there = [
+        d for d in map(os.fspath, shard_dirs) if os.path.exists(os.path.join(d, relative_name))
+    ]
     if not there:
-        out.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(out)
         return False
-    unfinished = unfinished_name(os.fspath(out))
+    unfinished = unfinished_name(out)
     try:
         with open(unfinished, "xb") as target:
-            for fragment in there:
-                _append(fragment, relative_name, target)
+            for folder in there:
+                _append(folder, relative_name, target)
         os.replace(unfinished, out)
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -202,11 +207,12 @@ def concatenate_shard_files(
     return True
 
 
-def _append(fragment: Path, relative_name: str, target: BinaryIO) -> None:
+def _append(folder: str, relative_name: str, target: BinaryIO) -> None:
     """Append a shard's file, with the paths of its folder as they are now."""
-    folder = os.fspath(fragment)[: -len(os.fspath(Path(relative_name))) - 1]
+    import shutil
+
     seen = seen_as.get().get(folder)
-    with open(fragment, "rb") as source:
+    with open(os.path.join(folder, relative_name), "rb") as source:
         if seen is None:
             shutil.copyfileobj(source, target)
             return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet3.errors import OutputError
+
+if TYPE_CHECKING:  # every worker imports this module, and few have writers
+    from pathlib import Path
 
 HOOKS = (
     "open_writers", "write_record", "close_writers", "init_state", "reduce_state",
@@ -80,7 +81,7 @@ class ShardWriters:
         finally:
             shard_folder.reset(token)
         chosen = self.state.get("shard_dir") if isinstance(self.state, dict) else None
-        if chosen is not None and Path(chosen) != self._shard_dir:
+        if chosen is not None and type(self._shard_dir)(chosen) != self._shard_dir:
             raise OutputError(
                 str(chosen),
                 f"was chosen by init_state, but the shard's folder is {self._shard_dir}; call "
@@ -104,6 +105,8 @@ def call_fitting(function: Callable[..., Any], *args: Any, **env: Any) -> Any:
         >>> call_fitting(lambda writers: writers, {"a": 1}, {}, beam=5)
         {'a': 1}
     """
+    import inspect
+
     signature = inspect.signature(function)
     for given, keywords in ((args, env), (args, {}), (args[:1], {})):
         try:
@@ -116,6 +119,8 @@ def call_fitting(function: Callable[..., Any], *args: Any, **env: Any) -> Any:
 
 def _keywords(function: Callable[..., Any]) -> list[str] | None:
     """Names of the parameters that a function takes as keywords; None where it takes any."""
+    import inspect
+
     parameters = inspect.signature(function).parameters.values()
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         return None

@@ -27,6 +27,7 @@ from espnet3.specs.models import (
     SourceFile,
     Submission,
     Withdrawal,
+    WrittenFile,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,6 +74,8 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
         drawn["flags"] = st.sampled_from([{}, {"struct": True}])
     if model is Argument:
         drawn["restored"] = st.lists(models(RestoredValue), max_size=1)
+    if model is WrittenFile:
+        drawn["path"] = st.sampled_from(["done", "hyp.scp", "wav/sp ace.npy"])
     if model is Submission:
         drawn["ranks"] = RANKS
     if model is SourceFile:
@@ -98,10 +101,10 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
 
 
 def _run(fields: dict[str, Any]) -> RunSpec:
-    """A run whose every shard has an item; of version 3, whose fields it has."""
+    """A run whose every shard has an item; of version 4, whose fields it has."""
     n_items = count_batches(fields["n_inputs"], fields["batch_size"])
     size = min(fields["world_size"], n_items, MAX_SHARDS)
-    fields = {**fields, "schema_version": 3, "world_size": size}
+    fields = {**fields, "schema_version": 4, "world_size": size}
     if fields["bounds"] is not None:
         size = fields["world_size"] = min(size, 8)
         fields["bounds"] = [*range(size), n_items]
