@@ -181,8 +181,8 @@ def test_all_plans_that_differ_have_fingerprints_of_their_own() -> None:
 
 def test_the_plan_covers_every_field_that_the_fingerprint_does() -> None:
     others = {
-        "schema_version", "run_id", "created", "fingerprint", "checkpoint_every", "parallel", "writers",
-            "process",
+        "schema_version", "run_id", "created", "fingerprint", "checkpoint_every", "parallel",
+        "process", "writers",
         *SubmitterProcess._fields,
     }  # fmt: skip
     assert set(RunSpec.PLAN_FIELDS) == set(RunSpec.model_fields) - others
