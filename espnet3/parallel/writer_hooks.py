@@ -188,9 +188,8 @@ def concatenate_shard_files(
     """
     out = os.fspath(out_path)
     os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
-    there = [
-        d for d in map(os.fspath, shard_dirs) if os.path.exists(os.path.join(d, relative_name))
-    ]
+    folders = [os.fspath(each) for each in shard_dirs]
+    there = [each for each in folders if os.path.exists(os.path.join(each, relative_name))]
     if not there:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(out)
