@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-CODE := $(wildcard espnet3 tests examples benchmarks docs)
+CODE := $(wildcard espnet3 espnet3_run.py tests examples benchmarks docs)
 # Touched when an installation succeeded, so that it is repeated only when pyproject.toml changed.
 DEV := $(VENV)/.installed-dev
 EXAMPLES := $(VENV)/.installed-examples

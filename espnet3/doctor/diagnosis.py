@@ -17,6 +17,7 @@ from espnet3.collect.log_files import find_logs
 from espnet3.collect.merge import collect
 from espnet3.config.current import chosen_policy
 from espnet3.config.model import ParallelConfig
+from espnet3.doctor.one_environment import espnet_here
 from espnet3.doctor.probe import (
     ANSWER,
     CALL,
@@ -126,6 +127,8 @@ async def _diagnose(
     parallel: ParallelConfig, folder: str, found: Callable[..., None], timeout: float
 ) -> Store:
     """Tell what is found; returns the doctor's folder."""
+    if (espnet := await asyncio.to_thread(espnet_here)) is not None:
+        found("ESPnet", *espnet)
     scheduler = get_scheduler(parallel.env)
     found("scheduler", await scheduler.version())
     found("array limit", f"{parallel.max_array_size or await scheduler.max_array_size()} tasks")
