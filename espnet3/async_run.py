@@ -11,6 +11,7 @@ from espnet3.collect.in_memory import to_dataset, to_pandas
 from espnet3.collect.kaldi import to_kaldi
 from espnet3.collect.log_files import logs
 from espnet3.collect.merge import Collected, Errors, collect, stream
+from espnet3.collect.shard_jobs import shard_jobs
 from espnet3.run_dir.result_lines import ResultRecord
 from espnet3.run_dir.trust import Trust
 from espnet3.status.run_status import RunStatus
@@ -77,6 +78,11 @@ class AsyncRun(KnownRun):
         {'done': 40}
         >>> async for record in run.stream(): ...       # doctest: +SKIP
     """
+
+    async def __aiter__(self) -> AsyncIterator[dict[str, str]]:
+        """`job_id`, `spec` and `result` of each shard; see `espnet3.collect.shard_jobs`."""
+        for job in await shard_jobs(self.run_dir):
+            yield job
 
     async def status(self) -> RunStatus:
         """The state of every shard, and how far its items are; see `espnet3.collect.status`."""

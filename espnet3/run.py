@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.async_run import AsyncRun, KnownRun
 from espnet3.collect.merge import Collected, Errors, stream_chunks
+from espnet3.collect.shard_jobs import shard_jobs
 from espnet3.config.model import ParallelConfig, as_parallel_config
 from espnet3.run_dir.result_lines import ResultRecord
 from espnet3.status.run_status import RunStatus
@@ -48,6 +49,10 @@ class Run(KnownRun):
     @property
     def _awaited(self) -> AsyncRun:
         return AsyncRun(self.run_dir, self.submitted, trust=self.trust)
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        """`job_id`, `spec` and `result` of each shard; see `espnet3.collect.shard_jobs`."""
+        return iter(run_blocking(shard_jobs(self.run_dir)))
 
     def status(self) -> RunStatus:
         """The state of every shard, and how far its items are; see `espnet3.collect.status`."""

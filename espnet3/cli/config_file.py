@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from espnet3.cli.target_calls import call_target, find_target
 from espnet3.config.finish import Finish
@@ -136,7 +136,7 @@ def read_config(
         config = OmegaConf.create(dict(raw))
         for key, value in settings:
             _replace(config, key, value)
-        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        plain = _resolved(config)
     except OmegaConfBaseException as error:
         reason = one_line(str(error).partition("\n")[0])
         raise ConfigError(str(getattr(error, "full_key", None) or file), reason) from None
@@ -144,10 +144,35 @@ def read_config(
     for key in plain:
         if key not in KEYS:
             raise ConfigError(str(key), f"unknown key in {file}{did_you_mean(str(key), KEYS)}")
+        if key != "config":  # what nobody uses may be missing there
+            _require_all(plain[key], str(key))
     for key in required:
         if plain.get(key) is None:
             raise ConfigError(key, f"is missing in {file}")
     return dict(plain)
+
+
+def _resolved(config: DictConfig) -> Any:
+    """Plain values; what refers to a missing value in the section `config` is missing as well."""
+    missing: set[str] = set()
+    while True:
+        try:
+            return OmegaConf.to_container(config, resolve=True)
+        except InterpolationToMissingValueError as error:
+            key = str(error.full_key)
+            if not key.startswith("config.") or key in missing:
+                raise
+            missing.add(key)
+            _replace(config, key, MISSING)
+
+
+def _require_all(value: Any, where: str) -> None:
+    """Refuse a mandatory value that is missing."""
+    if value == MISSING:
+        raise ConfigError(where, f"is missing: it is {MISSING} in the file")
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _require_all(part, f"{where}.{key}")
 
 
 def _replace(config: DictConfig | ListConfig, key: str, value: Any) -> None:

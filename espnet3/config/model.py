@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,6 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from espnet3.config.finish import Finish
+from espnet3.config.like_dict_config import LikeDictConfig, Options
 from espnet3.errors import ConfigError
 from espnet3.redaction import shown_value
 from espnet3.run_dir.trust import Trust
@@ -93,8 +95,8 @@ class Override(BaseModel):
         return [(int(first), int(last or first)) for first, _, last in spans]
 
 
-class ParallelConfig(BaseModel):
-    """The validated `parallel` config.
+class ParallelConfig(LikeDictConfig, BaseModel):
+    """The validated `parallel` config. It is read as an OmegaConf DictConfig is, too.
 
     Attributes:
         env: where the work runs; one of `ENVS`.
@@ -143,7 +145,7 @@ class ParallelConfig(BaseModel):
 
     env: Env = "local"
     n_workers: Annotated[int, Field(ge=1)] = 1
-    options: dict[str, PlainJson] = {}
+    options: Annotated[dict[str, PlainJson], AfterValidator(Options)] = Options()
     overrides: list[Override] = []
     async_mode: bool = False
     n_shards: Annotated[int, Field(ge=1)] | None = None

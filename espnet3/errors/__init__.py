@@ -4,6 +4,7 @@
 EspnetError
 ├── UsageError             the call or a file that the user wrote is wrong: mend it, call again
 │   ├── ConfigError            a value of the parallel config, the config file or an option
+│   │   └── MissingExtra           it needs a package that is not installed
 │   ├── ItemsError             the items cannot be planned
 │   ├── ClassError             a provider or runner cannot be found again on a worker
 │   ├── PreflightError         provider or runner cannot be rebuilt in a clean process
@@ -59,8 +60,9 @@ from espnet3.text import one_line
 __all__ = [
     "ClassError", "CodeChanged", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError",
     "FailedItems", "FileMissing", "FileTaken", "FileTooLarge", "FormatError", "ForwardFailed",
-    "IncompleteRun", "InvalidFile", "ItemsError", "NewerFormat", "NoWorkers", "OutputError",
-    "PlanMismatch", "PreflightError", "RunDirectoryError", "RunError", "SchedulerError",
+    "IncompleteRun", "InvalidFile", "ItemsError", "MissingExtra", "NewerFormat", "NoWorkers",
+    "OutputError", "PlanMismatch", "PreflightError", "RunDirectoryError", "RunError",
+    "SchedulerError",
     "SchedulerUnavailable", "StoreError", "SubmissionRefused", "TooManyErrors",
     "UnserializableResult", "Untrusted", "UsageError", "WorkError", "WorkersKilled", "WriterFailed",
 ]  # fmt: skip
@@ -70,12 +72,22 @@ class UsageError(EspnetError):
     """What the user wrote is wrong; the same call will fail again until it is mended."""
 
 
-class ConfigError(UsageError):
-    """A configuration value is wrong; `field` is its dotted name (`parallel.n_workers`)."""
+class ConfigError(UsageError, ValueError):
+    """A configuration value is wrong; `field` is its dotted name (`parallel.n_workers`).
+
+    It is a ValueError, too, as ESPnet3 raises.
+    """
 
     def __init__(self, field: str, problem: str) -> None:
         self.field = field
         super().__init__(f"{field}: {problem}" if field else problem)
+
+
+class MissingExtra(ConfigError, ImportError, RuntimeError):
+    """A configuration value needs a package that is not installed; the message says which.
+
+    It is a RuntimeError, too, as ESPnet3 raises, and an ImportError.
+    """
 
 
 class ItemsError(UsageError):

@@ -6,6 +6,8 @@ from espnet3.parallel.config import set_parallel as set_parallel
 from espnet3.parallel.env_provider import EnvironmentProvider as EnvironmentProvider
 from espnet3.parallel.inference_provider import InferenceProvider as InferenceProvider
 from espnet3.parallel.parallel import DictReturnWorkerPlugin as DictReturnWorkerPlugin
+from espnet3.parallel.parallel import build_client as build_client
+from espnet3.parallel.parallel import build_local_gpu_cluster as build_local_gpu_cluster
 from espnet3.parallel.parallel import get_client as get_client
 from espnet3.parallel.parallel import make_client as make_client
 from espnet3.parallel.parallel import make_local_gpu_cluster as make_local_gpu_cluster

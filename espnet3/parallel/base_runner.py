@@ -41,7 +41,8 @@ class BaseRunner(WriterHooks):
         run_dir: the run directory of an asynchronous run, a path or fsspec URL; a new folder below
             `async_result_dir` where unset.
         async_result_dir: where new run directories are made; ESPnet3's name.
-        async_specs_dir: ESPnet3's, without effect: specs lie beside the results of their run.
+        async_specs_dir: ESPnet3's, without effect: specs lie beside the results of their run. The
+            attribute of this name is the folder of those of the last call.
         output_dir: the folder for what a runner writes itself.
         shard_subdir: a path below it, such as a test set's name.
         resume: whether shards that were written before are left as they are.
@@ -97,6 +98,7 @@ class BaseRunner(WriterHooks):
         self.output_dir = _as_path(output_dir)
         self.shard_subdir: str = given.get("shard_subdir", shard_subdir) or ""
         self.resume: bool = given.get("resume", resume)
+        self.async_specs_dir = _as_path(run_dir or self.async_result_dir)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -159,8 +161,11 @@ class BaseRunner(WriterHooks):
         # The one way from what users subclass to what submits; at call time, so that a worker,
         # which imports this module, loads nothing of it.
         from espnet3.run import submit_run
+        from espnet3.specs.layout import SHARDS
 
-        return submit_run(self, items, parallel=get_parallel_config())
+        run = submit_run(self, items, parallel=get_parallel_config())
+        self.async_specs_dir = _as_path(os.path.join(run.run_dir, SHARDS))
+        return run
 
     def _calls(self, items: Iterable[Any]) -> Sequence[Any]:
         """What `forward` is called with: the items, or lists of `batch_size` of them."""

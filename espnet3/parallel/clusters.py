@@ -18,7 +18,7 @@ import dask
 import distributed
 
 from espnet3.config.model import ParallelConfig, did_you_mean
-from espnet3.errors import ConfigError, EspnetError
+from espnet3.errors import ConfigError, EspnetError, MissingExtra
 from espnet3.parallel.main_guard import require_main_guard
 from espnet3.storage.paths import as_entered
 from espnet3.text import one_line
@@ -59,6 +59,8 @@ def make_cluster(config: ParallelConfig) -> Any:
     try:
         with dask.config.set({_SATURATION: _saturation()}):
             return _made_whole(config)
+    except EspnetError:  # some are ValueErrors, too
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # a worker of this host that cannot be made
@@ -224,11 +226,10 @@ def _extra(env: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(
-            "parallel.env",
-            f"{env!r} needs {module.partition('.')[0]} ({one_line(str(error), 80)}): "
-            f"pip install 'espnet3[{extra}]'",
-        ) from None
+        reason = one_line(str(error), 80)
+        problem = f"{env!r} needs {module.partition('.')[0]} ({reason})"
+        install = f"pip install 'espnet3[{extra}]'"
+        raise MissingExtra("parallel.env", f"{problem}: {install}") from None
 
 
 def job_ids(cluster: Any) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 from distributed import WorkerPlugin, get_worker
@@ -47,10 +47,19 @@ class DictReturnWorkerPlugin(WorkerPlugin):
             self._pickled = dumps(self._setup_fn)
         return {**vars(self), "_setup_fn": None}
 
-    async def setup(self, worker: Any) -> None:
-        """Build the environment in a thread, so that the worker stays in touch meanwhile."""
+    def setup(self, worker: Any) -> Awaitable[None] | None:
+        """Build the environment; in a thread, so that the worker stays in touch meanwhile.
+
+        For the `setup` of a subclass, which calls this one, it is there at once.
+        """
+        if type(self).setup is DictReturnWorkerPlugin.setup:
+            return asyncio.to_thread(self._set_up, worker)
+        self._set_up(worker)
+        return None
+
+    def _set_up(self, worker: Any) -> None:
         try:
-            env = await asyncio.to_thread(lambda: self.setup_fn())
+            env = self.setup_fn()
             if not isinstance(env, dict):
                 raise ValueError(f"setup_fn must return a dict, got {type(env).__name__}")
         except BaseException as error:

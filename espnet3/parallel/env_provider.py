@@ -28,8 +28,14 @@ class EnvironmentProvider(RemembersArguments):
         self.config = config
 
     def build_env_local(self) -> dict[str, Any]:
-        """Build the environment on the driver: the keyword arguments of `forward`."""
-        raise NotImplementedError(f"{type(self).__name__} must define build_env_local")
+        """Build the environment on the driver: the keyword arguments of `forward`.
+
+        What the worker's setup function builds, where a subclass defines that alone.
+        """
+        setup_fn = self.make_worker_setup_fn()
+        if setup_fn == self.build_env_local:
+            raise NotImplementedError(f"{type(self).__name__} must define build_env_local")
+        return setup_fn()
 
     def make_worker_setup_fn(self) -> Callable[[], dict[str, Any]]:
         """What builds the environment on a worker; `build_env_local` unless overridden."""

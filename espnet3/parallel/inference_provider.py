@@ -33,7 +33,7 @@ class InferenceProvider(EnvironmentProvider):
         ['beam', 'dataset', 'model']
     """
 
-    def __init__(self, config: Any, *, params: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, config: Any, params: Mapping[str, Any] | None = None) -> None:
         self.params = dict(params or {})
         super().__init__(_updated(config, self.params) if self.params else config)
 

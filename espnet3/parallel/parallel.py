@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from distributed import Client, Status, WorkerPlugin
@@ -31,6 +33,9 @@ from espnet3.parallel.dask_worker_prints import show_prints
 from espnet3.parallel.dask_worker_process import WorkerProcess
 from espnet3.parallel.dask_worker_watch import wait_for_a_worker
 from espnet3.parallel.waiting_words import calm_distributed, tell_dashboard
+
+# That of the innermost `with get_client(...)`, and the process that it is of.
+_open_client: ContextVar[tuple[int, Client] | None] = ContextVar("_open_client", default=None)
 
 
 class EspnetClient(Client):
@@ -132,6 +137,8 @@ def get_client(
 ) -> Iterator[EspnetClient]:
     """A client for a `with` block; client and cluster are closed at its end.
 
+    `parallel_map` and `parallel_for` use it within the block, where they are given no other.
+
     Args:
         config: a parallel config of any kind; what `set_parallel` set where unset.
         setup_fn: builds the environment of each worker.
@@ -141,11 +148,14 @@ def get_client(
         ...     list(parallel_for(user_func, range(10), client=client))
     """
     client = make_client(config)
+    before = _open_client.get()
     try:
         if setup_fn is not None:
             client.register_plugin(DictReturnWorkerPlugin(setup_fn), name=ENV)
+        _open_client.set((os.getpid(), client))
         yield client
     finally:
+        _open_client.set(before)
         close_client(client)
 
 
@@ -161,7 +171,8 @@ def parallel_map(
     Args:
         func: called with an element, `kwargs` and the entries of the environment that it names.
         data: the elements.
-        client: a Dask client; one is made and closed where unset.
+        client: a Dask client; that of the `with get_client(...)` around the call where unset, or
+            else one is made and closed.
         setup_fn: builds the environment of each worker.
         **kwargs: for every call.
 
@@ -193,6 +204,7 @@ def parallel_for(
     A bounded number of elements is under way at a time, so `args` may be endless. Arguments and
     errors are those of `parallel_map`.
     """
+    client = client or _client_around()
     if client is not None:
         _prepare(client, setup_fn, kwargs)
         setup_fn = None
@@ -221,6 +233,7 @@ def _ready(
     kwargs: Mapping[str, Any],
 ) -> Iterator[Client]:
     """A client whose workers have the environment; conflicts are found before anything is sent."""
+    client = client or _client_around()
     if client is None:
         with get_client() as made:
             _prepare(made, setup_fn, kwargs)
@@ -228,6 +241,12 @@ def _ready(
         return
     _prepare(client, setup_fn, kwargs)
     yield client
+
+
+def _client_around() -> Client | None:
+    """The client of the `with get_client(...)` around this call; a forked process has none."""
+    pid, client = _open_client.get() or (None, None)
+    return client if pid == os.getpid() else None
 
 
 def _prepare(

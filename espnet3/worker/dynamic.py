@@ -122,7 +122,7 @@ def run_claimed(
         try:
             with heartbeat:
                 try:
-                    forward, env = build_environment(run, signals, meter)
+                    forward, env = build_environment(run, signals, meter, place.task or 0)
                 except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
                     code = worker.fail(raised, early_end)
                 else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from espnet3.worker.usage import Meter
 
 
 def build_environment(
-    run: RunSpec, signals: Signals, meter: Meter
+    run: RunSpec, signals: Signals, meter: Meter, rank: int
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Rebuild runner and provider and build the environment, once for all shards.
 
@@ -22,23 +23,30 @@ def build_environment(
         run: the run's plan.
         signals: end it, too.
         meter: measures how long it takes.
+        rank: of the first shard; in the dynamic schedule, where that is not known, the task.
 
     Raises:
         EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
     """
     with meter.building():
-        return _build(run, signals)
+        return _build(run, signals, rank)
 
 
-def _build(run: RunSpec, signals: Signals) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _build(run: RunSpec, signals: Signals, rank: int) -> tuple[Callable[..., Any], dict[str, Any]]:
     enter_submitter_process(run)
     signals.armed = True
     try:
         runner, provider = rebuild(run)
+        tell_world(run, rank)
         env = environment_of(run, provider, signals.check)
     finally:
         signals.armed = False
     return runner.forward, env
+
+
+def tell_world(run: RunSpec, rank: int) -> None:
+    """Set the variables that ESPnet3's workers have: of how many shards this is which."""
+    os.environ.update(WORLD_SIZE=str(run.world_size), WORLD_RANK=str(rank))
 
 
 def environment_of(

@@ -48,7 +48,7 @@ def compute_item(directory: RunDirectory, run: RunSpec, rank: int, wanted: Wante
     item = items[position]
     with Signals() as signals:
         try:
-            forward, env = build_environment(run, signals, Meter(asks_gpus=False))
+            forward, env = build_environment(run, signals, Meter(asks_gpus=False), rank)
             log.info("shard %d: item at position %d", rank, position)
             signals.armed = True
             try:  # on a copy, as in a run

@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     from espnet3.user_code.plain_attributes import encode_held, plain_attributes
     from espnet3.user_code.sources import loaded_sources
     from espnet3.worker import exit_codes
-    from espnet3.worker.environment import environment_of
+    from espnet3.worker.environment import environment_of, tell_world
     from espnet3.worker.rebuild import enter_submitter_process, rebuild
 
     [result, *build] = argv
@@ -38,6 +38,7 @@ def main(argv: list[str]) -> int:
         _, provider = rebuild(run)
         held = encode_held(plain_attributes(provider))
         if build:
+            tell_world(run, 0)
             environment_of(run, provider)
     except EspnetError as error:
         if isinstance(error.__cause__, SystemExit) and not isinstance(error.__cause__.code, str):

@@ -25,6 +25,7 @@ from espnet3.specs.models import (
 )
 from espnet3.worker.attempt import Attempt, as_ours, record_failure
 from espnet3.worker.computing import Tally, Work, compute_items, on_copies
+from espnet3.worker.environment import tell_world
 from espnet3.worker.result_writer import ResultWriter
 from espnet3.worker.signals import Interrupted
 from espnet3.worker.skipping import with_skipped
@@ -90,6 +91,7 @@ def compute_shard(
     """
     directory, run, store = work.directory, work.run, work.directory.store
     salvaged, writer = NOTHING, None
+    tell_world(run, attempt.rank)
     try:
         if stretch is None:  # a claim stands in place of it
             attempt.record("started", durable=False)

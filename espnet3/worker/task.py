@@ -68,7 +68,7 @@ def run_task(
 
     with Signals() as signals, RemovalWatch(directory, run.run_id, heartbeat), meter:
         try:
-            forward, env = build_environment(run, signals, meter)
+            forward, env = build_environment(run, signals, meter, next(iter(todo)))
             again = may_have_predecessors or any(n > 1 for n in todo.values())
             earlier = list_results(directory.store) if again else {}
             work = Work(directory, run, forward, env, signals, place, limits, early_end)

@@ -79,7 +79,8 @@ def check(interpreter: str, wheel: Path, folder: Path) -> None:
     run(*pip, "install", "--quiet", f"{wheel}[examples]")
     run(*pip, "check")
     print(run(python, "-c", LOOK).strip(), flush=True)
-    run(python.with_name("espnet3"), "--help")
+    for command in ("espnet3", "espnet3-run"):
+        run(python.with_name(command), "--help")
     print(run(python, example / "demo.py").strip().splitlines()[-2], flush=True)
 
 

@@ -53,6 +53,7 @@ LANGUAGES = ("python", "yaml", "console", "json", "mermaid", "text")
 TEXT_BLOCKS = {
     "docs/format.md": 1,
     "docs/finishing.md": 1,
+    "docs/from-espnet3.md": 1,  # installs
     "docs/guide.md": 1,
     "docs/cookbook/espnet2.md": 1,  # needs a download and gigabytes
     "docs/cookbook/gpus.md": 1,  # a job of whole nodes

@@ -217,7 +217,7 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("config.list.x=1", "config.list.x: 'x' is not a position in a list"),
         ("config.list.9=1", "config.list[9]: list index out of range"),
         ("config.beam2=${nothing}", "config.beam2: Interpolation key 'nothing' not found"),
-        ("config.other=???", "config.other: Missing mandatory value"),
+        ("parallel.options.account=???", "parallel.options.account: is missing: it is ???"),
         ("config.name=${", "config.name: "),
         ("config=[1", "config: is not YAML: "),
         ("nonsense", "'nonsense' is not a setting; write key=value"),

@@ -20,6 +20,7 @@ from espnet3.text import one_line
 SAMPLES: list[EspnetError] = [
     errors.ConfigError("parallel.n_workers", "is wrong"),
     errors.ConfigError("", "is wrong"),
+    errors.MissingExtra("parallel.env", "'kube' needs dask_kubernetes"),
     errors.ItemsError("items: there are none"),
     errors.ClassError("module.Name", "is not a class"),
     errors.PreflightError("provider: fails", "line one\nline two"),
