@@ -105,8 +105,12 @@ def test_their_folder_is_appended_to_the_path_by_the_script(env: Environment, th
     check(env, theirs, first=f"sys.path.append({str(theirs)!r})")
 
 
-def test_a_snapshot_has_their_modules(env: Environment, theirs: Path) -> None:
-    (env.site / "espnet.pth").write_text(f"{theirs}\n")
+@pytest.mark.parametrize("way", ["path file", "pip install -e"])
+def test_a_snapshot_has_their_modules(env: Environment, theirs: Path, way: str) -> None:
+    if way == "path file":
+        (env.site / "espnet.pth").write_text(f"{theirs}\n")
+    else:
+        env.install("-e", theirs)
     check(env, theirs, snapshot=True)
 
 
@@ -120,6 +124,17 @@ def test_the_doctor_says_where_it_is(env: Environment, theirs: Path) -> None:
     env.install("-e", theirs)
     out, _ = env.run("espnet3-run", "doctor", "parallel.env=local")
     assert f"ESPnet\t{theirs}/espnet3, found beside this package\n" in out
+
+
+def test_their_command_and_ours(env: Environment, theirs: Path) -> None:
+    """Where theirs has taken the name, ours has another one, and each does its own."""
+    env.install("-e", theirs)
+    (env.folder / "bin/espnet3").write_text(
+        f"#!{env.folder}/bin/python\nfrom espnet3.cli.main import main\nmain()\n"
+    )
+    assert env.run("espnet3")[0] == "their command\n"
+    for words in (["espnet3-run"], ["python", "-m", "espnet3"]):
+        assert env.run(*words, "--version")[0].startswith("espnet3, version")
 
 
 def test_without_espnet_its_modules_are_missing_as_usual(env: Environment) -> None:
