@@ -12,7 +12,7 @@ from espnet3.errors import ConfigError
 from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider, look_at_class
 from espnet3.parallel.progress_bar import progress_bar
-from espnet3.parallel.writer_hooks import WriterHooks
+from espnet3.parallel.writer_hooks import WriterHooks, has_writers
 from espnet3.text import visible
 from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.references import require_static_forward
@@ -133,8 +133,8 @@ class BaseRunner(WriterHooks):
         """Run `forward` over the items.
 
         Returns:
-            A list of the results in the items' order, or in asynchronous mode the `Run`, as
-            `submit` does.
+            A list of the results in the items' order; what `merge` returns where the runner writes
+            them itself; or in asynchronous mode the `Run`, as `submit` does.
         """
         parallel = get_parallel_config()
         if self.async_mode or (parallel is not None and parallel.async_mode):
@@ -142,6 +142,10 @@ class BaseRunner(WriterHooks):
         require_static_forward(type(self))
         calls = self._calls(items)
         show_progress = sys.stderr is not None and sys.stderr.isatty()  # none where it is closed
+        if has_writers(type(self)):
+            from espnet3.parallel.writing import write_shards  # which no worker needs
+
+            return write_shards(self, calls, parallel, show_progress=show_progress)
         if parallel is not None:
             # At call time too: it loads Dask.
             from espnet3.parallel.synchronous import run_synchronously

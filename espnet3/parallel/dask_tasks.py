@@ -141,6 +141,7 @@ def run_batches(
     kwargs: Mapping[str, Any],
     *,
     total: int | None = None,
+    one_by_one: bool = False,
 ) -> Generator[tuple[int, list[Any]], None, None]:
     """Call a function for every element, many elements to a Dask task.
 
@@ -150,6 +151,7 @@ def run_batches(
         elements: taken only as they can be sent.
         kwargs: for every call.
         total: how many elements there are, if that is known.
+        one_by_one: whether each element is a task of its own.
 
     Yields:
         Position of a batch's first element, and the batch's results; as they are completed.
@@ -172,7 +174,7 @@ def run_batches(
             while more and batches.room_for_more(
                 sizer.n_threads * (1 if sizer.growing else BATCHES_PER_THREAD)
             ):
-                batch = _take(source, sizer.next_size())
+                batch = _take(source, 1 if one_by_one else sizer.next_size())
                 more = bool(batch)
                 if batch:
                     batches.send(_Batch(first, batch))

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distributed import Client, get_worker
@@ -113,7 +113,7 @@ def _follow(config: ParallelConfig | None) -> None:
             close_shared_client()
 
 
-def _within_a_task() -> bool:
+def within_a_task() -> bool:
     """Whether this is called by a Dask task, whose worker would wait for itself."""
     try:
         get_worker()
@@ -137,32 +137,68 @@ def run_synchronously(
         The results in the items' order.
 
     Raises:
-        Exception: what `forward` raised, with the item and the remote traceback as notes.
-        WorkersKilled: an item keeps killing workers.
+        Exception: as `on_workers`.
+    """
+    if within_a_task():
+        here: list[Any] = runner._run_here(items, show_progress=False)
+        return here
+    results: list[Any] = [None] * len(items)
+
+    def take(first: int, values: list[Any]) -> int:
+        results[first : first + len(values)] = values
+        return len(values)
+
+    n, forward = len(items), runner.forward
+    on_workers(runner, forward, items, config, take, total=n, show_progress=show_progress)
+    return results
+
+
+def on_workers(
+    runner: Any,
+    call: Callable[..., Any],
+    elements: Sequence[Any],
+    config: ParallelConfig,
+    take: Callable[[int, list[Any]], int],
+    *,
+    total: int,
+    show_progress: bool,
+    one_by_one: bool = False,
+) -> None:
+    """Call a function on the shared client, for each element, with the provider's environment.
+
+    Args:
+        runner: whose environment and classes the workers get.
+        call: called with an element and the environment's entries.
+        elements: the elements.
+        config: the parallel config.
+        take: called with an element's position, and the results of it and of those that follow; as
+            they are completed. Says how many items these were.
+        total: how many items there are.
+        show_progress: whether to show a progress bar.
+        one_by_one: whether each element is a Dask task.
+
+    Raises:
+        Exception: what the function raised, with the element and the remote traceback as notes.
+        WorkersKilled: an element keeps killing workers.
         NoWorkers: the cluster got no worker in time, or lost all and got no other.
         UsageError: this process was forked from one that has a shared client.
     """
-    if _within_a_task():
-        here: list[Any] = runner._run_here(items, show_progress=False)
-        return here
     with _one_call:
         try:
             shared = shared_client(config)
             shared.share_state()
             states = class_states(type(runner))
             shared.use_environment(runner.provider, states)
-            results: list[Any] = [None] * len(items)
-            forward = CallWithEnvironment(runner.forward, states)
-            batches = run_batches(shared.client, forward, items, {}, total=len(items))
+            sent = CallWithEnvironment(call, states)
+            n = len(elements)
+            batches = run_batches(shared.client, sent, elements, {}, total=n, one_by_one=one_by_one)
             title = visible(type(runner).__name__)
             with (
                 contextlib.closing(batches),  # a traceback would keep it, and what is under way
-                progress_bar(title, len(items), shown=show_progress) as advance,
+                progress_bar(title, total, shown=show_progress) as advance,
             ):
                 for first, values in batches:
-                    results[first : first + len(values)] = values
-                    advance(len(values))
+                    advance(take(first, values))
         except (KeyboardInterrupt, SchedulerError):
             close_shared_client()  # no worker and no queued job stays behind
             raise
-    return results

@@ -1,0 +1,167 @@
+"""The folder of a shard that is written here or by a Dask worker: whose it is, and what is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from espnet3.errors import OutputError
+from espnet3.storage.permissions import unfinished_name
+from espnet3.text import one_line
+from espnet3.user_code.writers import DONE
+
+LOCK = "lock"  # in a shard's folder, as in ESPnet3
+PROGRESS = "progress.json"
+_OWN = frozenset({LOCK, PROGRESS, DONE})
+# A killed worker's lock is held by processes that it forked, until they have noticed.
+PATIENCE = 10.0  # seconds
+# Not every file system has locks; there, nobody is kept out.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+@contextlib.contextmanager
+def held(path: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock, which ends with this process at the latest; its folder is made.
+
+    Args:
+        path: the lock's file, which stays.
+        patience: how many seconds to wait for another process that holds it.
+
+    Raises:
+        OutputError: another process holds it, or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise OutputError(str(path.parent), f"cannot be written to ({error.strerror})") from None
+    with file:
+        until = time.monotonic() + patience
+        while not _locked(file.fileno()):
+            if time.monotonic() > until:
+                file.seek(0)
+                whose = one_line(file.read(200)) or "another process"
+                raise OutputError(
+                    str(path.parent),
+                    f"is being written by {whose}; wait until it has ended, or choose another "
+                    "output_dir",
+                )
+            time.sleep(0.05)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def without_link(folder: Path) -> Path:
+    """The path, without the link to a run's files that `collect` may have made of it."""
+    if folder.is_symlink():
+        folder.unlink()
+    return folder
+
+
+def empty(folder: Path) -> int:
+    """Remove what a folder holds, but for its lock; that it was whole goes first.
+
+    Returns:
+        How many items are in it then: 0.
+
+    Raises:
+        OutputError: something cannot be removed.
+    """
+    try:
+        (folder / DONE).unlink(missing_ok=True)
+        (folder / PROGRESS).unlink(missing_ok=True)
+        for entry in [*os.scandir(folder)]:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            elif entry.name != LOCK:
+                os.unlink(entry.path)
+    except OSError as error:
+        raise OutputError(str(folder), f"cannot be emptied ({error.strerror})") from None
+    return 0
+
+
+class _Kept(BaseModel):
+    """How far an append-only shard has come: finished items, and how large its files were then."""
+
+    position: int
+    sizes: dict[str, int]
+
+
+def keep(folder: Path, position: int, state: Any) -> None:
+    """Note that the first `position` items of a shard are in its files; its writers are flushed."""
+    _call_all(state, "flush")
+    sizes = {os.path.relpath(file, folder): file.stat().st_size for file in _files(folder)}
+    unfinished = unfinished_name(str(folder / PROGRESS))
+    Path(unfinished).write_text(_Kept(position=position, sizes=sizes).model_dump_json())
+    os.replace(unfinished, folder / PROGRESS)
+
+
+def close_all(state: Any) -> None:
+    """Close the writers of a shard that failed, or they would write on when they are collected."""
+    with contextlib.suppress(Exception):  # of the user's
+        _call_all(state, "close")
+
+
+def _call_all(state: Any, method: str) -> None:
+    """Call a method of all of a shard's writers that have it, also of those in mappings."""
+    todo = [state.get("_writers")] if isinstance(state, Mapping) else []
+    while todo:
+        writer = todo.pop()
+        if isinstance(writer, Mapping):
+            todo.extend(writer.values())
+        elif callable(call := getattr(writer, method, None)):
+            call()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path, _, names in os.walk(folder):
+        for name in names:
+            if path != str(folder) or name not in _OWN:
+                yield Path(path, name)
+
+
+def forget(folder: Path) -> None:
+    """Remove what was noted of a shard that is whole now."""
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def kept(folder: Path) -> int:
+    """How many items of a shard are kept; its files are as they were after that one.
+
+    All else is removed; everything, where that cannot be had any more.
+    """
+    try:
+        found = _Kept.model_validate_json((folder / PROGRESS).read_bytes())
+        for file in [*_files(folder)]:
+            if os.path.relpath(file, folder) not in found.sizes:
+                file.unlink()
+        for name, size in found.sizes.items():
+            if (folder / name).stat().st_size < size:
+                raise FileNotFoundError(name)
+            os.truncate(folder / name, size)
+    except (OSError, ValidationError):
+        return empty(folder)
+    (folder / DONE).unlink(missing_ok=True)
+    return found.position
