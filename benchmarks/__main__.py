@@ -23,6 +23,7 @@ from benchmarks import (
     tail,
     tail_beside,
     worker,
+    writers,
 )
 from benchmarks.measuring import ROOT, Bench, BenchmarkFailed, Line, NotThere
 from benchmarks.report import as_text, write_report
@@ -51,6 +52,7 @@ ROWS: dict[str, Callable[[Bench], list[Line]]] = {
     "claim-throughput": claims.claim_throughput,
     "s3-submit-500": s3.s3_submit_500,
     "sync": sync.sync,
+    "write-record": writers.write_record,
 }
 
 

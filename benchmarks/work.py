@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from espnet3.parallel import BaseRunner, EnvironmentProvider
@@ -58,3 +59,21 @@ class Sleep(BaseRunner):
     def forward(seconds: float) -> float:
         time.sleep(seconds)
         return seconds
+
+
+class Transcribe(BaseRunner):
+    """Gives a line of text for each item, and writes it to a file itself."""
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> dict[str, Any]:
+        return {"utt_id": f"utt{idx:06d}", "hyp": "the quick brown fox jumps over the lazy dog"}
+
+    @staticmethod
+    def open_writers(shard_dir: Path, **env: Any) -> dict[str, Any]:
+        return {"hyp": (shard_dir / "hyp.scp").open("w", encoding="utf-8")}
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        writers["hyp"].write(f"{result['utt_id']} {result['hyp']}\n")

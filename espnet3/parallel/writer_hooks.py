@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from espnet3.storage.permissions import unfinished_name
-from espnet3.user_code.writers import DONE, HOOKS, call_fitting, folder_name, seen_as, shard_folder
+from espnet3.user_code.writers import (
+    DONE,
+    HOOKS,
+    call_fitting,
+    folder_name,
+    only_writes,
+    seen_as,
+    shard_folder,
+)
 
 if TYPE_CHECKING:  # every worker imports this module, and few have writers
     from pathlib import Path
@@ -107,6 +115,7 @@ class WriterHooks:
         }
 
     @classmethod
+    @only_writes
     def reduce_state(cls, state: dict[str, Any], result: Any, **env: Any) -> dict[str, Any]:
         """Take what `forward` returned for the next item of a shard.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from espnet3.errors import OutputError
 
 if TYPE_CHECKING:  # every worker imports this module, and few have writers
     from pathlib import Path
 
+Hook = TypeVar("Hook", bound=Callable[..., Any])
 HOOKS = (
     "open_writers", "write_record", "close_writers", "init_state", "reduce_state",
     "finalize_state", "is_shard_done", "merge",
@@ -47,6 +48,7 @@ class ShardWriters:
     Attributes:
         env: what the hooks get, besides.
         state: what they have made of the shard so far.
+        write: called with what `forward` returned for the next item, which the hooks get as it is.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ShardWriters:
         given = {"output_dir": output_dir, "shard_subdir": shard_subdir}
         self.env: dict[str, Any] = {**given, **env, "shard_id": shard_id}
         self.state: Any = None
+        self.write: Callable[[Any], None] = self._reduce_one
 
     def forward_env(self, env: Mapping[str, Any]) -> dict[str, Any]:
         """What `forward` gets: what the provider built, and of the rest what it takes."""
@@ -87,15 +90,31 @@ class ShardWriters:
                 f"was chosen by init_state, but the shard's folder is {self._shard_dir}; call "
                 "super().init_state for it",
             )
+        if getattr(self._reduce, "only_writes", False):
+            self.write = self._quick_write()
 
-    def write(self, result: Any) -> None:
-        """Give what `forward` returned for the next item to `reduce_state`, as it is."""
+    def _reduce_one(self, result: Any) -> None:
         self.state = self._reduce(self.state, result, **self.env)
+
+    def _quick_write(self) -> Callable[[Any], None]:
+        """What `_reduce_one` does where `reduce_state` is not overridden, in fewer calls."""
+        record, state, env = self._runner.write_record, self.state, self.env
+
+        def write(result: Any) -> None:
+            record(state["_writers"], result, state, **env)
+
+        return write
 
     def close(self) -> None:
         """End the shard: its folder is whole afterwards, and says so."""
         self.state = self._runner.finalize_state(self.state, **self.env)
         (self._shard_dir / DONE).write_text("")
+
+
+def only_writes(reduce_state: Hook) -> Hook:
+    """Mark a `reduce_state` that calls `write_record` and nothing else."""
+    reduce_state.only_writes = True  # type: ignore[attr-defined]  # functions have any
+    return reduce_state
 
 
 def call_fitting(function: Callable[..., Any], *args: Any, **env: Any) -> Any:

@@ -18,6 +18,7 @@ CHEAP = (
     "collect-file",
     "collect-list",
     "collect-parquet",
+    "write-record",
 )
 
 pytestmark = pytest.mark.skipif(
