@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from espnet3.errors import OutputError
 from espnet3.storage.permissions import unfinished_name
@@ -59,7 +59,10 @@ def held(path: Path, *, patience: float = 0.0) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
-        yield
+        try:
+            yield
+        finally:  # also for what this process has forked meanwhile, which has the file open
+            _unlock(file.fileno())
 
 
 def _locked(descriptor: int) -> bool:
@@ -71,6 +74,11 @@ def _locked(descriptor: int) -> bool:
         if error.errno not in _NO_LOCKS:
             raise
     return True
+
+
+def _unlock(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # where there are none
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def without_link(folder: Path) -> Path:
@@ -105,6 +113,8 @@ def empty(folder: Path) -> int:
 class _Kept(BaseModel):
     """How far an append-only shard has come: finished items, and how large its files were then."""
 
+    model_config = ConfigDict(strict=True, extra="forbid")
+
     position: int
     sizes: dict[str, int]
 
@@ -112,7 +122,7 @@ class _Kept(BaseModel):
 def keep(folder: Path, position: int, state: Any) -> None:
     """Note that the first `position` items of a shard are in its files; its writers are flushed."""
     _call_all(state, "flush")
-    sizes = {os.path.relpath(file, folder): file.stat().st_size for file in _files(folder)}
+    sizes = {os.path.relpath(file, folder): file.lstat().st_size for file in _files(folder)}
     unfinished = unfinished_name(str(folder / PROGRESS))
     Path(unfinished).write_text(_Kept(position=position, sizes=sizes).model_dump_json())
     os.replace(unfinished, folder / PROGRESS)
@@ -155,13 +165,22 @@ def kept(folder: Path) -> int:
     try:
         found = _Kept.model_validate_json((folder / PROGRESS).read_bytes())
         for file in [*_files(folder)]:
-            if os.path.relpath(file, folder) not in found.sizes:
-                file.unlink()
-        for name, size in found.sizes.items():
-            if (folder / name).stat().st_size < size:
-                raise FileNotFoundError(name)
-            os.truncate(folder / name, size)
+            _cut(file, found.sizes.pop(os.path.relpath(file, folder), None))
+        if found.sizes:
+            raise FileNotFoundError(*found.sizes)
     except (OSError, ValidationError):
         return empty(folder)
     (folder / DONE).unlink(missing_ok=True)
     return found.position
+
+
+def _cut(file: Path, size: int | None) -> None:
+    """Bring a file to the size that it had; remove it where there was none."""
+    if size is None:
+        file.unlink()
+    elif file.is_symlink():
+        return  # what it leads to is not ours
+    elif file.stat().st_size < size:
+        raise FileNotFoundError(file)
+    else:
+        os.truncate(file, size)

@@ -175,7 +175,8 @@ def on_workers(
             they are completed. Says how many items these were.
         total: how many items there are.
         show_progress: whether to show a progress bar.
-        one_by_one: whether each element is a Dask task.
+        one_by_one: whether each element is a Dask task, which may take long: where one fails, the
+            others end with their workers.
 
     Raises:
         Exception: what the function raised, with the element and the remote traceback as notes.
@@ -199,6 +200,8 @@ def on_workers(
             ):
                 for first, values in batches:
                     advance(take(first, values))
-        except (KeyboardInterrupt, SchedulerError):
-            close_shared_client()  # no worker and no queued job stays behind
+        except BaseException as error:
+            # No worker and no queued job stays behind, and nothing that is long under way.
+            if one_by_one or isinstance(error, KeyboardInterrupt | SchedulerError):
+                close_shared_client()
             raise

@@ -97,6 +97,19 @@ def test_what_is_raised_names_the_item_and_the_rest_is_gone_on_with(tmp_path: Pa
     assert set(again.values()) == {1}
 
 
+def test_where_one_shard_fails_the_others_end(tmp_path: Path) -> None:
+    """A worker that wrote on would hold its shard when the call is repeated."""
+    use(2)
+    study = Study({"folder": str(tmp_path), "gated": [2], "failing_behind": [2, 15]})
+    runner = Decode(study, output_dir=tmp_path / "out")
+    with pytest.raises(ValueError, match="item 15"):
+        runner(ITEMS)
+    assert 2 in computed(tmp_path)
+    (tmp_path / GATE).touch()
+    assert runner(ITEMS)["hyp"] == 20
+    assert Counter(computed(tmp_path))[2] == 2
+
+
 def test_a_shard_whose_worker_dies_is_computed_again_from_the_start(tmp_path: Path) -> None:
     use(2)
     runner = Decode(Study({"folder": str(tmp_path), "killing": [7]}), output_dir=tmp_path / "out")

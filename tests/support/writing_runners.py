@@ -22,6 +22,7 @@ class Study(EnvironmentProvider):
     """The environment is the config: `folder`, and optionally lists of items: those at which
 
     `forward` fails (`failing`), kills its process (`killing`, or once `dying`), or waits (`gated`).
+    Or it fails at the second item of `failing_behind` when another process has begun the first one.
     All this until it is mended, or the gate is open; see `tests.support.runners`.
     """
 
@@ -40,6 +41,11 @@ def compute(idx: int, env: dict[str, Any]) -> None:
     """Note an item, and do what is to happen there."""
     folder = Path(env["folder"])
     note(folder, "computed", idx)
+    begun, failing = env.get("failing_behind", (None, None))
+    if idx == failing and not (folder / GATE).exists():
+        while begun not in computed(folder):
+            time.sleep(0.02)
+        raise ValueError(f"item {idx} is bad")
     while idx in env.get("gated", ()) and not (folder / GATE).exists():
         time.sleep(0.02)
     if not (folder / MENDED).exists():

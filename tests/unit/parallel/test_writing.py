@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import ItemsError, OutputError
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel, writing
+from espnet3.parallel.shard_folder import held, keep, kept
 from espnet3.parallel.writer_hooks import has_writers
 from tests.support.runners import MENDED
 from tests.support.writing_runners import Appending, Decode, Kinds, Statistics, Study, computed
@@ -513,3 +515,48 @@ def test_where_what_was_kept_is_lost_all_is_computed(tmp_path: Path) -> None:
     (tmp_path / MENDED).touch()
     assert runner(range(6)) == ALL
     assert len(computed(tmp_path)) == 10
+
+
+def test_a_link_that_was_kept_is_not_cut(tmp_path: Path) -> None:
+    """An append-only writer may link to the user's own files."""
+    mine, folder = tmp_path / "mine", tmp_path / "split.0"
+    mine.write_text("short")
+    folder.mkdir()
+    (folder / "audio").symlink_to(mine)
+    (folder / "text").write_text("kept")
+    keep(folder, 3, {"_writers": {}})
+    mine.write_text("grown meanwhile")
+    (folder / "text").write_text("kept, and more")
+    (folder / "new").write_text("")
+    assert kept(folder) == 3
+    assert mine.read_text() == "grown meanwhile"
+    assert sorted(path.name for path in folder.iterdir()) == ["audio", "progress.json", "text"]
+    assert (folder / "text").read_text() == "kept"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"position": 3, "sizes": {"../mine": 0}}'])
+def test_notes_that_are_none_keep_nothing(tmp_path: Path, text: str) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "split.0"
+    mine.write_text("not a shard's")
+    folder.mkdir()
+    (folder / "text").write_text("kept")
+    (folder / "progress.json").write_text(text)
+    assert kept(folder) == 0
+    assert not [*folder.iterdir()]
+    assert mine.read_text() == "not a shard's"
+
+
+def test_a_lock_ends_with_the_call_whatever_it_has_forked(tmp_path: Path) -> None:
+    reading, writing_end = os.pipe()
+    with held(tmp_path / "lock"):
+        child = os.fork()
+        if child == 0:  # lives on, with the lock's file open
+            os.close(writing_end)
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        with held(tmp_path / "lock"):
+            pass
+    finally:
+        os.close(writing_end)
+        os.waitpid(child, 0)
