@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from espnet3.errors import OutputError, WorkersKilled
-from espnet3.parallel import set_parallel
+from espnet3.parallel import BaseRunner, set_parallel
 from tests.support.helpers import ROOT, wait_for
 from tests.support.runners import GATE, MENDED
 from tests.support.writing_runners import (
@@ -152,6 +152,20 @@ def test_an_append_only_shard_goes_on_in_a_worker(tmp_path: Path) -> None:
     (tmp_path / MENDED).touch()
     assert runner(range(6)) == "".join(f"{n} half line\n" for n in range(6))
     assert computed(tmp_path) == [0, 1, 2, 3, 3, 4, 5]
+
+
+class Nest(BaseRunner):
+    """Decodes with another runner, which writes below the item's own folder."""
+
+    @staticmethod
+    def forward(idx: int, *, folder: str, **env: Any) -> Any:
+        return Decode(Study({"folder": folder}), output_dir=f"{folder}/{idx}")(range(4))["hyp"]
+
+
+def test_a_call_within_a_task_is_computed_there(tmp_path: Path) -> None:
+    set_parallel({"env": "local", "n_workers": 2, "options": {"processes": False}})
+    assert Nest(Study({"folder": str(tmp_path)}))(range(2)) == [4, 4]
+    assert len([*tmp_path.glob("*/split.*/done")]) == 4
 
 
 SCRIPT = """

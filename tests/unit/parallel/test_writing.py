@@ -560,3 +560,40 @@ def test_a_lock_ends_with_the_call_whatever_it_has_forked(tmp_path: Path) -> Non
     finally:
         os.close(writing_end)
         os.waitpid(child, 0)
+
+
+def test_what_a_provider_makes_of_itself_is_no_other_plan(tmp_path: Path) -> None:
+    class Caching(Study):
+        def build_env_local(self) -> dict[str, Any]:
+            self.cache = {"model": 1}
+            return super().build_env_local()
+
+    runner = Decode(Caching({"folder": str(tmp_path)}), output_dir=tmp_path / "out")
+    for _ in range(2):
+        assert runner(range(3))["hyp"] == 3
+    assert len(computed(tmp_path)) == 3
+
+
+def test_forward_may_be_a_class_method(tmp_path: Path) -> None:
+    class Suffixed(BaseRunner):
+        suffix = "!"
+
+        @classmethod
+        def forward(cls, idx: int, **env: Any) -> str:
+            return f"{idx}{cls.suffix}"
+
+        @staticmethod
+        def close_writers(writers: dict[str, Any], state: Any = None, **env: Any) -> None:
+            (Path(state["shard_dir"]) / "all").write_text(" ".join(state["records"]))
+
+        def merge(self, shard_dirs: list[Path]) -> Any:
+            return (shard_dirs[0] / "all").read_text()
+
+    assert Suffixed(Nothing({}), output_dir=tmp_path)(range(3)) == "0! 1! 2!"
+
+
+def test_names_are_where_espnet3_has_them() -> None:
+    from espnet3 import parallel
+    from espnet3.parallel import base_runner
+
+    assert base_runner.concatenate_shard_files is parallel.concatenate_shard_files
