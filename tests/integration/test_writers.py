@@ -154,6 +154,14 @@ def test_an_append_only_shard_goes_on_in_a_worker(tmp_path: Path) -> None:
     assert computed(tmp_path) == [0, 1, 2, 3, 3, 4, 5]
 
 
+def test_a_worker_that_dies_costs_an_append_only_shard_one_item(tmp_path: Path) -> None:
+    use(1, checkpoint_every=1e-9)  # after each item
+    provider = Study({"folder": str(tmp_path), "dying": [0, 3, 5]})
+    runner = Appending(provider, output_dir=tmp_path / "out")
+    assert runner(range(6)) == "".join(f"{n} half line\n" for n in range(6))
+    assert computed(tmp_path) == [0, 0, 1, 2, 3, 3, 4, 5, 5]
+
+
 class Nest(BaseRunner):
     """Decodes with another runner, which writes below the item's own folder."""
 
