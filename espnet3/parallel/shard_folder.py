@@ -120,8 +120,14 @@ class _Kept(BaseModel):
 
 
 def keep(folder: Path, position: int, state: Any) -> None:
-    """Note that the first `position` items of a shard are in its files; its writers are flushed."""
-    _call_all(state, "flush")
+    """Note that the first `position` items of a shard are in its files; its writers are flushed.
+
+    Nothing is noted where a writer cannot be flushed: it may hold some of what it was given.
+    """
+    writers = _writers(state)
+    if any(hasattr(writer, "close") and not hasattr(writer, "flush") for writer in writers):
+        return
+    _call_all(writers, "flush")
     sizes = {os.path.relpath(file, folder): file.lstat().st_size for file in _files(folder)}
     unfinished = unfinished_name(str(folder / PROGRESS))
     Path(unfinished).write_text(_Kept(position=position, sizes=sizes).model_dump_json())
@@ -131,17 +137,26 @@ def keep(folder: Path, position: int, state: Any) -> None:
 def close_all(state: Any) -> None:
     """Close the writers of a shard that failed, or they would write on when they are collected."""
     with contextlib.suppress(Exception):  # of the user's
-        _call_all(state, "close")
+        _call_all(_writers(state), "close")
 
 
-def _call_all(state: Any, method: str) -> None:
-    """Call a method of all of a shard's writers that have it, also of those in mappings."""
-    todo = [state.get("_writers")] if isinstance(state, Mapping) else []
+def _writers(state: Any) -> list[Any]:
+    """All that a shard's writers are, also within mappings and lists."""
+    found, todo = [], [state.get("_writers")] if isinstance(state, Mapping) else []
     while todo:
         writer = todo.pop()
         if isinstance(writer, Mapping):
             todo.extend(writer.values())
-        elif callable(call := getattr(writer, method, None)):
+        elif isinstance(writer, list | tuple):
+            todo.extend(writer)
+        else:
+            found.append(writer)
+    return found
+
+
+def _call_all(writers: list[Any], method: str) -> None:
+    for writer in writers:
+        if callable(call := getattr(writer, method, None)):
             call()
 
 

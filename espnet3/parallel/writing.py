@@ -155,8 +155,8 @@ def _remove_all(root: Path, n_shards: int) -> None:
 
 
 def _is_of_shard(name: str) -> bool:
-    word, _, number = name.partition(".")
-    return number.isdecimal() and name == folder_name(int(number)) and word != ""
+    number = name.rpartition(".")[2]
+    return number.isdecimal() and name == folder_name(int(number))
 
 
 def _compute(

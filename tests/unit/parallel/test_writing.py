@@ -534,6 +534,23 @@ def test_a_link_that_was_kept_is_not_cut(tmp_path: Path) -> None:
     assert (folder / "text").read_text() == "kept"
 
 
+def test_what_cannot_be_flushed_is_not_kept(tmp_path: Path) -> None:
+    """It may hold some of what it was given, which would be missed."""
+
+    class Archive:
+        def close(self) -> None:
+            pass
+
+    with (tmp_path / "text").open("w") as text:
+        text.write("buffered")
+        for writers in ({"a": text, "more": [Archive()]}, Archive()):
+            keep(tmp_path, 3, {"_writers": writers})
+            assert [path.name for path in tmp_path.iterdir()] == ["text"]
+        keep(tmp_path, 3, {"_writers": {"more": [text, 7, None]}})
+        assert (tmp_path / "text").read_text() == "buffered"
+    assert kept(tmp_path) == 3
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"position": 3, "sizes": {"../mine": 0}}'])
 def test_notes_that_are_none_keep_nothing(tmp_path: Path, text: str) -> None:
     mine, folder = tmp_path / "mine", tmp_path / "split.0"
