@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +21,7 @@ from espnet3.cli.sections import Command, Section
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
     from espnet3.submit.code import WhichCode
+    from espnet3.submit.resumption import WhichItems
     from espnet3.submit.submission import Submitted
 
 _CONFIG = """\b
@@ -99,10 +100,10 @@ def submit(
 @click.option("--repair", is_flag=True, help="Read all results; compute again what is damaged.")
 @click.option(
     "--items",
-    type=click.Choice(["missing", "failed"]),
+    type=click.Choice(["missing", "failed", "skipped"]),
     default="missing",
     show_default=True,
-    help="failed: also the items that failed and were recorded (on_error: record).",
+    help="failed: also items that failed and were recorded; skipped: those, and what was skipped.",
 )
 @click.option("--skip", multiple=True, metavar="X", help="Pass over this item: JSON or @POSITION.")
 @click.option("--skip-failing", is_flag=True, help="Pass over the items that shards ended at.")
@@ -116,7 +117,7 @@ def resume(
     settings: tuple[str, ...],
     force: bool,
     repair: bool,
-    items: Literal["missing", "failed"],
+    items: WhichItems,
     skip: tuple[str, ...],
     skip_failing: bool,
     code: WhichCode | None,
@@ -128,7 +129,7 @@ def resume(
 
     These are the shards that are not done and neither queued nor running; of the named ones, where
     any are named. Each goes on from the items that are finished. An item that is passed over is
-    recorded as failed, with `Skipped` for its error.
+    recorded with `Skipped` for its error, and stays so until --items skipped.
     """
     from espnet3.cli import show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings

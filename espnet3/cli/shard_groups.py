@@ -117,9 +117,10 @@ def next_steps(seen: RunStatus, groups: Iterable[Group]) -> list[str]:
     if seen.unreadable and not seen.live:
         return [command("resume", seen.run_dir, "--repair")]
     if seen.done:
-        if not seen.failed_items:
+        if seen.sound:
             return [] if seen.live else [command(*collect)]
-        again = [command("resume", seen.run_dir, "--items", "failed")]
+        which = "failed" if seen.failed_items else "skipped"
+        again = [command("resume", seen.run_dir, "--items", which)]
         return [command(*collect, "--errors", "keep"), *([] if seen.live else again)]
     groups = list(groups)
     return [*_looks(seen, groups), *([] if seen.live else _resumption(seen, groups))]

@@ -108,6 +108,9 @@ def submitted(result: Submitted) -> None:
         pairs.append(("computed again", withdrawn))
     if result.skipped:
         pairs.append(("skipped", result.skipped))
+    if n := result.stay_skipped:
+        again = command("resume", result.run_dir, "--items", "skipped")
+        pairs.append(("stay skipped", f"{n} item{'' if n == 1 else 's'}, until `{again}`"))
     if result.not_found:
         told = [f"shard {rank}: {why}" for rank, why in sorted(result.not_found.items())]
         pairs.append(("nothing skipped", told))
@@ -139,6 +142,7 @@ def submitted_document(result: Submitted) -> dict[str, Any]:
         "withdrawn": result.withdrawn,
         "skipped": result.skipped,
         "not_found": result.not_found,
+        "stay_skipped": result.stay_skipped,
     }
 
 

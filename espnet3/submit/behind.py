@@ -97,7 +97,7 @@ async def queue_behind(
     end = await asyncio.to_thread(next_end, directory)
     before = await asyncio.to_thread(last_wave, directory)
     known = (await asyncio.to_thread(directory.submissions)).known
-    skips = skipped_before(known, submitted.ranks, submitted.number)
+    skips = skipped_before(known, submitted.ranks)
     for step in range(1, finish.waves + 1):
         wave = before + step
         queued = await queue(submission=newest, waits_for=ids, up_front=True, wave=wave)

@@ -48,10 +48,11 @@ class Submitted:
         job_ids: the scheduler's ids.
         left_alone: rank -> why, for wanted shards that were not submitted (done or live).
         withdrawn: rank -> why, for shards that were done and are computed again (`repair`, or
-            `items="failed"`).
+            `items`).
         further: numbers of the submissions besides `number`, where `overrides` ask for them.
         skipped: for each item that is passed over, which it is and why.
         not_found: rank -> why `skip_failing` skips nothing there.
+        stay_skipped: how many items are passed over since an earlier resume, and still are.
     """
 
     run_dir: str
@@ -63,6 +64,7 @@ class Submitted:
     further: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     not_found: dict[int, str] = field(default_factory=dict)
+    stay_skipped: int = 0
 
     @classmethod
     def nothing(cls, run_dir: str) -> Submitted:

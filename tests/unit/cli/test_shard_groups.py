@@ -103,6 +103,7 @@ def test_what_to_type_where_items_failed_or_more_is_known() -> None:
     done = status(("done", ""), failed={0: 2})
     keep = "collect /r -o results.jsonl --errors keep"
     assert steps(done) == [keep, f"{AGAIN} --items failed"]
+    assert steps(replace(done, failed={}, skipped={0: 2})) == [keep, f"{AGAIN} --items skipped"]
     assert steps(replace(done, failed={0: None})) == [f"{AGAIN} --repair"]
     assert steps(replace(done, finishing=Finishing("done", "done: …"))) == []
     mended = status(("failed", "x", "error"), changed_sources=["a.py"])
