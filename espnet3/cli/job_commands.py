@@ -172,25 +172,30 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
     """Let a run finish itself.
 
     A finisher is queued behind it, which submits again what can still succeed, and collects. It
-    goes by `finish` of the run's parallel config; by the defaults where that has none.
+    goes by `finish` of the run's parallel config; by the defaults where that has none. Where every
+    shard is done, the results are collected at once, unless they are where they are wanted.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
     from espnet3.finish.calls import finish_now
     from espnet3.run import Run
+    from espnet3.specs.finishing import QueuedFinisher
     from espnet3.status.finishing import in_words
     from espnet3.text import one_line
 
-    if not now:
+    if now:
+        end = run_blocking(finish_now(run_dir, trust))
+    else:
         with show.waiting("queueing"):
-            queued = Run(run_dir, trust=trust).finish()
-        show.say(f"finisher {queued.number}, job {queued.job_id}")
-        return DONE
-    end = run_blocking(finish_now(run_dir, trust))
+            found = Run(run_dir, trust=trust).finish()
+        if isinstance(found, QueuedFinisher):
+            show.say(f"finisher {found.number}, job {found.job_id}")
+            return DONE
+        end = found
     if end is None:
         show.say("left to another finisher")
         return NOT_COMPLETE
-    show.say(one_line(in_words(end)))
+    show.say(f"the run is over: {one_line(in_words(end))}" if not now else one_line(in_words(end)))
     return DONE if end.outcome == "done" and not end.errors else NOT_COMPLETE
 
 

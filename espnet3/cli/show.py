@@ -117,10 +117,14 @@ def submitted(result: Submitted) -> None:
     if result.left_alone:
         counts = Counter(why.partition(":")[0] for why in result.left_alone.values())
         pairs.append(("left alone", ", ".join(f"{n} {state}" for state, n in counts.items())))
-    steps = [command("collect", result.run_dir, "-o", "results.jsonl")]
+    steps = []
     if result.number is not None or set(result.left_alone.values()) != {"done"}:
-        steps.insert(0, command("watch", result.run_dir))
-    pairs.append(("next", steps))
+        steps.append(command("watch", result.run_dir))
+    if result.results is None:
+        steps.append(command("collect", result.run_dir, "-o", "results.jsonl"))
+    else:
+        pairs.append(("results", f"{result.results}, once the run has finished itself"))
+    pairs.append(("next", steps or [command("status", result.run_dir)]))
     lines(pairs)
 
 
@@ -143,6 +147,7 @@ def submitted_document(result: Submitted) -> dict[str, Any]:
         "skipped": result.skipped,
         "not_found": result.not_found,
         "stay_skipped": result.stay_skipped,
+        "results": result.results,
     }
 
 

@@ -308,6 +308,7 @@ def _conclusion(
     status = RunStatus(
         directory.root, states, answers.problem, run.n_items, counts.failed, end,
         progress=counts.progress, skipped=counts.skipped,
+        submissions={known.submission.number: known.submission for known in submissions},
     )  # fmt: skip
     found = dict(answers.found)
     return Observation(

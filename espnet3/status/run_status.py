@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, overload
 
+from espnet3.specs.models import Submission
 from espnet3.status.finishing import Finishing
 from espnet3.text import duration, one_line
 
@@ -192,6 +193,7 @@ class RunStatus:
             the shards where any did; None where the receipt of a done one cannot be read.
         skipped: rank -> how many of its items were passed over (`resume --skip`), likewise; where a
             named item had a result already, an item that failed may be taken for it.
+        submissions: number -> submission, of all that were made.
         finishing: how far a run that finishes itself has come; None for others.
         changed_sources: the user's source files that differ from those of the last submission;
             looked for where a shard is not done.
@@ -207,6 +209,7 @@ class RunStatus:
     changed_sources: list[str] = field(default_factory=list)
     progress: Progress = NOTHING_KNOWN
     skipped: Mapping[int, int] = field(default_factory=dict)
+    submissions: Mapping[int, Submission] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.

@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from espnet3.config.current import get_current
@@ -92,8 +93,8 @@ async def submit(
                 how: dict[str, Any] = {"of_all": groups.config, "code": number}
                 async for part in submit_planned(directory, plan.run, planned, 1, **how):
                     submitted = submitted.and_then(part)
-                await queue_behind(directory, plan.run, groups, submitted, number)
-                return submitted
+                results = await queue_behind(directory, plan.run, groups, submitted, number)
+                return replace(submitted, results=results)
     seen = await observe(directory, record_found_jobs)
     return await submit_missing(seen, groups, submitted=submitted, code=code, sources=sources)
 

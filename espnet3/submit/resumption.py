@@ -307,9 +307,9 @@ async def submit_missing(
             except Overtaken as error:
                 seen = await observe(partial(_listed, directory, error.number), record_found_jobs)
                 continue
-        await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
+        results = await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
         left_alone = {rank: why for rank, why in left_alone.items() if rank not in there}
-        return replace(submitted, left_alone=left_alone)
+        return replace(submitted, left_alone=left_alone, results=results)
 
 
 def _recorded(

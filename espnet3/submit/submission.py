@@ -52,6 +52,7 @@ class Submitted:
         further: numbers of the submissions besides `number`, where `overrides` ask for them.
         skipped: for each item that is passed over, which it is and why.
         not_found: rank -> why `skip_failing` skips nothing there.
+        results: the file that a finisher, which is queued behind this, collects to; None without.
         stay_skipped: how many items are passed over since an earlier resume, and still are.
     """
 
@@ -65,6 +66,7 @@ class Submitted:
     skipped: list[str] = field(default_factory=list)
     not_found: dict[int, str] = field(default_factory=dict)
     stay_skipped: int = 0
+    results: str | None = None
 
     @classmethod
     def nothing(cls, run_dir: str) -> Submitted:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from espnet3.run import Run, submit_run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
+from espnet3.specs.finishing import Finished
 from tests.support import ends
 from tests.support.ends import results_of
 from tests.support.helpers import kill_all, processes_of, python, submission, wait_for
@@ -162,6 +164,52 @@ def test_finish_now_is_done_in_this_terminal(tmp_path: Path) -> None:
     ending = read_ending(RunDirectory.open(run.run_dir))
     assert ending is not None
     assert ending.is_over
+
+
+def test_a_run_that_is_over_gets_no_finisher(tmp_path: Path) -> None:
+    output = tmp_path / "results.csv"
+    run = submit(tmp_path, 4, {}, finish={"collect": str(output), "notify": "true"})
+    end = end_of(run)
+    words = f"the run is over: done: 4 results in {output}\n"
+
+    def finished() -> str:
+        done = python("-m", "espnet3", "finish", run.run_dir)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: not processes_of(run), "something is alive")
+        return done.stdout
+
+    assert finished() == words
+    assert finished() == words
+    assert not Path(run.run_dir, layout.finisher(2)).exists()
+    assert not Path(run.run_dir, layout.finished(2)).exists()
+    written = output.read_bytes()
+    output.unlink()
+    assert finished() == words  # collected at once
+    assert output.read_bytes() == written
+    found = run.finish()
+    assert (found.number, isinstance(found, Finished)) == (2, True)
+    assert found.created > datetime.fromisoformat(end["created"])
+
+
+def test_a_run_that_is_done_without_a_finisher_is_collected_at_once(tmp_path: Path) -> None:
+    run = submit(tmp_path, 4, {}, finish=False)
+    assert run.wait(timeout=60, interval=0.2).done
+    found = run.finish()
+    assert isinstance(found, Finished)
+    assert found.results == f"{run.run_dir}/results.jsonl"
+    assert Path(found.results).exists()
+
+
+def test_what_comes_next_is_what_a_finisher_leaves_to_do(tmp_path: Path) -> None:
+    run = submit(tmp_path, 4, {"seconds": 1}, finish=True)
+    again = python("-m", "espnet3", "resume", run.run_dir)
+    told = dict(line.split("\t", 1) for line in again.stdout.splitlines())
+    assert told["results"] == f"{run.run_dir}/results.jsonl, once the run has finished itself"
+    assert told["next"] == f"espnet3 watch {run.run_dir}"
+    assert "collect" not in again.stdout
+    assert run.submitted is not None
+    assert run.submitted.results == f"{run.run_dir}/results.jsonl"
+    ends.end_of(run)
 
 
 def test_results_go_where_the_config_says_and_notify_may_fail(tmp_path: Path) -> None:
