@@ -38,19 +38,32 @@ def advice(facts: Facts) -> Advice:
         return Advice(words, _line(facts, asked, wanted))
     if peak is None:
         return Advice("No record says how much memory was needed.")
-    wanted = rounded(int(MARGIN * peak))
+    wanted, unknown = rounded(int(MARGIN * peak)), _without_figures(facts)
     if wanted < WORTHWHILE * given:
+        if any(a.peak_memory is None and a.outcome == "lost" for a in facts.attempts):
+            return Advice(
+                f"Much of the memory was not needed, as far as that is known.{unknown} Some of "
+                "them ended without a word and may have needed more, so less is not advised."
+            )
         words = (
             "Much of the memory was not needed; with a quarter more than the highest peak, jobs "
-            "are started sooner."
+            f"are started sooner.{unknown}"
         )
         return Advice(words, _line(facts, asked, wanted))
     if wanted > given:
         return Advice(
-            "The highest peak is near to what was asked for; a little more is on the safe side.",
+            "The highest peak is near to what was asked for; a little more is on the safe side."
+            f"{unknown}",
             _line(facts, asked, wanted),
         )
-    return Advice("What was asked for fits what was needed.")
+    return Advice(f"What was asked for fits what was needed.{unknown}")
+
+
+def _without_figures(facts: Facts) -> str:
+    """A sentence on the attempts of which it is not known what they needed; "" for none."""
+    over = [attempt for attempt in facts.attempts if attempt.outcome != "running"]
+    n = sum(attempt.peak_memory is None for attempt in over)
+    return f" {n:,} of {len(over):,} attempts do not say what they needed." if n else ""
 
 
 def _line(facts: Facts, asked: Asked, wanted: int) -> str:

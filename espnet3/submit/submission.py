@@ -35,6 +35,7 @@ from espnet3.storage.local import LocalStore
 from espnet3.storage.paths import absolute
 from espnet3.storage.permissions import make_folders
 from espnet3.submit.launcher import Launcher
+from espnet3.submit.typed import typed_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,7 @@ def make_submission(
         ),
         submit_command=[],
         script="",
+        typed=typed_command(),
         log_directory=log_directory_of(store, run, launcher),
         max_errors=config.max_errors,
         errors_from_submission=errors_from,
