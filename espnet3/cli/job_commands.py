@@ -230,12 +230,18 @@ def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> 
 
     RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
     breakpoint() works, and results count as any others. With --item that item alone is computed,
-    be it done or not; its result or traceback is printed, and nothing written.
+    be it done or not; its result or traceback is printed, and nothing written. RUN_DIR alone will
+    do then.
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
 
     options = [] if trust is None else ["--trust", trust]
+    if item is not None and len(words) == 1 and not words[0].endswith(".json"):
+        from espnet3.cli.item_log import found_item
+
+        found = found_item(words, item)
+        words, item = (words[0], str(found.rank)), f"@{found.position}"
     options += [] if item is None else [f"--item={item}"]
     code, told = run_in_foreground(RUN_SHARD, [Started([*options, "--", spec_of(words)])])
     return _exit_code(code, told)

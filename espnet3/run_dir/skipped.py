@@ -41,9 +41,12 @@ class Skips(NamedTuple):
 
     def of(self, attempt: str, rank: int) -> frozenset[int]:
         """The positions in a shard that an attempt passes over, unless a result is there."""
-        if not self.by_number:
-            return frozenset()
-        return self.by_number.get(layout.submission_of(attempt), {}).get(rank, frozenset())
+        number = layout.submission_of(attempt) if self.by_number else 0
+        if number:
+            return self.by_number.get(number, {}).get(rank, frozenset())
+        # `run-shard`, which is of none, does as the newest one of its time said.
+        of_rank = (own.get(rank, frozenset()) for own in self.by_number.values())
+        return frozenset[int]().union(*of_rank)
 
     @property
     def ranks(self) -> frozenset[int]:

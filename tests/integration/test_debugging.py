@@ -86,6 +86,12 @@ def test_one_item_of_a_shard_that_is_done(espnet3: Project) -> None:
     fine = espnet3("run-shard", espnet3.run_dir, "1", "--item", "@0")
     assert fine.stdout.splitlines()[-1] == '{"item":3,"result":{"scaled":9}}'
     espnet3("run-shard", espnet3.run_dir, "1", "--item", "9", code=2)
+    found = espnet3("run-shard", espnet3.run_dir, "--item", "9")
+    assert found.stdout.splitlines()[-1] == '{"item":9,"result":{"scaled":27}}'
+    found = espnet3("run-shard", espnet3.run_dir, "--item", "@11")  # in the run, not in the shard
+    assert found.stdout.splitlines()[-1] == '{"item":11,"result":{"scaled":33}}'
+    assert "no item" in espnet3("run-shard", espnet3.run_dir, "--item", "77", code=2).stderr
+    assert "which shard" in espnet3("run-shard", espnet3.run_dir, code=2).stderr
     assert {p: p.stat().st_mtime_ns for p in espnet3.folder.rglob("a run/**/*")} == before
 
     shown = espnet3("logs", espnet3.run_dir, "--item", "4")
@@ -206,6 +212,16 @@ def test_what_was_skipped_stays_so_where_failed_items_are_computed_again(
     kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
     assert [*kept[:4], *kept[5:]] == [*expected[:4], *expected[5:]]
     assert kept[4]["error"]["type"] == "Skipped"
+
+
+def test_what_run_shard_passes_over_is_told_apart_too(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.failing=[4,5]")
+    espnet3.watch(code=1)
+    espnet3("resume", espnet3.run_dir, "--skip", "4")
+    espnet3.watch(code=1)  # it ended at 5
+    (espnet3.folder / "mended").touch()
+    espnet3("run-shard", espnet3.run_dir, "1")
+    assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 1 of 12 items skipped"
 
 
 @pytest.mark.parametrize("schedule", ["static", "dynamic"])

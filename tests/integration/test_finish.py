@@ -21,7 +21,7 @@ from espnet3.specs import layout
 from espnet3.specs.finishing import Finished
 from tests.support import ends
 from tests.support.ends import results_of
-from tests.support.helpers import kill_all, processes_of, python, submission, wait_for
+from tests.support.helpers import kill_all, noted, processes_of, python, submission, wait_for
 from tests.support.troubles import Troubled, Troubles
 
 
@@ -104,6 +104,28 @@ def test_a_resume_after_the_end_has_an_end_of_its_own(tmp_path: Path) -> None:
     end = end_of(run, 2)
     assert (end["outcome"], end["number"], end["waves"]) == ("done", 2, [])
     assert results_of(end) == [{"item": item} for item in range(12)]
+
+
+@pytest.mark.parametrize("schedule", ["static", "dynamic"])
+def test_a_wave_keeps_what_was_skipped(tmp_path: Path, schedule: str) -> None:
+    trouble = {"raising": [7], "kills": [8]}
+    keys = {"n_shards": 2, "n_workers": 2, "schedule": schedule}
+    run = submit(tmp_path, 12, trouble, **keys)
+    assert end_of(run)["outcome"] == "incomplete"
+    # The error line of what is skipped is the last one when the worker is killed: not vouched for.
+    run.resume(skip=[7])
+    end = end_of(run, 2)
+    assert (end["outcome"], end["records"], end["errors"]) == ("done", 12, 1), end
+    assert len(end["waves"]) == 1 or schedule == "dynamic"  # where the other one takes over
+    numbers = range(2, 3 + len(end["waves"]))
+    assert [[(s.rank, s.position) for s in submission(run, n).skip] for n in numbers] == (
+        [[(1, 1)]] * len(numbers)
+    )
+    lines = [json.loads(line) for line in Path(end["results"]).read_text().splitlines()]
+    assert [line["error"]["type"] for line in lines if "error" in line] == ["Skipped"]
+    assert noted(tmp_path, "begun")[7] == 1
+    seen = run.status()
+    assert (seen.failed_items, seen.skipped) == (0, {1: 1})
 
 
 def test_retry_errors_tries_what_raised_again(tmp_path: Path) -> None:
