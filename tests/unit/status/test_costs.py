@@ -16,8 +16,10 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
+from espnet3.status import run_list
 from espnet3.status.item_progress import ItemProgress
 from espnet3.status.observation import observe
+from espnet3.status.run_list import list_runs
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from espnet3.submit import cancel, resume, submit
@@ -158,6 +160,30 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
         operations.append(store.operations)
     assert operations[0] == operations[1]
     assert sum(operations[0].values()) < 22
+
+
+async def test_a_list_looks_as_often_into_a_run_of_many_shards_as_of_few(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n_shards in (2, MANY):
+        await unfinished_run(tmp_path, n_shards)
+    opened: dict[Any, CountingStore] = {}
+    asked.clear()
+    monkeypatch.setattr(
+        run_list, "open_store", lambda root: opened.setdefault(root, CountingStore(root))
+    )
+    assert [run.state for run in await list_runs([tmp_path])] == ["unfinished", "unfinished"]
+    of_runs = [store.operations for root, store in opened.items() if root != tmp_path]
+    assert of_runs == 2 * [
+        {
+            ("names", ""): 1,
+            ("read", layout.RUN): 1,
+            ("names", layout.RECEIPTS): 1,
+            ("names", layout.WITHDRAWALS): 1,
+            ("names", layout.SUBMISSIONS): 1,
+        }
+    ]
+    assert asked == []
 
 
 @pytest.fixture
