@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
-    from espnet3.specs.finishing import QueuedFinisher
+    from espnet3.specs.finishing import Finished, QueuedFinisher
 
 
 class KnownRun:
@@ -206,8 +206,8 @@ class AsyncRun(KnownRun):
         )
         return self.submitted
 
-    async def finish(self) -> QueuedFinisher:
-        """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
+    async def finish(self) -> QueuedFinisher | Finished:
+        """Queue a finisher, or say how the run ended; see `espnet3.finish.calls.queue`."""
         from espnet3.finish.calls import queue  # which few programs need
 
         return await queue(self.run_dir, self.trust)

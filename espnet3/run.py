@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import datasets
     import pandas as pd
 
-    from espnet3.specs.finishing import QueuedFinisher
+    from espnet3.specs.finishing import Finished, QueuedFinisher
 
 
 class Run(KnownRun):
@@ -175,8 +175,8 @@ class Run(KnownRun):
         )
         return self.submitted
 
-    def finish(self) -> QueuedFinisher:
-        """Queue a finisher behind the run; see `espnet3.finish.calls.queue`."""
+    def finish(self) -> QueuedFinisher | Finished:
+        """Queue a finisher, or say how the run ended; see `espnet3.finish.calls.queue`."""
         return run_blocking(self._awaited.finish())
 
     def report(self, output: str | os.PathLike[str] | None = None) -> str:

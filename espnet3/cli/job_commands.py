@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +21,7 @@ from espnet3.cli.sections import Command, Section
 if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
     from espnet3.submit.code import WhichCode
+    from espnet3.submit.resumption import WhichItems
     from espnet3.submit.submission import Submitted
 
 _CONFIG = """\b
@@ -99,10 +100,10 @@ def submit(
 @click.option("--repair", is_flag=True, help="Read all results; compute again what is damaged.")
 @click.option(
     "--items",
-    type=click.Choice(["missing", "failed"]),
+    type=click.Choice(["missing", "failed", "skipped"]),
     default="missing",
     show_default=True,
-    help="failed: also the items that failed and were recorded (on_error: record).",
+    help="failed: also items that failed and were recorded; skipped: those, and what was skipped.",
 )
 @click.option("--skip", multiple=True, metavar="X", help="Pass over this item: JSON or @POSITION.")
 @click.option("--skip-failing", is_flag=True, help="Pass over the items that shards ended at.")
@@ -116,7 +117,7 @@ def resume(
     settings: tuple[str, ...],
     force: bool,
     repair: bool,
-    items: Literal["missing", "failed"],
+    items: WhichItems,
     skip: tuple[str, ...],
     skip_failing: bool,
     code: WhichCode | None,
@@ -128,7 +129,7 @@ def resume(
 
     These are the shards that are not done and neither queued nor running; of the named ones, where
     any are named. Each goes on from the items that are finished. An item that is passed over is
-    recorded as failed, with `Skipped` for its error.
+    recorded with `Skipped` for its error, and stays so until --items skipped.
     """
     from espnet3.cli import show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
@@ -171,25 +172,30 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
     """Let a run finish itself.
 
     A finisher is queued behind it, which submits again what can still succeed, and collects. It
-    goes by `finish` of the run's parallel config; by the defaults where that has none.
+    goes by `finish` of the run's parallel config; by the defaults where that has none. Where every
+    shard is done, the results are collected at once, unless they are where they are wanted.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
     from espnet3.finish.calls import finish_now
     from espnet3.run import Run
+    from espnet3.specs.finishing import QueuedFinisher
     from espnet3.status.finishing import in_words
     from espnet3.text import one_line
 
-    if not now:
+    if now:
+        end = run_blocking(finish_now(run_dir, trust))
+    else:
         with show.waiting("queueing"):
-            queued = Run(run_dir, trust=trust).finish()
-        show.say(f"finisher {queued.number}, job {queued.job_id}")
-        return DONE
-    end = run_blocking(finish_now(run_dir, trust))
+            found = Run(run_dir, trust=trust).finish()
+        if isinstance(found, QueuedFinisher):
+            show.say(f"finisher {found.number}, job {found.job_id}")
+            return DONE
+        end = found
     if end is None:
         show.say("left to another finisher")
         return NOT_COMPLETE
-    show.say(one_line(in_words(end)))
+    show.say(f"the run is over: {one_line(in_words(end))}" if not now else one_line(in_words(end)))
     return DONE if end.outcome == "done" and not end.errors else NOT_COMPLETE
 
 
@@ -224,12 +230,18 @@ def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> 
 
     RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
     breakpoint() works, and results count as any others. With --item that item alone is computed,
-    be it done or not; its result or traceback is printed, and nothing written.
+    be it done or not; its result or traceback is printed, and nothing written. RUN_DIR alone will
+    do then.
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
 
     options = [] if trust is None else ["--trust", trust]
+    if item is not None and len(words) == 1 and not words[0].endswith(".json"):
+        from espnet3.cli.item_log import found_item
+
+        found = found_item(words, item)
+        words, item = (words[0], str(found.rank)), f"@{found.position}"
     options += [] if item is None else [f"--item={item}"]
     code, told = run_in_foreground(RUN_SHARD, [Started([*options, "--", spec_of(words)])])
     return _exit_code(code, told)

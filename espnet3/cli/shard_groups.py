@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +17,7 @@ _ORDER: tuple[State, ...] = ("failed", "lost", "interrupted", "pending", "runnin
 _MOST = 10_000  # shards that are put into words for a table
 # An item, a token, a number: what may differ between causes that are the same.
 _VARYING = re.compile(r"((?<=at item ).*?(?=: )|\b[0-9a-f]{12}\b|\d+)")
+_MOST_SHORT = 1000  # shards of which it is asked what they needed
 _OWN_FAULT = ("error", "cuda-memory", "crashed")
 _DIFFERS = "…"
 
@@ -117,9 +117,10 @@ def next_steps(seen: RunStatus, groups: Iterable[Group]) -> list[str]:
     if seen.unreadable and not seen.live:
         return [command("resume", seen.run_dir, "--repair")]
     if seen.done:
-        if not seen.failed_items:
+        if seen.sound:
             return [] if seen.live else [command(*collect)]
-        again = [command("resume", seen.run_dir, "--items", "failed")]
+        which = "failed" if seen.failed_items else "skipped"
+        again = [command("resume", seen.run_dir, "--items", which)]
         return [command(*collect, "--errors", "keep"), *([] if seen.live else again)]
     groups = list(groups)
     return [*_looks(seen, groups), *([] if seen.live else _resumption(seen, groups))]
@@ -137,17 +138,15 @@ def _looks(seen: RunStatus, groups: Sequence[Group]) -> list[str]:
 
 def _resumption(seen: RunStatus, groups: Sequence[Group]) -> list[str]:
     """How to go on, where that can help: what your code raises it would raise again."""
-    missing = [group.first for group in groups]
     if seen.changed_sources:
         return [command("resume", seen.run_dir, "--code", "current")]
-    if all(shard.kind in _OWN_FAULT for shard in missing):
+    if all(group.first.kind in _OWN_FAULT for group in groups):
         return []
+    short = [rank for g in groups if g.first.kind in ("memory", "time") for rank in g.ranks]
     given: list[str] = []
-    short = [shard for shard in missing if shard.kind == "memory"]
     if short:
-        needed = max((shard.peak_memory or 0 for shard in short), default=0)
-        more = f"{math.ceil(1.5 * needed / 1e9)}GB" if needed else "MORE"
-        given += ["--set", f"memory={more}"]
-    if any(shard.kind == "time" and not shard.items_done for shard in missing):
-        given += ["--set", "walltime=LONGER"]
+        from espnet3.submit.more import settings_for  # loads much, and is seldom needed
+
+        more = settings_for(map(seen.shards.__getitem__, short[:_MOST_SHORT]), seen.submissions)
+        given = [word for name, value in more.items() for word in ("--set", f"{name}={value}")]
     return [command("resume", seen.run_dir, *given)]

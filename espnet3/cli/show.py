@@ -108,16 +108,23 @@ def submitted(result: Submitted) -> None:
         pairs.append(("computed again", withdrawn))
     if result.skipped:
         pairs.append(("skipped", result.skipped))
+    if n := result.stay_skipped:
+        again = command("resume", result.run_dir, "--items", "skipped")
+        pairs.append(("stay skipped", f"{n} item{'' if n == 1 else 's'}, until `{again}`"))
     if result.not_found:
         told = [f"shard {rank}: {why}" for rank, why in sorted(result.not_found.items())]
         pairs.append(("nothing skipped", told))
     if result.left_alone:
         counts = Counter(why.partition(":")[0] for why in result.left_alone.values())
         pairs.append(("left alone", ", ".join(f"{n} {state}" for state, n in counts.items())))
-    steps = [command("collect", result.run_dir, "-o", "results.jsonl")]
+    steps = []
     if result.number is not None or set(result.left_alone.values()) != {"done"}:
-        steps.insert(0, command("watch", result.run_dir))
-    pairs.append(("next", steps))
+        steps.append(command("watch", result.run_dir))
+    if result.results is None:
+        steps.append(command("collect", result.run_dir, "-o", "results.jsonl"))
+    else:
+        pairs.append(("results", f"{result.results}, once the run has finished itself"))
+    pairs.append(("next", steps or [command("status", result.run_dir)]))
     lines(pairs)
 
 
@@ -139,6 +146,8 @@ def submitted_document(result: Submitted) -> dict[str, Any]:
         "withdrawn": result.withdrawn,
         "skipped": result.skipped,
         "not_found": result.not_found,
+        "stay_skipped": result.stay_skipped,
+        "results": result.results,
     }
 
 

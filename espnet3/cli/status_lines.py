@@ -32,6 +32,7 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "items": seen.n_items,
         "items_done": seen.progress.done,
         "failed_items": seen.failed_items,
+        "skipped_items": seen.skipped_items,
         "items_per_second": seen.progress.per_second,
         "seconds_left": seen.progress.seconds_left,
         "unreadable_receipts": seen.unreadable,
@@ -58,11 +59,16 @@ def _shard_document(seen: RunStatus, shard: ShardStatus) -> dict[str, Any]:
         found["items_done"] = progress.of_shards.get(rank, 0)
     if rank in progress.silent:
         found["silent"] = progress.silent[rank]._asdict()
+    if rank in seen.skipped:
+        found["skipped_items"] = seen.skipped[rank]
     return {**found, "failed_items": seen.failed.get(rank, 0)}
 
 
 def counts_line(seen: RunStatus) -> str:
-    """The counts in one line, as in `38 of 40 shards done, 1 running, 3 of 400 items failed`."""
+    """The counts in one line.
+
+    As in `38 of 40 shards done, 1 running, 3 of 400 items failed, 1 skipped`.
+    """
     words = [words for words, _ in shard_counts(seen)]
     return ", ".join([*words, *seen.progress_in_words(), *seen.items_in_words()])
 

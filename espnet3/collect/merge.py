@@ -28,6 +28,7 @@ from espnet3.errors import (
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.output_names import require_form, require_outside
 from espnet3.run_dir.result_lines import MAX_LINE, ResultRecord, decode_line, decode_results
+from espnet3.run_dir.skipped import Skips, read_skipped
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import (
     PATIENCE,
@@ -267,9 +268,20 @@ class _Call(NamedTuple):
             _require_trusted(directory, run, shards)
         failed = [shard for shard in shards if shard.errors]
         if failed and self.errors == "raise":
-            count = sum(shard.errors for shard in failed)
-            raise FailedItems(directory.root, count, [shard.rank for shard in failed])
+            raise _failed_items(directory, failed)
         return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop)
+
+
+def _failed_items(directory: RunDirectory, failed: Sequence[Shard]) -> FailedItems:
+    """What is raised where items failed, or were passed over."""
+    ranks = Skips.read(directory.submissions().known).ranks
+    skipped = sum(
+        read_skipped(directory.store, shard.rank, shard.parts)
+        for shard in failed
+        if shard.rank in ranks
+    )
+    count = sum(shard.errors for shard in failed)
+    return FailedItems(directory.root, count, [shard.rank for shard in failed], skipped)
 
 
 def _require_trusted(directory: RunDirectory, run: RunSpec, shards: Sequence[Shard]) -> None:

@@ -49,6 +49,22 @@ def open_output(output: str) -> Iterator[Target]:
         raise StoreError(output, error.strerror or str(error)) from None
 
 
+def output_exists(output: str) -> bool:
+    """Whether there is a file at a path or URL.
+
+    Raises:
+        StoreError: that cannot be told.
+    """
+    path = local_path(output)
+    if path is not None:
+        return os.path.isfile(expanded(path))
+    import fsspec
+
+    with _mapped(output):
+        fs, path = fsspec.url_to_fs(output)
+        return bool(fs.exists(path))
+
+
 @contextlib.contextmanager
 def _local(output: str) -> Iterator[Target]:
     path = expanded(output)

@@ -334,19 +334,19 @@ class DamagedResult(RunError):
 
 
 class FailedItems(RunError):
-    """Items were recorded as failed (`on_error: record`).
+    """Items were recorded as failed (`on_error: record`), or passed over (`resume --skip`).
 
-    Attributes:
-        run_dir: the run directory.
-        count: how many failed.
-        ranks: the shards that hold them.
+    `count` is how many they are, in the shards `ranks`; `skipped` of them were passed over.
     """
 
-    def __init__(self, run_dir: str, count: int, ranks: list[int]) -> None:
-        self.run_dir, self.count, self.ranks = run_dir, count, ranks
+    def __init__(self, run_dir: str, count: int, ranks: list[int], skipped: int = 0) -> None:
+        self.run_dir, self.count, self.ranks, self.skipped = run_dir, count, ranks, skipped
         shown = ", ".join(map(str, ranks[:10])) + (" …" if len(ranks) > 10 else "")
+        told = {"failed and were recorded": count - skipped, "were skipped": skipped}
+        words = ", ".join(f"{n} items {what}" for what, n in told.items() if n)
+        which = "failed" if skipped < count else "skipped"
         super().__init__(
-            f"{run_dir}: {count} items failed and were recorded, in shards {shown}; "
+            f"{run_dir}: {words}, in shards {shown}; "
             "collect with `--errors keep` to get them in their places, or compute "
-            f"them again: `espnet3 resume {shlex.quote(run_dir)} --items failed`"
+            f"them again: `espnet3 resume {shlex.quote(run_dir)} --items {which}`"
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from functools import partial
 
+from espnet3.collect.output import output_exists
 from espnet3.config.current import chosen_policy
 from espnet3.config.finish import Finish
 from espnet3.errors import RunDirectoryError
@@ -17,31 +19,55 @@ from espnet3.status.observation import Observation, observe
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.submit.behind import queue_behind_all
 from espnet3.submit.code import run_as_submitted
-from espnet3.submit.finishers import finisher_here
+from espnet3.submit.finishers import finisher_here, results_of
 from espnet3.submit.overrides import Groups
 from espnet3.submit.resumption import open_believed, record_found_jobs
 from espnet3.submit.run_groups import groups_of, last_config
 
 
-async def queue(run_dir: str | os.PathLike[str], trust: Trust | None = None) -> QueuedFinisher:
+async def queue(
+    run_dir: str | os.PathLike[str], trust: Trust | None = None
+) -> QueuedFinisher | Finished:
     """Queue a finisher behind a run that is there already.
 
-    It does what `finish` of the run's parallel config says, or the defaults.
+    It does what `finish` of the run's parallel config says, or the defaults. Where every shard is
+    done there is nothing to wait for, so that is done here.
 
     Args:
         run_dir: the run directory.
         trust: whose run directories are believed, as in the parallel config.
 
+    Returns:
+        The finisher; the run's end where every shard is done, and no finisher is to come.
+
     Raises:
         RunDirectoryError: it is not a run directory, or nothing of it was submitted.
         ConfigError: no job can wait for others here.
         SubmissionRefused, SchedulerUnavailable: as `espnet3.submit.submit`.
+        EspnetError: as `finish_now`, where every shard is done.
 
     Example:
         >>> await queue("/shared/decode")  # doctest: +SKIP
     """
     seen, groups = await _ready(run_dir, trust)
-    return await queue_behind_all(seen, groups)
+    if not seen.status.done:
+        return await queue_behind_all(seen, groups)
+    if seen.ending is not None and not seen.ending.is_over and seen.status.live:
+        to_come = seen.ending.finishers[-1].queued
+        return to_come or await queue_behind_all(seen, groups)
+    end = await asyncio.to_thread(_end_that_stands, seen, groups)
+    return end or await _finish_here(seen, groups) or await queue_behind_all(seen, groups)
+
+
+def _end_that_stands(seen: Observation, groups: Groups) -> Finished | None:
+    """The end of a run of which the results are where they are wanted; None for others."""
+    ending, last = seen.ending, seen.last
+    if ending is None or ending.end is None or last is None:
+        return None
+    wanted = results_of(seen.directory.root, groups.config.finish or Finish())
+    newest = ending.end.created >= last.created  # or results may have been computed since
+    there = ending.end.results == wanted and output_exists(wanted)
+    return ending.end if ending.is_over and newest and there else None
 
 
 async def finish_now(
@@ -61,7 +87,10 @@ async def finish_now(
     Raises:
         EspnetError: as `queue`, and where the storage fails.
     """
-    seen, groups = await _ready(run_dir, trust)
+    return await _finish_here(*await _ready(run_dir, trust))
+
+
+async def _finish_here(seen: Observation, groups: Groups) -> Finished | None:
     number = seen.next_number - 1
     finisher = await finisher_here(seen.directory, seen.run, groups.config, groups.make, number)
     with busy_with(finisher.job.name):

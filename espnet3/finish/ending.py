@@ -24,6 +24,7 @@ from espnet3.specs.finishing import (
 from espnet3.specs.models import now
 from espnet3.status.finishing import words_of
 from espnet3.status.observation import Observation
+from espnet3.submit.finishers import results_of
 from espnet3.text import cut, one_line
 
 log = logging.getLogger("espnet3.finish")
@@ -59,7 +60,7 @@ async def bring_to_end(
     """
     directory, merged = seen.directory, _Merged()
     if end.outcome == "done":
-        output = finish.collect or f"{directory.root.rstrip('/')}/{layout.COLLECTED}"
+        output = results_of(directory.root, finish)
         try:
             merged = await _merge(directory, output)
         except (DamagedResult, StoreError, UsageError) as error:

@@ -119,13 +119,12 @@ async def submit_wave(seen: Observation, wave: Wave, *, again: bool = False) -> 
         config = _config_of(seen, portion, [bad.node for bad in wave.bad_nodes])
         groups = await asyncio.to_thread(groups_of, config, run)
         planned = await groups.planned(ranks)
-        since = errors_from_of(seen, ranks)
         parts = submit_planned(
             seen.directory,
             seen.run,
-            with_skips(planned, skipped_before(seen.submissions, ranks, since)),
+            with_skips(planned, skipped_before(seen.submissions, ranks)),
             number,
-            since,
+            errors_from_of(seen, ranks),
             groups.config,
             None if seen.last is None else seen.last.code,
         )

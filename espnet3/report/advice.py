@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from espnet3.report.model import Asked, Facts
 from espnet3.submit.asked_memory import as_option
-from espnet3.submit.finishers import MORE_MEMORY
+from espnet3.submit.more import more_memory, rounded
 
 MARGIN = 1.25  # of what is asked for over what was needed
 WORTHWHILE = 0.8  # less than this share of what was asked for is worth a line
-_MB, _GB = 10**6, 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +32,38 @@ def advice(facts: Facts) -> Advice:
     peak = max((a.peak_memory for a in facts.attempts if a.peak_memory), default=None)
     without = [shard.rank for shard in facts.unfinished if shard.kind == "memory"]
     if without:
-        wanted = rounded(int(MORE_MEMORY * max(given, peak or 0)))
+        wanted = more_memory(given, peak) or 0
         n = len(without)
         words = f"{n} shard{'' if n == 1 else 's'} ran out of the memory that was asked for."
         return Advice(words, _line(facts, asked, wanted))
     if peak is None:
         return Advice("No record says how much memory was needed.")
-    wanted = rounded(int(MARGIN * peak))
+    wanted, unknown = rounded(int(MARGIN * peak)), _without_figures(facts)
     if wanted < WORTHWHILE * given:
+        if any(a.peak_memory is None and a.outcome == "lost" for a in facts.attempts):
+            return Advice(
+                f"Much of the memory was not needed, as far as that is known.{unknown} Some of "
+                "them ended without a word and may have needed more, so less is not advised."
+            )
         words = (
             "Much of the memory was not needed; with a quarter more than the highest peak, jobs "
-            "are started sooner."
+            f"are started sooner.{unknown}"
         )
         return Advice(words, _line(facts, asked, wanted))
     if wanted > given:
         return Advice(
-            "The highest peak is near to what was asked for; a little more is on the safe side.",
+            "The highest peak is near to what was asked for; a little more is on the safe side."
+            f"{unknown}",
             _line(facts, asked, wanted),
         )
-    return Advice("What was asked for fits what was needed.")
+    return Advice(f"What was asked for fits what was needed.{unknown}")
 
 
-def rounded(size: int) -> int:
-    """A size that a person would ask for, and not less.
-
-    Example:
-        >>> rounded(5_400_000_000), rounded(23_100_000_000), rounded(123_400_000)
-        (5500000000, 24000000000, 200000000)
-    """
-    step = _GB if size >= 10 * _GB else _GB // 2 if size >= _GB else 100 * _MB
-    return -(-size // step) * step
+def _without_figures(facts: Facts) -> str:
+    """A sentence on the attempts of which it is not known what they needed; "" for none."""
+    over = [attempt for attempt in facts.attempts if attempt.outcome != "running"]
+    n = sum(attempt.peak_memory is None for attempt in over)
+    return f" {n:,} of {len(over):,} attempts do not say what they needed." if n else ""
 
 
 def _line(facts: Facts, asked: Asked, wanted: int) -> str:

@@ -48,6 +48,7 @@ def asked_of(known: KnownSubmission, remark: str | None) -> Asked:
         memory_option=None if unlimited else option,
         jobs=() if recorded is None else tuple(job.job_id for job in recorded.jobs),
         command=cut(masked_text(shlex.join(submission.submit_command)), _MOST_COMMAND),
+        typed=cut(masked_text(submission.typed), _MOST_COMMAND),
         remark=refused,
     )
 

@@ -59,6 +59,7 @@ class _Draft:
     reached: int = 0
     usage: Usage | None = None
     peak: int | None = None
+    process_start: float | None = None
 
     def ended(self, outcome: Outcome, end: datetime, usage: Usage | None) -> None:
         """What the record of its end says, whatever that is."""
@@ -73,7 +74,7 @@ class _Draft:
         return Attempt(
             self.rank, self.name, layout.submission_of(self.name), self.worker or worker,
             self.host, self.outcome or outcome, self.start, self.end, self.items, self.reached,
-            self.usage, self.peak,
+            self.usage, self.peak, self.process_start,
         )  # fmt: skip
 
 
@@ -245,6 +246,8 @@ class _Reading:
         draft.ended(
             "failed" if record.event == "failed" else "interrupted", record.time, record.usage
         )
+        if 0 < record.elapsed <= _LONGEST:
+            draft.process_start = record.time.timestamp() - record.elapsed
         needed = record.memory_needed
         draft.peak = None if needed is None else min(needed, _MOST)
         if record.event == "failed" and record.error is not None:

@@ -27,8 +27,8 @@ _HOUR = 3600.0
 class Efficiency:
     """What became of the time that was allocated.
 
-    A worker's time counts from its first sign to its last one; what its job did before and after is
-    nowhere said.
+    A worker's time counts from its first sign, or the start of its process where a record tells
+    that, to its last sign; what its job did before and after is nowhere said.
 
     Attributes:
         core_hours: hours of cores by what they went for.

@@ -166,8 +166,9 @@ def efficiency_figure(what: Efficiency) -> Figure:
         rows.append((*row, share(what.core_hours[part] / what.allocated)))
     head = ("", "core hours", *(("GPU hours",) if gpus else ()), "share")
     note = (
-        "A worker's time counts from its first sign to its last one; what its job did before and "
-        "after that is nowhere said."
+        "Allocated is a worker's time from its first sign, or from the start of its process where "
+        "a record tells that, to its last sign. What a job does before and after that, no record "
+        "tells: the scheduler counts more."
     )
     swatches = [f"p-{part}" for part in PARTS]
     return Figure("efficiency", title, svg, note, head, rows, swatches=swatches)

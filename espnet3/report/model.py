@@ -34,6 +34,7 @@ class Attempt:
         reached: how many items of the shard were durable when it ended, as far as that is known.
         usage: what it took; None where it did not say.
         peak_memory: bytes; likewise.
+        process_start: when its worker's process began; likewise.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class Attempt:
     reached: int = 0
     usage: Usage | None = None
     peak_memory: int | None = None
+    process_start: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -90,6 +92,7 @@ class Asked:
         memory_option: the option by which it is; None where there is none.
         jobs: ids of its jobs.
         command: the submit command.
+        typed: what a person typed, or a finisher was called with; "" where nobody noted it.
         remark: why it was cancelled or refused; "" where it was not.
     """
 
@@ -106,6 +109,7 @@ class Asked:
     memory_option: str | None = None
     jobs: tuple[str, ...] = ()
     command: str = ""
+    typed: str = ""
     remark: str = ""
 
 

@@ -20,13 +20,14 @@ from espnet3.report.figures import (
 )
 from espnet3.report.model import Facts, Row
 from espnet3.report.words import NOTHING, count, duration, hours, moment, share, size
-from espnet3.report.workers import Worker, workers_of
+from espnet3.report.workers import Worker, lived, workers_of
 from espnet3.status.run_status import STATES
 from espnet3.text import cut, visible
 
 _MOST_SUBMISSIONS = 50  # rows
 _MOST_LINES = 50  # of waves and problems
 _MOST_CAUSES = 20
+_NEARLY = 0.99  # of the time: pauses that are shorter are not worth a word
 _MOST_NAME = 500  # bytes
 
 
@@ -83,6 +84,7 @@ def _content(facts: Facts) -> dict[str, Any]:
         "as_of": moment(facts.latest()),
         "tiles": _tiles(facts, workers, spent.useful),
         "submissions": _submissions(facts),
+        "typed": _typed(facts),
         "waves": _first(facts.waves),
         "problems": _first(facts.problems),
         "figures": figures,
@@ -119,8 +121,9 @@ def _tiles(facts: Facts, workers: Sequence[Worker], useful: float | None) -> lis
         found.append(
             Tile("from first to last sign", duration(seconds), count(len(workers), "worker"))
         )
-        if seconds and done:
-            found.append(Tile("items a second", f"{done / seconds:,.3g}"))
+        if done and (at_work := lived(workers)):
+            more = "" if at_work > _NEARLY * seconds else f"in the {duration(at_work)} with workers"
+            found.append(Tile("items a second", f"{done / at_work:,.3g}", more))
     if useful is not None:
         found.append(Tile("of the core hours useful", share(useful)))
     peak = max((a.peak_memory for a in facts.attempts if a.peak_memory), default=None)
@@ -156,6 +159,11 @@ def _submissions(facts: Facts) -> list[Row]:
         )
         for asked in own
     ]
+
+
+def _typed(facts: Facts) -> list[str]:
+    """A line for each submission that says by which command it was made."""
+    return _first([f"{own.number:04d}  {own.typed}" for own in facts.submissions if own.typed])
 
 
 def _jobs(ids: Sequence[str]) -> str:

@@ -164,7 +164,10 @@ def _what(seen: Observation) -> Iterator[tuple[str, str]]:
     yield "run", run.run_id
     yield "runner", str(run.runner)
     yield "provider", str(run.provider.cls)
-    if run.process is not None:
+    typed = seen.submissions[0].submission.typed if seen.submissions else ""
+    if typed:
+        yield "command", cut(masked_text(typed), _MOST_COMMAND)
+    elif run.process is not None:  # before that was noted
         words = [run.python, *(run.process.initial_argv or run.process.argv)]
         yield "command", cut(masked_text(shlex.join(words)), _MOST_COMMAND)
     yield "working directory", run.working_directory

@@ -30,7 +30,8 @@ class Worker:
         name: as in `0001/3`.
         submission: number of its submission.
         host: where; several where it was requeued.
-        start: when it was seen first, environment included.
+        start: when its process began, where a record tells that; else when it was seen first,
+            environment included.
         end: when it was seen last.
         attempts: in the order of their beginnings.
         stretches: what it did, in order; nothing stands for what it did between.
@@ -60,6 +61,21 @@ class Worker:
         return sum(stretch.end - stretch.start for stretch in self.stretches)
 
 
+def lived(workers: Sequence[Worker]) -> float:
+    """Seconds in which any of some workers was there: pauses between submissions are left out.
+
+    Example:
+        >>> lived([Worker("a", 1, "", 0, 10, (), ()), Worker("b", 1, "", 5, 12, (), ()),
+        ...        Worker("c", 2, "", 5000, 5008, (), ())])
+        20.0
+    """
+    found, until = 0.0, float("-inf")
+    for start, end in sorted((worker.start, worker.end) for worker in workers):
+        found += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return found
+
+
 def workers_of(facts: Facts) -> list[Worker]:
     """All workers of which it is known when they were there, in the order of their tasks."""
     by_worker: dict[str, list[Attempt]] = defaultdict(list)
@@ -72,6 +88,7 @@ def workers_of(facts: Facts) -> list[Worker]:
         sign = signs.get(name)
         stretches = [*_stretches(attempts, latest)]
         times = [time for s in stretches for time in (s.start, s.end)]
+        times += [a.process_start for a in attempts if a.process_start is not None]
         times += [] if sign is None else [sign.started, sign.last]
         if not times:
             continue

@@ -33,13 +33,14 @@ class Submission(PersistedModel):
     its source files. `ahead` is set where it is a wave that was queued up front. `usage` says
     whether its workers ask GPUs how busy they are. Each attempt hands its first `one_by_one`
     results to the file system before the next item begins. `skip` are items for which `forward` is
-    not called (decision 0026).
+    not called (decision 0026). `typed` is the command line of the process that submitted, without
+    what looks secret.
     """
 
     title: ClassVar[str] = "submission"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     MOST_BYTES: ClassVar[int] = 1 << 29  # a million ranks, each in a job of its own
-    schema_version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3, 4, 5] = 5  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Annotated[int, Field(ge=1)]
     created: AwareDatetime
@@ -53,6 +54,7 @@ class Submission(PersistedModel):
     worker_command: list[str]
     submit_command: list[str]
     script: str
+    typed: Text = ""
     log_directory: str
     max_errors: Count | None = None
     errors_from_submission: Count = 0

@@ -13,6 +13,7 @@ from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.run_dir.salvage import list_results
+from espnet3.run_dir.skipped import Skips
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec, Withdrawal
@@ -48,6 +49,7 @@ class ShardItems(NamedTuple):
         written: when its last result came, else when the attempt began, in seconds since 1970;
             None where nothing tells.
         per_second: how many items a second the attempt has come on so far; None as `written`.
+        skipped: how many of the errors stand for items that were passed over.
     """
 
     done: int
@@ -55,6 +57,7 @@ class ShardItems(NamedTuple):
     position: int | None = None
     written: float | None = None
     per_second: float | None = None
+    skipped: int = 0
 
 
 class _Read:
@@ -69,12 +72,16 @@ class _Read:
 
 
 class Stretch(NamedTuple):
-    """What one file or attempt holds: positions in the shard, and which of them are errors."""
+    """What one file or attempt holds: positions in the shard, and which of them are errors.
+
+    `skips` are those at which an error stands for an item that was passed over.
+    """
 
     first: int
     end: int
     errors: Collection[int] = frozenset()
     errors_count: bool = True
+    skips: Collection[int] = frozenset()
 
 
 class DurableItems:
@@ -98,6 +105,7 @@ class DurableItems:
         *,
         errors: bool,
         errors_from: Callable[[int], int],
+        skips: Skips,
     ) -> dict[int, ShardItems]:
         """Find them.
 
@@ -108,6 +116,7 @@ class DurableItems:
             starts: rank -> the attempt that is at it, of those that are being computed.
             errors: whether there may be recorded errors.
             errors_from: rank -> number of the submission from which on errors count.
+            skips: what the submissions pass over.
 
         Returns:
             Rank -> its items, for those of which anything is known.
@@ -139,9 +148,8 @@ class DurableItems:
         gather(read, wanted, _READERS)
         found = {}
         for rank, own in files.items():
-            start = starts.get(rank)
-            at_work = None if start is None else start.attempt
-            stretches = self._stretches(own, old_errors[rank], at_work)
+            at_work = None if (start := starts.get(rank)) is None else start.attempt
+            stretches = self._stretches(own, old_errors[rank], at_work, skips)
             items = union(stretches)
             if start is not None:
                 items = self._at_work(store, items, start, own, stretches)
@@ -203,7 +211,7 @@ class DurableItems:
         self._read[file] = seen
 
     def _stretches(
-        self, files: Iterable[ResultFile], errors_from: int, at_work: str | None
+        self, files: Iterable[ResultFile], errors_from: int, at_work: str | None, skips: Skips
     ) -> list[Stretch]:
         found = []
         for own in _by_attempt(files).values():
@@ -217,7 +225,10 @@ class DurableItems:
                     while n and seen.errors[n - 1] == end - 1:
                         end, n = end - 1, n - 1
                 counts = layout.submission_of(file.attempt) >= errors_from
-                found.append(Stretch(file.first, end, frozenset(seen.errors[:n]), counts))
+                own_skips = skips.of(file.attempt, file.rank)
+                found.append(
+                    Stretch(file.first, end, frozenset(seen.errors[:n]), counts, own_skips)
+                )
         return found
 
     def _at_work(
@@ -254,21 +265,22 @@ def union(stretches: Sequence[Stretch]) -> ShardItems:
 
     Example:
         >>> union([Stretch(0, 4, {3}), Stretch(3, 6)])
-        ShardItems(done=6, errors=0, position=None, written=None, per_second=None)
+        ShardItems(done=6, errors=0, position=None, written=None, per_second=None, skipped=0)
     """
     done = end = 0
     for stretch in sorted(stretches, key=lambda stretch: stretch.first):
         done += max(0, stretch.end - max(end, stretch.first))
         end = max(end, stretch.end)
-    failed = 0
+    failed = skipped = 0
     for position in {position for stretch in stretches for position in stretch.errors}:
         there = [stretch for stretch in stretches if stretch.first <= position < stretch.end]
         if not there or any(position not in stretch.errors for stretch in there):
             continue
         counts = any(stretch.errors_count for stretch in there)
         failed += counts
+        skipped += counts and any(position in stretch.skips for stretch in there)
         done -= not counts
-    return ShardItems(done, failed)
+    return ShardItems(done, failed, skipped=skipped)
 
 
 def reached(stretches: Iterable[Stretch], first: int) -> int:

@@ -1,11 +1,13 @@
-"""How many items failed and were recorded (`on_error: record`), as the receipts tell it."""
+"""How many items failed and were recorded, or were skipped, as the receipts tell it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.skipped import Skips
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs.models import RunSpec
 from espnet3.storage.concurrency import gather
@@ -21,49 +23,68 @@ def records_errors(run: RunSpec, submissions: Iterable[KnownSubmission]) -> bool
     )
 
 
+class FailedItems(NamedTuple):
+    """What is wrong with items of some shards.
+
+    Attributes:
+        failed: rank -> how many failed; None where the receipt cannot be read, so that `collect`
+            would refuse it.
+        skipped: rank -> how many were passed over.
+    """
+
+    failed: dict[int, int | None]
+    skipped: dict[int, int]
+
+    def add(self, rank: int, errors: int, skipped: int) -> None:
+        """Add what is known of a shard: its recorded errors, and how many of them are skipped."""
+        if errors > skipped:
+            self.failed[rank] = errors - skipped
+        if skipped:
+            self.skipped[rank] = skipped
+
+
 class FailedItemCounts:
-    """Counts the failed items of shards that are done.
+    """Counts the failed and the skipped items of shards that are done.
 
     Each receipt is read once, however often a run is looked at: what is published never changes.
 
     Example:
         >>> failed = FailedItemCounts()
-        >>> failed.count(directory, run, {0: 1, 1: 1})  # doctest: +SKIP
-        {1: 3}
+        >>> failed.count(directory, run, {0: 1, 1: 1}, Skips({}))  # doctest: +SKIP
+        FailedItems(failed={1: 3}, skipped={})
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], int] = {}
+        self._known: dict[tuple[int, int], tuple[int, str]] = {}  # errors, and whose they are
 
     def count(
-        self, directory: RunDirectory, run: RunSpec, receipts: Mapping[int, int]
-    ) -> dict[int, int | None]:
+        self, directory: RunDirectory, run: RunSpec, receipts: Mapping[int, int], skips: Skips
+    ) -> FailedItems:
         """Count them, of a run of which `records_errors` is true.
 
         Args:
             directory: the run directory.
             run: its run.json.
             receipts: rank -> generation of the receipt that counts.
-
-        Returns:
-            Rank -> how many items of the shard failed, for those where any did; None where the
-            receipt cannot be read, so that `collect` would refuse it.
+            skips: what the submissions pass over.
         """
 
-        def read(receipt: tuple[int, int]) -> int | None:
+        def read(receipt: tuple[int, int]) -> tuple[int, str] | None:
             try:
-                return directory.receipt(run, *receipt).errors
+                found = directory.receipt(run, *receipt)
+                return found.errors, found.attempt
             except EspnetError:  # a look must not fail; `collect` says what is wrong
                 return None
 
         new = [found for found in sorted(receipts.items()) if found not in self._known]
-        counts: dict[int, int | None] = {}
-        for receipt, errors in zip(new, gather(read, new, _READERS), strict=True):
-            if errors is None:  # perhaps it is on its way: looked at again the next time
-                counts[receipt[0]] = None
+        counts = FailedItems({}, {})
+        for receipt, found in zip(new, gather(read, new, _READERS), strict=True):
+            if found is None:  # perhaps it is on its way: looked at again the next time
+                counts.failed[receipt[0]] = None
             else:
-                self._known[receipt] = errors
+                self._known[receipt] = found
         for receipt in receipts.items():
-            if errors := self._known.get(receipt):
-                counts[receipt[0]] = errors
-        return dict(sorted(counts.items()))
+            errors, attempt = self._known.get(receipt, (0, ""))
+            if errors:
+                counts.add(receipt[0], errors, skips.among(errors, attempt, receipt[0]))
+        return counts

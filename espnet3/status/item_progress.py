@@ -1,4 +1,4 @@
-"""How far a run has come by items: done, failed, how fast, and who is silent."""
+"""How far a run has come by items: done, failed, skipped, how fast, and who is silent."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.skipped import Skips
 from espnet3.run_dir.submissions import errors_from
 from espnet3.specs import layout
 from espnet3.specs.items import batched
 from espnet3.specs.models import RunSpec
 from espnet3.status.durable_items import DurableItems, ShardItems, Start
 from espnet3.status.evidence import Evidence
-from espnet3.status.failed_items import FailedItemCounts, records_errors
-from espnet3.status.run_status import Progress, Shards, Silence
+from espnet3.status.failed_items import FailedItemCounts, FailedItems, records_errors
+from espnet3.status.run_status import NOTHING_KNOWN, Progress, Shards, Silence
 
 SILENT = 1200.0  # seconds
 _WITH_ITEM = 20  # silent shards of which the item is read
 _WINDOW = 120.0  # seconds of looks that a rate is taken from, at least
 _LEAST = 10.0  # seconds between two looks that tell a rate, at least
 
-Counts = tuple[Mapping[int, int | None], Progress]
+
+class ItemCounts(NamedTuple):
+    """How many items failed or were skipped, as in `RunStatus`; and the progress."""
+
+    failed: Mapping[int, int | None] = MappingProxyType({})
+    skipped: Mapping[int, int] = MappingProxyType({})
+    progress: Progress = NOTHING_KNOWN
 
 
 class ItemProgress:
@@ -31,9 +40,9 @@ class ItemProgress:
 
     Example:
         >>> items = ItemProgress()
-        >>> failed, progress = items.look(directory, run, receipts, *seen)  # doctest: +SKIP
-        >>> progress.done, progress.per_second                               # doctest: +SKIP
-        (32, 4.1)
+        >>> counts = items.look(directory, run, receipts, *seen)  # doctest: +SKIP
+        >>> counts.progress.done, counts.failed                    # doctest: +SKIP
+        (32, {1: 3})
     """
 
     def __init__(self) -> None:
@@ -48,7 +57,7 @@ class ItemProgress:
         receipts: Mapping[int, int],
         evidence: Evidence,
         shards: Shards,
-    ) -> Counts:
+    ) -> ItemCounts:
         """Look once more.
 
         Args:
@@ -57,33 +66,32 @@ class ItemProgress:
             receipts: rank -> generation of the receipt that counts.
             evidence: what else is known of it.
             shards: the states that were made of that.
-
-        Returns:
-            Rank -> how many items failed, as in `RunStatus.failed`; and the progress.
         """
         errors = records_errors(run, evidence.submissions)
-        failed: dict[int, int | None] = {}
+        wrong, skips = FailedItems({}, {}), Skips.read(evidence.submissions)
         if errors:
-            failed = self._failed.count(directory, run, receipts)
+            wrong = self._failed.count(directory, run, receipts, skips)
         if len(receipts) == run.world_size:
-            return failed, Progress(run.n_items)
+            return _counts(wrong, Progress(run.n_items))
         found: dict[int, ShardItems] = {}
         if begun := _begun(evidence):  # or nobody can have left any result
             found = self._durable.look(
                 directory, run, begun, _starts(evidence, shards), errors=errors,
-                errors_from=errors_from(evidence.submissions),
+                errors_from=errors_from(evidence.submissions), skips=skips,
             )  # fmt: skip
-        failed.update((rank, items.errors) for rank, items in found.items() if items.errors)
+        for rank, items in found.items():
+            wrong.add(rank, items.errors, items.skipped)
         done = run.n_items_in(receipts) + sum(items.done for items in found.values())
         silent = _silent(directory, run, found)
         pace = self._pace(run, done, [n for rank, n in found.items() if rank not in silent])
-        return dict(sorted(failed.items())), Progress(
+        progress = Progress(
             done,
             {rank: items.done for rank, items in found.items() if items.done},
             pace,
             (run.n_items - done) / pace if pace else None,
             silent,
         )
+        return _counts(wrong, progress)
 
     def _pace(self, run: RunSpec, done: int, at_work: list[ShardItems]) -> float | None:
         """Items a second: between looks, or by the times of files where these are too near."""
@@ -97,6 +105,11 @@ class ItemProgress:
         if now - then >= least:
             return max(0, done - before) / (now - then)
         return sum(items.per_second or 0.0 for items in at_work) or None
+
+
+def _counts(wrong: FailedItems, progress: Progress) -> ItemCounts:
+    failed, skipped = sorted(wrong.failed.items()), sorted(wrong.skipped.items())
+    return ItemCounts(dict(failed), dict(skipped), progress)
 
 
 def _begun(evidence: Evidence) -> dict[int, int]:

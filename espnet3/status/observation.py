@@ -34,8 +34,8 @@ from espnet3.specs.models import (
 )
 from espnet3.status.evidence import Evidence
 from espnet3.status.finishing import find_finisher, finishing
-from espnet3.status.item_progress import ItemProgress
-from espnet3.status.run_status import NOTHING_KNOWN, RunStatus
+from espnet3.status.item_progress import ItemCounts, ItemProgress
+from espnet3.status.run_status import RunStatus
 from espnet3.status.shard_states import shard_states
 from espnet3.storage.concurrency import gather
 
@@ -298,17 +298,18 @@ def _conclusion(
         answers.tasks, last.withdrawn, claims, first.cancelled, _chosen(submissions, first.ending),
     )  # fmt: skip
     states = shard_states(evidence)
-    failed: Mapping[int, int | None] = {}
-    progress = NOTHING_KNOWN
+    counts = ItemCounts()
     if items is not None:
-        failed, progress = items.look(directory, run, last.done, evidence, states)
+        counts = items.look(directory, run, last.done, evidence, states)
     end = None
     if first.ending is not None:
         answered = answers.finisher is not None
         end = finishing(first.ending, answers.finisher, answered=answered)
     status = RunStatus(
-        directory.root, states, answers.problem, run.n_items, failed, end, progress=progress
-    )
+        directory.root, states, answers.problem, run.n_items, counts.failed, end,
+        progress=counts.progress, skipped=counts.skipped,
+        submissions={known.submission.number: known.submission for known in submissions},
+    )  # fmt: skip
     found = dict(answers.found)
     return Observation(
         directory, run, status, submissions, found, last.done, first.ending, first.cancelled

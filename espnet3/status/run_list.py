@@ -21,7 +21,8 @@ from espnet3.storage.object import ObjectStore
 from espnet3.storage.opening import open_store
 
 USUAL = (".", "espnet3_runs")
-MOST_FILES = 20_000  # of a run, whose sizes are added up
+# Files whose sizes are added up: of all runs together, and of each at most and at least.
+MOST_FILES_IN_ALL, MOST_FILES, FEWEST_FILES = 1_000_000, 20_000, 100
 _READERS = 8  # threads, and questions to schedulers, at the same time
 
 ListedState = Literal[
@@ -42,7 +43,8 @@ class ListedRun(NamedTuple):
         created: when the run was planned; None where that cannot be read.
         shards_done, n_shards: how many have a receipt, of how many.
         items_done, n_items: of the shards that are done, and of all.
-        size: bytes of its files; of the first 20,000 where `size_is_whole` is False.
+        size: bytes of its files; of some of them where `size_is_whole` is False: 20,000, and fewer
+            where there are more than 50 runs, so that many large ones are listed in seconds.
     """
 
     run_dir: str
@@ -91,7 +93,9 @@ def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None) -> list[Liste
             place = root if "://" in root else os.path.realpath(root)
             if place not in places or root == place:  # of a link and what it leads to, the latter
                 places[place] = root
-    looked = gather(_look_at, [*places.values()], _READERS)
+    shared = MOST_FILES_IN_ALL // max(1, len(places))
+    most = min(MOST_FILES, max(FEWEST_FILES, shared))
+    looked = gather(lambda root: _look_at(root, most), [*places.values()], _READERS)
     return sorted(filter(None, looked), key=_newest_first)
 
 
@@ -129,19 +133,19 @@ def _is_run(path: str) -> bool:
     return any(os.path.lexists(f"{path}/{name}") for name in (layout.RUN, layout.REMOVAL))
 
 
-def _look_at(root: str) -> ListedRun | None:
+def _look_at(root: str, most: int) -> ListedRun | None:
     """A line for a run; None where it is none after all."""
     try:
         store = open_store(root)
         names = {*store.names("")}
         if layout.RUN not in names:
-            return _listed(store, "half removed") if layout.REMOVAL in names else None
-        return _look_into(RunDirectory(store), names)
+            return _listed(store, "half removed", most) if layout.REMOVAL in names else None
+        return _look_into(RunDirectory(store), names, most)
     except EspnetError as error:
         return ListedRun(root, "unreadable", str(error).removeprefix(f"{root}: "))
 
 
-def _look_into(directory: RunDirectory, names: set[str]) -> ListedRun:
+def _look_into(directory: RunDirectory, names: set[str], most: int) -> ListedRun:
     run = directory.read(RunSpec, layout.RUN)
     receipts = directory.receipts(run.world_size)
     n_done = len(receipts.done)
@@ -149,7 +153,7 @@ def _look_into(directory: RunDirectory, names: set[str]) -> ListedRun:
     state: ListedState = "done"
     if n_done < run.world_size:
         state = _state(directory, names)
-    seen = _listed(directory.store, state)
+    seen = _listed(directory.store, state, most)
     return seen._replace(
         created=run.created, shards_done=n_done, n_shards=run.world_size, items_done=items,
         n_items=run.n_items,
@@ -170,13 +174,13 @@ def _state(directory: RunDirectory, names: set[str]) -> ListedState:
     return "cancelled" if cancelled in submissions else "unfinished"
 
 
-def _listed(store: Store, state: ListedState) -> ListedRun:
-    size, is_whole = _size_of(store)
+def _listed(store: Store, state: ListedState, most: int) -> ListedRun:
+    size, is_whole = _size_of(store, most)
     return ListedRun(store.root, state, size=size, size_is_whole=is_whole)
 
 
-def _size_of(store: Store) -> tuple[int, bool]:
-    """Bytes of the files, and whether these are all; no link is followed."""
+def _size_of(store: Store, most: int) -> tuple[int, bool]:
+    """Bytes of so many files at most, and whether these are all; no link is followed."""
     if isinstance(store, ObjectStore):
         return sum(size for _, size in store.sizes()), True
     size, n_files, folders = 0, 0, [store.root]
@@ -187,7 +191,7 @@ def _size_of(store: Store) -> tuple[int, bool]:
                     folders.append(each.path)
                     continue
                 n_files += 1
-                if n_files > MOST_FILES:
+                if n_files > most:
                     return size, False
                 with contextlib.suppress(OSError):
                     size += each.stat(follow_symlinks=False).st_size

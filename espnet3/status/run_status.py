@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, overload
 
+from espnet3.specs.models import Submission
 from espnet3.status.finishing import Finishing
 from espnet3.text import duration, one_line
 
@@ -190,6 +191,9 @@ class RunStatus:
         n_items: how many items the run has.
         failed: rank -> how many of its items failed and were recorded (`on_error: record`), for
             the shards where any did; None where the receipt of a done one cannot be read.
+        skipped: rank -> how many of its items were passed over (`resume --skip`), likewise; where a
+            named item had a result already, an item that failed may be taken for it.
+        submissions: number -> submission, of all that were made.
         finishing: how far a run that finishes itself has come; None for others.
         changed_sources: the user's source files that differ from those of the last submission;
             looked for where a shard is not done.
@@ -204,6 +208,8 @@ class RunStatus:
     finishing: Finishing | None = None
     changed_sources: list[str] = field(default_factory=list)
     progress: Progress = NOTHING_KNOWN
+    skipped: Mapping[int, int] = field(default_factory=dict)
+    submissions: Mapping[int, Submission] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.
@@ -216,14 +222,19 @@ class RunStatus:
         return sum(filter(None, self.failed.values()))
 
     @property
+    def skipped_items(self) -> int:
+        """How many items were passed over, as far as that is durable."""
+        return sum(self.skipped.values())
+
+    @property
     def unreadable(self) -> list[int]:
         """The shards whose receipt cannot be read; seen where receipts are read for errors."""
         return [rank for rank, errors in self.failed.items() if errors is None]
 
     @property
     def sound(self) -> bool:
-        """Whether every shard is done and no item failed: `collect` does not refuse it."""
-        return self.done and not self.failed
+        """Whether every shard is done, and each item too: `collect` does not refuse it."""
+        return self.done and not self.failed and not self.skipped
 
     def progress_in_words(self) -> list[str]:
         """How far it has come, as in `32 of 100 items done`, `4.1 items/s`, `17 s left`.
@@ -246,10 +257,13 @@ class RunStatus:
         return ", ".join(filter(None, (shard.cause, silence and silence.words)))
 
     def items_in_words(self) -> list[str]:
-        """What is wrong with items, as in `10 of 30 items failed`."""
+        """What is wrong with items, as in `8 of 30 items failed`, `2 skipped`."""
         found = []
         if self.failed_items:
             found.append(f"{self.failed_items} of {self.n_items} items failed")
+        if self.skipped_items:
+            of_all = "" if found else f" of {self.n_items} items"
+            found.append(f"{self.skipped_items}{of_all} skipped")
         if bad := self.unreadable:
             shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
             found.append(f"the receipts of shards {shown} cannot be read")

@@ -24,6 +24,7 @@ from espnet3.submit.finishers import (
     most_memory,
     most_seconds,
     queue_finisher,
+    results_of,
 )
 from espnet3.submit.overrides import Groups
 from espnet3.submit.skipping import skipped_before, with_skips
@@ -35,7 +36,7 @@ async def queue_after_resume(
     groups: Groups,
     submitted: Submitted | None,
     code: int | None = None,
-) -> None:
+) -> str | None:
     """Queue the finisher of a run that was resumed, where its config wants one.
 
     Args:
@@ -45,15 +46,22 @@ async def queue_after_resume(
             if none is to come: whoever submitted died before that, or it did.
         code: number of the record of the source files.
 
+    Returns:
+        The file that a finisher collects to; None where none is to come.
+
     Raises:
         EspnetError: as `queue_finisher`.
     """
     known = seen.status.finishing
     is_missing = known is None or known.state == "gone"
     if submitted is not None:
-        await queue_behind(seen.directory, seen.run, groups, submitted, code)
-    elif groups.config.finish is not None and seen.submissions and is_missing:
+        return await queue_behind(seen.directory, seen.run, groups, submitted, code)
+    finish = groups.config.finish
+    if finish is None or not seen.submissions or not (is_missing or (known and known.live)):
+        return None
+    if is_missing:
         await queue_behind_all(seen, groups)
+    return results_of(seen.directory.root, finish)
 
 
 async def queue_behind_all(seen: Observation, groups: Groups) -> QueuedFinisher:
@@ -78,26 +86,30 @@ async def queue_behind(
     groups: Groups,
     submitted: Submitted,
     code: int | None = None,
-) -> None:
+) -> str | None:
     """Queue a finisher behind what was submitted, where the config wants one.
 
     Where it says `up_front`, all waves are queued as well, each between two finishers.
+
+    Returns:
+        The file that it collects to; None where the config wants none.
 
     Raises:
         EspnetError: as `queue_finisher`; the run's own jobs are submitted all the same.
     """
     finish = groups.config.finish
     if finish is None or submitted.number is None:
-        return
+        return None
+    results = results_of(directory.root, finish)
     newest, ids = max([submitted.number, *submitted.further]), submitted.job_ids
     queue = partial(queue_finisher, directory, run, groups.config, groups.make)
     if not finish.up_front:
         await queue(submission=newest, waits_for=ids)
-        return
+        return results
     end = await asyncio.to_thread(next_end, directory)
     before = await asyncio.to_thread(last_wave, directory)
     known = (await asyncio.to_thread(directory.submissions)).known
-    skips = skipped_before(known, submitted.ranks, submitted.number)
+    skips = skipped_before(known, submitted.ranks)
     for step in range(1, finish.waves + 1):
         wave = before + step
         queued = await queue(submission=newest, waits_for=ids, up_front=True, wave=wave)
@@ -111,6 +123,7 @@ async def queue_behind(
         ):
             ids, newest = [*ids, *part.job_ids], part.number or newest
     await queue(submission=newest, waits_for=ids, up_front=True)
+    return results
 
 
 def stepped(config: ParallelConfig, steps: int) -> ParallelConfig:

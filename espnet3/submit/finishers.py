@@ -362,6 +362,16 @@ def _finisher(
     )
 
 
+def results_of(root: str, finish: Finish) -> str:
+    """The file that a finisher collects to.
+
+    Example:
+        >>> results_of("/shared/decode", Finish())
+        '/shared/decode/results.jsonl'
+    """
+    return finish.collect or f"{root.rstrip('/')}/{layout.COLLECTED}"
+
+
 def with_absolute_output(config: ParallelConfig) -> ParallelConfig:
     """The config whose `finish.collect` means the same in every folder."""
     finish = config.finish

@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from espnet3.config.current import get_current
@@ -23,6 +24,7 @@ from espnet3.status.observation import observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import removed_on_error
 from espnet3.submit.behind import queue_behind
+from espnet3.submit.choice import choose_ranks
 from espnet3.submit.code import KnownCode, WhichCode, number_of_code, require_choice
 from espnet3.submit.finishers import check_finish, render_finisher, with_absolute_output
 from espnet3.submit.launcher import Launcher, Rendered
@@ -31,7 +33,7 @@ from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
 from espnet3.submit.process_record import warn_of_others
-from espnet3.submit.resumption import choose_ranks, record_found_jobs, submit_missing
+from espnet3.submit.resumption import record_found_jobs, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
 from espnet3.submit.submitter import this_submitter
 from espnet3.user_code.sources import Source
@@ -91,8 +93,8 @@ async def submit(
                 how: dict[str, Any] = {"of_all": groups.config, "code": number}
                 async for part in submit_planned(directory, plan.run, planned, 1, **how):
                     submitted = submitted.and_then(part)
-                await queue_behind(directory, plan.run, groups, submitted, number)
-                return submitted
+                results = await queue_behind(directory, plan.run, groups, submitted, number)
+                return replace(submitted, results=results)
     seen = await observe(directory, record_found_jobs)
     return await submit_missing(seen, groups, submitted=submitted, code=code, sources=sources)
 

@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from espnet3.config.current import chosen_policy
 from espnet3.config.model import ParallelConfig, parse_parallel
-from espnet3.errors import SchedulerUnavailable, UsageError
+from espnet3.errors import UsageError
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.skipped import Skips
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import stopping
 from espnet3.specs import layout
@@ -21,16 +22,17 @@ from espnet3.specs.models import RunSpec, SkippedItem
 from espnet3.specs.plain import plain_json
 from espnet3.status.failed_items import records_errors
 from espnet3.status.observation import Observation, observe
-from espnet3.status.run_status import LIVE, RunStatus
+from espnet3.status.run_status import LIVE
 from espnet3.storage.permissions import require_usable_umask
 from espnet3.storage.retry import PATIENCE
 from espnet3.submit.behind import queue_after_resume
+from espnet3.submit.choice import choose_ranks
 from espnet3.submit.code import WhichCode, known_code, number_of_code, require_choice, run_for
 from espnet3.submit.named_ranks import named_ranks
 from espnet3.submit.overrides import Groups, set_for_all
 from espnet3.submit.preflight import preflight
 from espnet3.submit.run_groups import errors_from_of, groups_of, import_path_of
-from espnet3.submit.skipping import Skips, find_skips, skipped_before, with_skips
+from espnet3.submit.skipping import FoundSkips, find_skips, skipped_before, with_skips
 from espnet3.submit.submission import Overtaken, Submitted, submit_planned
 from espnet3.submit.submitter import refuse_in_worker
 from espnet3.submit.withdrawals import (
@@ -47,7 +49,7 @@ from espnet3.user_code.sources import Source, loaded_sources
 _SEEN_LATE = (
     layout.SUBMISSIONS, layout.RECEIPTS, layout.ATTEMPTS, layout.FINISHERS, layout.WAVES,
 )  # fmt: skip
-WhichItems = Literal["missing", "failed"]
+WhichItems = Literal["missing", "failed", "skipped"]
 
 
 async def resume(
@@ -67,8 +69,8 @@ async def resume(
     """Submit what is missing of a run: shards without a receipt and without a live attempt.
 
     Each of them goes on from the items that earlier attempts finished. With `repair`, or with
-    `items="failed"`, receipts are withdrawn first, so that their shards are missing too; a later
-    resume goes on with these, should this one be cut short.
+    `items`, receipts are withdrawn first, so that their shards are missing too; a later resume goes
+    on with these, should this one be cut short.
 
     Args:
         run_dir: the run directory.
@@ -79,6 +81,7 @@ async def resume(
         force: also shards that seem to be queued or running; the first finisher wins.
         repair: read all results of done shards, and compute again what its receipt belies.
         items: `failed` also computes again the items that `on_error: record` recorded, only these.
+            What was skipped stays skipped, unless it is `skipped`, which computes both.
         patience: seconds for which files that do not match their receipts may still be on their
             way through a network file system, before `repair` believes them to be damaged.
         code: which to go on with where source files differ: `current`, or `submitted` (snapshots).
@@ -105,10 +108,9 @@ async def resume(
         >>> await resume("/shared/decode", items="failed")              # doctest: +SKIP
     """
     if items not in get_args(WhichItems):
-        raise UsageError(f"items: {items!r} is neither missing nor failed")
+        raise UsageError(f"items: {items!r} is none of {', '.join(get_args(WhichItems))}")
     require_choice(code)
-    failed = items == "failed"
-    wish = _Wish(ranks, options, force, repair, failed, patience, code, [*skip], skip_failing)
+    wish = _Wish(ranks, options, force, repair, items, patience, code, [*skip], skip_failing)
     return await _resume(partial(open_believed, run_dir, chosen_policy(trust)), wish)
 
 
@@ -119,7 +121,7 @@ class _Wish(NamedTuple):
     options: Mapping[str, Any] | None
     force: bool
     repair: bool
-    failed: bool
+    items: WhichItems
     patience: float
     code: WhichCode | None
     skip: list[Any]
@@ -143,7 +145,7 @@ class _Checked(NamedTuple):
     wanted: list[int] | None
     receipts: dict[int, int]
     findings: dict[int, WithdrawalCause]
-    skips: Skips
+    skips: FoundSkips
 
 
 async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Submitted:
@@ -158,14 +160,19 @@ async def _resume(open_directory: Callable[[], RunDirectory], wish: _Wish) -> Su
         if groups.config.preflight:
             sources = await preflight(run, build=groups.config.preflight == "build")
         seen = await observe(
-            partial(_withdraw, seen, receipts, findings, wish.failed), record_found_jobs
+            partial(_withdraw, seen, receipts, findings, wish.items), record_found_jobs
         )
     submitted = await submit_missing(
-        seen, groups, wanted, force=wish.force, failed=wish.failed, checked=bool(findings),
+        seen, groups, wanted, force=wish.force, again=wish.items, checked=bool(findings),
         code=wish.code, sources=sources, skip=skips.items,
     )  # fmt: skip
+    looked = submitted.ranks
+    if wish.items == "failed":
+        looked = [*range(seen.run.world_size)] if wanted is None else wanted
+    stay = [] if wish.items == "skipped" else skipped_before(seen.submissions, looked)
     return replace(
         submitted,
+        stay_skipped=len(stay),
         withdrawn={rank: f.cause for rank, f in findings.items()},
         skipped=skips.words,
         not_found=skips.not_found,
@@ -213,31 +220,32 @@ def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
     }
     if wish.repair:
         findings = find_damaged(directory, seen.run, receipts, wish.patience, stop)
-    if wish.failed:
+    if wish.items != "missing":
+        staying = Skips.read(seen.submissions if wish.items == "failed" else ())
         sound = {rank: n for rank, n in receipts.items() if rank not in findings}
-        findings |= find_failed(directory, seen.run, sound, wish.patience, stop)
+        findings |= find_failed(directory, seen.run, sound, wish.patience, stop, staying)
         states = seen.status.shards.states
         idle = [
             rank
             for rank in (range(seen.run.world_size) if wanted is None else wanted)
             if states[rank] != "done" and (wish.force or states[rank] not in LIVE)
         ]
-        shared, failed = find_failed_parts(directory, seen.run, idle, stop)
+        shared, failed = find_failed_parts(directory, seen.run, idle, stop, staying)
         findings |= failed
         receipts |= shared
     ranks = range(run.world_size) if wanted is None else wanted
-    skips = find_skips(seen, ranks, wish.skip, failing=wish.skip_failing, force=wish.force)
-    return _Checked(record_found_jobs(seen), groups, wanted, receipts, findings, skips)
+    found = find_skips(seen, ranks, wish.skip, failing=wish.skip_failing, force=wish.force)
+    return _Checked(record_found_jobs(seen), groups, wanted, receipts, findings, found)
 
 
 def _withdraw(
     seen: Observation,
     receipts: Mapping[int, int],
     findings: Mapping[int, WithdrawalCause],
-    failed: bool,
+    items: WhichItems,
 ) -> RunDirectory:
     """The directory, once receipts of it are withdrawn."""
-    errors_from = seen.next_number if failed else 0
+    errors_from = 0 if items == "missing" else seen.next_number
     withdraw(seen.directory, receipts, findings, errors_from)
     return seen.directory
 
@@ -248,7 +256,7 @@ async def submit_missing(
     wanted: list[int] | None = None,
     *,
     force: bool = False,
-    failed: bool = False,
+    again: WhichItems = "missing",
     checked: bool = False,
     submitted: Submitted | None = None,
     code: WhichCode | None = None,
@@ -262,7 +270,7 @@ async def submit_missing(
         groups: its shards by their options.
         wanted: only these shards; all where unset.
         force: also those that seem to be queued or running.
-        failed: compute recorded items again.
+        again: which recorded items are computed again.
         checked: whether provider and runner were rebuilt in a clean process already.
         submitted: what the caller has submitted of the run already.
         code: what to go on with where source files differ from those of the last submission.
@@ -286,7 +294,7 @@ async def submit_missing(
                 sources = await preflight(run, build=groups.config.preflight == "build")
                 checked = True
             number = seen.next_number
-            errors_from, skips = _recorded(seen, groups.config, chosen, number if failed else None)
+            errors_from, skips = _recorded(seen, groups.config, chosen, number, again)
             if known.is_current and sources is None:
                 sources = await asyncio.to_thread(_sources_here, seen.run)
             of_code = await number_of_code(directory, seen.run, number, known, sources)
@@ -299,13 +307,17 @@ async def submit_missing(
             except Overtaken as error:
                 seen = await observe(partial(_listed, directory, error.number), record_found_jobs)
                 continue
-        await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
+        results = await queue_after_resume(seen, groups, submitted if chosen else None, of_code)
         left_alone = {rank: why for rank, why in left_alone.items() if rank not in there}
-        return replace(submitted, left_alone=left_alone)
+        return replace(submitted, left_alone=left_alone, results=results)
 
 
 def _recorded(
-    seen: Observation, config: ParallelConfig, chosen: Sequence[int], failed_by: int | None
+    seen: Observation,
+    config: ParallelConfig,
+    chosen: Sequence[int],
+    number: int,
+    again: WhichItems,
 ) -> tuple[int, list[SkippedItem]]:
     """From which submission on recorded errors count, and which items are passed over as before.
 
@@ -313,15 +325,15 @@ def _recorded(
         seen: what is known of the run.
         config: of what is to be submitted.
         chosen: its shards.
-        failed_by: the number of the submission that computes all such items again, if it does.
+        number: that of the submission.
+        again: which of them it computes again.
     """
-    if failed_by is not None:
-        return failed_by, []
-    since = errors_from_of(seen, chosen)
-    skips = skipped_before(seen.submissions, chosen, since)
+    skips = [] if again == "skipped" else skipped_before(seen.submissions, chosen)
     # What stops at an error vouches for none.
     strict = config.on_error == "stop" and records_errors(seen.run, seen.submissions)
-    return seen.next_number if strict else since, skips
+    if strict or again != "missing":
+        return number, skips
+    return errors_from_of(seen, chosen), skips
 
 
 def _sources_here(run: RunSpec) -> list[Source]:
@@ -342,43 +354,6 @@ def _require_trusted(directory: RunDirectory, seen: Observation) -> None:
     last = seen.submissions[-1:]
     directory.require_trusted(layout.submission(known.submission.number) for known in last)
     directory.require_scripts(seen.run)
-
-
-def choose_ranks(
-    status: RunStatus, wanted: Sequence[int] | None = None, *, force: bool = False
-) -> tuple[list[int], dict[int, str]]:
-    """What a resume submits, and what it leaves alone and why.
-
-    Args:
-        status: the state of every shard.
-        wanted: only these shards; all where unset.
-        force: also those that seem to be queued or running.
-
-    Raises:
-        SchedulerUnavailable: it does not answer, so that shards that were submitted before may be
-            alive or dead.
-    """
-    chosen: list[int] = []
-    left_alone = {}
-    uncertain = False
-    for rank in range(len(status.shards)) if wanted is None else wanted:
-        state = status.shards.states[rank]
-        if state == "done":
-            left_alone[rank] = "done"
-            continue
-        shard = status.shards[rank]
-        if state in LIVE and not force:
-            left_alone[rank] = shard.words
-        else:
-            chosen.append(rank)
-        # What failed by its record may have been requeued since.
-        uncertain |= shard.submission is not None
-    if uncertain and not force and status.scheduler_problem is not None:
-        scheduler, _, words = status.scheduler_problem.partition(": ")
-        raise SchedulerUnavailable(
-            scheduler, f"{words}; so it cannot be told which shards still run: try again, or force"
-        )
-    return chosen, left_alone
 
 
 def record_found_jobs(seen: Observation) -> Observation:

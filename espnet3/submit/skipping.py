@@ -32,7 +32,7 @@ _UNKNOWN = (
 )
 
 
-class Skips(NamedTuple):
+class FoundSkips(NamedTuple):
     """What is passed over.
 
     Attributes:
@@ -53,7 +53,7 @@ def find_skips(
     *,
     failing: bool,
     force: bool = False,
-) -> Skips:
+) -> FoundSkips:
     """The items that a resume is asked to pass over.
 
     Args:
@@ -66,7 +66,7 @@ def find_skips(
     Raises:
         UsageError: a named item is not in the run, or in a shard that is done, alive or not wanted.
     """
-    found = Skips([], [], {})
+    found = FoundSkips([], [], {})
     wanted = [item if isinstance(item, WantedItem) else _of_value(item) for item in named]
     _find_named(seen, ranks, wanted, force, found)
     if failing:
@@ -98,22 +98,24 @@ def with_skips(
 
 
 def skipped_before(
-    submissions: Iterable[KnownSubmission], ranks: Iterable[int], since: int = 0
+    submissions: Sequence[KnownSubmission], ranks: Iterable[int]
 ) -> list[SkippedItem]:
-    """What earlier submissions of some shards passed over, and later ones do too.
+    """What is passed over of some shards so far, and by later submissions too.
+
+    That is what the newest submission of each shard passes over: it took over what was before.
 
     Args:
-        submissions: those of the run.
+        submissions: those of the run, in order.
         ranks: the shards.
-        since: number of the first submission that counts.
     """
-    chosen, found = set(ranks), dict[tuple[int, int], SkippedItem]()
-    for submission, _ in submissions:
-        if submission.number >= since:
-            for item in submission.skip:
-                if item.rank in chosen:
-                    found[item.rank, item.position] = item
-    return [item for _, item in sorted(found.items())]
+    if not any(submission.skip for submission, _ in submissions):
+        return []
+    left, found = set(ranks), list[SkippedItem]()
+    for submission, _ in reversed(submissions):
+        own = left.intersection(submission.ranks.plain())
+        found += [item for item in submission.skip if item.rank in own]
+        left -= own
+    return sorted(found, key=lambda item: (item.rank, item.position))
 
 
 def _find_named(
@@ -121,7 +123,7 @@ def _find_named(
     ranks: Collection[int],
     wanted: Sequence[WantedItem],
     force: bool,
-    found: Skips,
+    found: FoundSkips,
 ) -> None:
     left, before = [*wanted], 0
     for rank in range(seen.run.world_size if wanted else 0):
@@ -151,7 +153,7 @@ def _require_missing(
         raise UsageError(f"{wanted.word}: is of shard {rank}, which is none of the named ones")
 
 
-def _add(found: Skips, rank: int, position: int, item: Any, cause: str) -> None:
+def _add(found: FoundSkips, rank: int, position: int, item: Any, cause: str) -> None:
     if any((s.rank, s.position) == (rank, position) for s in found.items):
         return
     found.items.append(SkippedItem(rank=rank, position=position, cause=cause))
@@ -177,7 +179,7 @@ class _Known(NamedTuple):
         return cls(receipts, results, _records(directory, chosen), claims, ended)
 
 
-def _find_failing(seen: Observation, known: _Known, shard: ShardStatus, found: Skips) -> None:
+def _find_failing(seen: Observation, known: _Known, shard: ShardStatus, found: FoundSkips) -> None:
     """The item that a missing shard's last attempt ended at."""
     directory, run, rank = seen.directory, seen.run, shard.rank
     records = known.records.get(rank, [])

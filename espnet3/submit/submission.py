@@ -35,6 +35,7 @@ from espnet3.storage.local import LocalStore
 from espnet3.storage.paths import absolute
 from espnet3.storage.permissions import make_folders
 from espnet3.submit.launcher import Launcher
+from espnet3.submit.typed import typed_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,12 @@ class Submitted:
         job_ids: the scheduler's ids.
         left_alone: rank -> why, for wanted shards that were not submitted (done or live).
         withdrawn: rank -> why, for shards that were done and are computed again (`repair`, or
-            `items="failed"`).
+            `items`).
         further: numbers of the submissions besides `number`, where `overrides` ask for them.
         skipped: for each item that is passed over, which it is and why.
         not_found: rank -> why `skip_failing` skips nothing there.
+        results: the file that a finisher, which is queued behind this, collects to; None without.
+        stay_skipped: how many items are passed over since an earlier resume, and still are.
     """
 
     run_dir: str
@@ -63,6 +66,8 @@ class Submitted:
     further: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     not_found: dict[int, str] = field(default_factory=dict)
+    stay_skipped: int = 0
+    results: str | None = None
 
     @classmethod
     def nothing(cls, run_dir: str) -> Submitted:
@@ -151,6 +156,7 @@ def make_submission(
         ),
         submit_command=[],
         script="",
+        typed=typed_command(),
         log_directory=log_directory_of(store, run, launcher),
         max_errors=config.max_errors,
         errors_from_submission=errors_from,

@@ -16,9 +16,10 @@ from espnet3.errors import DamagedResult, FileMissing
 from espnet3.run_dir.claims import claim_names, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
+from espnet3.run_dir.skipped import Skips, read_skipped
 from espnet3.run_dir.verification import find_damage, patiently
 from espnet3.specs import layout
-from espnet3.specs.models import RunSpec, Withdrawal, now
+from espnet3.specs.models import PartialReceipt, Receipt, RunSpec, Withdrawal, now
 from espnet3.storage.retry import RetryPolicy
 from espnet3.text import one_line
 
@@ -79,29 +80,48 @@ def find_failed(
     receipts: Mapping[int, int],
     patience: float,
     stop: threading.Event,
+    staying: Skips,
 ) -> dict[int, WithdrawalCause]:
     """Find the shards that recorded failed items; see `find_damaged`.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        receipts: rank -> generation.
+        patience: seconds, as there.
+        stop: ends it soon, with what was found by then.
+        staying: the items that were passed over, and stay so: they are no reason.
 
     Raises:
         DamagedResult: a receipt is damaged.
     """
 
     def look(rank: int) -> WithdrawalCause | None:
-        errors = patiently(
-            lambda: directory.receipt(run, rank, receipts[rank]), patience, stop
-        ).errors
-        return _failed(errors)
+        receipt = patiently(lambda: directory.receipt(run, rank, receipts[rank]), patience, stop)
+        return _failed(directory, [receipt], staying)
 
     return _look_at_all(look, sorted(receipts), stop)
 
 
-def _failed(errors: int) -> WithdrawalCause | None:
-    words = "1 item failed" if errors == 1 else f"{errors} items failed"
-    return WithdrawalCause("failed-items", words, []) if errors else None
+def _failed(
+    directory: RunDirectory, receipts: Sequence[Receipt | PartialReceipt], staying: Skips
+) -> WithdrawalCause | None:
+    """Why the receipts of a shard are withdrawn, if any item of it is to be computed again."""
+    failed = 0
+    for receipt in receipts:
+        failed += receipt.errors
+        if receipt.errors and receipt.rank in staying.ranks:
+            failed -= read_skipped(directory.store, receipt.rank, receipt.parts)
+    words = "1 item failed" if failed == 1 else f"{failed} items failed"
+    return WithdrawalCause("failed-items", words, []) if failed else None
 
 
 def find_failed_parts(
-    directory: RunDirectory, run: RunSpec, ranks: Sequence[int], stop: threading.Event
+    directory: RunDirectory,
+    run: RunSpec,
+    ranks: Sequence[int],
+    stop: threading.Event,
+    staying: Skips,
 ) -> tuple[dict[int, int], dict[int, WithdrawalCause]]:
     """Find failed items in what workers vouched for that share a shard which is not done.
 
@@ -110,6 +130,7 @@ def find_failed_parts(
         run: its run.json.
         ranks: shards without a receipt.
         stop: ends it soon, with what was found by then.
+        staying: as for `find_failed`.
 
     Returns:
         The generations of the receipts that such shards would have got, and what was found.
@@ -124,7 +145,7 @@ def find_failed_parts(
 
     def look(rank: int) -> WithdrawalCause | None:
         found = read_partial_receipts(directory, run, rank, shared[rank])
-        return _failed(sum(part.errors for part in found))
+        return _failed(directory, found, staying)
 
     return shared, _look_at_all(look, sorted(shared), stop)
 

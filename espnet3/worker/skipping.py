@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from espnet3.run_dir.result_lines import encode_error
+from espnet3.run_dir.skipped import SKIPPED
 from espnet3.specs.models import ErrorRecord, Submission
 
 Kept = tuple[bytes, bool]  # a line, and whether it is an error record
@@ -37,6 +38,6 @@ def _with_lines(
 ) -> Iterator[tuple[Any, Kept | None]]:
     for position, (item, kept) in enumerate(left, first):
         if kept is None and position in skip:
-            why = ErrorRecord(type="Skipped", message=f"skipped: {skip[position]}")
+            why = ErrorRecord(type=SKIPPED, message=f"skipped: {skip[position]}")
             kept = (encode_error(item, why), True)
         yield item, kept

@@ -18,7 +18,7 @@ from espnet3.specs.layout import FOLDERS
 from espnet3.specs.models import Receipt, decode
 from espnet3.status.observation import observe
 from espnet3.storage.base import Store
-from espnet3.submit.resumption import choose_ranks
+from espnet3.submit.choice import choose_ranks
 from espnet3.worker import exit_codes
 from espnet3.worker.main import main
 from tests.contract.delaying_store import DelayingStore, Server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,12 @@ def test_one_item_of_a_shard_that_is_done(espnet3: Project) -> None:
     fine = espnet3("run-shard", espnet3.run_dir, "1", "--item", "@0")
     assert fine.stdout.splitlines()[-1] == '{"item":3,"result":{"scaled":9}}'
     espnet3("run-shard", espnet3.run_dir, "1", "--item", "9", code=2)
+    found = espnet3("run-shard", espnet3.run_dir, "--item", "9")
+    assert found.stdout.splitlines()[-1] == '{"item":9,"result":{"scaled":27}}'
+    found = espnet3("run-shard", espnet3.run_dir, "--item", "@11")  # in the run, not in the shard
+    assert found.stdout.splitlines()[-1] == '{"item":11,"result":{"scaled":33}}'
+    assert "no item" in espnet3("run-shard", espnet3.run_dir, "--item", "77", code=2).stderr
+    assert "which shard" in espnet3("run-shard", espnet3.run_dir, code=2).stderr
     assert {p: p.stat().st_mtime_ns for p in espnet3.folder.rglob("a run/**/*")} == before
 
     shown = espnet3("logs", espnet3.run_dir, "--item", "4")
@@ -144,8 +151,10 @@ def test_a_deadly_item_is_found_and_skipped(espnet3: Project, schedule: str) -> 
     resumed = espnet3("resume", espnet3.run_dir, "--skip-failing").stdout
     assert "skipped\titem 4 of shard 1: its worker died" in resumed
     espnet3.watch(code=1)
-    assert espnet3.json("status", espnet3.run_dir, code=1)["done"]
-    assert "1 items failed" in espnet3("collect", espnet3.run_dir, code=1).stderr
+    seen = espnet3.json("status", espnet3.run_dir, code=1)
+    assert (seen["done"], seen["failed_items"], seen["skipped_items"]) == (True, 0, 1)
+    assert "4 of 4 shards done, 1 of 12 items skipped" in espnet3.watch(code=1)
+    assert "1 items were skipped" in espnet3("collect", espnet3.run_dir, code=1).stderr
     kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
     expected = espnet3.expected()
     assert kept[:4] == expected[:4]
@@ -170,9 +179,49 @@ def test_failing_and_named_items_are_skipped_until_they_are_wanted(espnet3: Proj
     kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
     assert [r["item"] for r in kept if "error" in r] == [4, 5, 10]
     (espnet3.folder / "mended").touch()
-    espnet3("resume", espnet3.run_dir, "--items", "failed")
+    told = espnet3("resume", espnet3.run_dir, "--items", "failed").stdout
+    assert "nothing to submit" in told
+    again = "espnet3 resume '.*a run/first' --items skipped"
+    assert re.search(f"stay skipped\t3 items, until `{again}`", told)
+    told = espnet3.json("resume", espnet3.run_dir, "--items", "skipped")
+    assert (told["ranks"], told["stay_skipped"]) == ([1, 3], 0)
     espnet3.watch()
     assert records(espnet3("collect", espnet3.run_dir).stdout) == espnet3.expected()
+
+
+@pytest.mark.parametrize("schedule", ["static", "dynamic"])
+def test_what_was_skipped_stays_so_where_failed_items_are_computed_again(
+    espnet3: Project, schedule: str
+) -> None:
+    bad = ("provider.params.failing=[3,5,9]", "provider.params.deadly=[4]")
+    how = (f"parallel.schedule={schedule}", "parallel.on_error=record")
+    espnet3("submit", espnet3.config, *bad, *how)
+    espnet3.watch(code=1)
+    espnet3("resume", espnet3.run_dir, "--skip", "4")
+    assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 3 of 12 items failed, 1 skipped"
+    said = espnet3("collect", espnet3.run_dir, code=1).stderr
+    assert "3 items failed and were recorded, 1 items were skipped, in shards 1, 3" in said
+    (espnet3.folder / "mended").touch()
+    told = espnet3.json("resume", espnet3.run_dir, "--items", "failed")
+    assert (told["withdrawn"], told["stay_skipped"]) == (
+        {"1": "2 items failed", "3": "1 item failed"},
+        1,
+    )
+    assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 1 of 12 items skipped"
+    expected = espnet3.expected()
+    kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
+    assert [*kept[:4], *kept[5:]] == [*expected[:4], *expected[5:]]
+    assert kept[4]["error"]["type"] == "Skipped"
+
+
+def test_what_run_shard_passes_over_is_told_apart_too(espnet3: Project) -> None:
+    espnet3("submit", espnet3.config, "provider.params.failing=[4,5]")
+    espnet3.watch(code=1)
+    espnet3("resume", espnet3.run_dir, "--skip", "4")
+    espnet3.watch(code=1)  # it ended at 5
+    (espnet3.folder / "mended").touch()
+    espnet3("run-shard", espnet3.run_dir, "1")
+    assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 1 of 12 items skipped"
 
 
 @pytest.mark.parametrize("schedule", ["static", "dynamic"])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from espnet3.run import Run, submit_run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
+from espnet3.specs.finishing import Finished
 from tests.support import ends
 from tests.support.ends import results_of
-from tests.support.helpers import kill_all, processes_of, python, submission, wait_for
+from tests.support.helpers import kill_all, noted, processes_of, python, submission, wait_for
 from tests.support.troubles import Troubled, Troubles
 
 
@@ -104,6 +106,28 @@ def test_a_resume_after_the_end_has_an_end_of_its_own(tmp_path: Path) -> None:
     assert results_of(end) == [{"item": item} for item in range(12)]
 
 
+@pytest.mark.parametrize("schedule", ["static", "dynamic"])
+def test_a_wave_keeps_what_was_skipped(tmp_path: Path, schedule: str) -> None:
+    trouble = {"raising": [7], "kills": [8]}
+    keys = {"n_shards": 2, "n_workers": 2, "schedule": schedule}
+    run = submit(tmp_path, 12, trouble, **keys)
+    assert end_of(run)["outcome"] == "incomplete"
+    # The error line of what is skipped is the last one when the worker is killed: not vouched for.
+    run.resume(skip=[7])
+    end = end_of(run, 2)
+    assert (end["outcome"], end["records"], end["errors"]) == ("done", 12, 1), end
+    assert len(end["waves"]) == 1 or schedule == "dynamic"  # where the other one takes over
+    numbers = range(2, 3 + len(end["waves"]))
+    assert [[(s.rank, s.position) for s in submission(run, n).skip] for n in numbers] == (
+        [[(1, 1)]] * len(numbers)
+    )
+    lines = [json.loads(line) for line in Path(end["results"]).read_text().splitlines()]
+    assert [line["error"]["type"] for line in lines if "error" in line] == ["Skipped"]
+    assert noted(tmp_path, "begun")[7] == 1
+    seen = run.status()
+    assert (seen.failed_items, seen.skipped) == (0, {1: 1})
+
+
 def test_retry_errors_tries_what_raised_again(tmp_path: Path) -> None:
     finish = {"retry_errors": 1, "notify": "true"}
     run = submit(tmp_path, 8, {"raising": [5]}, n_shards=4, finish=finish)
@@ -162,6 +186,52 @@ def test_finish_now_is_done_in_this_terminal(tmp_path: Path) -> None:
     ending = read_ending(RunDirectory.open(run.run_dir))
     assert ending is not None
     assert ending.is_over
+
+
+def test_a_run_that_is_over_gets_no_finisher(tmp_path: Path) -> None:
+    output = tmp_path / "results.csv"
+    run = submit(tmp_path, 4, {}, finish={"collect": str(output), "notify": "true"})
+    end = end_of(run)
+    words = f"the run is over: done: 4 results in {output}\n"
+
+    def finished() -> str:
+        done = python("-m", "espnet3", "finish", run.run_dir)
+        assert done.returncode == 0, done.stderr
+        wait_for(lambda: not processes_of(run), "something is alive")
+        return done.stdout
+
+    assert finished() == words
+    assert finished() == words
+    assert not Path(run.run_dir, layout.finisher(2)).exists()
+    assert not Path(run.run_dir, layout.finished(2)).exists()
+    written = output.read_bytes()
+    output.unlink()
+    assert finished() == words  # collected at once
+    assert output.read_bytes() == written
+    found = run.finish()
+    assert (found.number, isinstance(found, Finished)) == (2, True)
+    assert found.created > datetime.fromisoformat(end["created"])
+
+
+def test_a_run_that_is_done_without_a_finisher_is_collected_at_once(tmp_path: Path) -> None:
+    run = submit(tmp_path, 4, {}, finish=False)
+    assert run.wait(timeout=60, interval=0.2).done
+    found = run.finish()
+    assert isinstance(found, Finished)
+    assert found.results == f"{run.run_dir}/results.jsonl"
+    assert Path(found.results).exists()
+
+
+def test_what_comes_next_is_what_a_finisher_leaves_to_do(tmp_path: Path) -> None:
+    run = submit(tmp_path, 4, {"seconds": 1}, finish=True)
+    again = python("-m", "espnet3", "resume", run.run_dir)
+    told = dict(line.split("\t", 1) for line in again.stdout.splitlines())
+    assert told["results"] == f"{run.run_dir}/results.jsonl, once the run has finished itself"
+    assert told["next"] == f"espnet3 watch {run.run_dir}"
+    assert "collect" not in again.stdout
+    assert run.submitted is not None
+    assert run.submitted.results == f"{run.run_dir}/results.jsonl"
+    ends.end_of(run)
 
 
 def test_results_go_where_the_config_says_and_notify_may_fail(tmp_path: Path) -> None:

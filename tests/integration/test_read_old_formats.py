@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import shutil
@@ -18,6 +19,8 @@ from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import finishing, layout, models
+from espnet3.specs.removal import Removal
+from espnet3.status.run_list import list_runs
 from espnet3.submit.plan import describe_provider, fingerprint, require_same_plan
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -28,7 +31,9 @@ RUNS = [
     FIXTURES / "v3" / "shared",
     FIXTURES / "v4" / "stopped",
     FIXTURES / "v5" / "ended",
+    FIXTURES / "v6" / "skipped",
 ]
+REMOVED = FIXTURES / "v6" / "removed"
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
 SEEN = "[[<Search.BEAM: 2>, PosixPath('words.txt'), 4, {1: (1, 2)}], 20, "
@@ -53,6 +58,7 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "waves/": finishing.Wave,
     "finished.json": finishing.Finished,
     "notified.json": finishing.Notified,
+    "removal.json": Removal,
 }
 
 
@@ -67,20 +73,42 @@ def model_of(path: str) -> type[models.PersistedModel]:
 
 
 @pytest.mark.parametrize(
-    "path", sorted(str(p.relative_to(FIXTURES)) for run in RUNS for p in run.rglob("*.json"))
+    "path",
+    sorted(str(p.relative_to(FIXTURES)) for run in [*RUNS, REMOVED] for p in run.rglob("*.json")),
 )
 def test_every_file_of_every_format_is_read(path: str) -> None:
     model = models.decode(model_of(path), (FIXTURES / path).read_bytes(), path)
     assert models.decode(type(model), models.encode(model), path) == model
 
 
-@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", RUNS[:-1], ids=lambda folder: folder.name)
 def test_a_run_of_every_format_is_collected(folder: Path) -> None:
     run = espnet3.Run(folder)
     assert run.status().counts() == {"done": 3}
     results = {"held": HELD, "shared": SHARED, "ended": SHARED}.get(folder.name, RESULTS)
     assert run.collect(patience=0) == results
     assert [record.result for record in run.stream(patience=0)] == results
+
+
+def test_what_was_skipped_is_told_apart_and_collected_as_an_error() -> None:
+    run = espnet3.Run(RUNS[-1])
+    seen = run.status()
+    assert (seen.counts(), seen.failed, seen.skipped) == ({"done": 3}, {2: 1}, {1: 1})
+    found = run.collect(errors="keep", patience=0)
+    assert [r["text"] for r in found if isinstance(r, dict)] == ["SO", "IT", "GOES", "A B", "C"]
+    assert [r.type for r in found[3:5]] == ["Skipped", "ValueError"]
+    assert {number: submission.typed for number, submission in seen.submissions.items()} == {
+        1: "espnet3 submit conf.yaml config.hub_token=***",
+        2: "espnet3 resume run --skip-failing",
+    }
+
+
+def test_a_removal_that_was_cut_short_goes_on(tmp_path: Path) -> None:
+    folder = shutil.copytree(REMOVED, tmp_path / "run")
+    [listed] = asyncio.run(list_runs([folder]))
+    assert listed.state == "half removed"
+    assert espnet3.Run(folder).remove().files == 2
+    assert not folder.exists()
 
 
 def test_an_unfinished_run_of_format_1_says_what_is_missing(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ def words_of(file: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", file.read_text()))
 
 
+def seconds(words: str) -> float:
+    number, unit = words.split()
+    return float(number) * {"ms": 0.001, "s": 1.0}[unit]
+
+
 def test_a_run_that_is_done(project: Project) -> None:
     project("submit", project.config)
     project.watch()
@@ -38,6 +45,28 @@ def test_a_run_that_is_done(project: Project) -> None:
     assert done.stdout == Path(f"{root}.report.html").read_text()
     assert Run(root).report(project.folder / "again.html") == str(project.folder / "again.html")
     assert (project.folder / "again.html").read_text() == done.stdout
+
+
+def test_what_was_typed_and_how_fast_it_was_while_anybody_worked(project: Project) -> None:
+    project("submit", project.config, "provider.params.failing=[4]", "config.hub_token=hf_S3cr3t")
+    project.watch(code=1)
+    records = project.folder / project.run_dir / "submissions/0001.json"
+    assert "hf_S3cr3t" not in json.loads(records.read_text())["typed"]
+    (project.folder / "mended").touch()
+    time.sleep(4)  # in which nobody works
+    project("resume", project.run_dir, "--set", "n_workers=3")
+    project.watch()
+    project("report", project.run_dir, "-o", "r.html")
+    page = (project.folder / "r.html").read_text()
+    text = words_of(project.folder / "r.html")
+    typed = f"{sys.executable} -P -m espnet3"
+    first = f"{typed} submit 'conf dir/decode.yaml' 'provider.params.failing=[4]'"
+    assert f"command {first} config.hub_token=***" in html.unescape(text)
+    assert f"0002 {typed} resume 'a run/first' --set n_workers=3" in html.unescape(text)
+    assert "hf_S3cr3t" not in page
+    [at_work] = re.findall(r"items a second [\d.,]+ in the ([\d.]+ m?s) with workers", text)
+    [whole] = re.findall(r"from first to last sign ([\d.]+ m?s)", text)
+    assert seconds(whole) - seconds(at_work) >= 4
 
 
 @pytest.mark.parametrize(

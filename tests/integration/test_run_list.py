@@ -76,6 +76,16 @@ def test_many_files_are_not_all_looked_at(folder: Path, monkeypatch: pytest.Monk
     assert not found.size_is_whole
 
 
+def test_of_many_runs_fewer_files_each_are_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a thousand runs of ten thousand shards would take an hour on a network file system."""
+    monkeypatch.setattr(run_list, "MOST_FILES_IN_ALL", 30)
+    monkeypatch.setattr(run_list, "FEWEST_FILES", 2)
+    assert not any(run.size_is_whole for run in runs_in(folder).values() if run.n_shards)
+    assert runs_in(folder / "part")["part"].size_is_whole
+
+
 def test_what_lives_is_known_where_schedulers_are_asked(tmp_path: Path) -> None:
     run = submit_noting(tmp_path, 2, parallel("local", n_workers=1, n_shards=2), gated=[0])
     wait_for(lambda: noted(tmp_path, "begun"), "nothing is begun")

@@ -259,8 +259,10 @@ def test_waves_that_were_queued_up_front(slurm: SlurmCluster, tmp_path: Path) ->
     ]  # fmt: skip
     assert "nothing to do: the run is over" in log_of(run, 3)
     assert not run.status().live
-    run.resume()
-    assert end_of(run, number=2)["outcome"] == "incomplete"
+    run.resume(skip=[20])
+    end = end_of(run, number=2)
+    assert (end["outcome"], end["errors"]) == ("done", 1)
+    assert [[s.position for s in submission(run, n).skip] for n in range(5, 9)] == [[2]] * 4
 
 
 def log_of(run: Run, number: int) -> str:

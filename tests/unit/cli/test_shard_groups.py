@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from espnet3.cli.shard_groups import groups_of, next_steps, ranks_in_words
+from espnet3.specs.models import ItemRange, PlannedJob, ProcessIdentity, Submission, now
 from espnet3.status.finishing import Finishing
 from espnet3.status.run_status import Progress, RunStatus, Shards, ShardStatus, Silence
 
@@ -19,6 +20,17 @@ def status(*shards: Any, **fields: Any) -> RunStatus:
         for rank, (state, cause, *more) in enumerate(shards)
     ]
     return RunStatus("/r", Shards.of(given), n_items=99, **fields)
+
+
+def submission(scheduler: str, options: dict[str, Any]) -> Submission:
+    """A submission that asked for something."""
+    me = ProcessIdentity(host="h", pid=1, started=0.0, user="u")
+    return Submission(
+        number=1, created=now(), submitter=me, scheduler=scheduler, n_workers=1, shards_per_job=1,
+        options=options, parallel={}, worker_command=["w"], submit_command=["s"], script="",
+        log_directory="/logs", ranks=ItemRange(start=0, stop=1),
+        jobs=[PlannedJob(name="job", first_task=0, n_tasks=1, log="log")],
+    )  # fmt: skip
 
 
 def steps(seen: RunStatus) -> list[str]:
@@ -84,12 +96,13 @@ AGAIN = "resume /r"
         ([("failed", "x", "error"), ("interrupted", "x", "preempted")], [*LOOK, AGAIN]),
         ([("interrupted", "x", "cancelled")], [AGAIN]),
         ([("interrupted", "x", "time", 3)], [AGAIN]),
-        ([("interrupted", "x", "time")], [f"{AGAIN} --set walltime=LONGER"]),
-        ([("interrupted", "x", "memory")], [f"{AGAIN} --set memory=MORE"]),
+        ([("interrupted", "x", "time")], [AGAIN]),  # nobody knows what was asked for
+        ([("interrupted", "x", "memory")], [AGAIN]),
         (
             [("interrupted", "x", "memory", 0, None, None, 4_100_000_000)],
-            [f"{AGAIN} --set memory=7GB"],
+            [f"{AGAIN} --set memory=6500MB"],
         ),
+        ([("interrupted", "x", "time", 0, "a", 1790.2)], [f"{AGAIN} --set walltime=1:00:00"]),
         ([("pending", "x", "not-submitted")], [AGAIN]),
         ([("failed", "x", "error"), ("running", "x")], LOOK),
         ([("running", "x")], []),
@@ -99,10 +112,40 @@ def test_what_to_type_next(shards: list[Any], expected: list[str]) -> None:
     assert steps(status(*shards)) == expected
 
 
+TIME, MEMORY = ("interrupted", "x", "time"), ("lost", "x", "memory")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "shards", "more"),
+    [
+        ("slurm", {"walltime": "02:00:00"}, [TIME], "walltime=4:00:00"),
+        ("lsf", {"walltime": "00:40"}, [TIME], "walltime=1:20:00"),
+        ("slurm", {"walltime": "02:00:00"}, [(*TIME, 3)], ""),
+        ("slurm", {"memory": "4GB"}, [MEMORY], "memory=6GB"),
+        ("slurm", {"memory": "4GB"}, [MEMORY, (*MEMORY, 0, "a", 9.0, 5 * 10**9)], "memory=7500MB"),
+        ("slurm", {"job_mem": "4G", "memory": "2GB"}, [MEMORY], "job_mem=6199M"),
+        ("local", {"memory": "4GB", "walltime": "01:00:00"}, [TIME, MEMORY], ""),
+        (
+            "sge",
+            {"memory": "16GB", "walltime": "36:00:00"},
+            [TIME, MEMORY],
+            "memory=24GB --set walltime=72:00:00",
+        ),
+    ],
+)
+def test_what_to_ask_for_is_said_in_figures(
+    scheduler: str, options: dict[str, Any], shards: list[Any], more: str
+) -> None:
+    seen = status(*shards, submissions={1: submission(scheduler, options)})
+    again = f"{AGAIN} --set {more}" if more else AGAIN
+    assert [step for step in steps(seen) if step.startswith(AGAIN)] == [again]
+
+
 def test_what_to_type_where_items_failed_or_more_is_known() -> None:
     done = status(("done", ""), failed={0: 2})
     keep = "collect /r -o results.jsonl --errors keep"
     assert steps(done) == [keep, f"{AGAIN} --items failed"]
+    assert steps(replace(done, failed={}, skipped={0: 2})) == [keep, f"{AGAIN} --items skipped"]
     assert steps(replace(done, failed={0: None})) == [f"{AGAIN} --repair"]
     assert steps(replace(done, finishing=Finishing("done", "done: …"))) == []
     mended = status(("failed", "x", "error"), changed_sources=["a.py"])

@@ -74,7 +74,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(capsys.readouterr().out)
     assert [*found] == [
         "run_dir", "world_size", "counts", "done", "live", "sound", "items", "items_done",
-        "failed_items", "items_per_second", "seconds_left", "unreadable_receipts",
+        "failed_items", "skipped_items", "items_per_second", "seconds_left", "unreadable_receipts",
         "scheduler_problem", "finishing", "changed_sources", "shards",
     ]  # fmt: skip
     assert found["world_size"] == 4

@@ -44,6 +44,7 @@ KINDS: dict[str, list[Any]] = {
     "large and fractions": [0.5, 2**53 + 1, 7],
     "booleans": [True, False, None],
     "texts": ["a", "", "Grüße „“\u2028", 'quo"te', "back\\slash", "two\nlines\r\ttab", "null", "1"],
+    "formulas": ["=1+1", "+1", "-1", "@SUM(1)", "=cmd|'/c x'!A1"],
     "nul": ["a\0b", "\0", "\x1b]0;title\x07"],
     "dates": ["2020-01-01", "2020-01-01 00:00:00", "12:00"],
     "mixed": [1, "1", None, True, [1], {"a": 1}, 1.5],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,20 @@ def test_the_line(known: Facts, line: str) -> None:
     found = advice(known)
     assert found.line == line
     assert found.words.endswith(".")
+
+
+def test_attempts_without_figures_are_told() -> None:
+    seen = facts(4 * GB, 16 * GB)
+    silent = Attempt(1, "0001-000000000001", 1, "0001/1", outcome="interrupted")
+    found = advice(replace(seen, attempts=(*seen.attempts, silent)))
+    assert "1 of 2 attempts do not say what they needed." in found.words
+    assert found.line.endswith("memory=5GB")
+    killed = replace(silent, outcome="lost")
+    found = advice(replace(seen, attempts=(*seen.attempts, killed)))
+    assert "ended without a word and may have needed more" in found.words
+    assert found.line == ""
+    running = replace(silent, outcome="running")
+    assert advice(replace(seen, attempts=(*seen.attempts, running))) == advice(seen)
 
 
 def test_the_line_is_one_that_the_command_takes() -> None:

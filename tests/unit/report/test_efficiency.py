@@ -63,6 +63,13 @@ def test_hours_of_cores_and_gpus_by_what_they_went_for() -> None:
     assert found.waited == pytest.approx((HOUR / 2 - 60) / HOUR)
 
 
+def test_a_worker_is_there_from_the_start_of_its_process_where_that_is_known() -> None:
+    failed = attempt(0, "0001/0", 1.0, 2.0, outcome="failed", process_start=START + HOUR / 2)
+    found = spent(facts(failed))
+    assert found.allocated == pytest.approx(2.5)
+    assert found.core_hours["idle"] == pytest.approx(0.5)
+
+
 def test_items_that_were_computed_twice_are_useful_once() -> None:
     lost = attempt(0, "0001/0", 0.0, 1.0, items=10, outcome="interrupted", reached=5)
     again = attempt(0, "0001/1", 2.0, 0.5, items=5)  # it took over five of ten

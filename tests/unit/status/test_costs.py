@@ -16,8 +16,10 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.schedulers.batch_system import BatchSystem
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, Receipt, ResultPart, encode, now
+from espnet3.status import run_list
 from espnet3.status.item_progress import ItemProgress
 from espnet3.status.observation import observe
+from espnet3.status.run_list import list_runs
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from espnet3.submit import cancel, resume, submit
@@ -160,6 +162,30 @@ async def test_a_resume_looks_as_often_at_many_shards_as_at_few(
     assert sum(operations[0].values()) < 22
 
 
+async def test_a_list_looks_as_often_into_a_run_of_many_shards_as_of_few(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n_shards in (2, MANY):
+        await unfinished_run(tmp_path, n_shards)
+    opened: dict[Any, CountingStore] = {}
+    asked.clear()
+    monkeypatch.setattr(
+        run_list, "open_store", lambda root: opened.setdefault(root, CountingStore(root))
+    )
+    assert [run.state for run in await list_runs([tmp_path])] == ["unfinished", "unfinished"]
+    of_runs = [store.operations for root, store in opened.items() if root != tmp_path]
+    assert of_runs == 2 * [
+        {
+            ("names", ""): 1,
+            ("read", layout.RUN): 1,
+            ("names", layout.RECEIPTS): 1,
+            ("names", layout.WITHDRAWALS): 1,
+            ("names", layout.SUBMISSIONS): 1,
+        }
+    ]
+    assert asked == []
+
+
 @pytest.fixture
 def hops(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was called in a thread, by name."""
@@ -194,28 +220,59 @@ async def test_a_stage_is_one_hop_into_a_thread(
     assert hops == ["look", "_look", "conclude"]
 
 
-async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
-    tmp_path: Path, asked: list[str]
-) -> None:
-    """And none where the run records no errors, as above."""
-    shape = {"n_shards": 3, "n_workers": 3, "on_error": "record"}
-    parallel = {"env": stand_in_cluster.NAME, "preflight": False, **shape}
-    await submit(Work(Setup({})), range(9), run_dir=tmp_path / "run", parallel=parallel)
-    store = CountingStore(tmp_path / "run")
-    fingerprint = RunDirectory(store).run().fingerprint
+class ThreeShards:
+    """A run of nine items that records errors."""
 
-    def done(rank: int, errors: int) -> None:
-        attempt = layout.new_attempt(1)
+    def __init__(self, store: CountingStore) -> None:
+        self.store = store
+        self._fingerprint = RunDirectory(store).run().fingerprint
+
+    @classmethod
+    async def submitted(cls, folder: Path) -> ThreeShards:
+        shape = {"n_shards": 3, "n_workers": 3, "on_error": "record"}
+        parallel = {"env": stand_in_cluster.NAME, "preflight": False, **shape}
+        await submit(Work(Setup({})), range(9), run_dir=folder / "run", parallel=parallel)
+        return cls(CountingStore(folder / "run"))
+
+    def done(self, rank: int, errors: int, submission: int = 1) -> None:
+        """Create a shard's receipt."""
+        attempt = layout.new_attempt(submission)
         part = ResultPart(
             file=f"{rank:06d}.{attempt}.0.jsonl", first=0, records=3, bytes=9,
             checksum=f"sha256:{'0' * 64}",
         )  # fmt: skip
         receipt = Receipt(
-            rank=rank, attempt=attempt, fingerprint=fingerprint, records=3, errors=errors,
+            rank=rank, attempt=attempt, fingerprint=self._fingerprint, records=3, errors=errors,
             salvaged=0, parts=[part], host="here", created=now(),
         )  # fmt: skip
-        store.create(layout.receipt(rank), encode(receipt))
+        self.store.create(layout.receipt(rank), encode(receipt))
 
+
+async def test_what_was_skipped_is_told_apart_without_reading_more(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    run = await ThreeShards.submitted(tmp_path)
+    StandInDialect.cluster.tasks.clear()
+    run.done(0, 2)
+    await resume(run.store.root, skip=[4, 7, 8])
+    run.done(1, 3, submission=2)  # two of its items failed
+    run.done(2, 1, submission=2)  # one of those that were named had a result already
+    run.store.operations.clear()
+    seen = (await observe(RunDirectory(run.store), items=ItemProgress())).status
+    assert (seen.failed, seen.skipped) == ({0: 2, 1: 2}, {1: 1, 2: 1})
+    assert (seen.failed_items, seen.skipped_items, seen.sound) == (4, 2, False)
+    assert seen.items_in_words() == ["4 of 9 items failed", "2 skipped"]
+    assert run.store.operations["read", layout.RECEIPTS] == 3
+    assert sum(n for (name, _), n in run.store.operations.items() if name == "read") == 8
+    assert run.store.operations["names", layout.RESULTS] == 0
+
+
+async def test_a_status_reads_each_receipt_once_where_errors_may_stand_in_it(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    """And none where the run records no errors, as above."""
+    run = await ThreeShards.submitted(tmp_path)
+    store, done = run.store, run.done
     done(0, 2)
     store.create(layout.receipt(1), b"")  # not seen as a whole yet
     counted = ItemProgress()

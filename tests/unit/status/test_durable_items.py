@@ -13,6 +13,7 @@ import pytest
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.result_lines import encode_error, encode_json
+from espnet3.run_dir.skipped import Skips
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord, RunSpec, Withdrawal, encode, now
 from espnet3.status.durable_items import DurableItems, ShardItems, Start
@@ -76,7 +77,7 @@ class Bench:
             starts = {0: Start(live, record, 0)}
         found = self.items.look(
             RunDirectory(self.store), self.run, {0: generation}, starts,
-            errors_from=lambda rank: errors_from, **{"errors": True, **keys},
+            errors_from=lambda rank: errors_from, **{"errors": True, "skips": Skips({}), **keys},
         )  # fmt: skip
         return found.get(0)
 
@@ -114,7 +115,13 @@ def test_what_is_no_line_ends_a_file(local: Bench, errors: bool) -> None:
     assert local.look(errors=errors) == ShardItems(3)
     os.truncate(path, 1 << 40)
     assert DurableItems().look(
-        RunDirectory(local.store), local.run, {0: 1}, {}, errors=errors, errors_from=lambda rank: 0
+        RunDirectory(local.store),
+        local.run,
+        {0: 1},
+        {},
+        errors=errors,
+        errors_from=lambda rank: 0,
+        skips=Skips({}),
     ) == {0: ShardItems(3)}
 
 
@@ -134,6 +141,14 @@ def test_errors_count_unless_a_result_is_there_too(local: Bench) -> None:
     local.add(LATER, 1, line(1))
     assert local.look() == ShardItems(3, 1)
     assert local.look(errors_from=2) == ShardItems(2)  # a resume computes them again
+
+
+def test_errors_of_items_that_were_skipped_are_told_apart(local: Bench) -> None:
+    local.add(DEAD, 0, error(0) + line(1) + error(2) + line(3))
+    local.add(LATER, 4, error(4) + line(5))
+    skips = Skips({2: {0: frozenset({2, 4, 5}), 1: frozenset({0})}})
+    # The 2 failed before it was to be skipped, and the 5 had a result.
+    assert local.look(skips=skips) == ShardItems(6, 3, skipped=1)
 
 
 def test_a_withdrawal_says_which_files_and_errors_count_no_more(local: Bench) -> None:
