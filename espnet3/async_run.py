@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, overload
 from espnet3.collect.in_memory import to_dataset, to_pandas
 from espnet3.collect.kaldi import to_kaldi
 from espnet3.collect.log_files import logs
-from espnet3.collect.merge import Collected, Errors, collect, stream
+from espnet3.collect.merge import Collected, collect, stream
 from espnet3.collect.shard_jobs import shard_jobs
+from espnet3.collect.vouching import Errors
 from espnet3.run_dir.result_lines import ResultRecord
 from espnet3.run_dir.trust import Trust
 from espnet3.status.run_status import RunStatus
@@ -115,7 +116,7 @@ class AsyncRun(KnownRun):
         partial: bool = False,
         errors: Errors = "raise",
         patience: float = PATIENCE,
-    ) -> list[Any]: ...
+    ) -> Any: ...
 
     @overload
     async def collect(
@@ -134,13 +135,10 @@ class AsyncRun(KnownRun):
         partial: bool = False,
         errors: Errors = "raise",
         patience: float = PATIENCE,
-    ) -> list[Any] | Collected:
+    ) -> Any:
         """Gather the results, complete and verified; see `espnet3.collect.collect`."""
         how: dict[str, Any] = {"partial": partial, "errors": errors, "patience": patience}
-        collected: list[Any] | Collected = await collect(
-            self.run_dir, output, trust=self.trust, **how
-        )
-        return collected
+        return await collect(self.run_dir, output, trust=self.trust, **how)
 
     def stream(
         self, *, partial: bool = False, errors: Errors = "raise", patience: float = PATIENCE

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from espnet3._blocking import iterate_blocking, run_blocking
 from espnet3.async_run import AsyncRun, KnownRun
-from espnet3.collect.merge import Collected, Errors, stream_chunks
+from espnet3.collect.merge import Collected, stream_chunks
 from espnet3.collect.shard_jobs import shard_jobs
+from espnet3.collect.vouching import Errors
 from espnet3.config.model import ParallelConfig, as_parallel_config
 from espnet3.run_dir.result_lines import ResultRecord
 from espnet3.status.run_status import RunStatus
@@ -82,7 +83,7 @@ class Run(KnownRun):
         partial: bool = False,
         errors: Errors = "raise",
         patience: float = PATIENCE,
-    ) -> list[Any]: ...
+    ) -> Any: ...
 
     @overload
     def collect(
@@ -101,7 +102,7 @@ class Run(KnownRun):
         partial: bool = False,
         errors: Errors = "raise",
         patience: float = PATIENCE,
-    ) -> list[Any] | Collected:
+    ) -> Any:
         """Gather the results, complete and verified; see `espnet3.collect.collect`."""
         run = self._awaited
         if output is None:

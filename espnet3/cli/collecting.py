@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import warnings
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
+import orjson
 
+from espnet3._blocking import run_blocking
 from espnet3.cli import show
 from espnet3.cli.options import DONE
 from espnet3.cli.record_output import print_records
+from espnet3.cli.several_runs import require_one, show_documents
 from espnet3.cli.streams import require_stdout
-from espnet3.collect.merge import Collected, PartialResults
+from espnet3.collect.merge import Collected
 from espnet3.collect.unfinished import positions_in_words
+from espnet3.collect.vouching import PartialResults
+from espnet3.collect.written import Merged, merge_written
+from espnet3.errors import RunDirectoryError, UnserializableResult
 from espnet3.run import Run
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.result_lines import encode_json
 from espnet3.run_dir.trust import Trust
+from espnet3.status.run_list import run_dirs_in
+from espnet3.text import one_line
 
 STDOUT = "-"
 
@@ -51,6 +63,10 @@ def collect_results(
         raise click.UsageError("--to kaldi DIR and --key FIELD need each other")
     if folder is not None and output is not None:
         raise click.UsageError("-o names one file, and --to a folder for many; give one of them")
+    run_dirs = run_dirs_in(run_dir) or [run_dir]
+    if folder is None and output is None and all(map(_has_writers, run_dirs)):
+        return _merge_each(run_dirs, as_json, trust, **how)
+    require_one(run_dir, "collecting results")
     to_stdout = folder is None and output in (None, STDOUT)
     if to_stdout and as_json:
         raise click.UsageError(
@@ -58,9 +74,7 @@ def collect_results(
         )
     if to_stdout:
         require_stdout("name a file with -o FILE")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", PartialResults)
-        warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
+    with _warnings_shown():
         if to_stdout:
             print_records(run_dir, trust=trust, **how)
             return DONE
@@ -74,9 +88,61 @@ def collect_results(
     return DONE
 
 
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", PartialResults)
+        warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
+        yield
+
+
+def _has_writers(run_dir: str) -> bool:
+    try:
+        return RunDirectory.open(run_dir).run().writers is not None
+    except RunDirectoryError:  # said where it is collected, if nothing else is wrong
+        return False
+
+
+def _merge_each(run_dirs: Sequence[str], as_json: bool, trust: Trust | None, **how: Any) -> int:
+    """Have the runner's own `merge` make the output; what it prints comes between."""
+    documents = []
+    for run_dir in run_dirs:
+        with _warnings_shown():
+            merged = run_blocking(merge_written(run_dir, trust=trust, quiet=as_json, **how))
+        if as_json:
+            documents.append(_document(merged))
+        else:
+            _show_merged(merged)
+    if as_json:
+        show_documents(documents)
+    return DONE
+
+
+def _document(merged: Merged) -> dict[str, Any]:
+    fields = [field.name for field in dataclasses.fields(merged)]
+    return {**{name: getattr(merged, name) for name in fields}, "value": _as_json(merged.value)}
+
+
+def _as_json(value: Any) -> Any:
+    """What `merge` returned; None where that is not JSON."""
+    try:
+        return orjson.loads(encode_json(None, value))["result"]
+    except UnserializableResult:
+        return None
+
+
+def _show_merged(merged: Merged) -> None:
+    n, value = merged.shards, _as_json(merged.value)
+    show.say(f"merged {n} shard{'' if n == 1 else 's'} into {one_line(merged.output, 10_000)}")
+    failed = [("failed items", str(merged.errors))] if merged.errors else []
+    show.lines([*failed, *_left_out(merged)])
+    if value not in (None, {}):
+        show.json_document(value)
+
+
 def _show(found: Collected, as_json: bool) -> None:
     if as_json:
-        show.json_document(asdict(found))
+        show.json_document(dataclasses.asdict(found))
         return
     show.lines(
         [
@@ -88,7 +154,7 @@ def _show(found: Collected, as_json: bool) -> None:
     )
 
 
-def _left_out(found: Collected) -> list[tuple[str, str]]:
+def _left_out(found: Collected | Merged) -> list[tuple[str, str]]:
     """What a partial collection lacks: how many items, at which positions, of which shards."""
     if not found.missing:
         return []

@@ -129,39 +129,51 @@ def resume(
 
     These are the shards that are not done and neither queued nor running; of the named ones, where
     any are named. Each goes on from the items that are finished. An item that is passed over is
-    recorded with `Skipped` for its error, and stays so until --items skipped.
+    recorded with `Skipped` for its error, and stays so until --items skipped. Of a folder of
+    runs all are resumed in turn.
     """
-    from espnet3.cli import show
+    from espnet3.cli import several_runs, show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
     from espnet3.run import Run
     from espnet3.run_dir.item_words import wanted_item
+    from espnet3.status.run_list import run_dirs_in
 
     named, given = split_settings(words, settings)
     changes = as_options(given)
-    # The runner's module is imported for its hook.
-    with show.waiting("checking and submitting"), contextlib.redirect_stdout(sys.stderr):
-        result = Run(run_dir, trust=trust).resume(
-            ranks_and_files(named) if named else None,
-            options=changes,
-            force=force,
-            repair=repair,
-            items=items,
-            patience=patience,
-            code=code,
-            skip=[wanted_item(word) for word in skip],
-            skip_failing=skip_failing,
-        )
-    _tell_submitted(result, as_json)
+    if named or skip:
+        several_runs.require_one(run_dir, "a rank or an item")
+    documents = []
+    for each in run_dirs_in(run_dir) or [run_dir]:
+        # The runner's module is imported for its hook.
+        with show.waiting("checking and submitting"), contextlib.redirect_stdout(sys.stderr):
+            result = Run(each, trust=trust).resume(
+                ranks_and_files(named) if named else None,
+                options=changes,
+                force=force,
+                repair=repair,
+                items=items,
+                patience=patience,
+                code=code,
+                skip=[wanted_item(word) for word in skip],
+                skip_failing=skip_failing,
+            )
+        documents.append(show.submitted_document(result))
+        if not as_json:
+            _tell_submitted(result, as_json)
+    if as_json:
+        several_runs.show_documents(documents)
     return DONE
 
 
 def _tell_submitted(result: Submitted, as_json: bool) -> None:
     from espnet3.cli import show
+    from espnet3.run_dir.directory import RunDirectory
 
     if as_json:
         show.json_document(show.submitted_document(result))
     else:
-        show.submitted(result)
+        run = RunDirectory.open(result.run_dir).run()
+        show.submitted(result, merges=run.writers is not None)
 
 
 @click.command(cls=Command, section=Section.SUBMIT)

@@ -36,10 +36,18 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
     state, submission, task, cause and, after a failure, its log separated by tabs. With --workers,
     lines follow that begin with `worker`. When a worker gave its last sign of life is told by its
     own clock.
-    """
-    from espnet3.cli import show, status_lines, status_views
-    from espnet3.run import Run
 
+    Of a folder of runs, such as several test sets are, each is shown as by `list --ask`; the exit
+    code is 0 where all are done.
+    """
+    from espnet3.cli import several_runs, show, status_lines, status_views
+    from espnet3.run import Run
+    from espnet3.status.run_list import run_dirs_in
+
+    if run_dirs := run_dirs_in(run_dir):
+        if workers:
+            several_runs.require_one(run_dir, "--workers")
+        return several_runs.show_status(run_dirs, as_json=as_json)
     seen = Run(run_dir).status()
     signs = None
     if workers:
@@ -134,7 +142,9 @@ def collect(
     """Gather the results, complete and in order.
 
     They are verified, and stand in the items' order: as JSON lines, or in the form that the end of
-    FILE's name says. Without -o they go to standard output.
+    FILE's name says. Without -o they go to standard output. Where the runner writes its results
+    itself, its `merge` makes the output, and what it returns is printed; RUN_DIR may then be a
+    folder of such runs.
     """
     from espnet3.cli.collecting import collect_results
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def list_runs(folders: tuple[str, ...], ask: bool, as_json: bool) -> int:
     """Show which runs there are: state, items, age and size.
 
-    DIR is a run directory, or a folder or URL that some are directly in; without one it is . and
-    espnet3_runs. The newest comes first. What is alive is not known without --ask. In a pipe: a
-    line for each run with state, items done, items, time of its plan in UTC, bytes and run
-    directory, separated by tabs.
+    DIR is a run directory, or a folder or URL that some are in, directly or as espnet3_run in a
+    folder of their own; without one it is . and espnet3_runs. The newest comes first. What is alive
+    is not known without --ask. In a pipe: a line for each run with state, items done, items, time
+    of its plan in UTC, bytes and run directory, separated by tabs.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import run_rows, show

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,7 +33,7 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(visible(text), err=err)
 
 
-def json_text(document: Mapping[str, Any], *, indented: bool = False) -> str:
+def json_text(document: Any, *, indented: bool = False) -> str:
     """A JSON document, in which nothing is left that a terminal obeys either."""
     import orjson
 
@@ -47,7 +47,7 @@ def json_text(document: Mapping[str, Any], *, indented: bool = False) -> str:
     return visible_json(text)
 
 
-def json_document(document: Mapping[str, Any]) -> None:
+def json_document(document: Any) -> None:
     """Print one JSON document."""
     click.echo(json_text(document, indented=on_terminal()))
 
@@ -91,8 +91,13 @@ def command(*words: str) -> str:
     return shlex.join(["espnet3", *words])
 
 
-def submitted(result: Submitted) -> None:
-    """Print what a submission came to."""
+def submitted(result: Submitted, *, merges: bool = False) -> None:
+    """Print what a submission came to.
+
+    Args:
+        result: of the call.
+        merges: whether the runner's own `merge` makes the output.
+    """
     pairs: list[tuple[str, str | Sequence[str]]] = [("run directory", result.run_dir)]
     if result.number is None:
         pairs.append(("submission", "none, there is nothing to submit"))
@@ -121,7 +126,8 @@ def submitted(result: Submitted) -> None:
     if result.number is not None or set(result.left_alone.values()) != {"done"}:
         steps.append(command("watch", result.run_dir))
     if result.results is None:
-        steps.append(command("collect", result.run_dir, "-o", "results.jsonl"))
+        output = [] if merges else ["-o", "results.jsonl"]
+        steps.append(command("collect", result.run_dir, *output))
     else:
         pairs.append(("results", f"{result.results}, once the run has finished itself"))
     pairs.append(("next", steps or [command("status", result.run_dir)]))

@@ -6,8 +6,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
-from espnet3.collect.merge import Errors, vouch
 from espnet3.collect.result_parts import Vouched
+from espnet3.collect.vouching import Errors, vouch
 from espnet3.run_dir.output_names import pickled_results, require_installed
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import PATIENCE, stopping

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 from espnet3.collect.csv_file import cell
-from espnet3.collect.merge import Collected, Errors, collected, vouch
+from espnet3.collect.merge import Collected, collected
 from espnet3.collect.output import open_output
 from espnet3.collect.result_parts import Vouched
 from espnet3.collect.rows import ERROR, ITEM, Row, feed, rows_of
+from espnet3.collect.vouching import Errors, vouch
 from espnet3.errors import StoreError, UsageError
 from espnet3.run_dir.output_names import pickled_results, require_outside
 from espnet3.run_dir.trust import Trust

@@ -4,55 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-import warnings
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, NamedTuple, overload
+from typing import Any, BinaryIO, overload
 
 from espnet3.collect.forms import write
 from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
-from espnet3.collect.unfinished import (
-    Positions,
-    Unfinished,
-    add_positions,
-    positions_in_words,
-    read_unfinished,
-)
-from espnet3.config.current import chosen_policy
-from espnet3.errors import (
-    FailedItems,
-    IncompleteRun,
-    InvalidFile,
-)
-from espnet3.run_dir.directory import RunDirectory
+from espnet3.collect.vouching import Errors, vouch
+from espnet3.collect.written import merge_vouched
+from espnet3.errors import InvalidFile
 from espnet3.run_dir.output_names import require_form, require_outside
 from espnet3.run_dir.result_lines import MAX_LINE, ResultRecord, decode_line, decode_results
-from espnet3.run_dir.skipped import Skips, read_skipped
 from espnet3.run_dir.trust import Trust
-from espnet3.run_dir.verification import (
-    PATIENCE,
-    line_blocks,
-    patiently,
-    require_line,
-    stopping,
-)
-from espnet3.specs import layout
-from espnet3.specs.models import Receipt, ResultPart, RunSpec
-from espnet3.status.observation import Observation, observe
-from espnet3.storage.concurrency import gather
+from espnet3.run_dir.verification import PATIENCE, line_blocks, require_line, stopping
+from espnet3.specs.models import ResultPart
 from espnet3.storage.opening import absolute_root
-from espnet3.text import visible
 from espnet3.user_code.main_module import main_of
 
-READERS = 8  # threads that read receipts
 CHUNK = 4096  # records that are decoded between two looks at the event loop
-
-Errors = Literal["raise", "keep"]
-
-
-class PartialResults(UserWarning):
-    """Items were left out of what was collected, as `partial` allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +53,7 @@ async def collect(
     errors: Errors = "raise",
     patience: float = PATIENCE,
     trust: Trust | None = None,
-) -> list[Any]: ...
+) -> Any: ...
 
 
 @overload
@@ -107,7 +76,7 @@ async def collect(
     errors: Errors = "raise",
     patience: float = PATIENCE,
     trust: Trust | None = None,
-) -> list[Any] | Collected:
+) -> Any:
     """Gather the results of a run, in the items' order.
 
     Args:
@@ -126,7 +95,8 @@ async def collect(
 
     Returns:
         The results, as local mode would return them; or what was written to `output`, which exists
-        only once it is complete.
+        only once it is complete. Of a runner that writes its results itself, what its `merge`
+        returns, which is called in a process of its own.
 
     Raises:
         IncompleteRun: shards have no receipt; names them and their causes.
@@ -134,9 +104,12 @@ async def collect(
             damaged; `resume` with `repair` computes it again.
         FailedItems: items failed and were recorded.
         RunDirectoryError: it is not a run directory.
-        Untrusted: results are pickled, and others could have written them.
+        Untrusted: results are pickled, or `merge` is to be called, and others could have written
+            them, or the run directory.
         UsageError: `output` is a name that belongs to the run itself, has the suffix of no form,
-            needs a library that is not installed, or cannot hold these results.
+            needs a library that is not installed, or cannot hold these results; or `merge` is to
+            make the output.
+        WriterFailed: `merge` raised.
 
     Example:
         >>> results = await collect("/shared/decode")                    # doctest: +SKIP
@@ -146,7 +119,10 @@ async def collect(
         require_outside(absolute_root(run_dir), os.fspath(output))
         require_form(os.fspath(output))
     with stopping() as stop:
-        vouched = await vouch(run_dir, partial, errors, patience, trust, stop)
+        merges = output is None
+        vouched = await vouch(run_dir, partial, errors, patience, trust, stop, merges=merges)
+        if vouched.run.writers is not None:
+            return (await merge_vouched(vouched, trust)).value
         if output is not None:
             output = os.fspath(output)
         return await asyncio.to_thread(_merge, vouched, output)
@@ -192,129 +168,6 @@ async def stream_chunks(
         chunks = _chunks(vouched)
         while chunk := await asyncio.to_thread(next, chunks, None):
             yield chunk
-
-
-async def vouch(
-    run_dir: str | os.PathLike[str],
-    partial: bool,
-    errors: Errors,
-    patience: float,
-    trust: Trust | None,
-    stop: threading.Event,
-) -> Vouched:
-    """Read all receipts and check that the run may be merged."""
-    call = _Call(run_dir, partial, errors, patience, chosen_policy(trust), stop)
-    vouched = await asyncio.to_thread(call.look)
-    if isinstance(vouched, RunDirectory):
-        vouched = await observe(vouched, call.conclude)
-    if vouched.missing:
-        n = sum(end - first for first, end in vouched.missing)
-        left = f"{n} of {vouched.run.n_items} items are left out"
-        where = f"those at {positions_in_words(vouched.missing)}"
-        of = f"of shards {positions_in_words([(rank, rank + 1) for rank in vouched.left_out])}"
-        words = visible(f"{vouched.store.root}: {left}, {where}, {of}")
-        warnings.warn(words, PartialResults, stacklevel=3)
-    return vouched
-
-
-class _Call(NamedTuple):
-    """What results are asked for, and what of them is read before the first is given out."""
-
-    run_dir: str | os.PathLike[str]
-    partial: bool
-    errors: Errors
-    patience: float
-    policy: Trust | None
-    stop: threading.Event
-
-    def look(self) -> Vouched | RunDirectory:
-        """All that is vouched for; where shards are not done, the directory to look closer at."""
-        directory = RunDirectory.open(self.run_dir, self.policy)
-        run = directory.run()
-        done = directory.receipts(run.world_size).done
-        if len(done) == run.world_size:
-            return self._vouched(directory, run, done)
-        directory.store.refresh(layout.RECEIPTS)
-        return directory
-
-    def conclude(self, seen: Observation) -> Vouched:
-        """What is vouched for of a run of which shards were not done."""
-        left_out = seen.status.unfinished()
-        if left_out and not self.partial:
-            raise IncompleteRun(seen.directory.root, seen.run.world_size, left_out)
-        ranks = [rank for rank in range(seen.run.world_size) if rank not in seen.receipts]
-        there = read_unfinished(seen.directory, seen.run, ranks, seen.submissions)
-        vouched = self._vouched(seen.directory, seen.run, seen.receipts, there)
-        lacking = {shard.rank for shard in there if shard.missing}
-        left_out = {rank: words for rank, words in left_out.items() if rank in lacking}
-        missing: list[Positions] = []
-        for shard in there:
-            for positions in shard.missing:
-                add_positions(missing, positions)
-        return vouched._replace(left_out=left_out, missing=missing)
-
-    def _vouched(
-        self,
-        directory: RunDirectory,
-        run: RunSpec,
-        done: Mapping[int, int],
-        unfinished: Sequence[Unfinished] = (),
-    ) -> Vouched:
-        receipts = _read_receipts(directory, run, done, self.patience, self.stop)
-        shards: list[Shard] = [*receipts]
-        if unfinished:
-            shards = sorted([*shards, *unfinished], key=lambda shard: shard.rank)
-        if run.results == "pickle":
-            _require_trusted(directory, run, shards)
-        failed = [shard for shard in shards if shard.errors]
-        if failed and self.errors == "raise":
-            raise _failed_items(directory, failed)
-        return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop)
-
-
-def _failed_items(directory: RunDirectory, failed: Sequence[Shard]) -> FailedItems:
-    """What is raised where items failed, or were passed over."""
-    ranks = Skips.read(directory.submissions().known).ranks
-    skipped = sum(
-        read_skipped(directory.store, shard.rank, shard.parts)
-        for shard in failed
-        if shard.rank in ranks
-    )
-    count = sum(shard.errors for shard in failed)
-    return FailedItems(directory.root, count, [shard.rank for shard in failed], skipped)
-
-
-def _require_trusted(directory: RunDirectory, run: RunSpec, shards: Sequence[Shard]) -> None:
-    """Refuse to unpickle what others could have written."""
-    directory.trust_at_most(run.parallel)
-    files = {
-        file
-        for shard in shards
-        for file in (
-            shard.files if isinstance(shard, Unfinished) else [part.file for part in shard.parts]
-        )
-    }
-    directory.require_trusted(f"{layout.RESULTS}/{file}" for file in sorted(files))
-    directory.require_scripts(run)
-
-
-def _read_receipts(
-    directory: RunDirectory,
-    run: RunSpec,
-    done: Mapping[int, int],
-    patience: float,
-    stop: threading.Event,
-) -> list[Receipt]:
-    """All receipts, in the order of their ranks."""
-
-    def read(rank: int) -> Receipt:
-        try:
-            return patiently(lambda: directory.receipt(run, rank, done[rank]), patience, stop)
-        except BaseException:
-            stop.set()  # one that is missing is reason enough
-            raise
-
-    return gather(read, sorted(done), READERS)
 
 
 def _lines(vouched: Vouched, shard: Shard) -> Iterator[bytes]:

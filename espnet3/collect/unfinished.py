@@ -75,7 +75,7 @@ def read_unfinished(
 
     def read(rank: int) -> Unfinished:
         first, last = run.bounds_of(rank)
-        if rank in listed:
+        if rank in listed and run.writers is None:  # of theirs no part of a shard is merged
             with contextlib.suppress(FileMissing, FormatError):  # nothing to compare it with
                 generation = receipts.generation(rank)
                 return _read(directory, run, rank, generation, listed[rank], count_from(rank))

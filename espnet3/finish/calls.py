@@ -64,9 +64,10 @@ def _end_that_stands(seen: Observation, groups: Groups) -> Finished | None:
     ending, last = seen.ending, seen.last
     if ending is None or ending.end is None or last is None:
         return None
-    wanted = results_of(seen.directory.root, groups.config.finish or Finish())
+    wanted = results_of(seen.directory.root, seen.run, groups.config.finish or Finish())
     newest = ending.end.created >= last.created  # or results may have been computed since
-    there = ending.end.results == wanted and output_exists(wanted)
+    exists = output_exists if seen.run.writers is None else os.path.isdir
+    there = ending.end.results == wanted and exists(wanted)
     return ending.end if ending.is_over and newest and there else None
 
 

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from espnet3.collect.merge import collect
+from espnet3.collect.merge import Collected, collect
+from espnet3.collect.written import Merged, merge_written
 from espnet3.config.finish import Finish
-from espnet3.errors import DamagedResult, FileTaken, StoreError, UsageError
+from espnet3.errors import DamagedResult, FileTaken, StoreError, UsageError, WorkError
 from espnet3.finish.rules import End
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
@@ -60,10 +61,10 @@ async def bring_to_end(
     """
     directory, merged = seen.directory, _Merged()
     if end.outcome == "done":
-        output = results_of(directory.root, finish)
+        output = results_of(directory.root, seen.run, finish)
         try:
-            merged = await _merge(directory, output)
-        except (DamagedResult, StoreError, UsageError) as error:
+            merged = await _merge(directory, None if seen.run.writers else output)
+        except (DamagedResult, StoreError, UsageError, WorkError) as error:
             end = End("incomplete", f"the results cannot be collected: {one_line(str(error))}")
     record = Finished(
         number=number,
@@ -83,15 +84,19 @@ async def bring_to_end(
     return await asyncio.to_thread(_publish, directory, record)
 
 
-async def _merge(directory: RunDirectory, output: str) -> _Merged:
+async def _merge(directory: RunDirectory, output: str | None) -> _Merged:
     """Collect; where that cannot be written, somebody has to be told, but not of a moment's fault.
 
+    Args:
+        directory: the run directory.
+        output: the file for the results; None where the runner's own `merge` makes the output.
+
     Raises:
-        DamagedResult, StoreError, UsageError: as `collect`.
+        DamagedResult, StoreError, UsageError, WorkError: as `collect`.
     """
     for pause in (*_PAUSES, None):
         try:
-            found = await collect(directory.root, output, errors="keep", trust=directory.trust)
+            found = await _collect(directory, output)
         except StoreError as error:
             if pause is None:
                 raise
@@ -100,6 +105,13 @@ async def _merge(directory: RunDirectory, output: str) -> _Merged:
         else:
             break
     return _Merged(found.output, found.records, found.errors)
+
+
+async def _collect(directory: RunDirectory, output: str | None) -> Collected | Merged:
+    root, trust = directory.root, directory.trust
+    if output is None:
+        return await merge_written(root, errors="keep", trust=trust)
+    return await collect(root, output, errors="keep", trust=trust)
 
 
 def _publish(directory: RunDirectory, record: Finished) -> Finished:

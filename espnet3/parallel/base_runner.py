@@ -12,11 +12,12 @@ from espnet3.errors import ConfigError
 from espnet3.parallel.config import get_parallel_config
 from espnet3.parallel.env_provider import EnvironmentProvider, look_at_class
 from espnet3.parallel.progress_bar import progress_bar
-from espnet3.parallel.writer_hooks import WriterHooks, has_writers
+from espnet3.parallel.writer_hooks import WriterHooks
 from espnet3.parallel.writer_hooks import concatenate_shard_files as concatenate_shard_files
 from espnet3.text import visible
 from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.references import require_static_forward
+from espnet3.user_code.writers import has_writers
 
 if TYPE_CHECKING:
     from pathlib import Path

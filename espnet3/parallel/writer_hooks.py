@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 from espnet3.storage.permissions import unfinished_name
 from espnet3.user_code.writers import (
     DONE,
-    HOOKS,
     call_fitting,
     folder_name,
     only_writes,
@@ -154,25 +153,6 @@ class WriterHooks:
         return None
 
 
-def has_writers(runner: type[Any]) -> bool:
-    """Whether a runner writes its results itself: whether it overrides one of the hooks.
-
-    Example:
-        >>> has_writers(WriterHooks)
-        False
-    """
-    found = (getattr(runner, name, None) for name in HOOKS)
-    return any(
-        hook is not None and _function(hook) is not _function(getattr(WriterHooks, name))
-        for name, hook in zip(HOOKS, found, strict=True)
-    )
-
-
-def _function(hook: Any) -> Any:
-    """What a class method, or a static one, calls."""
-    return getattr(hook, "__func__", hook)
-
-
 def concatenate_shard_files(
     shard_dirs: Iterable[str | os.PathLike[str]],
     relative_name: str,
@@ -219,10 +199,12 @@ def _append(folder: str, relative_name: str, target: BinaryIO) -> None:
     """Append a shard's file, with the paths of its folder as they are now."""
     import shutil
 
-    seen = seen_as.get().get(folder)
+    paths = [tuple(map(os.fsencode, pair)) for pair in seen_as.get(folder, ())]
     with open(os.path.join(folder, relative_name), "rb") as source:
-        if seen is None:
+        if not paths:
             shutil.copyfileobj(source, target)
             return
-        old, new = os.fsencode(seen), os.fsencode(folder)
-        target.writelines(line.replace(old, new) for line in source)
+        for line in source:
+            for old, new in paths:
+                line = line.replace(old, new)
+            target.write(line)

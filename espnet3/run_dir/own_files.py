@@ -36,6 +36,7 @@ _RECORDS: dict[str, Callable[[str], object]] = {
     layout.WAVES: _is_number,
     layout.LOGS: _LOG.fullmatch,
     layout.CODE: _is_number,
+    layout.WRITTEN: lambda name: False,  # folders, see below
 }
 
 
@@ -70,6 +71,8 @@ class OwnFiles:
             return False
         if top == layout.CODE and steps[1].isdecimal():
             return self._is_of_snapshot(entry, int(steps[1]), "/".join(steps[2:]))
+        if top == layout.WRITTEN:  # what a runner's hooks leave there is theirs to name
+            return layout.is_written(steps[1]) and (len(steps) > 2 or entry.kind == "folder")
         return len(steps) == 2 and entry.kind == "file" and bool(_RECORDS[top](steps[1]))
 
     def _collected(self) -> frozenset[str]:

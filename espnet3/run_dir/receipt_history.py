@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from espnet3.errors import FileMissing, FormatError
 from espnet3.run_dir.reading import read_persisted
-from espnet3.run_dir.verification import find_damage
+from espnet3.run_dir.verification import find_damage, find_damage_in_written
 from espnet3.specs import layout
 from espnet3.specs.codec import Model
 from espnet3.specs.models import Receipt, RunSpec, Withdrawal
@@ -85,6 +85,8 @@ def read_receipt_history(
         if receipt is None or receipt.rank != rank or receipt.fingerprint != run.fingerprint:
             continue
         damaged.update(find_damage(store, receipt))
+        if find_damage_in_written(store, receipt):  # what its lines say of the files is not so
+            damaged.update(part.file for part in receipt.parts)
         for part in receipt.parts:
             vouched[part.file] = max(part.first + part.records, vouched.get(part.file, 0))
     return ReceiptHistory(vouched, frozenset(damaged), errors_from)

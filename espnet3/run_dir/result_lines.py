@@ -124,7 +124,7 @@ def decode_line(
         if "error" in raw:
             return ResultRecord(item, None, ErrorRecord.model_validate(raw["error"]))
         if unpickle:
-            return ResultRecord(item, _unpickle(base64.b64decode(raw["pickle"]), where, main))
+            return ResultRecord(item, unpickle_value(base64.b64decode(raw["pickle"]), where, main))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidFile(where, "", f"holds a line that is not a result: {error}") from None
     raise InvalidFile(where, "", "holds a pickled result, but the run says `results: json`")
@@ -180,7 +180,17 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(name_here(self._main, module), name)
 
 
-def _unpickle(data: bytes, where: str, main: MainModule | None) -> Any:
+def unpickle_value(data: bytes, where: str, main: MainModule | None) -> Any:
+    """What another process of a run has pickled; to be asked only where that is to be believed.
+
+    Args:
+        data: the pickle.
+        where: what it stands in, for errors.
+        main: the main module that it speaks of; this process's own where unset.
+
+    Raises:
+        InvalidFile: it cannot be unpickled here.
+    """
     try:
         if main is not None:
             return _Unpickler(data, main).load()

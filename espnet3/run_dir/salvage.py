@@ -18,6 +18,7 @@ from espnet3.specs.models import ErrorRecord, ResultPart
 from espnet3.storage.base import Store
 
 PIECE = 1 << 20  # bytes
+Kept = tuple[bytes, bool]  # a line, and whether it is an error record
 
 
 class TrustedExtent(NamedTuple):
@@ -160,7 +161,7 @@ def _good_lines(
     store: Store, reach: TrustedExtent, items: Sequence[Any], start: int
 ) -> Generator[tuple[bytes, bool] | None, None, None]:
     """A file's lines from a position on, None where a line is not good."""
-    lines = _valid_lines(store, reach.file, items)
+    lines = valid_lines(store, reach.file, items)
     first = reach.file.first
     for line, is_error in itertools.islice(lines, start - first, reach.end - first):
         yield (line, is_error) if reach.errors or not is_error else None
@@ -174,7 +175,7 @@ def _scan(
     errors_count = layout.submission_of(file.attempt) >= history.errors_from
     unbroken = end = file.first
     whole = True
-    for position, (_, is_error) in enumerate(_valid_lines(store, file, items), file.first + 1):
+    for position, (_, is_error) in enumerate(valid_lines(store, file, items), file.first + 1):
         if not is_error or (errors_count and position <= vouched):
             end = position
             if whole:
@@ -184,7 +185,7 @@ def _scan(
     return TrustedExtent(file, unbroken, end, errors_count)
 
 
-def _valid_lines(
+def valid_lines(
     store: Store, file: layout.ResultFile, items: Sequence[Any]
 ) -> Iterator[tuple[bytes, bool]]:
     """The file's lines, with whether each is an error record, up to the first invalid one."""
@@ -237,7 +238,7 @@ def _measure(
 ) -> tuple[ResultPart, int]:
     """The part made of a file's first `records` lines, and how many of them are errors."""
     digest, size, lines, errors = hashlib.sha256(), 0, 0, 0
-    for line, failed in itertools.islice(_valid_lines(store, file, items), records):
+    for line, failed in itertools.islice(valid_lines(store, file, items), records):
         digest.update(line)
         size += len(line)
         lines += 1

@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeVar
 from espnet3.errors import DamagedResult, FileMissing, InvalidFile
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
-from espnet3.specs.models import Receipt, ResultPart
+from espnet3.specs.models import Receipt, ResultPart, WrittenFile
 from espnet3.storage import retry
 from espnet3.storage.base import Store
 
@@ -76,6 +76,51 @@ def find_damage(store: Store, receipt: Receipt) -> dict[str, str]:
         except DamagedResult as error:
             found[part.file] = error.problem
     return found
+
+
+def verify_written(store: Store, receipt: Receipt) -> None:
+    """Require that what a receipt says that writers have written is there, byte for byte.
+
+    Raises:
+        DamagedResult: names the first file that is not.
+    """
+    for file, problem in _damage_in_written(store, receipt):
+        path = f"{layout.written(receipt.rank, receipt.attempt)}/{file.path}"
+        raise DamagedResult(store.locate(path), receipt.rank, problem, store.root)
+
+
+def find_damage_in_written(store: Store, receipt: Receipt) -> dict[str, str]:
+    """The files of writers that are not what a receipt vouches for: path -> what is wrong.
+
+    Paths are relative to the folder of the receipt's attempt.
+    """
+    return {file.path: problem for file, problem in _damage_in_written(store, receipt)}
+
+
+def _damage_in_written(store: Store, receipt: Receipt) -> Iterator[tuple[WrittenFile, str]]:
+    folder = layout.written(receipt.rank, receipt.attempt)
+    for file in () if receipt.written is None else receipt.written.files:
+        try:
+            with store.open(f"{folder}/{file.path}") as stream:
+                problem = difference(stream, file)
+        except FileMissing:
+            problem = "is missing"
+        if problem is not None:
+            yield file, problem
+
+
+def difference(stream: BinaryIO, file: WrittenFile) -> str | None:
+    """In what a file is not what was written; None where it is."""
+    digest, size = hashlib.sha256(), 0
+    for block in blocks(stream, file.bytes + 1):
+        digest.update(block)
+        size += len(block)
+    if size != file.bytes:
+        has = f"has {size} bytes" if size < file.bytes else "has more bytes"
+        return f"{has}, but the receipt vouches for {file.bytes}"
+    if f"sha256:{digest.hexdigest()}" != file.checksum:
+        return "has changed since its receipt was written"
+    return None
 
 
 def blocks(stream: BinaryIO, size: int) -> Iterator[bytes]:

@@ -27,6 +27,7 @@ from espnet3.specs.nested import ATTEMPT
 RUN = "run.json"
 REMOVAL = "removal.json"
 COLLECTED = "results.jsonl"  # by a finisher, unless it is told otherwise
+RUN_FOLDER = "espnet3_run"  # a run directory that lies in the output folder of its runner
 SHARDS = "shards"
 SUBMISSIONS = "submissions"
 RESULTS = "results"
@@ -296,6 +297,7 @@ _END = r"(?:finished|notified)(?:\.([2-9]|[1-9][0-9]{1,8}))?\.json"
 _ATTEMPT = rf"({_PADDED})\.({ATTEMPT})\.(started|failed|interrupted)\.json"
 _CLAIM = rf"({_PADDED})\.([1-9][0-9]{{0,8}})\.(0|[1-9][0-9]{{0,8}})(\.part)?\.json"
 _WORKER = rf"({ATTEMPT})\.json"
+_WRITTEN = rf"({_PADDED})\.({ATTEMPT})"
 _RESULT = rf"({_PADDED})\.({ATTEMPT})\.(0|[1-9][0-9]*)\.jsonl"
 
 
@@ -365,6 +367,11 @@ def parse_claim(name: str) -> ClaimName | None:
     """What the name of a claim or partial receipt says, or None for a foreign file."""
     found = re.fullmatch(_CLAIM, name)
     return found and ClaimName(int(found[1]), int(found[2]), int(found[3]), bool(found[4]))
+
+
+def is_written(name: str) -> bool:
+    """Whether a folder's name is that of one that an attempt's writers write to."""
+    return re.fullmatch(_WRITTEN, name) is not None
 
 
 def parse_worker(name: str) -> str | None:

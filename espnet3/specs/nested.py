@@ -18,8 +18,16 @@ def _utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _within(path: str) -> str:
-    """A file's path may not lead out of its folder, whoever wrote the record."""
+def within(path: str) -> str:
+    """A file's path, which may not lead out of its folder, whoever wrote the record.
+
+    Raises:
+        ValueError: it does.
+
+    Example:
+        >>> within("audio/7.npy")
+        'audio/7.npy'
+    """
     if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise ValueError("leads out of the folder")
     return path
@@ -263,7 +271,7 @@ class ResultPart(NestedModel):
 class WrittenFile(NestedModel):
     """A file in the folder that an attempt's writers have written to; `path` is relative to it."""
 
-    path: Annotated[Text, AfterValidator(_within)]
+    path: Annotated[Text, AfterValidator(within)]
     bytes: Count
     checksum: Checksum
 

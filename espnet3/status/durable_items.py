@@ -14,6 +14,7 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.run_dir.salvage import list_results
 from espnet3.run_dir.skipped import Skips
+from espnet3.run_dir.written_salvage import takes_over
 from espnet3.specs import layout
 from espnet3.specs.layout import ResultFile
 from espnet3.specs.models import RunSpec, Withdrawal
@@ -121,15 +122,15 @@ class DurableItems:
         Returns:
             Rank -> its items, for those of which anything is known.
         """
-        store = directory.store
+        store, whole = directory.store, directory.store.can_append
         listed = list_results(store)
         files: dict[int, list[ResultFile]] = {}
         old_errors: dict[int, int] = {}
         for rank, generation in begun.items():
             damaged, withdrawn_from = self._of_withdrawals(directory, rank, generation)
             old_errors[rank] = max(withdrawn_from, errors_from(rank)) if errors else 0
-            files[rank] = [f for f in listed.get(rank, ()) if _name(f) not in damaged]
-        whole = store.can_append
+            own = [f for f in listed.get(rank, ()) if _name(f) not in damaged]
+            files[rank] = own if run.writers is None else _of_writers(run, store, own, starts)
 
         def read(file: ResultFile) -> None:
             most = run.n_items_of(file.rank) - file.first
@@ -258,6 +259,19 @@ class DurableItems:
             n = newest.first + seen.lines - min(file.first for file in own)
             pace = n / (seen.written - began)
         return items._replace(position=position, written=written, per_second=pace)
+
+
+def _of_writers(
+    run: RunSpec, store: Store, files: Sequence[ResultFile], starts: Mapping[int, Start]
+) -> list[ResultFile]:
+    """Of a shard whose runner writes: what its attempt has, which holds what it took over, too.
+
+    Where there is none, what the next one may go on from.
+    """
+    start = starts.get(files[0].rank) if files else None
+    if start is not None:
+        return [file for file in files if file.attempt == start.attempt]
+    return [*files] if takes_over(run, store) else []
 
 
 def union(stretches: Sequence[Stretch]) -> ShardItems:

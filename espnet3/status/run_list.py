@@ -65,8 +65,9 @@ async def list_runs(
     """The runs in some folders, the newest first.
 
     Args:
-        folders: run directories, or folders that some are directly in; paths or URLs. `.` and
-            `espnet3_runs` where unset, as far as they are there.
+        folders: run directories, or folders that some are directly in, or as `espnet3_run` in a
+            folder in them, as of runners with writers; paths or URLs. `.` and `espnet3_runs` where
+            unset, as far as they are there.
         ask: ask the schedulers what is queued and running; one question for each run that is not
             over.
 
@@ -122,7 +123,27 @@ def _candidates(store: Store) -> Iterator[str]:
             found = [each.path for each in entries if _may_be_run(each)]
     except OSError as error:
         raise RunDirectoryError(root, f"cannot be listed ({error.strerror})") from None
-    yield from filter(_is_run, found)
+    for path in found:
+        if _is_run(path):
+            yield path
+        elif _is_run(f"{path}/{layout.RUN_FOLDER}"):
+            yield f"{path}/{layout.RUN_FOLDER}"
+
+
+def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
+    """The run directories in a folder that is none itself, by name; none in one that is.
+
+    Raises:
+        RunDirectoryError, StoreError: as for `list_runs`.
+
+    Example:
+        >>> run_dirs_in("/shared/exp/decode")  # doctest: +SKIP
+        ['/shared/exp/decode/test_clean/espnet3_run', '/shared/exp/decode/test_other/espnet3_run']
+    """
+    store = open_store(folder)
+    if isinstance(store, ObjectStore) or not os.path.isdir(store.root) or _is_run(store.root):
+        return []
+    return sorted(_candidates(store))
 
 
 def _may_be_run(entry: os.DirEntry[str]) -> bool:

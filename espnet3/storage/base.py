@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from espnet3.errors import FileMissing, FileTaken
+from espnet3.errors import FileMissing, FileTaken, StoreError
 from espnet3.storage.retry import PATIENCE, RetryPolicy
 
 IN_FLIGHT = 32  # files that `create_many` writes at the same time
@@ -200,6 +200,17 @@ class Store(ABC):
         Raises:
             FileTaken: the name is taken.
         """
+
+    def upload(self, path: str, source: str) -> None:
+        """Publish a copy of a file of this host; it is durable, and never held as a whole.
+
+        Only where `append` is not: elsewhere it can be written in its place.
+
+        Args:
+            path: a name that nobody else ever uses.
+            source: the file.
+        """
+        raise StoreError(self.locate(path), "can be written there; nothing needs to be uploaded")
 
     def make_durable(self, path: str) -> None:
         """Make durable what another process wrote to a file. Objects are durable as they are."""

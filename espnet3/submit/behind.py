@@ -61,7 +61,7 @@ async def queue_after_resume(
         return None
     if is_missing:
         await queue_behind_all(seen, groups)
-    return results_of(seen.directory.root, finish)
+    return results_of(seen.directory.root, seen.run, finish)
 
 
 async def queue_behind_all(seen: Observation, groups: Groups) -> QueuedFinisher:
@@ -100,7 +100,7 @@ async def queue_behind(
     finish = groups.config.finish
     if finish is None or submitted.number is None:
         return None
-    results = results_of(directory.root, finish)
+    results = results_of(directory.root, run, finish)
     newest, ids = max([submitted.number, *submitted.further]), submitted.job_ids
     queue = partial(queue_finisher, directory, run, groups.config, groups.make)
     if not finish.up_front:

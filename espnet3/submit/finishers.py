@@ -27,6 +27,7 @@ from espnet3.run_dir.finishers import ON_THIS_HOST, next_end, next_number, queue
 from espnet3.run_dir.output_names import require_form, require_outside
 from espnet3.run_dir.processes import busy_with, this_process
 from espnet3.run_dir.worker_command import FINISHER, WorkerArguments, command
+from espnet3.run_dir.written import output_folder
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher, QueuedFinisher
@@ -92,13 +93,16 @@ def _is_of_size(directive: str, env: str) -> bool:
     return _OF_SIZE.search(name) is not None
 
 
-def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
+def check_finish(
+    root: str, config: ParallelConfig, make: MakeLauncher, *, merges: bool = False
+) -> None:
     """Find what is wrong with `finish` before anything is written.
 
     Args:
         root: the run directory.
         config: the run's parallel config.
         make: makes launchers.
+        merges: whether the runner's own `merge` makes the output.
 
     Raises:
         ConfigError: an option is wrong, or no job can wait for others here.
@@ -115,6 +119,11 @@ def check_finish(root: str, config: ParallelConfig, make: MakeLauncher) -> None:
         problem = "needs the same options for all shards; leave parallel.overrides out"
         raise ConfigError("parallel.finish.up_front", problem)
     if finish.collect is not None:
+        if merges:
+            problem = (
+                "cannot be set: the merge of the runner says where its output is; leave it out"
+            )
+            raise ConfigError("parallel.finish.collect", problem)
         require_outside(root, finish.collect)
         require_form(finish.collect, pickled=config.results == "pickle")
     most_memory(finish)
@@ -362,13 +371,15 @@ def _finisher(
     )
 
 
-def results_of(root: str, finish: Finish) -> str:
-    """The file that a finisher collects to.
+def results_of(root: str, run: RunSpec, finish: Finish) -> str:
+    """The file that a finisher collects to; the folder where a runner's own `merge` does.
 
     Example:
-        >>> results_of("/shared/decode", Finish())
+        >>> results_of("/shared/decode", run, Finish())  # doctest: +SKIP
         '/shared/decode/results.jsonl'
     """
+    if run.writers is not None:
+        return output_folder(run)
     return finish.collect or f"{root.rstrip('/')}/{layout.COLLECTED}"
 
 

@@ -16,6 +16,7 @@ from espnet3.errors import FileTaken, RunDirectoryError, Untrusted
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.removal import require_not_removed
+from espnet3.run_dir.written import own_output, require_own_output
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.items import plan_items
@@ -36,7 +37,7 @@ from espnet3.submit.process_record import warn_of_others
 from espnet3.submit.resumption import record_found_jobs, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
 from espnet3.submit.submitter import this_submitter
-from espnet3.user_code.sources import Source
+from espnet3.submit.writers import require_resume, usual_run_dir
 
 
 async def submit(
@@ -57,7 +58,8 @@ async def submit(
         runner: an instance of a BaseRunner subclass.
         items: an iterable of JSON values, for example `range(1000)`.
         run_dir: a path on storage that all nodes share, or an fsspec URL; the runner's where unset,
-            else a new folder below its `async_result_dir` (`espnet3_runs/`).
+            else a new folder below its `async_result_dir` (`espnet3_runs/`), or of a runner with
+            writers `espnet3_run` in its output folder.
         n_shards: how many shards; the config's `n_shards`, else its `n_workers`, where unset.
         parallel: the parallel config; what `set_parallel` set where unset, else `env: local`.
         code: for a run that goes on though source files were edited, as for `resume`.
@@ -68,6 +70,7 @@ async def submit(
     Raises:
         UsageError: the call or the config is wrong; nothing was written.
         PlanMismatch: `run_dir` holds a run of another plan.
+        OutputError: a runner with writers has no output folder, or another one's.
         CodeChanged: source files differ from those that it was submitted with.
         SchedulerUnavailable: the scheduler does not answer.
         SubmissionRefused: it refused a job; the plan is written and can be resumed.
@@ -78,10 +81,9 @@ async def submit(
     """
     require_choice(code)
     ready = await _prepare(runner, items, run_dir, n_shards, parallel)
-    directory, plan, groups = ready[:3]
-    submitted = Submitted.nothing(directory.root)
-    sources: list[Source] | None = None
-    if ready.existing is None:
+    directory, plan, groups, existing = ready
+    submitted, sources = Submitted.nothing(directory.root), None
+    if existing is None:
         planned = await groups.planned(range(plan.run.world_size))
         if groups.config.preflight:
             build = groups.config.preflight == "build"
@@ -95,6 +97,7 @@ async def submit(
                     submitted = submitted.and_then(part)
                 results = await queue_behind(directory, plan.run, groups, submitted, number)
                 return replace(submitted, results=results)
+    await asyncio.to_thread(_own_output, directory, existing or plan.run)
     seen = await observe(directory, record_found_jobs)
     return await submit_missing(seen, groups, submitted=submitted, code=code, sources=sources)
 
@@ -174,19 +177,22 @@ def _check(
     planned = plan_items(items)
     chosen = run_dir if run_dir is not None else runner.run_dir
     if chosen is None:
-        chosen = _new_run_dir(os.fspath(runner.async_result_dir))
+        chosen = usual_run_dir(runner) or _new_run_dir(os.fspath(runner.async_result_dir))
     directory = RunDirectory.open(chosen, config.trust)
     existing = _existing(directory)
     if existing is not None and n_shards is None and config.n_shards is None:
         n_shards = existing.world_size
     plan = plan_run(runner, planned, config, submitter, n_shards=n_shards)
+    require_resume(runner, directory.root, existing)
     if existing is not None:
         require_same_plan(directory.root, existing, plan.run)
         directory.trust_at_most(existing.parallel)
         config = config.model_copy(update={"trust": directory.trust})
     directory.require_submissions()
     directory.require_scripts(plan.run)
-    check_finish(directory.root, config, make)
+    check_finish(directory.root, config, make, merges=plan.run.writers is not None)
+    if plan.run.writers is not None:
+        require_own_output(directory, existing or plan.run)
     return _Ready(directory, plan, Groups(config, plan.run.world_size, launcher, make), existing)
 
 
@@ -236,8 +242,13 @@ def _require_believable(directory: RunDirectory) -> None:
         ) from None
 
 
+def _own_output(directory: RunDirectory, run: RunSpec) -> None:
+    if run.writers is not None:
+        own_output(directory, run)
+
+
 def _write_plan(directory: RunDirectory, plan: Plan) -> bool:
-    """Write all specs, run.json last; False where another submitter wrote the same run first."""
+    """Write all specs, then run.json; False where another submitter wrote the same run first."""
     store = directory.store
     run_file = store.locate(layout.RUN)
     files = ((layout.shard_name(spec.rank), encode(spec)) for spec in plan.shards(run_file))
@@ -259,4 +270,5 @@ def _write_plan(directory: RunDirectory, plan: Plan) -> bool:
         there = read_persisted(store, RunSpec, layout.RUN, store.await_file)
         require_same_plan(store.root, there, plan.run)
         return False
+    _own_output(directory, plan.run)
     return True

@@ -27,6 +27,7 @@ from espnet3.specs.models import (
 from espnet3.storage.paths import as_entered, same_file
 from espnet3.submit.provider_state import changed_variables, describe_instance
 from espnet3.submit.weights import by_call, equal_weight_bounds, shard_weights, weights_of
+from espnet3.submit.writers import describe_writers
 from espnet3.text import one_line
 from espnet3.user_code.references import refer_to, require_static_forward
 from espnet3.user_code.sources import checksum
@@ -97,6 +98,7 @@ def plan_run(
     Raises:
         ClassError: a worker could not find or call the runner or the provider.
         ConfigError: an argument of the provider is not JSON, or a number is wrong; names it.
+        OutputError: the runner writes its results itself, and has no `output_dir`.
     """
     check_runner(runner)
     _require_count("batch_size", runner.batch_size)
@@ -124,6 +126,7 @@ def plan_run(
         run_id=secrets.token_hex(6),
         created=now(),
         fingerprint=fingerprint(plan),
+        writers=_as_entered(describe_writers(runner)),
         checkpoint_every=parallel.checkpoint_every,
         parallel=parallel.persisted(),
         **{name: _as_entered(value) for name, value in submitter._asdict().items()},
@@ -225,11 +228,14 @@ def _checksum(plain: Mapping[str, Any]) -> str:
 
 
 def require_same_plan(run_dir: str, there: RunSpec, here: RunSpec) -> None:
-    """Refuse to go on with a run of another plan.
+    """Refuse to go on with a run of another plan, or of which `merge` would make something else.
 
     Raises:
         PlanMismatch: shows the first field that differs.
     """
+    difference = _first_difference(_output_of(there), _output_of(here), "runner")
+    if difference is not None:
+        raise PlanMismatch(run_dir, *difference)
     version = min(there.schema_version, here.schema_version)
     old, new = (_compared(run, version) for run in (there, here))
     if there.fingerprint == here.fingerprint or _checksum(new) == there.fingerprint:
@@ -248,6 +254,18 @@ def _compared(run: RunSpec, version: int) -> dict[str, Any]:
         name: _plain(value, version)
         for name, value in fields.items()
         if name not in _LATER_FIELDS or value
+    }
+
+
+def _output_of(run: RunSpec) -> dict[str, Any]:
+    """What `merge` reads of a runner with writers; nothing of others."""
+    writers = run.writers
+    if writers is None:
+        return {}
+    return {
+        "output_dir": os.path.normpath(os.path.join(run.working_directory, writers.output_dir)),
+        "shard_subdir": writers.shard_subdir,
+        **{name: argument.model_dump() for name, argument in writers.attributes.items()},
     }
 
 
@@ -309,12 +327,12 @@ def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | 
             if found is not None:
                 return found
         return None
-    if old == new or (where in _SCRIPTS and same_file(str(old), str(new))):
+    if old == new or (where in _PATHS and same_file(str(old), str(new))):
         return None
     return where, repr(masked(old, where)), repr(masked(new, where))
 
 
-_SCRIPTS = frozenset({"runner.file", "provider.cls.file"})
+_PATHS = frozenset({"runner.file", "provider.cls.file", "runner.output_dir"})
 
 
 class JobShape(NamedTuple):

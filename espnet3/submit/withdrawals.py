@@ -17,7 +17,7 @@ from espnet3.run_dir.claims import claim_names, read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.skipped import Skips, read_skipped
-from espnet3.run_dir.verification import find_damage, patiently
+from espnet3.run_dir.verification import find_damage, find_damage_in_written, patiently
 from espnet3.specs import layout
 from espnet3.specs.models import PartialReceipt, Receipt, RunSpec, Withdrawal, now
 from espnet3.storage.retry import RetryPolicy
@@ -192,9 +192,10 @@ def _damage(
     except FileMissing:
         return None  # so the shard is not done, and there is nothing to withdraw
     files = find_damage(directory.store, receipt)
-    if not files:
+    written = find_damage_in_written(directory.store, receipt)
+    if not files and not written:
         return None
-    words = [f"{file} {problem}" for file, problem in files.items()]
+    words = [f"{file} {problem}" for file, problem in (files | written).items()]
     more = f", and {len(words) - 3} more" if len(words) > 3 else ""
     return WithdrawalCause("damaged", ", ".join(words[:3]) + more, [*files])
 

@@ -13,7 +13,6 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from espnet3.errors import OutputError, UsageError
-from espnet3.specs.base import NestedModel
 from espnet3.specs.plain import is_omegaconf
 from espnet3.storage.permissions import make_folders, opener, regular, unfinished_name
 from espnet3.text import one_line
@@ -24,8 +23,10 @@ from espnet3.user_code.values import stored
 MANIFEST = "manifest.json"
 
 
-class ManifestShard(NestedModel):
+class ManifestShard(BaseModel):  # not of specs: workers have those models without pydantic
     """A shard: its number, and what `forward` is called with."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     shard_id: Annotated[int, Field(ge=0)]
     items: list[JsonValue]

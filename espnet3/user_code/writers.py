@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,8 +19,15 @@ HOOKS = (
 DONE = "done"  # the file that says that a folder is whole, as in ESPnet3
 # The folder of the shard that is begun; for `init_state`, whose arguments do not say it.
 shard_folder: ContextVar[Path | None] = ContextVar("shard_folder", default=None)
-# Folder of a shard -> the path at which its writers saw it, where that was another one.
-seen_as: ContextVar[Mapping[str, str]] = ContextVar("seen_as", default={})  # noqa: B039 (never changed)
+# Folder of a shard -> paths by which its writers may have known it, each with what it is now.
+# Filled in processes that do nothing but merge, and for all of their threads.
+seen_as: dict[str, Sequence[tuple[str, str]]] = {}
+# What the constructor of a runner sets itself; all else that a runner holds is the user's.
+SET_BY_BASE = frozenset({
+    "provider", "batch_size", "async_mode", "run_dir", "async_result_dir", "async_specs_dir",
+    "output_dir", "shard_subdir", "resume",
+})  # fmt: skip
+_DEFAULTS = "espnet3.parallel.writer_hooks"  # by name: not to be imported from here
 
 
 def folder_name(shard_id: int) -> str:
@@ -30,6 +37,21 @@ def folder_name(shard_id: int) -> str:
     'split.3'
     """
     return f"split.{shard_id}"
+
+
+def has_writers(runner: type[Any]) -> bool:
+    """Whether a runner writes its results itself: whether it overrides one of the hooks.
+
+    Args:
+        runner: its class.
+
+    Example:
+        >>> from espnet3.parallel import BaseRunner
+        >>> has_writers(BaseRunner)
+        False
+    """
+    owners = (next((c for c in runner.__mro__ if name in vars(c)), None) for name in HOOKS)
+    return any(owner is not None and owner.__module__ != _DEFAULTS for owner in owners)
 
 
 class ShardWriters:

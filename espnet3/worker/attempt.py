@@ -19,6 +19,7 @@ from espnet3.errors import (
     TooManyErrors,
     UnserializableResult,
     UsageError,
+    WriterFailed,
 )
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
@@ -30,7 +31,7 @@ from espnet3.worker.usage import Meter
 
 log = logging.getLogger("espnet3.worker")
 LARGE_ITEM = 1 << 16  # bytes
-_WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors
+_WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors | WriterFailed
 WORKER_FAILED = "the worker failed: "  # begins a cause that is no exception of the user's code
 # Of addresses alone, for where a limit leaves none: nothing writes to it.
 _reserve = [bytes(1 << 22)]

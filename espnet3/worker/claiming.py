@@ -261,6 +261,8 @@ class Claims:
         for state, region, claims in at_work:
             pace = likely_pace(state, paces)
             split = split_of(state, region.end, pace, self._terms.heartbeat)
+            if self._run.writers is not None:  # two halves would be two folders
+                split = None
             if split is not None and region.first < split.first < region.end:
                 shared.append((split, region, claims))
             elif pace and not is_young(state):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from espnet3.errors import ForwardFailed, TooManyErrors, WorkError
+from espnet3.errors import ForwardFailed, TooManyErrors, WorkError, WriterFailed
 from espnet3.run_dir import result_lines
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs.models import RunSpec, Submission
@@ -72,6 +72,7 @@ class Work(NamedTuple):
     place: SchedulerTask
     limits: Limits = NO_LIMITS
     early_end: EarlyEnd | None = None
+    runner: type[Any] | None = None
 
 
 class Tally:
@@ -136,7 +137,7 @@ def _compute_some(work: Work, writer: ResultWriter, left: _Left, tally: Tally) -
     """Some items; False where there were none."""
     forward, env, signals, add = work.forward, work.env, work.signals, writer.add
     on_error = work.limits.on_error or work.run.on_error
-    as_json = work.run.results == "json"
+    as_json = work.run.results == "json" or work.run.writers is not None
     encode_result = result_lines.encode_json if as_json else result_lines.encode_pickle
     item = nothing = object()
     for item, kept in left:
@@ -160,16 +161,19 @@ def _compute_some(work: Work, writer: ResultWriter, left: _Left, tally: Tally) -
             except BaseException as error:  # the user's code, which may call sys.exit
                 # A signal for the whole job ends what the item runs too, perhaps a moment before
                 # it comes here: that is not a failure. Recorded errors are looked at by salvage.
-                if on_error == "stop":
+                wrote = isinstance(error, WriterFailed)
+                if on_error == "stop" or wrote:
                     time.sleep(SIGNAL_GRACE)
                 signals.check()
                 let_go(error)
+                if wrote:
+                    raise
                 raise ForwardFailed(item, describe(error)) from error
             finally:
                 signals.armed = False
             line = encode_result(item, result)
         except WorkError as error:
-            if on_error == "stop":
+            if on_error == "stop" or isinstance(error, WriterFailed):
                 raise
             details = error_record(error.__cause__ or error)
             log.error("%s", error)

@@ -121,13 +121,7 @@ def run_claimed(
         worker = _Worker(directory, run, claims, heartbeat, signals, bounds, again)
         try:
             with heartbeat:
-                try:
-                    forward, env = build_environment(run, signals, meter, place.task or 0)
-                except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
-                    code = worker.fail(raised, early_end)
-                else:
-                    work = Work(directory, run, forward, env, signals, place, limits, early_end)
-                    code = worker.compute_all(work)
+                code = worker.build_and_compute(place, limits, early_end, meter)
         except Interrupted:
             pass
         finally:
@@ -152,6 +146,18 @@ class _Worker:
         self._earlier: Mapping[int, Sequence[ResultFile]] | None = None
         self._spent, self._items = 0.0, 0
         self._failed_fast: set[int] = set()
+
+    def build_and_compute(
+        self, place: SchedulerTask, limits: Limits, early_end: EarlyEnd | None, meter: Meter
+    ) -> int:
+        directory, run, signals = self._directory, self._run, self._signals
+        try:
+            runner, env = build_environment(run, signals, meter, place.task or 0)
+        except Exception as raised:  # noqa: BLE001 (a shortage of memory, say)
+            return self.fail(raised, early_end)
+        forward = runner.forward
+        work = Work(directory, run, forward, env, signals, place, limits, early_end, runner)
+        return self.compute_all(work)
 
     def compute_all(self, work: Work) -> int:
         code, n_shards = exit_codes.DONE, 0

@@ -16,7 +16,7 @@ from espnet3.worker.usage import Meter
 
 def build_environment(
     run: RunSpec, signals: Signals, meter: Meter, rank: int
-) -> tuple[Callable[..., Any], dict[str, Any]]:
+) -> tuple[type[Any], dict[str, Any]]:
     """Rebuild runner and provider and build the environment, once for all shards.
 
     Args:
@@ -25,6 +25,9 @@ def build_environment(
         meter: measures how long it takes.
         rank: of the first shard; in the dynamic schedule, where that is not known, the task.
 
+    Returns:
+        The runner's class and the environment.
+
     Raises:
         EspnetError: provider or runner cannot be rebuilt here, or the provider raised.
     """
@@ -32,7 +35,7 @@ def build_environment(
         return _build(run, signals, rank)
 
 
-def _build(run: RunSpec, signals: Signals, rank: int) -> tuple[Callable[..., Any], dict[str, Any]]:
+def _build(run: RunSpec, signals: Signals, rank: int) -> tuple[type[Any], dict[str, Any]]:
     enter_submitter_process(run)
     signals.armed = True
     try:
@@ -41,7 +44,7 @@ def _build(run: RunSpec, signals: Signals, rank: int) -> tuple[Callable[..., Any
         env = environment_of(run, provider, signals.check)
     finally:
         signals.armed = False
-    return runner.forward, env
+    return runner, env
 
 
 def tell_world(run: RunSpec, rank: int) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 import orjson
 
-from espnet3.errors import EspnetError
+from espnet3.errors import EspnetError, UnserializableResult
 from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.item_words import WantedItem
@@ -48,15 +49,23 @@ def compute_item(directory: RunDirectory, run: RunSpec, rank: int, wanted: Wante
     item = items[position]
     with Signals() as signals:
         try:
-            forward, env = build_environment(run, signals, Meter(asks_gpus=False), rank)
+            runner, env = build_environment(run, signals, Meter(asks_gpus=False), rank)
+            env = _env_of_forward(run, runner, rank, env)
             log.info("shard %d: item at position %d", rank, position)
             signals.armed = True
             try:  # on a copy, as in a run
-                result = forward(orjson.loads(orjson.dumps(item)), **env)
+                result = runner.forward(orjson.loads(orjson.dumps(item)), **env)
             finally:
                 signals.armed = False
             encode = encode_json if run.results == "json" else encode_pickle
             line = encode(item, result).decode()
+        except UnserializableResult as error:
+            if run.writers is None:
+                _say_why(error)
+                return exit_codes.FAILED
+            # Writers take any result: that this cannot be shown is no failure.
+            print(f"forward returned a {error.type_name}, which is not shown", file=sys.stderr)
+            return exit_codes.DONE
         except Interrupted:
             return exit_codes.INTERRUPTED
         except BaseException as error:  # noqa: BLE001 (the user's code, which may call sys.exit)
@@ -67,10 +76,27 @@ def compute_item(directory: RunDirectory, run: RunSpec, rank: int, wanted: Wante
     return exit_codes.DONE
 
 
+def _env_of_forward(
+    run: RunSpec, runner: type[Any], rank: int, env: dict[str, Any]
+) -> dict[str, Any]:
+    """What `forward` gets; with writers more than what the provider built, as in a run."""
+    if run.writers is None:
+        return env
+    from espnet3.worker.written import writers_of  # which others need not load
+
+    # No hook is called, so nothing looks for that folder.
+    return writers_of(run, runner, rank, "", env).forward_env(env)
+
+
 def _say_why(error: BaseException) -> None:
     """The traceback; and on the last line what it means."""
     cause = error.__cause__ if isinstance(error, EspnetError) else error
     if cause is not None:
-        print(visible(error_record(cause).traceback), end="", file=sys.stderr)
+        print_traceback(cause)
     ours = scrubbed(str(error)) if isinstance(error, EspnetError) else describe(error)
     print(f"espnet3: {ours}", file=sys.stderr)
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of an exception of the user's code on standard error."""
+    print(visible(error_record(error).traceback), end="", file=sys.stderr)

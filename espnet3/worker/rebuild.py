@@ -71,10 +71,12 @@ def rebuild(run: RunSpec) -> tuple[Any, Any]:
     reenter_submitter_process(run)
     for variable in run.assignments:
         where = f"{variable.target}.{variable.name}"
-        setattr(find_class(variable.target), variable.name, _value(variable.value, where))
+        setattr(find_class(variable.target), variable.name, restored_value(variable.value, where))
     where = str(run.provider.cls)
-    args = [_value(argument, where) for argument in run.provider.args]
-    kwargs = {name: _value(argument, where) for name, argument in run.provider.kwargs.items()}
+    args = [restored_value(argument, where) for argument in run.provider.args]
+    kwargs = {
+        name: restored_value(argument, where) for name, argument in run.provider.kwargs.items()
+    }
     try:
         provider = provider_class(*args, **kwargs)
     except (Exception, SystemExit) as error:  # the constructor is the user's code
@@ -84,11 +86,20 @@ def rebuild(run: RunSpec) -> tuple[Any, Any]:
         ) from error
     for name, argument in run.provider.attributes.items():
         # Past `__setattr__` and properties, which would not take what they made themselves.
-        object.__setattr__(provider, name, _value(argument, f"{where}.{name}"))
+        object.__setattr__(provider, name, restored_value(argument, f"{where}.{name}"))
     return runner, provider
 
 
-def _value(argument: Argument, where: str) -> Any:
+def restored_value(argument: Argument, where: str) -> Any:
+    """A value that the submitter's process held.
+
+    Args:
+        argument: as it was stored.
+        where: what holds it, for errors.
+
+    Raises:
+        ClassError: it cannot be restored here.
+    """
     try:
         return restored(argument)
     except ClassError:

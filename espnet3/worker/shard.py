@@ -12,7 +12,7 @@ from espnet3.errors import FileTaken, StoreError
 from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.receipt_history import read_receipt_history
 from espnet3.run_dir.regions import covered
-from espnet3.run_dir.salvage import NOTHING, Salvage, later_lines, list_results, salvage
+from espnet3.run_dir.salvage import NOTHING, Kept, Salvage, later_lines, list_results, salvage
 from espnet3.specs import layout
 from espnet3.specs.items import batched, may_change
 from espnet3.specs.models import (
@@ -21,6 +21,7 @@ from espnet3.specs.models import (
     Receipt,
     ResultPart,
     Usage,
+    Written,
     now,
 )
 from espnet3.worker.attempt import Attempt, as_ours, record_failure
@@ -89,43 +90,102 @@ def compute_shard(
         Interrupted: a signal came; what was done is kept and the attempt recorded as interrupted.
         UsageError: the directory belongs to another run by now; nothing is recorded.
     """
-    directory, run, store = work.directory, work.run, work.directory.store
-    salvaged, writer = NOTHING, None
-    tell_world(run, attempt.rank)
+    progress = _Progress()
+    tell_world(work.run, attempt.rank)
     try:
         if stretch is None:  # a claim stands in place of it
             attempt.record("started", durable=False)
         work, items = _with_items(work, attempt.rank)
-        salvaged = _salvage(work, attempt, earlier, items, stretch)
-        with ResultWriter(
-            store,
-            attempt.rank,
-            attempt.name,
-            salvaged.reached,
-            run.checkpoint_every,
-            before_file=lambda: directory.require_run(run.run_id),
-            one_by_one=work.limits.one_by_one,
-        ) as writer:
-            tally = Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
-            left = _left(work, attempt.rank, items, salvaged, stretch)
-            compute_items(work, writer, left, tally, attempt.spent)
-            parts = writer.finish()
-        old, usage = salvaged.records + tally.copied, attempt.spent.usage()
-        vouched = _Vouched([*salvaged.parts, *parts], tally.errors, old, usage)
+        compute = _compute_results if work.run.writers is None else _compute_written
+        vouched = compute(work, attempt, earlier, items, stretch, progress)
+        vouched = vouched._replace(usage=attempt.spent.usage())
         if stretch is None or (stretch.first, stretch.end) == (0, len(items)):
             _publish_receipt(work, attempt, vouched)
         else:
             _publish_part(work, attempt, stretch, vouched)
     except Interrupted as signal:
-        done = salvaged.records + (writer.added if writer else 0)
+        done = progress.items_done
         log.warning("shard %d: interrupted by %s after %d items", attempt.rank, signal, done)
         attempt.record("interrupted", cause=f"signal {signal}", items_done=done)
         raise
     except Exception as raised:  # noqa: BLE001 (a shortage of memory or threads, say)
-        done = salvaged.records + (writer.added if writer else 0)
-        record_failure(attempt, as_ours(raised), done)
+        record_failure(attempt, as_ours(raised), progress.items_done)
         return False
     return True
+
+
+class _Progress:
+    """What of a shard is done."""
+
+    salvaged = 0
+    writer: ResultWriter | None = None
+
+    @property
+    def items_done(self) -> int:
+        return self.salvaged + (0 if self.writer is None else self.writer.added)
+
+
+def _compute_results(
+    work: Work,
+    attempt: Attempt,
+    earlier: Iterable[layout.ResultFile],
+    items: Sequence[Any],
+    stretch: Stretch | None,
+    progress: _Progress,
+) -> _Vouched:
+    """Compute what earlier attempts have not, and make the results durable."""
+    salvaged = _salvage(work, attempt, earlier, items, stretch)
+    progress.salvaged = salvaged.records
+    kept = later_lines(work.directory.store, salvaged, items)
+    todo = items[salvaged.reached :] if salvaged.reached else items
+    return _compute(work, attempt, salvaged, todo, kept, stretch, progress)
+
+
+def _compute_written(
+    work: Work,
+    attempt: Attempt,
+    earlier: Iterable[layout.ResultFile],
+    items: Sequence[Any],
+    stretch: Stretch | None,
+    progress: _Progress,
+) -> _Vouched:
+    """Compute a shard whose runner writes its results, and make what it wrote durable."""
+    from espnet3.worker.written import writing  # which others need not load
+
+    with writing(work, attempt, earlier, items) as files:
+        vouched = _compute(files.work, attempt, NOTHING, items, files.kept, stretch, progress)
+        return vouched._replace(written=files.finish())
+
+
+def _compute(
+    work: Work,
+    attempt: Attempt,
+    salvaged: Salvage,
+    todo: Sequence[Any],
+    kept: Iterator[Kept | None],
+    stretch: Stretch | None,
+    progress: _Progress,
+) -> _Vouched:
+    """Compute items of which no line is kept, behind what is salvaged in one piece."""
+    directory, run = work.directory, work.run
+    with ResultWriter(
+        directory.store,
+        attempt.rank,
+        attempt.name,
+        salvaged.reached,
+        run.checkpoint_every,
+        before_file=lambda: directory.require_run(run.run_id),
+        one_by_one=work.limits.one_by_one,
+    ) as writer:
+        progress.writer = writer
+        tally = Tally(attempt.rank, work.limits.max_errors, salvaged.errors)
+        left: Iterable[Any] = zip(todo, kept, strict=False)
+        left = with_skipped(left, work.limits.skip.get(attempt.rank), salvaged.reached)
+        left = left if stretch is None else stretch.over(left, salvaged.reached)
+        compute_items(work, writer, left, tally, attempt.spent)
+        parts = writer.finish()
+    old = salvaged.records + tally.copied
+    return _Vouched([*salvaged.parts, *parts], tally.errors, old)
 
 
 def _with_items(work: Work, rank: int) -> tuple[Work, Sequence[Any]]:
@@ -157,17 +217,6 @@ def _salvage(
     return salvaged
 
 
-def _left(
-    work: Work, rank: int, items: Sequence[Any], salvaged: Salvage, stretch: Stretch | None
-) -> Iterable[tuple[Any, tuple[bytes, bool] | None]]:
-    """The items that are not taken over in one piece, and what is kept of each."""
-    todo = items[salvaged.reached :] if salvaged.reached else items
-    kept = later_lines(work.directory.store, salvaged, items)
-    left: Iterable[Any] = zip(todo, kept, strict=False)
-    left = with_skipped(left, work.limits.skip.get(rank), salvaged.reached)
-    return left if stretch is None else stretch.over(left, salvaged.reached)
-
-
 class _Vouched(NamedTuple):
     """What an attempt vouches for, and what it took; see `Receipt`."""
 
@@ -175,6 +224,7 @@ class _Vouched(NamedTuple):
     errors: int
     salvaged: int
     usage: Usage | None = None
+    written: Written | None = None
 
 
 def _publish_part(work: Work, attempt: Attempt, stretch: Stretch, vouched: _Vouched) -> None:
@@ -248,6 +298,7 @@ def _publish_receipt(work: Work, attempt: Attempt, vouched: _Vouched) -> None:
         host=os.uname().nodename,
         created=now(),
         usage=vouched.usage,
+        written=vouched.written,
     )
     work.directory.require_run(work.run.run_id)
     try:

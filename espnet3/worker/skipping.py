@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from espnet3.run_dir.result_lines import encode_error
+from espnet3.run_dir.salvage import Kept
 from espnet3.run_dir.skipped import SKIPPED
 from espnet3.specs.models import ErrorRecord, Submission
-
-Kept = tuple[bytes, bool]  # a line, and whether it is an error record
 
 
 def skips_of(submission: Submission) -> dict[int, dict[int, str]]:

@@ -68,10 +68,11 @@ def run_task(
 
     with Signals() as signals, RemovalWatch(directory, run.run_id, heartbeat), meter:
         try:
-            forward, env = build_environment(run, signals, meter, next(iter(todo)))
+            runner, env = build_environment(run, signals, meter, next(iter(todo)))
             again = may_have_predecessors or any(n > 1 for n in todo.values())
             earlier = list_results(directory.store) if again else {}
-            work = Work(directory, run, forward, env, signals, place, limits, early_end)
+            forward = runner.forward
+            work = Work(directory, run, forward, env, signals, place, limits, early_end, runner)
             return _compute_all(work, todo, attempt, earlier)
         except Interrupted as signal:
             for rank in todo:

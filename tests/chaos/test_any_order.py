@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from espnet3.collect.merge import PartialResults
+from espnet3.collect.vouching import PartialResults
 from espnet3.errors import (
     DamagedResult,
     IncompleteRun,

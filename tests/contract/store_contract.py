@@ -341,6 +341,27 @@ class StoreContract(ABC):
         with pytest.raises(FileTaken):
             store.append("results/r.jsonl")
 
+    # --- upload ----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("size", [0, 1, 100_000, (40 << 20) + 7])
+    def test_upload_where_it_is_offered(self, store: Store, tmp_path: Path, size: int) -> None:
+        source = tmp_path / "of this host"
+        source.write_bytes(bytes(range(256)) * (size // 256) + bytes(size % 256))
+        if store.can_append:
+            with pytest.raises(StoreError, match="nothing needs to be uploaded"):
+                store.upload("written/a/hyp.scp", str(source))
+            return
+        store.upload("written/a/deep/hyp.scp", str(source))
+        assert store.exists("written/a/deep/hyp.scp")
+        with store.open("written/a/deep/hyp.scp") as file:
+            assert file.read() == source.read_bytes()
+        store.upload("written/a/deep/hyp.scp", str(source))  # where an answer was lost, say
+        assert store.read("written/a/deep/hyp.scp") == source.read_bytes()
+
+    def test_upload_of_nothing_is_an_error(self, store: Store, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match=r"written/a/hyp\.scp"):
+            store.upload("written/a/hyp.scp", str(tmp_path / "nothing"))
+
     def test_make_durable(self, store: Store) -> None:
         store.create("results/r.jsonl", b"one\n", durable=False)
         store.make_durable("results/r.jsonl")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +170,19 @@ class TestS3Store(StoreContract):
         with pytest.raises(FileTaken):
             store.create("results/r.jsonl", data)
         assert store.names("results") == ["r.jsonl"]
+
+    @pytest.mark.parametrize("size", [1000, 40 << 20])
+    @pytest.mark.parametrize("n_faults", [1, 2])
+    def test_an_upload_is_repeated_where_the_store_is_busy(
+        self, store: Store, server: Server, tmp_path: Path, size: int, n_faults: int
+    ) -> None:
+        source = tmp_path / "hyp.scp"
+        source.write_bytes(bytes(size))
+        server.faults = [lambda environ, answer: error("503 Slow Down", "SlowDown")] * n_faults
+        store.upload("written/a/hyp.scp", str(source))
+        assert server.faults == []
+        with store.open("written/a/hyp.scp") as file:
+            assert file.read() == bytes(size)
 
     def test_files_of_other_processes_are_seen_at_once(self, store: Store) -> None:
         store.create("receipts/000000.json", b"{}")

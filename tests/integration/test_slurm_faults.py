@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from espnet3.collect.merge import PartialResults
+from espnet3.collect.vouching import PartialResults
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
 from tests.support.helpers import (

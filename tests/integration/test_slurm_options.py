@@ -348,7 +348,8 @@ def test_the_user_s_jobqueue_yaml_counts_and_is_recorded(
 def test_it_works_within_a_running_event_loop(slurm: SlurmCluster, tmp_path: Path) -> None:
     async def notebook() -> list[Any]:
         run = submit_noting(tmp_path, 2, parallel(n_shards=1))
-        return ended(run).collect()
+        results: list[Any] = ended(run).collect()
+        return results
 
     assert [record["square"] for record in asyncio.run(notebook())] == [0, 1]
     assert json.loads(Path(tmp_path, "run", "run.json").read_text())["world_size"] == 1

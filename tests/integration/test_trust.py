@@ -307,7 +307,7 @@ def test_it_costs_a_handful_of_looks(run_dir: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "lstat", look)
     require_trusted(open_store(run_dir), None, [layout.submission(1)])
-    made_later = 6  # folders: of withdrawals, claims, workers, finishers, waves and code
+    made_later = 7  # folders: of withdrawals, claims, workers, finishers, waves, code and writers
     assert len(looks) <= len(run_dir.parts) + len(FOLDERS) + made_later + 2
 
 

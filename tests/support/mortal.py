@@ -271,14 +271,17 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Disk:
         disk.synced_whole(descriptor)
 
     monkeypatch.setattr("espnet3.storage.syncfs.sync_whole", sync_whole)
-    modules = ("espnet3.storage.local", "espnet3.storage.local_append", "espnet3.collect.output")
+    modules = (
+        "espnet3.storage.local", "espnet3.storage.local_append", "espnet3.storage.written_folder",
+        "espnet3.collect.output",
+    )  # fmt: skip
     for module in modules:
         monkeypatch.setattr(f"{module}.os", system)
         monkeypatch.setattr(f"{module}.open", _opener(system, disk), raising=False)
     return disk
 
 
-_CALLS = ("cat_file", "pipe_file", "info", "ls", "rm_file", "getxattr")
+_CALLS = ("cat_file", "pipe_file", "put_file", "info", "ls", "rm_file", "getxattr")
 
 
 class _FileSystem:

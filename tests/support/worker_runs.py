@@ -136,6 +136,13 @@ def _await_and_kill(idx: Any, config: dict[str, Any]) -> Any:
     return _kill_and_loop(idx, config)
 
 
+def _await(idx: Any, config: dict[str, Any]) -> Any:
+    """Wait for a file."""
+    print("at the gate", file=sys.stderr, flush=True)
+    eventually(Path(config["file"]).exists)
+    return 2 * idx
+
+
 def _kill_and_go_on(idx: Any, config: dict[str, Any]) -> Any:
     os.kill(os.getpid(), _signal(config))
     return 2 * idx
@@ -272,6 +279,7 @@ DEEDS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "close descriptors": _close_descriptors,
     "loop": _loop,
     "kill": _kill_and_loop,
+    "await": _await,
     "await and kill": _await_and_kill,
     "kill and go on": _kill_and_go_on,
     "kill twice": _kill_while_cleaning_up,
@@ -299,12 +307,13 @@ def write_run(
     *,
     runner: type[BaseRunner] = Work,
     batch_size: int | None = None,
+    output_dir: str | None = None,
     **parallel: Any,
 ) -> RunSpec:
     """Write a run with one submission, as `submit` does, and start nothing."""
     parsed = parse_parallel({"env": "local", **parallel})
     plan = plan_run(
-        runner(Setup(config), batch_size=batch_size),
+        runner(Setup(config), batch_size=batch_size, output_dir=output_dir),
         plan_items(items),
         parsed,
         this_submitter(sys.executable),

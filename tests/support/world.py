@@ -107,7 +107,7 @@ class World:
         monkeypatch.setattr(submitter, "_git_commit", lambda: None)  # saves a process each time
         monkeypatch.chdir(folder)
         _checkpoint_at_every_second_item(monkeypatch)
-        self.expected = expected()
+        self.expected: Any = expected()
         self.seen: Snapshot = {}
         self.damaged: set[str] = set()
 

@@ -16,7 +16,7 @@ from espnet3.config.model import ParallelConfig
 from espnet3.errors import ItemsError, OutputError
 from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel, writing
 from espnet3.parallel.shard_folder import held, keep, kept
-from espnet3.parallel.writer_hooks import has_writers
+from espnet3.user_code.writers import has_writers
 from tests.support.runners import MENDED
 from tests.support.writing_runners import Appending, Decode, Kinds, Statistics, Study, computed
 

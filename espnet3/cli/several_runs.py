@@ -1,0 +1,55 @@
+"""Commands that were given a folder of runs, such as the output folder of several test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from espnet3.cli import show
+from espnet3.cli.options import DONE, NOT_COMPLETE
+from espnet3.errors import UsageError
+from espnet3.status.run_list import run_dirs_in
+from espnet3.text import one_line
+
+_SHOWN = 5  # runs that an error names
+
+
+def require_one(run_dir: str, what: str) -> None:
+    """Refuse a folder of runs.
+
+    Args:
+        run_dir: as given.
+        what: what is for one run only.
+
+    Raises:
+        UsageError: it is one; names the runs.
+    """
+    if found := run_dirs_in(run_dir):
+        names = ", ".join(one_line(each, 10_000) for each in found[:_SHOWN])
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        problem = f"holds several runs, and {what} is for one: name one of {names}{more}"
+        raise UsageError(f"{run_dir}: {problem}")
+
+
+def show_status(run_dirs: list[str], *, as_json: bool) -> int:
+    """Show several runs as `list` does, with what is queued and running.
+
+    Returns:
+        The exit code: 0 where all are done.
+    """
+    from espnet3._blocking import run_blocking
+    from espnet3.cli import run_rows
+    from espnet3.status.run_list import list_runs
+
+    with show.waiting("looking"):
+        found = run_blocking(list_runs(run_dirs, ask=True))
+    if as_json:
+        show.json_document({"runs": run_rows.documents(found)})
+    else:
+        run_rows.show_runs(found)
+    return DONE if all(run.state == "done" for run in found) else NOT_COMPLETE
+
+
+def show_documents(documents: Sequence[Any]) -> None:
+    """Print the JSON document of a run, or `runs` with those of several."""
+    show.json_document(documents[0] if len(documents) == 1 else {"runs": documents})

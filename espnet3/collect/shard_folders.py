@@ -1,0 +1,210 @@
+"""The folders `split.N` of a run with writers: links to what attempts have written, or copies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
+from espnet3.errors import DamagedResult, FileMissing, OutputError
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.submissions import newest_submission
+from espnet3.run_dir.verification import difference, patiently, verify_written
+from espnet3.run_dir.written import output_folder, require_own_output, shard_folders
+from espnet3.specs import layout
+from espnet3.specs.models import Receipt, ResultPart, RunSpec, Written, WrittenFile
+from espnet3.storage.base import Store
+from espnet3.storage.concurrency import gather
+from espnet3.storage.local import LocalStore
+from espnet3.storage.permissions import make_folder, make_folders, opener, unfinished_name
+from espnet3.user_code.writers import folder_name
+
+READERS = 8  # threads that read what was written, a shard each
+
+
+def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
+    """Verify what was written, and put each shard's folder where `merge` looks for it.
+
+    Args:
+        directory: the run directory, whose code is about to be run.
+        vouched: what may be merged; shards without a receipt are left out.
+
+    Returns:
+        Rank -> paths at which the shard's writers saw its folder, in order.
+
+    Raises:
+        Untrusted: others could have written what would be run.
+        DamagedResult: something is not what its receipt vouched for.
+        OutputError: the output folder is not the run's, or cannot be written.
+        StoreError: something cannot be read.
+    """
+    store = directory.store
+    newest = newest_submission(store)
+    run = directory.trusted_run([newest] if newest else [])
+    receipts = [shard for shard in vouched.shards if isinstance(shard, Receipt)]
+    for each in receipts:
+        if each.written is None:
+            problem = "does not say what was written"
+            raise DamagedResult(
+                store.locate(layout.receipt(each.rank)), each.rank, problem, store.root
+            )
+    directory.require_files(layout.written(each.rank, each.attempt) for each in receipts)
+    require_own_output(directory, run)
+    take_in_turn(vouched, _take_nothing)
+    output = output_folder(run)
+    _require_place(run, output)
+
+    def place(receipt: Receipt) -> None:
+        vouched.require_wanted()
+        path = os.path.join(output, folder_name(receipt.rank))
+        if isinstance(store, LocalStore):
+            patiently(lambda: verify_written(store, receipt), vouched.patience, vouched.stop)
+            _link(path, store.locate(layout.written(receipt.rank, receipt.attempt)))
+        elif not _holds(path, _written(receipt)):
+            _download(vouched, receipt, path)
+
+    try:
+        make_folders(output)
+        _remove_other_links(output, receipts)
+        gather(place, receipts, READERS)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror or error})"
+        raise OutputError(str(error.filename or output), problem) from None
+    return _seen(store, run, receipts)
+
+
+def _take_nothing(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
+    """Result lines are verified, and hold nothing that is wanted."""
+
+
+def _written(receipt: Receipt) -> Written:
+    return receipt.written or Written(folder="")
+
+
+def _seen(store: Store, run: RunSpec, receipts: Sequence[Receipt]) -> dict[int, list[str]]:
+    """Rank -> paths of its folder that its files may have in them.
+
+    An attempt that went on where another one had ended has lines which were written there.
+    """
+    seen = {each.rank: [_written(each).folder] for each in receipts}
+    if run.writers is None or not run.writers.append_only or not isinstance(store, LocalStore):
+        return seen
+    for name in os.listdir(store.locate(layout.WRITTEN)):
+        rank = int(name.partition(".")[0]) if layout.is_written(name) else None
+        if rank in seen:
+            path = os.path.join(os.path.dirname(seen[rank][0]), name)
+            seen[rank] += [path] if path != seen[rank][0] else []
+    return seen
+
+
+def _require_place(run: RunSpec, output: str) -> None:
+    """Refuse a folder that is meant from one which is not there."""
+    here, writers = run.working_directory, run.writers
+    if writers is None or os.path.isabs(writers.output_dir) or os.path.isdir(here):
+        return
+    raise OutputError(output, f"lies where the run was submitted, and there is no {here} here")
+
+
+def _remove_other_links(output: str, receipts: Sequence[Receipt]) -> None:
+    """Remove links of shards that are left out: nothing finds what is not to be merged."""
+    wanted = {folder_name(each.rank) for each in receipts}
+    for name in {*shard_folders(output)} - wanted:
+        path = os.path.join(output, name)
+        if os.path.islink(path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def _link(path: str, target: str) -> None:
+    """Have a path lead to a folder, in place of where it led before.
+
+    Raises:
+        OutputError: it is no link.
+        OSError: it cannot be made.
+    """
+    real, parent = os.path.realpath(target), os.path.realpath(os.path.dirname(path))
+    if real.startswith(f"{parent}/"):  # so that both may be moved together
+        target = os.path.relpath(real, parent)
+    if os.path.islink(path):
+        if os.readlink(path) == target:
+            return
+    elif os.path.lexists(path):
+        problem = "is a folder that this run has not made; move it away, and collect again"
+        raise OutputError(path, problem)
+    unfinished = unfinished_name(path)
+    os.symlink(target, unfinished)
+    try:
+        os.replace(unfinished, path)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+
+
+def _holds(path: str, written: Written) -> bool:
+    """Whether a folder holds what an attempt has written, from an earlier collection."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    try:
+        for file in written.files:
+            with open(os.path.join(path, file.path), "rb") as stream:
+                if difference(stream, file) is not None:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def _download(vouched: Vouched, receipt: Receipt, path: str) -> None:
+    """Copy what an attempt has written from an object store; it appears once it is whole.
+
+    Raises:
+        DamagedResult: it is not what the receipt vouched for.
+        OSError: the copy cannot be written.
+    """
+    store, folder = vouched.store, layout.written(receipt.rank, receipt.attempt)
+    unfinished, old = unfinished_name(path), unfinished_name(path)
+    try:
+        make_folder(unfinished)
+        for file in _written(receipt).files:
+            vouched.require_wanted()
+            source, target = f"{folder}/{file.path}", os.path.join(unfinished, file.path)
+            make_folders(os.path.dirname(target))
+            fetch = _Fetch(store, source, target, file, receipt.rank)
+            patiently(fetch, vouched.patience, vouched.stop)
+        if os.path.lexists(path):  # of an earlier attempt
+            os.rename(path, old)
+        os.rename(unfinished, path)
+    finally:
+        for rest in (unfinished, old):
+            if os.path.islink(rest):
+                os.unlink(rest)
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+class _Fetch:
+    """Copies one file, and looks at the copy."""
+
+    def __init__(
+        self, store: Store, source: str, target: str, file: WrittenFile, rank: int
+    ) -> None:
+        self._store, self._source, self._target = store, source, target
+        self._file, self._rank = file, rank
+
+    def __call__(self) -> None:
+        problem = self._problem()
+        if problem is not None:
+            where = self._store.locate(self._source)
+            raise DamagedResult(where, self._rank, problem, self._store.root)
+
+    def _problem(self) -> str | None:
+        try:
+            source = self._store.open(self._source)
+        except FileMissing:
+            return "is missing"
+        with source, open(self._target, "w+b", opener=opener) as copied:
+            shutil.copyfileobj(source, copied, 1 << 20)
+            copied.seek(0)
+            return difference(copied, self._file)

@@ -1,0 +1,111 @@
+"""Where the output of a run with writers is made, and whether that folder is the run's to use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from espnet3.errors import EspnetError, OutputError
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.specs.models import RunSpec, WritersSpec
+from espnet3.user_code.manifest import (
+    Manifest,
+    ManifestShard,
+    read_manifest,
+    require_same,
+    write_manifest,
+)
+
+_PLAN = "plan"  # whose checksum a run's manifest has in place of the parts that local mode has
+
+
+def output_folder(run: RunSpec) -> str:
+    """The folder that the shards' folders of a run with writers are in, as an absolute path.
+
+    Raises:
+        ValueError: it has no writers.
+    """
+    writers = _writers(run)
+    return os.path.normpath(
+        os.path.join(run.working_directory, writers.output_dir, writers.shard_subdir)
+    )
+
+
+def shard_folders(root: str | Path) -> list[str]:
+    """The names of the shards' folders, and links to such, that are in an output folder.
+
+    Raises:
+        OutputError: it cannot be listed.
+    """
+    try:
+        names = os.listdir(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OutputError(os.fspath(root), f"cannot be listed ({error.strerror})") from None
+    return [name for name in names if name.startswith("split.") and name[6:].isdecimal()]
+
+
+def require_own_output(directory: RunDirectory, run: RunSpec) -> bool:
+    """Refuse an output folder whose shards are of another origin.
+
+    What a run left there that was removed since is nobody's.
+
+    Returns:
+        Whether its manifest is this run's already.
+
+    Raises:
+        OutputError: it holds what local mode, ESPnet3 or another run has written.
+    """
+    root, here = Path(output_folder(run)), _manifest(directory, run)
+    there = read_manifest(root)
+    if there is None:
+        folders = (root / name for name in shard_folders(root))
+        found = next((each for each in folders if not each.is_symlink()), None)
+        if found is not None:
+            raise OutputError(
+                os.fspath(found),
+                f"is a shard's folder that this run has not made ({directory.root} is its run "
+                "directory); choose another output_dir, or move it away",
+            )
+        return False
+    if there.fingerprint == here.fingerprint:
+        return there.run == here.run
+    if there.run is None or (there.run != here.run and _is_there(there.run)):
+        require_same(root, there, here)
+    return False
+
+
+def own_output(directory: RunDirectory, run: RunSpec) -> None:
+    """Say in the output folder of which run it is, where that does not stand there.
+
+    Raises:
+        OutputError: it is another one's, or cannot be written.
+    """
+    if not require_own_output(directory, run):
+        write_manifest(Path(output_folder(run)), _manifest(directory, run))
+
+
+def _manifest(directory: RunDirectory, run: RunSpec) -> Manifest:
+    """The manifest of a run, whose shards' specs have the items."""
+    writers = _writers(run)
+    return Manifest(
+        output_dir=writers.output_dir,
+        shard_subdir=writers.shard_subdir,
+        shards=[ManifestShard(shard_id=rank, items=[]) for rank in range(run.world_size)],
+        fingerprint={_PLAN: run.fingerprint},
+        run=directory.root,
+    )
+
+
+def _is_there(run_dir: str) -> bool:
+    try:
+        return RunDirectory.open(run_dir).run_if_there() is not None
+    except EspnetError:  # perhaps it cannot be asked from here
+        return True
+
+
+def _writers(run: RunSpec) -> WritersSpec:
+    if run.writers is None:
+        raise ValueError("the run has no writers")
+    return run.writers

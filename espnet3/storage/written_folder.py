@@ -1,0 +1,180 @@
+"""A folder of this host that the user's code writes to: its files made durable, known, uploaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from typing import BinaryIO
+
+from espnet3.errors import StoreError
+from espnet3.storage import permissions
+from espnet3.storage.base import IN_FLIGHT, Store
+from espnet3.storage.local import LocalStore
+
+_BLOCK = 1 << 20  # bytes
+_UPLOADS = 4  # at the same time: each may hold some parts of its file
+Seen = tuple[int, int, int]  # a file's number, size and time of its last change
+
+
+def make_folder(path: str) -> None:
+    """Make a folder, and those above it, durably; see `permissions.make_folders`.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    with _mapped(path):
+        permissions.make_folders(path)
+
+
+def look_at_files(folder: str) -> dict[str, Seen]:
+    """All files in a folder and those below, by their paths in it, in order; links are followed.
+
+    Raises:
+        StoreError: something is no file, a link to a folder say, and would be lost.
+    """
+    found: dict[str, Seen] = {}
+    _look_below(folder, "", found)
+    return dict(sorted(found.items()))
+
+
+def _look_below(folder: str, prefix: str, found: dict[str, Seen]) -> None:
+    with _mapped(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                _look_below(entry.path, f"{path}/", found)
+                continue
+            with _mapped(entry.path):
+                seen = entry.stat()
+            if not stat.S_ISREG(seen.st_mode):
+                raise StoreError(entry.path, "is neither a file nor a folder; writers leave files")
+            found[path] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def sync_files(folder: str, paths: Iterable[str]) -> None:
+    """Make some of a folder's files durable, and the names of all.
+
+    Raises:
+        StoreError: they may not be.
+    """
+    from espnet3.storage.concurrency import gather  # most workers have no such folder
+
+    def sync(path: str) -> None:
+        with _mapped(path), _opened(path, os.O_RDONLY) as descriptor:
+            os.fsync(descriptor)
+
+    gather(sync, [os.path.join(folder, path) for path in paths], IN_FLIGHT)
+    for each in _folders_of(folder):
+        with _mapped(each), _opened(each, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+            permissions.sync_folder(descriptor)
+
+
+def _folders_of(folder: str) -> Iterator[str]:
+    """A folder and those below it, inner ones first."""
+    with _mapped(folder), os.scandir(folder) as entries:
+        inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for each in inner:
+        yield from _folders_of(each)
+    yield folder
+
+
+def measure(path: str) -> tuple[int, str]:
+    """How many bytes a file has, and their checksum.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    digest, size = hashlib.sha256(), 0
+    with _mapped(path), open(path, "rb", opener=permissions.regular) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            size += len(block)
+    return size, f"sha256:{digest.hexdigest()}"
+
+
+def has_beginnings(folder: str, sizes: Mapping[str, int]) -> bool:
+    """Whether files are there, each of at least so many bytes."""
+    for path, size in sizes.items():
+        try:
+            found = os.stat(os.path.join(folder, path))
+        except OSError:
+            return False
+        if not stat.S_ISREG(found.st_mode) or found.st_size < size:
+            return False
+    return True
+
+
+def copy_beginnings(source: str, target: str, sizes: Mapping[str, int]) -> None:
+    """Copy the first bytes of some files to another folder, durably.
+
+    Args:
+        source: the folder.
+        target: the other one, which is empty.
+        sizes: path in it -> how many bytes.
+
+    Raises:
+        StoreError: one is shorter, or cannot be copied.
+    """
+    for path, size in sizes.items():
+        old, new = os.path.join(source, path), os.path.join(target, path)
+        with _mapped(new):
+            permissions.make_folders(os.path.dirname(new))
+            with (
+                open(old, "rb", opener=permissions.regular) as reading,
+                open(new, "xb", 0, opener=permissions.opener) as writing,
+            ):
+                _copy(reading, writing, size, old)
+    sync_files(target, sizes)
+
+
+def _copy(reading: BinaryIO, writing: BinaryIO, size: int, where: str) -> None:
+    while size:
+        block = memoryview(reading.read(min(_BLOCK, size)))
+        if not block:
+            raise StoreError(where, f"is {size} bytes shorter than a moment ago")
+        size -= len(block)
+        while block:
+            block = block[writing.write(block) :]
+
+
+def upload_files(store: Store, target: str, folder: str, paths: Iterable[str]) -> None:
+    """Upload some of a folder's files, under the same paths.
+
+    Args:
+        store: the run directory.
+        target: the folder's path in it, which nobody else uses.
+        folder: on this host.
+        paths: in it.
+    """
+    from espnet3.storage.concurrency import in_order
+
+    def upload(path: str) -> None:
+        store.upload(f"{target}/{path}", os.path.join(folder, path))
+
+    for _ in in_order(upload, paths, _UPLOADS):
+        pass
+
+
+def in_place(store: Store, path: str) -> str | None:
+    """Where on this host a folder of a run directory is; None where that is an object store's."""
+    return store.locate(path) if isinstance(store, LocalStore) else None
+
+
+@contextlib.contextmanager
+def _opened(path: str, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _mapped(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(error.filename or path, error.strerror or str(error)) from None

@@ -1,0 +1,229 @@
+"""What a runner's hooks write: the folder of an attempt, from its first item to its receipt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet3.errors import OutputError, WriterFailed
+from espnet3.run_dir.receipt_history import read_receipt_history
+from espnet3.run_dir.salvage import Kept
+from espnet3.run_dir.written_salvage import Checkpoint, find_checkpoint, kept_lines, takes_over
+from espnet3.specs import layout
+from espnet3.specs.models import RunSpec, Written, WrittenFile
+from espnet3.storage import written_folder
+from espnet3.storage.written_folder import Seen
+from espnet3.user_code.writers import HOOKS, ShardWriters
+from espnet3.worker.attempt import Attempt, describe, let_go
+from espnet3.worker.computing import SIGNAL_GRACE, Work
+from espnet3.worker.signals import Interrupted
+
+
+@contextlib.contextmanager
+def writing(
+    work: Work, attempt: Attempt, earlier: Iterable[layout.ResultFile], items: Sequence[Any]
+) -> Iterator[Writing]:
+    """The folder of an attempt whose runner writes, with the writers opened.
+
+    Args:
+        work: what all shards of this process share.
+        attempt: the attempt.
+        earlier: the result files of earlier attempts at this shard.
+        items: the shard's.
+
+    Raises:
+        WriterFailed: a hook raised.
+        Interrupted: a signal came.
+    """
+    directory = work.directory
+    directory.require_run(work.run.run_id)
+    path = layout.written(attempt.rank, attempt.name)
+    folder = written_folder.in_place(directory.store, path)
+    if folder is not None:
+        written_folder.make_folder(folder)
+        yield Writing(work, attempt, folder, earlier, items)
+        return
+    with tempfile.TemporaryDirectory(prefix="espnet3-", ignore_cleanup_errors=True) as above:
+        folder = os.path.join(above, os.path.basename(path))
+        os.mkdir(folder)
+        yield Writing(work, attempt, folder, earlier, items)
+
+
+class Writing:
+    """An attempt's folder, and the hooks that write to it.
+
+    Attributes:
+        work: as it was given, but that `forward` writes what it computes.
+        kept: for each item the line that an earlier attempt left, or None.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        attempt: Attempt,
+        folder: str,
+        earlier: Iterable[layout.ResultFile],
+        items: Sequence[Any],
+    ) -> None:
+        self._directory, self._run, self._signals = work.directory, work.run, work.signals
+        self._attempt, self._folder = attempt, folder
+        self._shown = _as_given(folder, work.run)
+        self._writers = writers_of(work.run, work.runner, attempt.rank, self._shown, work.env)
+        self._goes_on = takes_over(work.run, work.directory.store)
+        self._synced: dict[str, Seen] = {}
+        self._checked_at = time.monotonic()
+        self.kept: Iterator[Kept | None] = iter(())
+        found = self._take_over(work, earlier, items) if self._goes_on else None
+        self.kept = kept_lines(work.directory.store, found, items)
+        self._call("init_state", self._writers.open)
+        env = self._writers.forward_env(work.env)
+        self.work = work._replace(forward=self._forward_and_write(work.forward), env=env)
+
+    def finish(self) -> Written:
+        """End the shard: all that was written is durable, and in the run directory.
+
+        Raises:
+            WriterFailed: a hook raised, or left what cannot be vouched for.
+            Interrupted: a signal came.
+        """
+        self._call("finalize_state", self._writers.close)
+        paths = [*written_folder.look_at_files(self._folder)]
+        written_folder.sync_files(self._folder, paths)
+        files = [self._vouched(path) for path in paths]
+        store, path = self._directory.store, layout.written(self._attempt.rank, self._attempt.name)
+        if written_folder.in_place(store, path) is None:
+            self._directory.require_run(self._run.run_id)
+            written_folder.upload_files(store, path, self._folder, paths)
+        self._signals.check()
+        return Written(folder=self._shown, files=files)
+
+    def _vouched(self, path: str) -> WrittenFile:
+        self._signals.check()
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            name = path.encode(errors="backslashreplace").decode()
+            raise WriterFailed("close_writers", None, f"left {name}, which is no UTF-8") from None
+        size, checksum = written_folder.measure(os.path.join(self._folder, path))
+        return WrittenFile(path=path, bytes=size, checksum=checksum)
+
+    def _forward_and_write(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """`forward`, after which the result is written, and is null."""
+        write = self._writers.write
+
+        def forward_and_write(item: Any, /, **env: Any) -> Any:
+            result = forward(item, **env)
+            try:
+                write(result)
+            except Interrupted:
+                raise
+            except BaseException as error:  # a hook is the user's code, which may call sys.exit
+                raise _failed("reduce_state", item, error) from error
+
+        if not self._goes_on:
+            return forward_and_write
+        every = self._run.checkpoint_every
+
+        def with_checkpoints(item: Any, /, **env: Any) -> Any:
+            forward_and_write(item, **env)
+            if time.monotonic() - self._checked_at < every:
+                return None
+            try:
+                return {"written": self._checkpoint()}
+            except Interrupted:
+                raise
+            except BaseException as error:  # `flush` is the user's code as well
+                raise _failed("flush", item, error) from error
+
+        return with_checkpoints
+
+    def _checkpoint(self) -> dict[str, int]:
+        """Make durable what is written so far; path -> how many bytes."""
+        state = self._writers.state
+        _flush(state.get("_writers") if isinstance(state, dict) else None)
+        found = written_folder.look_at_files(self._folder)
+        changed = [path for path, seen in found.items() if self._synced.get(path) != seen]
+        self._signals.armed = False  # what is synced is known to be
+        written_folder.sync_files(self._folder, changed)
+        self._synced, self._checked_at = found, time.monotonic()
+        return {path: size for path, (_, size, _) in found.items()}
+
+    def _take_over(
+        self, work: Work, earlier: Iterable[layout.ResultFile], items: Sequence[Any]
+    ) -> Checkpoint | None:
+        """Copy what an earlier attempt had written by the last place at which that is known."""
+        store, rank = self._directory.store, self._attempt.rank
+        files = [*earlier]
+        if not files:
+            return None
+        history = read_receipt_history(
+            store, self._run, rank, self._attempt.generation, work.limits.errors_from_submission
+        )
+        found = (find_checkpoint(store, file, items, history) for file in files)
+        known = [checkpoint for checkpoint in found if checkpoint is not None]
+        for checkpoint in sorted(known, key=lambda each: each.end, reverse=True):
+            folder = store.locate(layout.written(rank, checkpoint.file.attempt))
+            if written_folder.has_beginnings(folder, checkpoint.sizes):
+                written_folder.copy_beginnings(folder, self._folder, checkpoint.sizes)
+                return checkpoint
+        return None
+
+    def _call(self, hook: str, action: Callable[[], None]) -> None:
+        """Call a hook for the whole shard."""
+        signals = self._signals
+        signals.check()
+        try:
+            signals.armed = True
+            action()
+            signals.check()  # code that swallowed one came to any end
+        except (Interrupted, OutputError):
+            raise
+        except BaseException as error:  # the user's code, which may call sys.exit
+            # As for `forward`: a signal for the whole job may have ended what it ran.
+            time.sleep(SIGNAL_GRACE)
+            signals.check()
+            let_go(error)
+            raise _failed(hook, None, error) from error
+        finally:
+            signals.armed = False
+
+
+def _as_given(folder: str, run: RunSpec) -> str:
+    """A folder by a name as hooks see it in local mode: relative where the output folder is."""
+    if run.writers is None or os.path.isabs(run.writers.output_dir):
+        return folder
+    return os.path.relpath(folder)
+
+
+def writers_of(
+    run: RunSpec, runner: type[Any] | None, rank: int, folder: str, env: Mapping[str, Any]
+) -> ShardWriters:
+    """The hooks of the runner of a run that has writers, for one shard."""
+    if run.writers is None or runner is None:
+        raise TypeError("a runner without writers has no hooks")
+    spec = run.writers
+    return ShardWriters(runner, rank, Path(folder), spec.output_dir, spec.shard_subdir, env)
+
+
+def _failed(hook: str, item: Any, error: BaseException) -> WriterFailed:
+    """What the user's code raised in a hook, or in one that this has called."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_name
+        hook = name if name in HOOKS else hook
+        traceback = traceback.tb_next
+    return WriterFailed(hook, item, describe(error))
+
+
+def _flush(writers: Any) -> None:
+    """Flush all writers in what `open_writers` has returned."""
+    if isinstance(writers, dict | list | tuple):
+        for each in writers.values() if isinstance(writers, dict) else writers:
+            _flush(each)
+    elif callable(flush := getattr(writers, "flush", None)):
+        flush()

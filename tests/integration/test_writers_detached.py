@@ -1,0 +1,544 @@
+"""Runners that write their results themselves, detached: submitted, collected, finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from espnet3.collect import PartialResults
+from espnet3.errors import (
+    ConfigError,
+    DamagedResult,
+    FailedItems,
+    IncompleteRun,
+    OutputError,
+    PlanMismatch,
+    Untrusted,
+    UsageError,
+    WriterFailed,
+)
+from espnet3.parallel import BaseRunner, set_parallel
+from espnet3.run import Run, submit_run
+from espnet3.specs import layout
+from tests.support.helpers import ended, parallel, python, wait_for
+from tests.support.runners import MENDED, note
+from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
+
+THREE = parallel("local", n_workers=3)
+LINES = {"encoded": 10, "hyp": 10, "score": 10}
+
+
+def decoder(folder: Path, output: str = "out", subdir: str = "test_a", **keys: Any) -> Decode:
+    """The runner of most tests, which notes in the folder."""
+    provider = Study({"folder": str(folder), **keys})
+    return Decode(provider, output_dir=folder / output, shard_subdir=subdir)
+
+
+def submitted(runner: BaseRunner, n_items: int = 10, **config: Any) -> Run:
+    """A run of three shards, or as the config says, that has ended."""
+    return ended(submit_run(runner, range(n_items), parallel={**THREE, **config}))
+
+
+def merged_files(folder: Path) -> dict[str, bytes]:
+    """The merged files in an output folder, with paths as they were in a folder `out`."""
+    name = folder.parent.name.encode()
+    return {
+        path.name: path.read_bytes().replace(b"/" + name + b"/", b"/out/")
+        for path in folder.glob("*.scp")
+    }
+
+
+def cli(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return python("-m", "espnet3", *words, cwd=cwd)
+
+
+# --- the same as elsewhere ------------------------------------------------------------------------
+
+
+def test_merged_files_are_those_of_the_synchronous_mode(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    assert run.run_dir == str(tmp_path / "out/test_a/espnet3_run")
+    assert not (tmp_path / "out/test_a/hyp.scp").exists()
+    assert run.collect() == LINES
+    set_parallel(THREE)
+    try:
+        assert decoder(tmp_path, "elsewhere")(range(10)) == LINES
+    finally:
+        set_parallel(None)
+    found = merged_files(tmp_path / "out/test_a")
+    assert found == merged_files(tmp_path / "elsewhere/test_a")
+    assert len(found) == 3
+    arrays = [line.split()[1] for line in found["encoded.scp"].decode().splitlines()]
+    assert [np.load(path).tolist() for path in arrays] == [[i, i + 1, i + 2] for i in range(10)]
+    assert f"{tmp_path}/out/test_a/split.2/" in arrays[-1]
+
+
+def test_relative_output_is_meant_from_where_it_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    runner = Decode(Study({"folder": str(tmp_path)}), output_dir="exp/out", shard_subdir="x")
+    run = submitted(runner)
+    assert run.run_dir == str(here / "exp/out/x/espnet3_run")
+    monkeypatch.chdir("/")
+    assert run.collect() == LINES
+    first = (here / "exp/out/x/encoded.scp").read_text().splitlines()[0]
+    assert first == f"utt000 {here}/exp/out/x/split.0/encoded/utt000.npy"
+    assert not os.path.isabs(os.readlink(here / "exp/out/x/split.0"))
+    with pytest.raises(OutputError, match=r"there is no .*/here here"):
+        shutil.move(here, tmp_path / "moved")
+        Run(tmp_path / "moved/exp/out/x/espnet3_run").collect()
+
+
+def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
+    runs = [submitted(decoder(tmp_path, subdir=name)) for name in ("test_a", "test_b")]
+    out = str(tmp_path / "out")
+    listed = cli("status", out)
+    assert listed.returncode == 0, listed.stderr
+    assert sorted(line.split("\t")[5] for line in listed.stdout.splitlines()) == [
+        run.run_dir for run in runs
+    ]
+    assert all(line.startswith("done\t10\t10\t") for line in listed.stdout.splitlines())
+    told = json.loads(cli("status", out, "--json").stdout)
+    assert {run["state"] for run in told["runs"]} == {"done"}
+    collected = cli("collect", out)
+    assert collected.returncode == 0, collected.stderr
+    lines = collected.stdout.splitlines()
+    assert lines[0] == f"merged 3 shards into {out}/test_a"
+    assert json.loads(lines[1]) == json.loads(lines[3]) == LINES
+    documents = json.loads(cli("collect", out, "--json").stdout)["runs"]
+    assert [each["output"] for each in documents] == [f"{out}/test_a", f"{out}/test_b"]
+    assert [each["value"] for each in documents] == [LINES, LINES]
+    assert cli("resume", out).stdout.count("there is nothing to submit") == 2
+    assert "name one of" in cli("resume", out, "0").stderr
+    assert "name one of" in cli("collect", out, "-o", "x.jsonl").stderr
+
+
+def test_any_value_comes_back(tmp_path: Path) -> None:
+    run = submitted(Statistics(Study({"folder": str(tmp_path)}), output_dir=tmp_path / "out"))
+    assert run.run_dir == str(tmp_path / "out/espnet3_run")
+    assert run.collect() == {"count": 10, "sum": [45.0, 285.0]}
+    assert run.collect() == {"count": 10, "sum": [45.0, 285.0]}  # once more
+
+
+def test_a_shard_that_went_on_has_no_path_of_its_first_attempt(tmp_path: Path) -> None:
+    provider = Study({"folder": str(tmp_path), "killing": [5]})
+    runner = Paths(provider, output_dir=tmp_path / "out")
+    config = {**THREE, "n_workers": 1, "checkpoint_every": 0.001}
+    run = ended(submit_run(runner, range(8), parallel=config))
+    (tmp_path / MENDED).touch()
+    run.resume()
+    ended(run)
+    assert computed(tmp_path).count(0) == 1
+    assert run.collect() == [f"{tmp_path}/out/split.0/{i}.npy" for i in range(8)]
+
+
+class Paths(Appending):
+    """Writes paths that lie beside its text."""
+
+    @staticmethod
+    def open_writers(shard_dir: Path, **env: Any) -> dict[str, Any]:
+        return {"folder": shard_dir, **Appending.open_writers(shard_dir)["nested"]}
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        writers["text"].write(f"{writers['folder']}/{result}.npy\n")
+
+    @staticmethod
+    def close_writers(writers: dict[str, Any], *args: Any, **env: Any) -> None:
+        writers["text"].close()
+
+    def merge(self, shard_dirs: list[Path]) -> Any:
+        return super().merge(shard_dirs).splitlines()
+
+
+# --- what merge knows, and what becomes of its process --------------------------------------------
+
+
+class Telling(BaseRunner):
+    """Its merge does what the runner was told."""
+
+    def __init__(self, provider: Any, *, deed: str, sizes: Any = (1, 2), **more: Any) -> None:
+        super().__init__(provider, **more)
+        self.deed, self.sizes = deed, sizes
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> Any:
+        compute(idx, env)
+        return idx
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        Path(state["shard_dir"], str(result)).touch()
+
+    def merge(self, shard_dirs: list[Path]) -> Any:
+        print("merging", len(shard_dirs), flush=True)
+        if self.deed == "wait":
+            note(self.provider.config["folder"], "merging", os.getpid())
+            signal.pause()
+        if self.deed == "raise":
+            raise ValueError("the tables\ndo not match")
+        if self.deed == "exit":
+            sys.exit(3)
+        if self.deed == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.deed == "lambda":
+            return lambda: None
+        held = (self.sizes, self.output_dir, self.shard_subdir, self.batch_size, os.getcwd())
+        return held, sorted(shard_dirs), type(self.provider)
+
+
+def telling(folder: Path, deed: str = "tell", **more: Any) -> Telling:
+    more = {"output_dir": folder / "out", **more}
+    return Telling(Study({"folder": str(folder)}), deed=deed, **more)
+
+
+def test_merge_finds_the_runner_as_it_was(tmp_path: Path) -> None:
+    run = submitted(telling(tmp_path, sizes={"a": (3, Path("b"))}, batch_size=2))
+    held, folders, provider = run.collect()
+    assert held == ({"a": (3, Path("b"))}, tmp_path / "out", "", 2, os.getcwd())
+    assert folders == [tmp_path / f"out/split.{i}" for i in range(3)]
+    assert provider is Study
+
+
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("raise", "merge failed: ValueError: the tables do not match"),
+        ("exit", "merge failed: SystemExit: 3"),
+        ("die", "merge failed: its process ended by SIGKILL"),
+        ("lambda", "merge failed: its value cannot be handed to the caller: .*"),
+    ],
+)
+def test_what_merge_raises_is_told(
+    tmp_path: Path, deed: str, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = submitted(telling(tmp_path, deed))
+    with pytest.raises(WriterFailed, match=f"^{words}$") as failed:
+        run.collect()
+    assert failed.value.hook == "merge"
+    out, err = capfd.readouterr()
+    assert out == "merging 3\n"
+    assert ("in merge\n" in err) is (deed in ("raise", "exit"))
+
+
+def test_the_command_tells_what_merge_returned(tmp_path: Path) -> None:
+    run = submitted(telling(tmp_path, "raise"))
+    done = cli("collect", run.run_dir)
+    assert done.returncode == 1
+    assert done.stdout == "merging 3\n"
+    assert 'raise ValueError("the tables\\ndo not match")' in done.stderr
+    assert done.stderr.endswith("espnet3: merge failed: ValueError: the tables do not match\n")
+    other = submitted(telling(tmp_path, output_dir=tmp_path / "other"))
+    done = cli("collect", other.run_dir, "--json")
+    assert done.stderr == "merging 3\n"
+    told = json.loads(done.stdout)
+    assert told["value"] is None  # no JSON
+    assert (told["shards"], told["records"], told["left_out"]) == (3, 10, {})
+    for words in (["-o", "x.jsonl"], ["-o", "-"], ["--to", "kaldi", "x", "--key", "item"]):
+        refused = cli("collect", other.run_dir, *words, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert "its merge makes the output" in refused.stderr
+    for call in (run.to_pandas, run.to_dataset, lambda: list(run.stream())):
+        with pytest.raises(UsageError, match="its merge makes the output"):
+            call()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_merge_ends_with_who_waits_for_it(tmp_path: Path, number: signal.Signals) -> None:
+    run = submitted(telling(tmp_path, "wait"))
+    command = [sys.executable, "-m", "espnet3", "collect", run.run_dir]
+    waiting = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "merging").exists, "merge is not called")
+    [merging] = map(int, (tmp_path / "merging").read_text().split())
+    waiting.send_signal(number)
+    assert waiting.wait(timeout=60) != 0
+    wait_for(lambda: not Path(f"/proc/{merging}").exists(), "it lives on")
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+from espnet3.parallel import concatenate_shard_files
+
+class Provider(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+class Count:
+    def __init__(self, n):
+        self.n = n
+
+class Words(BaseRunner):
+    @staticmethod
+    def forward(idx, **env):
+        return {"utt_id": idx, "hyp": "word"}
+
+    @staticmethod
+    def open_writers(shard_dir, **env):
+        return {"hyp": open(Path(shard_dir) / "hyp.scp", "w")}
+
+    @staticmethod
+    def write_record(writers, result, state, **env):
+        writers["hyp"].write(f"{result['utt_id']} {result['hyp']}\\n")
+
+    def merge(self, shard_dirs):
+        out = self.output_dir / "hyp.scp"
+        concatenate_shard_files(shard_dirs, "hyp.scp", out)
+        return Count(len(out.read_text().splitlines()))
+
+if __name__ == "__main__":
+    set_parallel({"env": "local", "n_workers": 2})
+    run = Words(Provider({}), output_dir="out", async_mode=True)(range(7))
+    run.wait(timeout=100)
+    print(run.run_dir, run.collect().n)
+"""
+
+
+def test_a_script_may_define_all(tmp_path: Path) -> None:
+    (tmp_path / "decode.py").write_text(SCRIPT)
+    done = python("decode.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run_dir, n = done.stdout.split()
+    assert (run_dir, n) == (str(tmp_path / "out/espnet3_run"), "7")
+    (tmp_path / "out/hyp.scp").unlink()
+    assert cli("collect", run_dir).stdout == f"merged 2 shards into {tmp_path}/out\n"
+    assert (tmp_path / "out/hyp.scp").read_text() == "".join(f"{i} word\n" for i in range(7))
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_submitted(tmp_path: Path) -> None:
+    study = Study({"folder": str(tmp_path)})
+    with pytest.raises(OutputError, match="output_dir: is missing, and Decode writes"):
+        submit_run(Decode(study), range(3), parallel=THREE)
+    with pytest.raises(ConfigError, match=r"runner\.sizes: .*is not JSON"):
+        submit_run(telling(tmp_path, sizes=object()), range(3), parallel=THREE)
+    finish = {**THREE, "finish": {"collect": str(tmp_path / "x.jsonl")}}
+    with pytest.raises(ConfigError, match=r"parallel.finish.collect: cannot be set: .* merge"):
+        submit_run(decoder(tmp_path), range(3), parallel=finish)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    again = submit_run(decoder(tmp_path), range(10), parallel=THREE)
+    assert again.run_dir == run.run_dir
+    assert again.submitted is not None
+    assert again.submitted.number is None
+    with pytest.raises(RuntimeError, match="the number of items is 10 there and 11 here"):
+        submit_run(decoder(tmp_path), range(11), parallel=THREE)
+    with pytest.raises(PlanMismatch, match=r"provider\.args\.0\.value\.beam is not there"):
+        submit_run(decoder(tmp_path, beam=3), range(10), parallel=THREE)
+    anew = decoder(tmp_path)
+    anew.resume = False
+    with pytest.raises(OutputError, match="has resume=False; remove it first, by `espnet3 remove`"):
+        submit_run(anew, range(10), parallel=THREE)
+    assert run.collect() == LINES
+    told = cli("remove", run.run_dir, "--yes")
+    assert told.returncode == 0, told.stderr
+    other = submit_run(anew, range(8), parallel=THREE)
+    ended(other)
+    assert other.collect() == {"encoded": 8, "hyp": 8, "score": 8}
+
+
+def test_another_output_is_another_run(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    elsewhere = decoder(tmp_path, "other")
+    elsewhere.run_dir = run.run_dir
+    with pytest.raises(PlanMismatch, match=r"runner.output_dir is '.*/out' there and '.*/other'"):
+        submit_run(elsewhere, range(10), parallel=THREE)
+    there = submitted(telling(tmp_path, output_dir=tmp_path / "told"))
+    with pytest.raises(PlanMismatch, match=r"runner.sizes.value.0 is 1 there and 5 here"):
+        submit_run(
+            telling(tmp_path, output_dir=tmp_path / "told", sizes=(5, 2)), range(10), parallel=THREE
+        )
+    assert there.collect()
+
+
+def test_output_of_another_origin_is_left_alone(tmp_path: Path) -> None:
+    decoder(tmp_path)(range(10))
+    with pytest.raises(OutputError, match="was written in local or synchronous mode"):
+        submit_run(decoder(tmp_path), range(10), parallel=THREE)
+    assert not (tmp_path / "out/test_a/espnet3_run").exists()
+    (tmp_path / "out/test_a/manifest.json").unlink()
+    with pytest.raises(OutputError, match=r"split.0: is a shard's folder that this run has not"):
+        submit_run(decoder(tmp_path), range(10), parallel=THREE)
+    shutil.rmtree(tmp_path / "out")
+    run = submitted(decoder(tmp_path))
+    with pytest.raises(OutputError, match="belongs to the run in"):
+        decoder(tmp_path)(range(10))
+    other = decoder(tmp_path, note="of another plan")
+    other.run_dir = tmp_path / "elsewhere"
+    with pytest.raises(OutputError, match=f"belongs to the run in {run.run_dir}"):
+        submit_run(other, range(10), parallel=THREE)
+    (tmp_path / "out/test_a/split.1").mkdir()
+    with pytest.raises(OutputError, match=r"split.1: is a folder that this run has not made"):
+        run.collect()
+
+
+# --- what is not whole ----------------------------------------------------------------------------
+
+
+def test_what_is_missing_or_failed_is_not_merged(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path, failing=[4]))
+    with pytest.raises(IncompleteRun) as missing:
+        run.collect()
+    assert missing.value.ranks == [1]
+    assert not (tmp_path / "out/test_a/split.0").exists()
+    with pytest.warns(PartialResults, match="3 of 10 items are left out, those at 3-5"):
+        assert run.collect(partial=True) == {"encoded": 7, "hyp": 7, "score": 7}
+    assert not (tmp_path / "out/test_a/split.1").exists()
+    done = cli("collect", run.run_dir, "--partial")
+    assert done.stdout.splitlines()[:3] == [
+        f"merged 2 shards into {tmp_path}/out/test_a",
+        "items left out\t3: 3-5",
+        "of shards\t1",
+    ]
+    assert "are left out" in done.stderr
+    (tmp_path / MENDED).touch()
+    ended(run).resume()
+    assert ended(run).collect() == LINES
+
+
+def test_recorded_errors_are_told(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path, failing=[4]), on_error="record")
+    with pytest.raises(FailedItems):
+        run.collect()
+    assert run.collect(errors="keep") == {"encoded": 9, "hyp": 9, "score": 9}
+    done = cli("collect", run.run_dir, "--errors", "keep")
+    assert "failed items\t1\n" in done.stdout
+
+
+def test_damage_is_found_and_mended(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    assert run.collect() == LINES
+    [folder] = Path(run.run_dir, layout.WRITTEN).glob("000001.*")
+    (folder / "encoded/utt004.npy").write_bytes(b"torn")
+    with pytest.raises(DamagedResult, match=r"utt004.npy: has 4 bytes.*resume .* --repair"):
+        run.collect(patience=0)
+    assert run.resume(repair=True, patience=0).ranks == [1]
+    assert ended(run).collect() == LINES
+    assert (tmp_path / "out/test_a/split.1").resolve() != folder
+    assert computed(tmp_path).count(4) == 2
+    assert cli("remove", run.run_dir, "--yes").returncode == 0
+
+
+def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:
+    run = submitted(telling(tmp_path))
+    Path(run.run_dir, layout.RUN).chmod(0o666)
+    with pytest.raises(Untrusted, match="it is world-writable"):
+        run.collect()
+    assert not (tmp_path / "out/split.0").exists()
+
+
+def test_is_shard_done_is_asked(tmp_path: Path) -> None:
+    run = submitted(Doubting(Study({"folder": str(tmp_path)}), output_dir=tmp_path / "out"))
+    with pytest.raises(OutputError, match=r"split.0: is not whole, says is_shard_done of the"):
+        run.collect()
+    (tmp_path / MENDED).touch()
+    assert run.collect() == {"count": 10, "sum": [45.0, 285.0]}
+
+
+class Doubting(Statistics):
+    """Believes its folders once all is mended."""
+
+    @classmethod
+    def is_shard_done(cls, shard_dir: str | os.PathLike[str]) -> bool:
+        return Path(shard_dir).parents[1].joinpath(MENDED).exists()
+
+
+# --- a run that finishes itself, and where else it may be -----------------------------------------
+
+
+def test_a_finisher_merges(tmp_path: Path) -> None:
+    words = 'echo "$ESPNET3_OUTCOME $ESPNET3_RESULTS" > "$ESPNET3_RUN_DIR/../told"'
+    finish = {"notify": words}
+    run = submit_run(decoder(tmp_path), range(10), parallel={**THREE, "finish": finish})
+    told = tmp_path / "out/test_a/told"
+    wait_for(told.exists, "nobody was told")
+    wait_for(lambda: told.read_text() != "", "nobody was told")
+    assert told.read_text() == f"done {tmp_path}/out/test_a\n"
+    record = json.loads(Path(run.run_dir, "finished.json").read_text())
+    assert (record["results"], record["records"]) == (str(tmp_path / "out/test_a"), 10)
+    before = merged_files(tmp_path / "out/test_a")
+    assert len(before) == 3
+    merged_at = (tmp_path / "out/test_a/hyp.scp").stat().st_mtime_ns
+    over = cli("finish", run.run_dir).stdout
+    assert over == f"the run is over: done: 10 results in {tmp_path}/out/test_a\n"
+    assert (tmp_path / "out/test_a/hyp.scp").stat().st_mtime_ns == merged_at
+    assert ended(run).collect() == LINES
+    assert merged_files(tmp_path / "out/test_a") == before
+
+
+def test_a_finisher_tells_that_merge_failed(tmp_path: Path) -> None:
+    run = submit_run(telling(tmp_path, "raise"), range(10), parallel={**THREE, "finish": True})
+    wait_for(Path(run.run_dir, "finished.json").exists, "it is not over")
+    record = json.loads(Path(run.run_dir, "finished.json").read_text())
+    assert record["outcome"] == "incomplete"
+    assert "merge failed: ValueError: the tables do not match" in record["cause"]
+    ended(run)
+
+
+@pytest.mark.s3
+def test_a_run_in_an_object_store(tmp_path: Path, bucket: str) -> None:
+    runner = decoder(tmp_path)
+    runner.run_dir = f"{bucket}/{tmp_path.name}/run"
+    run = submitted(runner)
+    assert run.collect() == LINES
+    first = tmp_path / "out/test_a/split.0"
+    assert first.is_dir()
+    assert not first.is_symlink()
+    before = merged_files(tmp_path / "out/test_a")
+    lines = [line.split()[1] for line in before["encoded.scp"].decode().splitlines()]
+    assert [np.load(path)[0] for path in lines] == [*range(10)]
+    inode = first.stat().st_ino
+    (tmp_path / "out/test_a/split.2/hyp.scp").write_text("torn")
+    assert run.collect() == LINES
+    assert merged_files(tmp_path / "out/test_a") == before
+    assert first.stat().st_ino == inode  # it was whole
+
+
+@pytest.mark.s3
+def test_damage_in_an_object_store(tmp_path: Path, bucket: str) -> None:
+    import s3fs
+
+    runner = decoder(tmp_path)
+    runner.run_dir = f"{bucket}/{tmp_path.name}/run"
+    run = submitted(runner)
+    fs = s3fs.S3FileSystem()
+    [file] = fs.glob(f"{run.run_dir}/written/000001.*/hyp.scp")
+    fs.pipe_file(file, b"torn")
+    with pytest.raises(DamagedResult, match=r"hyp.scp: has 4 bytes"):
+        run.collect(patience=0)
+    assert not (tmp_path / "out/test_a/split.1").exists()
+    assert run.resume(repair=True, patience=0).ranks == [1]
+    assert ended(run).collect() == LINES
+
+
+def test_slurm(tmp_path: Path, slurm: Any) -> None:
+    config = parallel(n_workers=3, finish=True)
+    run = submit_run(decoder(tmp_path), range(10), parallel=config)
+    wait_for(Path(run.run_dir, "finished.json").exists, "it is not over")
+    assert json.loads(Path(run.run_dir, "finished.json").read_text())["outcome"] == "done"
+    before = merged_files(tmp_path / "out/test_a")
+    assert len(before) == 3
+    assert ended(run).collect() == LINES
+    assert merged_files(tmp_path / "out/test_a") == before
