@@ -36,6 +36,7 @@ SLURM = [
     "docs/customising.md",
     "docs/from-espnet3.md",
     "docs/guide.md",
+    "examples/espnet3/README.md",
     "examples/librivox/README.md",
 ]
 # A run of the README's size takes a cluster.
@@ -113,6 +114,9 @@ def walk(document: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_notebook(folder / "notebook.ipynb", document)
     elif name == "docs/cookbook/software.md":
         containers(folder, monkeypatch)
+    elif name == "examples/espnet3/README.md":  # beside the other example, whose data it reads
+        shutil.copytree(folder / "data", folder.parent / "librivox" / "data")
+        shutil.copytree(document.parent, folder, dirs_exist_ok=True)
     walkthrough = Walkthrough(folder, module, yours, replacements)
     monkeypatch.setitem(sys.modules, module, walkthrough.module)
     for block in blocks(document):
