@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import sys
 from collections.abc import Iterable
@@ -38,12 +39,14 @@ def write_run(
     n_shards: int,
     *,
     runner: type[BaseRunner] = Trivial,
+    output_dir: Path | None = None,
     **parallel: Any,
 ) -> RunSpec:
     """Write the plan of a run and the intent of its first submission, as `submit` does."""
     config = parse_parallel({"env": "local", "n_shards": n_shards, **parallel})
     surroundings = this_submitter(sys.executable)
-    plan = plan_run(runner(NoEnv({})), plan_items(range(n_items)), config, surroundings)
+    made = runner(NoEnv({}), output_dir=output_dir)
+    plan = plan_run(made, plan_items(range(n_items)), config, surroundings)
     store = open_store(run_dir)
     store.prepare([*layout.FOLDERS, layout.CLAIMS, layout.WORKERS])
     for spec in plan.shards(store.locate(layout.RUN)):
@@ -64,6 +67,7 @@ def worker_command(run_dir: Path, task: int) -> list[str]:
 
 def forget_results(run_dir: Path) -> None:
     """Remove everything that workers wrote."""
+    shutil.rmtree(Path(run_dir, layout.WRITTEN), ignore_errors=True)
     for folder in (layout.RESULTS, layout.ATTEMPTS, layout.RECEIPTS):
         for file in Path(run_dir, folder).iterdir():
             file.unlink()

@@ -14,7 +14,7 @@ from benchmarks.runs import forget_results, worker_command, write_run
 from espnet3.specs import layout
 
 
-def _worker(bench: Bench, run_dir: Path, n_shards: int) -> Callable[[], dict[str, float]]:
+def worker_of_task_0(bench: Bench, run_dir: Path, n_shards: int) -> Callable[[], dict[str, float]]:
     """Runs the worker of task 0 from the beginning, and sees that it did its work."""
 
     def measure() -> dict[str, float]:
@@ -37,7 +37,7 @@ def worker_start(bench: Bench) -> list[Line]:
     """
     run_dir = bench.new_folder() / "run"
     write_run(run_dir, 1, 1)
-    ours = _worker(bench, run_dir, 1)
+    ours = worker_of_task_0(bench, run_dir, 1)
 
     def bare() -> dict[str, float]:
         return {"seconds": bench.process(sys.executable, "-c", "pass").seconds}
@@ -86,7 +86,7 @@ def further_shard(bench: Bench) -> list[Line]:
     """
     run_dir, n_shards = bench.new_folder() / "run", 101
     write_run(run_dir, n_shards, n_shards, shards_per_job=n_shards)
-    compute = _worker(bench, run_dir, n_shards)
+    compute = worker_of_task_0(bench, run_dir, n_shards)
 
     def ours() -> dict[str, float]:
         compute()
@@ -123,7 +123,7 @@ def million_items(bench: Bench) -> list[Line]:
     sides: dict[str, Callable[[], dict[str, float]]] = {}
     for side, size in sizes.items():
         write_run(folder / side, size, 1, checkpoint_every=1.0)
-        sides[side] = _worker(bench, folder / side, 1)
+        sides[side] = worker_of_task_0(bench, folder / side, 1)
     sides["peer"] = lambda: bench.child(bare_loop, str(folder / "lines"), n_items)
     found = interleaved(bench.runs(5), **sides)
     pairs = zip(found["ours"]["seconds"], found["one"]["seconds"], strict=True)

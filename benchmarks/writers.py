@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.measuring import Bench, Line, interleaved
+from benchmarks.runs import write_run
 from benchmarks.work import NoEnv, Transcribe
+from benchmarks.worker import worker_of_task_0
 
 
 def local_mode(folder: str, n_items: int) -> dict[str, float]:
@@ -44,18 +46,29 @@ def _require(folder: Path, n_lines: int) -> None:
 def write_record(bench: Bench) -> list[Line]:
     """100,000 records that a runner's `write_record` writes as lines of text, per record.
 
-    Ours: a call of the runner in local mode, in process, after a first one; manifest, locks and
-    `done` included. Bare: a loop that calls the same `forward` and `write_record` with the same
-    arguments.
+    Local mode: a call of the runner, in process, after a first one; manifest, locks and `done`
+    included. Detached: the wall clock of a worker process less that of a worker for one record;
+    result lines, checksums, syncs and the receipt included. Bare: a loop that calls the same
+    `forward` and `write_record` with the same arguments.
     """
     n_items = bench.size(100_000)
+    folder = bench.new_folder()
 
     def side(
         function: Callable[[str, int], dict[str, float]],
     ) -> Callable[[], dict[str, float]]:
         return lambda: bench.child(function, str(bench.new_folder()), n_items)
 
-    found = interleaved(bench.runs(15), ours=side(local_mode), peer=side(plain_loop))
+    sides = {"ours": side(local_mode), "peer": side(plain_loop)}
+    for name, size in (("one", 1), ("detached", n_items)):
+        write_run(folder / name, size, 1, runner=Transcribe, output_dir=folder / f"{name} output")
+        sides[name] = worker_of_task_0(bench, folder / name, 1)
+    found = interleaved(bench.runs(15), **sides)
     ours, peer = (found[name]["µs"] for name in ("ours", "peer"))
-    work = f"{n_items:,} records through write_record, local mode, per record"
-    return [Line(work, ours, "µs", 1.2, "the same calls in a loop", peer)]
+    pairs = zip(found["detached"]["seconds"], found["one"]["seconds"], strict=True)
+    detached = [1e6 * (whole - one) / n_items for whole, one in pairs]
+    work, against = f"{n_items:,} records through write_record", "the same calls in a loop"
+    return [
+        Line(f"{work}, local mode, per record", ours, "µs", 1.2, against, peer),
+        Line(f"{work}, detached, per record", detached, "µs", None, against, peer),
+    ]

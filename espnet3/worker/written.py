@@ -82,7 +82,7 @@ class Writing:
         self.kept = kept_lines(work.directory.store, found, items)
         self._call("init_state", self._writers.open)
         env = self._writers.forward_env(work.env)
-        self.work = work._replace(forward=self._forward_and_write(work.forward), env=env)
+        self.work = work._replace(forward=self._forward_and_write(work.forward, env), env={})
 
     def finish(self) -> Written:
         """End the shard: all that was written is durable, and in the run directory.
@@ -112,11 +112,13 @@ class Writing:
         size, checksum = written_folder.measure(os.path.join(self._folder, path))
         return WrittenFile(path=path, bytes=size, checksum=checksum)
 
-    def _forward_and_write(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _forward_and_write(
+        self, forward: Callable[..., Any], env: Mapping[str, Any]
+    ) -> Callable[[Any], Any]:
         """`forward`, after which the result is written, and is null."""
         write = self._writers.write
 
-        def forward_and_write(item: Any, /, **env: Any) -> Any:
+        def forward_and_write(item: Any) -> Any:
             result = forward(item, **env)
             try:
                 write(result)
@@ -129,8 +131,8 @@ class Writing:
             return forward_and_write
         every = self._run.checkpoint_every
 
-        def with_checkpoints(item: Any, /, **env: Any) -> Any:
-            forward_and_write(item, **env)
+        def with_checkpoints(item: Any) -> Any:
+            forward_and_write(item)
             if time.monotonic() - self._checked_at < every:
                 return None
             try:
