@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import espnet3
-from espnet3.errors import IncompleteRun, PlanMismatch
+from espnet3.errors import DamagedResult, IncompleteRun, PlanMismatch
 from espnet3.parallel import InferenceProvider
 from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.directory import RunDirectory
@@ -34,6 +34,7 @@ RUNS = [
     FIXTURES / "v6" / "skipped",
 ]
 REMOVED = FIXTURES / "v6" / "removed"
+WRITTEN = FIXTURES / "v6" / "written"
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
 SEEN = "[[<Search.BEAM: 2>, PosixPath('words.txt'), 4, {1: (1, 2)}], 20, "
@@ -74,7 +75,11 @@ def model_of(path: str) -> type[models.PersistedModel]:
 
 @pytest.mark.parametrize(
     "path",
-    sorted(str(p.relative_to(FIXTURES)) for run in [*RUNS, REMOVED] for p in run.rglob("*.json")),
+    sorted(
+        str(p.relative_to(FIXTURES))
+        for run in [*RUNS, REMOVED, WRITTEN]
+        for p in run.rglob("*.json")
+    ),
 )
 def test_every_file_of_every_format_is_read(path: str) -> None:
     model = models.decode(model_of(path), (FIXTURES / path).read_bytes(), path)
@@ -109,6 +114,21 @@ def test_a_removal_that_was_cut_short_goes_on(tmp_path: Path) -> None:
     assert listed.state == "half removed"
     assert espnet3.Run(folder).remove().files == 2
     assert not folder.exists()
+
+
+def test_what_a_runner_wrote_is_merged(tmp_path: Path) -> None:
+    """Its second attempt took over what the first, which was killed, had written by then."""
+    shutil.copy(FIXTURES / "v6" / "recipe.py", tmp_path)
+    folder = shutil.copytree(WRITTEN, tmp_path / "exp" / "test" / "espnet3_run")
+    for file in [folder / "run.json", *folder.glob("shards/*")]:
+        file.write_text(file.read_text().replace("/home/me/", f"{tmp_path}/"))
+        file.write_text(file.read_text().replace('"/home/me"', f'"{tmp_path}"'))
+    assert espnet3.Run(folder).collect(patience=0) == {"hyp": "exp/test/hyp.scp"}
+    merged = (tmp_path / "exp" / "test" / "hyp.scp").read_text().splitlines()
+    assert merged == [f"utt{idx} hypothesis {idx}" for idx in range(7)]
+    (folder / "written/000001.0001-95b3886a834f/hyp.scp").write_text("utt3 another\n")
+    with pytest.raises(DamagedResult):
+        espnet3.Run(folder).collect(patience=0)
 
 
 def test_an_unfinished_run_of_format_1_says_what_is_missing(tmp_path: Path) -> None:
