@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -11,7 +12,7 @@ from espnet3.errors import FileTaken
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.regions import Region, regions_of
 from espnet3.specs import layout
-from espnet3.specs.models import Claim, RunSpec, WorkerState, now
+from espnet3.specs.models import Claim, RunSpec, now
 from espnet3.worker.attempt import Attempt
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.known_claims import KnownClaims
@@ -20,18 +21,18 @@ from espnet3.worker.places import Places
 from espnet3.worker.schedule import (
     KILLS,
     SHORTEST_PAUSE,
-    Split,
+    AtWork,
     comes_further,
     is_young,
-    likely_pace,
-    shard_paces,
-    split_of,
+    longest_first,
+    splits,
     walk_order,
 )
 from espnet3.worker.terms import Taken, Terms
 
 log = logging.getLogger("espnet3.worker")
 _SLOWER = 1.2  # each look for something to do comes that much later than the one before
+_MOST_TRIES = 3  # to share something, one after the other, where others were quicker
 _MOST_LOOKED_AT = 8  # running shards, where nothing is free: others look at others
 
 
@@ -97,7 +98,7 @@ class Claims:
         if self._done is None and self._withdrawing:  # else none is done yet, nearly always
             self._look_at_receipts()
         self._watched, began, pause = [], time.monotonic(), SHORTEST_PAUSE
-        taken = self._free_one()
+        taken, n_quicker = self._free_one(), 0
         while taken is None:
             if self._is_outdated(began):
                 self._look()
@@ -107,6 +108,9 @@ class Claims:
             found = self._from_another(began)
             if isinstance(found, Taken) or found is None:
                 return found
+            n_quicker = n_quicker + 1 if found is False else 0
+            if 0 < n_quicker < _MOST_TRIES:
+                continue
             wait(pause)
             pause = min(_SLOWER * pause, max(SHORTEST_PAUSE, self._terms.heartbeat / 6))
         return taken
@@ -211,9 +215,10 @@ class Claims:
         """Take over what somebody left, or share what somebody is at.
 
         Returns:
-            What was taken; True where something may yet come free; None where nothing will.
+            What was taken; True where something may yet come free, False where others were first
+            at something; None where nothing will.
         """
-        at_work: list[tuple[WorkerState, Region, list[Claim]]] = []
+        at_work: list[AtWork] = []
         ranks = [rank for rank in self._watched if not self._is_over(rank)]
         is_old = not ranks and self._looked_at < began  # many of them will be done by now
         waiting, n_open, self._watched, self._claims.is_unsure = False, 0, [], False
@@ -226,62 +231,58 @@ class Claims:
                 continue
             if not claims and (again := self._claim_again(rank)) is not None:
                 return again
+            is_open = False
             for region, is_at in self._open_regions(rank, claims):
                 taken = None if is_at else self._take_over(region, claims)
                 if isinstance(taken, Taken):
                     return taken
                 if taken is False:
                     continue
-                n_open += 1
+                is_open = True
                 worker = region.claim.worker
                 state = self._others.states.get(worker)
                 if state is None or (state.rank, state.claim) != (rank, region.claim.number):
                     waiting = True  # it has begun just now, or is about to end
                     continue
-                at_work.append((state, region, claims))
+                at_work.append(AtWork(state, region, claims))
                 waiting |= not self._others.signs.is_alive(worker, time.monotonic())
+            n_open += is_open
             if n_open >= _MOST_LOOKED_AT:
                 break
         waiting |= self._claims.is_unsure
         shared = self._share(at_work)
         if isinstance(shared, Taken):
             return shared
-        waiting |= shared or any(is_young(state) for state, *_ in at_work)
-        return True if waiting else None
+        if shared:
+            return False
+        return True if waiting or any(is_young(state) for state, *_ in at_work) else None
 
-    def _share(self, at_work: list[tuple[WorkerState, Region, list[Claim]]]) -> Taken | bool:
+    def _share(self, at_work: Sequence[AtWork]) -> Taken | bool:
         """Take the second half of what would take longest; or all of it, to see who is first.
 
         Returns:
             What was taken; else whether others were first at something.
         """
-        paces = shard_paces(state for state, *_ in at_work)
-        shared: list[tuple[Split, Region, list[Claim]]] = []
-        running: list[tuple[float, Region, list[Claim]]] = []
-        for state, region, claims in at_work:
-            pace = likely_pace(state, paces)
-            split = split_of(state, region.end, pace, self._terms.heartbeat)
-            if self._run.writers is not None:  # two halves would be two folders
-                split = None
-            if split is not None and region.first < split.first < region.end:
-                shared.append((split, region, claims))
-            elif pace and not is_young(state):
-                running.append(((region.end - state.position) / pace, region, claims))
-        for split, region, claims in sorted(shared, key=lambda each: -each[0].left):
-            try:
-                taken = self._claim(region.claim.rank, claims, split.first, region.end)
-            except FileTaken:
+        quicker: set[int] = set()  # shards of which there are more claims than are known here
+        may_cut = at_work if self._run.writers is None else []  # a part would be a folder
+        cuts = splits(may_cut, self._terms.heartbeat, self._run.world_size)
+        for split, (_, region, claims) in cuts:
+            rank = region.claim.rank
+            if rank in quicker:
                 continue
-            log.info("shard %d: shared from item %d on", region.claim.rank, split.first)
+            try:
+                taken = self._claim(rank, claims, split.first, region.end)
+            except FileTaken:
+                quicker.add(rank)
+                continue
+            log.info("shard %d: shared from item %d on", rank, split.first)
             return taken
-        if self._terms.speculate:
-            for _, region, claims in sorted(running, key=lambda each: -each[0]):
-                if len(claims) < KILLS and region.claim.worker != self._heartbeat.worker:
-                    try:
-                        return self._claim(region.claim.rank, claims, region.first, region.end)
-                    except FileTaken:
-                        continue
-        return bool(shared)
+        may_speculate = self._terms.speculate and not quicker
+        for _, region, claims in longest_first(at_work) if may_speculate else ():
+            if len(claims) < KILLS and region.claim.worker != self._heartbeat.worker:
+                with contextlib.suppress(FileTaken):
+                    return self._claim(region.claim.rank, claims, region.first, region.end)
+        return bool(quicker)
 
     def _claim_again(self, rank: int) -> Taken | None:
         """Claim a shard whose claims are not there: the host that wrote them has failed since."""

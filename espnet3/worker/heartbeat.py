@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import Claim, ProcessIdentity, WorkerState, now
 from espnet3.worker.attempt import SchedulerTask
 from espnet3.worker.memory import peak_memory
-from espnet3.worker.schedule import SHORTEST_PAUSE, pace_of, pause_before_next_sign
+from espnet3.worker.schedule import SHORTEST_PAUSE, nearest_cut, pace_of, pause_before_next_sign
 from espnet3.worker.shard import Stretch
 
 log = logging.getLogger("espnet3.worker")
@@ -54,7 +55,7 @@ class Heartbeat:
         self._beat, self._items_before = 0, 0
         self._stretch: Stretch | None = None
         self._claims: list[Claim] = []
-        self._n_items, self._begun = 0, 0.0
+        self._n_items, self._begun, self._looked = 0, 0.0, -math.inf
         self._lock = threading.Lock()
         self._again = threading.Event()
         self._closing = threading.Event()
@@ -93,6 +94,7 @@ class Heartbeat:
         with self._lock:
             self._stretch, self._claims, self._n_items = stretch, [*claims], n_items
             self._begun = time.monotonic()
+            stretch.look = self._look_before_an_item
         self._again.set()
 
     def end(self, *, done: bool) -> None:
@@ -122,23 +124,30 @@ class Heartbeat:
             stretch, known, n_items = self._stretch, self._claims, self._n_items
         if stretch is None:
             return
-        own = stretch.claim
+        own, moment = stretch.claim, time.monotonic()
         try:  # without the lock: the storage may take long, and the worker goes on
             claims = read_claims(self._directory, own.rank, own.generation, known)
         except EspnetError:
             return
-        with self._lock:
-            if stretch is self._stretch:
-                self._claims = claims
         end = end_of(n_items, claims, own)
-        if end < stretch.end:
-            log.info("shard %d: another worker takes it from item %d on", own.rank, end)
-            stretch.end = end
+        with self._lock:  # the worker and its thread may both be here
+            self._looked = moment
+            if stretch is self._stretch and len(claims) > len(self._claims):
+                self._claims = claims
+            if end < stretch.end:
+                log.info("shard %d: another worker takes it from item %d on", own.rank, end)
+                stretch.end = end
+
+    def _look_before_an_item(self) -> None:
+        """The worker's own look, so that it begins nothing that somebody has taken."""
+        if time.monotonic() - self._looked >= SHORTEST_PAUSE / 2:
+            self._look()
 
     def _state(self, ended: bool) -> WorkerState:
         self._beat += 1
         stretch, at = self._stretch, {}
         if stretch is not None:
+            stretch.looks_from = nearest_cut(stretch.position, stretch.end)
             begun = self._begun if stretch.begun is None else stretch.begun
             at = {
                 "rank": stretch.claim.rank,

@@ -11,7 +11,7 @@ from espnet3.run_dir.processes import is_alive
 from espnet3.specs import layout
 from espnet3.specs.models import Claim, WorkerState
 from espnet3.worker.heartbeat import Heartbeat
-from espnet3.worker.schedule import Signs, pace_of, pause_before_next_sign
+from espnet3.worker.schedule import SHORTEST_PAUSE, Signs, pace_of, pause_before_next_sign
 
 
 class OtherWorkers:
@@ -41,11 +41,15 @@ class OtherWorkers:
             return False
         worker, moment = claim.worker, time.monotonic()
         state = self.states.get(worker)
-        if state is None or moment >= self._due.get(worker, moment):
+        at = (claim.rank, claim.number)
+        due = self._due.get(worker, moment)
+        if state is not None and (state.rank, state.claim) != at:  # it goes from one to the next
+            due = min(due, self._looked[worker] + SHORTEST_PAUSE)
+        if state is None or moment >= due:
             state = self._look(worker, moment)
         if state is None or state.ended or self.signs.is_stale(worker, moment):
             return False
-        return (state.rank, state.claim) == (claim.rank, claim.number)
+        return (state.rank, state.claim) == at
 
     def why_gone(self, claim: Claim) -> str | None:
         """Why a claim's worker is believed to be gone; None where it may be alive."""

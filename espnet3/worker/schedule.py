@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from espnet3.specs.claims import WorkerState
+from espnet3.run_dir.regions import Region
+from espnet3.specs.claims import Claim, WorkerState
 
 SHORTEST_PAUSE = 0.5  # seconds between two signs of life
 YOUNG = 2.0  # seconds
@@ -105,24 +106,40 @@ class Signs:
         return lived is not None and now - lived < self.lease and not self.is_stale(worker, now)
 
 
+class AtWork(NamedTuple):
+    """A region that a worker is at.
+
+    Attributes:
+        state: that worker's last sign of life.
+        region: the region by the newest claims.
+        claims: of its shard.
+    """
+
+    state: WorkerState
+    region: Region
+    claims: list[Claim]
+
+
 class Split(NamedTuple):
     """Where to cut a region, and what that is good for.
 
     Attributes:
         first: position of the first item of the second part.
         left: seconds that the region would take without it.
+        gained: seconds that the second part will take.
     """
 
     first: int
     left: float
+    gained: float
 
 
 def shard_paces(states: Iterable[WorkerState]) -> dict[int, float]:
-    """Rank -> items a second of the slowest worker at that shard that has computed any there."""
+    """Rank -> items a second of the slowest worker at that shard, at most."""
     found: dict[int, float] = {}
     for state in states:
         pace = pace_of(state.computed, state.seconds)
-        if state.rank is not None and state.computed and pace:
+        if state.rank is not None and pace:
             found[state.rank] = min(pace, found.get(state.rank, pace))
     return found
 
@@ -143,7 +160,8 @@ def likely_pace(state: WorkerState, paces: Mapping[int, float]) -> float | None:
 def split_of(state: WorkerState, end: int, pace: float | None, heartbeat: float) -> Split | None:
     """Where to cut the region that a worker is at; None where that does not pay.
 
-    The cut is in the middle of what the worker will not have begun by the time that it sees it.
+    The cut is in the middle of what the worker has not begun by now. From `nearest_cut` on it looks
+    for one before it begins an item, so that it needs no time to see it.
 
     Args:
         state: its last sign of life.
@@ -158,14 +176,68 @@ def split_of(state: WorkerState, end: int, pace: float | None, heartbeat: float)
     if state.rank is None or not pace:
         return None
     left = (end - state.position) / pace
-    # Its sign may be a pause old, and it looks for the cut after another one.
-    sees = 2 * pause_before_next_sign(state.seconds, left, heartbeat)
-    begun = state.position + 1 + round(pace * sees)
+    age = pause_before_next_sign(state.seconds, left, heartbeat)  # of its sign, at most
+    begun = state.position + 1 + int(pace * age)
     if end - begun < 1:
         return None
     first = begun + (end - begun) // 2
     gained = (end - first) / pace
-    return Split(first, left) if gained >= SHORTEST_PAUSE else None
+    return Split(first, left, gained) if gained >= SHORTEST_PAUSE else None
+
+
+def splits(
+    at_work: Iterable[AtWork], heartbeat: float, n_shards: int
+) -> list[tuple[Split, AtWork]]:
+    """Where to cut, the best first: that is where the second part takes longest.
+
+    Of regions that seem alike the one is first whose items are likely to be longer. Lists are
+    often sorted by length, and the shards that are left in the end are those of the long items:
+    where they are among the first shards, items get shorter, else longer.
+
+    Args:
+        at_work: the regions.
+        heartbeat: as configured.
+        n_shards: how many shards the run has.
+    """
+    at_work = list(at_work)
+    paces, found = shard_paces(state for state, *_ in at_work), list[tuple[Split, AtWork]]()
+    for each in at_work:
+        state, region, _ = each
+        split = split_of(state, region.end, likely_pace(state, paces), heartbeat)
+        if split is not None and region.first < split.first < region.end:
+            found.append((split, each))
+
+    def place(one: tuple[Split, AtWork]) -> tuple[float, int]:
+        split, (_, region, _) = one
+        shorter = 2 * region.claim.rank < n_shards - 1
+        return -split.gained, split.first if shorter else -split.first
+
+    return sorted(found, key=place)
+
+
+def longest_first(at_work: Iterable[AtWork]) -> list[AtWork]:
+    """Those of which one can tell how long they will take, the longest first."""
+    at_work = list(at_work)
+    paces = shard_paces(state for state, *_ in at_work)
+    lefts = [
+        ((region.end - state.position) / pace, i)
+        for i, (state, region, _) in enumerate(at_work)
+        if (pace := likely_pace(state, paces)) and not is_young(state)
+    ]
+    return [at_work[i] for _, i in sorted(lefts, key=lambda each: -each[0])]
+
+
+def nearest_cut(position: int, end: int) -> int:
+    """The first place at which others may cut a region whose worker has said where it is.
+
+    They cut it in the middle, and then perhaps once more before that worker says something else;
+    from here on it looks for new claims before it begins an item.
+
+    Example:
+        >>> nearest_cut(0, 101), nearest_cut(7, 10), nearest_cut(9, 10)
+        (26, 8, 10)
+    """
+    return position + 1 + max(0, end - position - 1) // 4
 
 
 def comes_further(places: Sequence[int | None]) -> bool:

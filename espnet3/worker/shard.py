@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from espnet3.errors import FileTaken, StoreError
@@ -45,10 +45,14 @@ class Stretch:
         position: of the item that is being computed, or comes next.
         begun: monotonic seconds when the first item began that no earlier attempt had computed.
         computed: how many items this attempt has computed.
+        look: looks whether somebody has taken over the last items, and moves `end`.
+        looks_from: position from which on it is called before each item.
     """
 
     def __init__(self, claim: Claim, end: int) -> None:
         self.claim, self.first, self.end, self.position = claim, claim.first, end, claim.first
+        self.look: Callable[[], None] | None = None
+        self.looks_from = end
         self.begun: float | None = None
         self.computed = 0
 
@@ -61,6 +65,8 @@ class Stretch:
         """
         self.position, self.begun = position, time.monotonic()
         for item, kept in pairs:
+            if self.position >= self.looks_from and self.look is not None:
+                self.look()
             if self.position >= self.end:
                 return
             yield item, kept

@@ -112,9 +112,14 @@ class Spent:
         def clocked(item: Any, /, **env: Any) -> Any:
             began = clock()
             try:
-                return forward(item, **env)
-            finally:
+                result = forward(item, **env)
+            except MemoryError:  # to look at a clock takes memory, too
+                raise
+            except BaseException:
                 note(clock() - began)
+                raise
+            note(clock() - began)
+            return result
 
         return clocked
 

@@ -14,7 +14,7 @@ import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,18 +202,22 @@ def count_claims(
     items_per_shard: int = 1,
     seconds: float = 20.0,
     seed: int = 0,
+    starting: float = STARTING,
+    lengths: Sequence[float] = (),
     **parallel: Any,
 ) -> Counted:
     """Let workers compute a whole dynamic run, and count.
 
     Args:
         folder: where the run directory goes.
-        n_workers: how many workers; they begin within half a minute.
+        n_workers: how many workers.
         n_shards: how many shards.
         items_per_shard: how many items each has.
         seconds: what a shard takes on average. Its items take from a tenth of their share of that
             to nineteen tenths, and workers are up to a fifth faster or slower.
         seed: of these.
+        starting: seconds within which the workers begin.
+        lengths: what each item takes, by all workers, in place of that.
         parallel: other keys of the parallel config.
     """
     store, time, counter = LocalStore(str(folder / "run")), _Time(), _Counter()
@@ -233,7 +237,8 @@ def count_claims(
         slow = chance.uniform(0.8, 1.2)
 
         def forward(item: int) -> int:
-            mine.compute(each * slow * random.Random(f"{seed} {item}").uniform(0.1, 1.9))
+            made_up = each * slow * random.Random(f"{seed} {item}").uniform(0.1, 1.9)
+            mine.compute(lengths[item] if lengths else made_up)
             return item
 
         return lambda: _work(directory, run, mine, forward, n_workers, counter)
@@ -243,7 +248,7 @@ def count_claims(
         for module in (claiming, dynamic, heartbeat, known_claims, other_workers, shard):
             patch.setattr(module, "time", time)
         threads = [
-            time.begin(worker(place), chance.uniform(0, STARTING)) for place in range(n_workers)
+            time.begin(worker(place), chance.uniform(0, starting)) for place in range(n_workers)
         ]
         with counting.counting_store(counter.count):
             time.run()

@@ -24,11 +24,11 @@ from espnet3.specs.models import (
     now,
 )
 from espnet3.storage.base import Store
-from espnet3.worker import claiming, known_claims, other_workers
+from espnet3.worker import claiming, heartbeat, known_claims, other_workers
 from espnet3.worker.attempt import Attempt, SchedulerTask
 from espnet3.worker.claiming import Claims
 from espnet3.worker.heartbeat import Heartbeat
-from espnet3.worker.schedule import KILLS
+from espnet3.worker.schedule import KILLS, nearest_cut
 from espnet3.worker.shard import Stretch
 from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.terms import Taken, Terms
@@ -386,26 +386,41 @@ def test_a_split_is_split_again(there: Situation) -> None:
 def test_two_that_share_at_once_do_not_get_the_same(
     there: Situation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who loses the race for the next number looks again."""
+    """Who loses the race for the next number looks again, at once."""
     claim = take_both(there)
     there.beat(claim, 5)
     one, other = there.worker(), there.worker()
     publish, taken = RunDirectory.publish, list[Taken | None]()
 
     def late(self: RunDirectory, record: Any, **keys: Any) -> None:
-        if not taken and isinstance(record, Claim):
+        if not taken and isinstance(record, Claim) and record.number:
             taken.append(None)
             taken[0] = there.take(other, most=0)
         publish(self, record, **keys)
 
     monkeypatch.setattr(RunDirectory, "publish", late)
-    there.on_wait = lambda n: there.beat(claim, 6)
-    second = there.take(one)
+    second = there.take(one, most=0)
     first = taken[0]
     assert first is not None
     assert second is not None
     assert (first.claim.number, second.claim.number) == (1, 2)
     assert second.end == first.claim.first
+
+
+def test_many_parts_of_one_shard_hide_no_other_shard(there: Situation) -> None:
+    for number, first in enumerate(range(0, N_ITEMS, 4)):
+        claim = there.claim(0, number, first)
+        there.beat(claim, first + 3, first + 4, computed=3, seconds=3.0)
+    there.beat(there.claim(1), 5)
+    taken = there.take(there.worker(), most=0)
+    assert taken is not None
+    assert taken.claim.rank == 1
+
+
+def test_an_item_that_waits_for_a_long_one_is_taken(there: Situation) -> None:
+    claim = take_both(there)
+    there.beat(claim, N_ITEMS - 2, computed=0, seconds=3.0)
+    assert there.ask(there.worker(), most=0) == (0, N_ITEMS - 1, N_ITEMS)
 
 
 def test_speculation_takes_what_cannot_be_shared(store: Store, there: Situation) -> None:
@@ -647,6 +662,28 @@ def test_an_owner_sees_the_cut_at_its_next_sign(there: Situation) -> None:
     there.claim(0, 3, 12)
     worker._heartbeat.beat()
     assert stretch.end == 12
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.0])
+def test_an_owner_begins_no_long_item_that_was_taken(
+    there: Situation, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two signs it looks itself, but not for each of many that take no time."""
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: there.now))
+    there.receipt(1)
+    worker = there.worker()
+    taken = there.take(worker)
+    assert taken is not None
+    stretch, begun = Stretch(taken.claim, taken.end), []
+    worker._heartbeat.begin(stretch, taken.claims, N_ITEMS)
+    worker._heartbeat.beat()
+    for item, _ in stretch.over(((i, None) for i in range(N_ITEMS)), 0):
+        begun.append(item)
+        there.now += seconds
+        if item == 3:
+            there.claim(0, 1, 20)
+            there.claim(0, 2, nearest_cut(0, N_ITEMS))
+    assert len(begun) == (nearest_cut(0, N_ITEMS) if seconds else N_ITEMS)
 
 
 def test_what_was_copied_says_nothing_of_the_pace(there: Situation) -> None:

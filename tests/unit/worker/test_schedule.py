@@ -9,16 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet3.run_dir.processes import this_process
-from espnet3.specs.models import WorkerState, now
+from espnet3.run_dir.regions import Region
+from espnet3.specs.models import Claim, WorkerState, now
 from espnet3.worker.schedule import (
     SHORTEST_PAUSE,
+    AtWork,
     Signs,
     comes_further,
     fits,
     is_young,
+    longest_first,
+    nearest_cut,
     pace_of,
     pause_before_next_sign,
     split_of,
+    splits,
     walk_order,
 )
 
@@ -164,10 +169,14 @@ def test_a_split_is_ahead_of_its_owner_and_within_the_region(
         return
     assert pace is not None
     assert position < split.first < end
-    # The owner looks before it comes there, however old the sign is that was split by.
-    sees = 2 * pause_before_next_sign(seconds, split.left, heartbeat)
-    assert (split.first - position) / pace >= sees
+    # The owner is not there by now, however old the sign is; and it looks before it begins it,
+    # even where somebody else has shared the region since that sign.
+    age = pause_before_next_sign(seconds, split.left, heartbeat)
+    assert split.first - position >= int(pace * age)
+    assert split.first >= nearest_cut(position, end)
     assert (end - split.first) / pace >= SHORTEST_PAUSE
+    again = split_of(said, split.first, pace, heartbeat)
+    assert again is None or again.first >= nearest_cut(position, end)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +184,7 @@ def test_a_split_is_ahead_of_its_owner_and_within_the_region(
     [
         ({"rank": None, "computed": 9, "seconds": 9.0}, 100),  # it is at no shard
         ({"computed": 0, "seconds": 0.0}, 100),  # nothing is known
-        ({"position": 98, "computed": 98, "seconds": 98.0}, 100),  # the last item
+        ({"position": 99, "computed": 99, "seconds": 99.0}, 100),  # the last item
         ({"position": 100, "computed": 100, "seconds": 9.0}, 100),  # nothing is left
         ({"position": 120, "computed": 120, "seconds": 9.0}, 100),  # it has gone too far
         ({"position": 10, "computed": 10**6, "seconds": 1.0}, 100),  # it is as good as done
@@ -190,6 +199,44 @@ def test_half_of_what_is_left_is_taken() -> None:
     split = split_of(state(position=0, computed=10, seconds=10.0), 1000, 1.0, 1.0)
     assert split is not None
     assert 495 < split.first < 510
+
+
+def at_work(rank: int, number: int, first: int, end: int, **fields: Any) -> AtWork:
+    """A region that somebody is at."""
+    attempt = f"0001-{number:012x}"
+    claim = Claim(
+        rank=rank, generation=1, number=number, first=first, attempt=attempt, worker=attempt,
+        process=this_process(), task=None, job_id=None, time=now(),
+    )  # fmt: skip
+    said = state(rank=rank, claim=number, end=end, **{"position": first, **fields})
+    return AtWork(said, Region(claim, first, end), [claim])
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, 0), (1, 0), (2, 2), (3, 2)])
+def test_of_parts_that_seem_alike_the_longest_is_shared_first(rank: int, number: int) -> None:
+    """Of a sorted list the heavy shards are left, whose longest items are at that end."""
+    parts = [at_work(rank, i, 4 * i, 4 * i + 4, seconds=3.0 - i) for i in range(3)]
+    parts.append(at_work(3 - rank, 0, 0, 4, seconds=1.0))
+    first, *others = splits(parts, 30.0, 4)
+    assert (first[1].region.claim.rank, first[1].region.claim.number) == (rank, number)
+    assert len(others) == 3
+
+
+def test_what_is_left_counts_by_the_slowest_at_a_shard_where_nothing_else_is_known() -> None:
+    slow = at_work(0, 0, 0, 5, computed=1, seconds=10.0, position=1)
+    fresh = at_work(0, 1, 5, 11, seconds=1.0)
+    [one, other] = splits([fresh, slow], 30.0, 4)
+    assert (one[1], other[1]) == (fresh, slow)
+    assert one[0].left == 60.0
+
+
+def test_what_has_just_begun_is_not_among_the_longest() -> None:
+    parts = [
+        at_work(0, 0, 0, 4, seconds=3.0),
+        at_work(1, 0, 0, 8, seconds=3.0),
+        at_work(2, 0, 0, 99, seconds=1.0),
+    ]
+    assert longest_first(parts) == [parts[1], parts[0]]
 
 
 @pytest.mark.parametrize(("seconds", "young"), [(0.0, True), (1.9, True), (2.0, False)])
