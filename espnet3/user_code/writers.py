@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -131,6 +131,43 @@ class ShardWriters:
         """End the shard: its folder is whole afterwards, and says so."""
         self.state = self._runner.finalize_state(self.state, **self.env)
         (self._shard_dir / DONE).write_text("")
+
+
+def writers_in(state: Any) -> Iterator[Any]:
+    """The writers in a shard's state, also those within mappings and lists, in order.
+
+    What can be closed or flushed is one, though it be a mapping, too.
+
+    Example:
+        >>> import io
+        >>> state = {"_writers": {"hyp": io.StringIO("a"), "more": [io.StringIO("b")]}}
+        >>> [writer.getvalue() for writer in writers_in(state)]
+        ['a', 'b']
+    """
+    return _within(state.get("_writers") if isinstance(state, Mapping) else None)
+
+
+def _within(found: Any) -> Iterator[Any]:
+    if hasattr(found, "close") or hasattr(found, "flush"):
+        yield found
+    elif isinstance(found, Mapping | list | tuple):
+        for each in found.values() if isinstance(found, Mapping) else found:
+            yield from _within(each)
+
+
+def flush_writers(state: Any) -> bool:
+    """Flush the writers in a shard's state.
+
+    Returns:
+        Whether they were: not where one has a `close` and no `flush`, which may hold some of what
+        it was given.
+    """
+    writers = [*writers_in(state)]
+    if not all(hasattr(writer, "flush") for writer in writers):
+        return False
+    for writer in writers:
+        writer.flush()
+    return True
 
 
 def only_writes(reduce_state: Hook) -> Hook:

@@ -62,11 +62,20 @@ class Lines:
             action(str(self.path))
 
 
+class Unflushed:
+    """Writes lines to a file, most of them only when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = Lines(path)
+        self.write, self.close = self._lines.write, self._lines.close
+
+
 class Opaque(BaseRunner):
     """Writes a line for each item, and of even ones an array in a file of its own.
 
     The provider's `config` is the environment; at the item `at` what its `do` says is done. An item
-    takes `pace` seconds, and is noted in the file `notes`.
+    takes `pace` seconds, and is noted in the file `notes`. With `unflushed` one writer has no
+    `flush`.
     """
 
     @staticmethod
@@ -83,7 +92,8 @@ class Opaque(BaseRunner):
     @staticmethod
     def open_writers(shard_dir: Path, **env: Any) -> dict[str, Any]:
         _do(env["config"], "open_writers")
-        return {"text": Lines(shard_dir / "hyp.scp"), "more": [Lines(shard_dir / "paths.scp")]}
+        text = (Unflushed if env["config"].get("unflushed") else Lines)(shard_dir / "hyp.scp")
+        return {"text": text, "more": [Lines(shard_dir / "paths.scp")]}
 
     @staticmethod
     def write_record(writers: Any, result: Any, state: Any, **env: Any) -> None:

@@ -551,6 +551,21 @@ def test_what_cannot_be_flushed_is_not_kept(tmp_path: Path) -> None:
     assert kept(tmp_path) == 3
 
 
+def test_a_writer_that_is_a_mapping_is_flushed(tmp_path: Path) -> None:
+    """As an open HDF5 file is, whose values are not writers."""
+
+    class Store(dict[str, Any]):
+        def flush(self) -> None:
+            (tmp_path / "store").write_text("flushed")
+
+        def close(self) -> None:
+            pass
+
+    keep(tmp_path, 3, {"_writers": {"store": Store(a=1)}})
+    assert (tmp_path / "store").read_text() == "flushed"
+    assert kept(tmp_path) == 3
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"position": 3, "sizes": {"../mine": 0}}'])
 def test_notes_that_are_none_keep_nothing(tmp_path: Path, text: str) -> None:
     mine, folder = tmp_path / "mine", tmp_path / "split.0"

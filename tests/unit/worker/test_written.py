@@ -222,6 +222,14 @@ def test_where_files_only_grow_the_next_attempt_goes_on_behind_the_last_checkpoi
     assert receipt.usage.items == 2
 
 
+def test_what_a_writer_that_cannot_be_flushed_may_hold_is_computed_again(store: Store) -> None:
+    run = fail_and_mend(store, unflushed=True)
+    assert [line["result"] for line in lines_of(store)] == [None] * 4
+    assert run_here(store, run, again=1) == exit_codes.DONE
+    assert calls == [*range(6)]
+    require_written(store, run)
+
+
 @pytest.mark.parametrize("what", ["shorter", "gone", "a pipe", "no folder"])
 def test_where_what_was_written_is_not_there_it_begins_anew(store: Store, what: str) -> None:
     run = fail_and_mend(store)
