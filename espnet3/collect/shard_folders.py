@@ -13,13 +13,14 @@ from espnet3.errors import DamagedResult, FileMissing, OutputError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.submissions import newest_submission
 from espnet3.run_dir.verification import difference, patiently, verify_written
-from espnet3.run_dir.written import output_folder, require_own_output, shard_folders
+from espnet3.run_dir.written import output_folder, require_own_output
 from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec, Written, WrittenFile
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import make_folder, make_folders, opener, unfinished_name
+from espnet3.user_code.manifest import shard_folders
 from espnet3.user_code.writers import folder_name
 
 READERS = 8  # threads that read what was written, a shard each

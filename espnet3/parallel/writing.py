@@ -38,6 +38,7 @@ from espnet3.user_code.manifest import (
     output_root,
     read_manifest,
     require_same,
+    shard_folders,
     write_manifest,
 )
 from espnet3.user_code.writers import DONE, ShardWriters, folder_name
@@ -146,17 +147,12 @@ def _require_usable(runner: Any, root: Path, manifest: Manifest, folders: list[P
 def _remove_all(root: Path, n_shards: int) -> None:
     """Empty the folders of all shards, of any plan, before the manifest is another one."""
     names = {*map(folder_name, range(n_shards))}
-    found = [Path(entry) for entry in os.scandir(root) if _is_of_shard(entry.name)]
-    for folder in filter(Path.is_dir, map(without_link, found)):
+    found = (without_link(root / name) for name in shard_folders(root))
+    for folder in filter(Path.is_dir, found):
         with held(folder / LOCK, patience=PATIENCE):
             empty(folder)
         if folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_of_shard(name: str) -> bool:
-    number = name.rpartition(".")[2]
-    return number.isdecimal() and name == folder_name(int(number))
 
 
 def _compute(

@@ -13,6 +13,7 @@ from espnet3.user_code.manifest import (
     ManifestShard,
     read_manifest,
     require_same,
+    shard_folders,
     write_manifest,
 )
 
@@ -29,21 +30,6 @@ def output_folder(run: RunSpec) -> str:
     return os.path.normpath(
         os.path.join(run.working_directory, writers.output_dir, writers.shard_subdir)
     )
-
-
-def shard_folders(root: str | Path) -> list[str]:
-    """The names of the shards' folders, and links to such, that are in an output folder.
-
-    Raises:
-        OutputError: it cannot be listed.
-    """
-    try:
-        names = os.listdir(root)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise OutputError(os.fspath(root), f"cannot be listed ({error.strerror})") from None
-    return [name for name in names if name.startswith("split.") and name[6:].isdecimal()]
 
 
 def require_own_output(directory: RunDirectory, run: RunSpec) -> bool:

@@ -19,6 +19,7 @@ from espnet3.text import one_line
 from espnet3.user_code.instances import changed_attributes, record_of
 from espnet3.user_code.sources import checksum
 from espnet3.user_code.values import stored
+from espnet3.user_code.writers import is_folder_name
 
 MANIFEST = "manifest.json"
 
@@ -62,6 +63,21 @@ def output_root(output_dir: str | os.PathLike[str], shard_subdir: str) -> Path:
     PosixPath('decode/test_clean')
     """
     return Path(output_dir) / shard_subdir
+
+
+def shard_folders(root: str | os.PathLike[str]) -> list[str]:
+    """The names of the shards' folders, and links to such, that are in an output folder.
+
+    Raises:
+        OutputError: it cannot be listed.
+    """
+    try:
+        names = os.listdir(root)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise OutputError(os.fspath(root), f"cannot be listed ({error.strerror})") from None
+    return [*filter(is_folder_name, names)]
 
 
 def read_manifest(root: Path) -> Manifest | None:

@@ -39,6 +39,16 @@ def folder_name(shard_id: int) -> str:
     return f"split.{shard_id}"
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a shard's folder has this name.
+
+    >>> is_folder_name("split.3"), is_folder_name("split.03"), is_folder_name("split.last")
+    (True, False, False)
+    """
+    number = name.rpartition(".")[2]
+    return number.isdecimal() and name == folder_name(int(number))
+
+
 def has_writers(runner: type[Any]) -> bool:
     """Whether a runner writes its results itself: whether it overrides one of the hooks.
 
