@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 from espnet3.errors import EspnetError, StoreError
 from espnet3.run_dir.output_names import expanded, is_special, local_path
 from espnet3.storage.concurrency import submit_in_context
-from espnet3.storage.permissions import make_folders, opener, removed_on_error, unfinished_name
+from espnet3.storage.permissions import make_folders, removed_on_error, replacing
 from espnet3.text import one_line
 
 SYNC_EVERY = 32 << 20  # bytes
@@ -73,18 +73,13 @@ def _local(output: str) -> Iterator[Target]:
             yield stream
         return
     path = os.path.realpath(path)
-    temporary, folder = unfinished_name(path), os.path.dirname(path)
+    folder = os.path.dirname(path)
     with removed_on_error([folder]):
         _make_folders(folder)
-        try:
-            with open(temporary, "xb", opener=opener) as file, ThreadPoolExecutor(1) as thread:
-                synced = _SyncedFile(file, thread)
-                yield synced
-                synced.sync()
-            os.replace(temporary, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(temporary)
+        with replacing(path) as file, ThreadPoolExecutor(1) as thread:
+            synced = _SyncedFile(file, thread)
+            yield synced
+            synced.sync()
 
 
 def _make_folders(folder: str) -> None:

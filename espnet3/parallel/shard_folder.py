@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from espnet3.errors import OutputError
-from espnet3.storage.permissions import unfinished_name
+from espnet3.storage.permissions import replacing
 from espnet3.text import one_line
 from espnet3.user_code.writers import DONE, flush_writers, writers_in
 
@@ -127,9 +127,8 @@ def keep(folder: Path, position: int, state: Any) -> None:
     if not flush_writers(state):
         return
     sizes = {os.path.relpath(file, folder): file.lstat().st_size for file in _files(folder)}
-    unfinished = unfinished_name(str(folder / PROGRESS))
-    Path(unfinished).write_text(_Kept(position=position, sizes=sizes).model_dump_json())
-    os.replace(unfinished, folder / PROGRESS)
+    with replacing(str(folder / PROGRESS)) as file:
+        file.write(_Kept(position=position, sizes=sizes).model_dump_json().encode())
 
 
 def close_all(state: Any) -> None:

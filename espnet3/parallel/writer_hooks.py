@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from espnet3.storage.permissions import unfinished_name
+from espnet3.storage.permissions import replacing
 from espnet3.user_code.writers import (
     DONE,
     call_fitting,
@@ -183,15 +183,9 @@ def concatenate_shard_files(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(out)
         return False
-    unfinished = unfinished_name(out)
-    try:
-        with open(unfinished, "xb") as target:
-            for folder in there:
-                _append(folder, relative_name, target)
-        os.replace(unfinished, out)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
+    with replacing(out) as target:
+        for folder in there:
+            _append(folder, relative_name, target)
     return True
 
 

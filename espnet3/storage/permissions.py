@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 from espnet3.errors import UsageError
 
@@ -203,6 +204,30 @@ def unfinished_name(path: str) -> str:
     """
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+    """A new file, which takes the place of what has the path once the block ends without an error.
+
+    Whoever needs it to be durable syncs it in the block.
+
+    Raises:
+        OSError: it cannot be made, or cannot take that place.
+
+    Example:
+        >>> with replacing("/tmp/hyp.scp") as file:  # doctest: +SKIP
+        ...     file.write(b"utt0 good morning")
+    """
+    unfinished = unfinished_name(path)
+    try:
+        with open(unfinished, "xb", opener=opener) as file:
+            yield file
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is what matters
+            os.unlink(unfinished)
+        raise
 
 
 def is_same_file(path: str, other: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from espnet3.errors import OutputError, UsageError
 from espnet3.specs.plain import is_omegaconf
-from espnet3.storage.permissions import make_folders, opener, regular, unfinished_name
+from espnet3.storage.permissions import make_folders, regular, replacing
 from espnet3.text import one_line
 from espnet3.user_code.instances import changed_attributes, record_of
 from espnet3.user_code.sources import checksum
@@ -117,17 +116,13 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     if manifest.run is not None:
         fields["run"] = manifest.run
     path = os.fspath(root / MANIFEST)
-    unfinished = unfinished_name(path)
     try:
         make_folders(os.fspath(root))
-        with open(unfinished, "xb", opener=opener) as file:
+        with replacing(path) as file:
             file.write(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(unfinished)
         raise OutputError(path, f"cannot be written ({error.strerror})") from None
 
 
