@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -14,6 +13,7 @@ from distributed import WorkerPlugin, get_worker
 from espnet3.errors import EnvironmentFailed
 from espnet3.parallel.pickles import dumps, loads
 from espnet3.text import one_line
+from espnet3.user_code.keywords import taken_by
 
 ENV = "env"
 
@@ -111,17 +111,5 @@ def bound_to_env(func: Callable[..., Any], kwargs: Mapping[str, Any]) -> Callabl
     """The function with its keyword arguments and the entries of the environment that it names."""
     env = _worker_env()
     require_no_conflict(env.keys() & kwargs.keys())
-    wanted = {name: env[name] for name in _parameters(func, env)}
+    wanted = {name: env[name] for name in taken_by(func, env)}
     return functools.partial(func, **kwargs, **wanted) if kwargs or wanted else func
-
-
-def _parameters(func: Callable[..., Any], env: Mapping[str, Any]) -> list[str]:
-    """The entries of the environment that a function takes."""
-    try:
-        parameters = inspect.signature(func).parameters.values()
-    except ValueError:  # int and some others that are written in C
-        return []
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-        return list(env)
-    by_name = {p.name for p in parameters if p.kind is not inspect.Parameter.POSITIONAL_ONLY}
-    return [name for name in env if name in by_name]

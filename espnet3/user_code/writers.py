@@ -100,8 +100,9 @@ class ShardWriters:
 
     def forward_env(self, env: Mapping[str, Any]) -> dict[str, Any]:
         """What `forward` gets: what the provider built, and of the rest what it takes."""
-        taken = _keywords(self._runner.forward)
-        more = self.env if taken is None else {n: self.env[n] for n in taken if n in self.env}
+        from espnet3.user_code.keywords import taken_by
+
+        more = {name: self.env[name] for name in taken_by(self._runner.forward, self.env)}
         return {**more, **env}
 
     def open(self) -> None:
@@ -203,14 +204,3 @@ def call_fitting(function: Callable[..., Any], *args: Any, **env: Any) -> Any:
             continue
         return function(*given, **keywords)
     return function(*args, **env)  # which says what is wrong
-
-
-def _keywords(function: Callable[..., Any]) -> list[str] | None:
-    """Names of the parameters that a function takes as keywords; None where it takes any."""
-    import inspect
-
-    parameters = inspect.signature(function).parameters.values()
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return None
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [each.name for each in parameters if each.kind in named]
