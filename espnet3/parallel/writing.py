@@ -41,7 +41,7 @@ from espnet3.user_code.manifest import (
     shard_folders,
     write_manifest,
 )
-from espnet3.user_code.writers import DONE, ShardWriters, folder_name
+from espnet3.user_code.writers import DONE, ShardWriters, folder_name, output_dir_of
 
 CALL_LOCK = ".lock"  # in the folder of all shards: one call at a time
 CHECKPOINT_EVERY = 30.0  # seconds, where no parallel config says it
@@ -78,9 +78,7 @@ def write_shards(
         ItemsError: an item is not JSON, as the manifest is.
         Exception: what `forward` or a hook raised.
     """
-    if runner.output_dir is None:
-        raise OutputError("", f"{type(runner).__qualname__} writes its results; say where")
-    root = output_root(runner.output_dir, runner.shard_subdir)
+    root = output_root(output_dir_of(runner), runner.shard_subdir)
     shards = _planned(calls, parallel)
     manifest = _manifest(runner, shards)
     folders = [root / folder_name(shard.shard_id) for shard in shards]

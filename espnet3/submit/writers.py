@@ -11,7 +11,7 @@ from espnet3.specs.models import RunSpec, WritersSpec
 from espnet3.specs.plain import utf8
 from espnet3.user_code.instances import attributes_of
 from espnet3.user_code.values import stored
-from espnet3.user_code.writers import SET_BY_BASE, has_writers
+from espnet3.user_code.writers import SET_BY_BASE, has_writers, output_dir_of
 
 
 def describe_writers(runner: Any) -> WritersSpec | None:
@@ -61,10 +61,4 @@ def require_resume(runner: Any, run_dir: str, existing: RunSpec | None) -> None:
 
 
 def _output_dir(runner: Any) -> str:
-    if runner.output_dir is None:
-        raise OutputError(
-            "",
-            f"is missing, and {type(runner).__qualname__} writes its results itself; construct it "
-            "with output_dir=FOLDER",
-        )
-    return utf8(os.fspath(runner.output_dir), "runner.output_dir")
+    return utf8(output_dir_of(runner), "runner.output_dir")

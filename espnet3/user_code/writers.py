@@ -64,6 +64,21 @@ def has_writers(runner: type[Any]) -> bool:
     return any(owner is not None and owner.__module__ != _DEFAULTS for owner in owners)
 
 
+def output_dir_of(runner: Any) -> str:
+    """The `output_dir` of a runner with writers, as it was given.
+
+    Raises:
+        OutputError: it was given none.
+    """
+    if runner.output_dir is None:
+        raise OutputError(
+            "",
+            f"is missing, and {type(runner).__qualname__} writes its results itself; construct it "
+            "with output_dir=FOLDER",
+        )
+    return str(runner.output_dir)
+
+
 class ShardWriters:
     """The hooks of a runner's class, called for one shard: `open`, `write` for each item, `close`.
 

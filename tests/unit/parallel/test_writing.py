@@ -168,7 +168,7 @@ def test_who_overrides_no_hook_has_no_writers() -> None:
 
 
 def test_an_output_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="output_dir: Decode writes") as caught:
+    with pytest.raises(OutputError, match="output_dir: is missing, and Decode writes") as caught:
         Decode(Study({"folder": str(tmp_path)}))(range(2))
     assert isinstance(caught.value, RuntimeError)
     (tmp_path / "file").touch()
