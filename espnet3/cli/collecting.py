@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -110,17 +110,12 @@ def _merge_each(run_dirs: Sequence[str], as_json: bool, trust: Trust | None, **h
         with _warnings_shown():
             merged = run_blocking(merge_written(run_dir, trust=trust, quiet=as_json, **how))
         if as_json:
-            documents.append(_document(merged))
+            documents.append(asdict(replace(merged, value=_as_json(merged.value))))
         else:
             _show_merged(merged)
     if as_json:
         show_documents(documents)
     return DONE
-
-
-def _document(merged: Merged) -> dict[str, Any]:
-    fields = [field.name for field in dataclasses.fields(merged)]
-    return {**{name: getattr(merged, name) for name in fields}, "value": _as_json(merged.value)}
 
 
 def _as_json(value: Any) -> Any:
@@ -142,7 +137,7 @@ def _show_merged(merged: Merged) -> None:
 
 def _show(found: Collected, as_json: bool) -> None:
     if as_json:
-        show.json_document(dataclasses.asdict(found))
+        show.json_document(asdict(found))
         return
     show.lines(
         [

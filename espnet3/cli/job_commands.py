@@ -81,8 +81,10 @@ def submit(
         show.json_document(show.rendered_document(jobs))
     elif dry_run:
         show.rendered(jobs)
+    elif as_json:
+        show.json_document(show.submitted_document(result))
     else:
-        _tell_submitted(result, as_json)
+        _show_submitted(result)
     return DONE
 
 
@@ -157,23 +159,21 @@ def resume(
                 skip=[wanted_item(word) for word in skip],
                 skip_failing=skip_failing,
             )
-        documents.append(show.submitted_document(result))
-        if not as_json:
-            _tell_submitted(result, as_json)
+        if as_json:
+            documents.append(show.submitted_document(result))
+        else:
+            _show_submitted(result)
     if as_json:
         several_runs.show_documents(documents)
     return DONE
 
 
-def _tell_submitted(result: Submitted, as_json: bool) -> None:
+def _show_submitted(result: Submitted) -> None:
     from espnet3.cli import show
     from espnet3.run_dir.directory import RunDirectory
 
-    if as_json:
-        show.json_document(show.submitted_document(result))
-    else:
-        run = RunDirectory.open(result.run_dir).run()
-        show.submitted(result, merges=run.writers is not None)
+    run = RunDirectory.open(result.run_dir).run()
+    show.submitted(result, merges=run.writers is not None)
 
 
 @click.command(cls=Command, section=Section.SUBMIT)
