@@ -46,12 +46,8 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
     newest = newest_submission(store)
     run = directory.trusted_run([newest] if newest else [])
     receipts = [shard for shard in vouched.shards if isinstance(shard, Receipt)]
-    for each in receipts:
-        if each.written is None:
-            problem = "does not say what was written"
-            raise DamagedResult(
-                store.locate(layout.receipt(each.rank)), each.rank, problem, store.root
-            )
+    for each in receipts:  # before any of the output is touched
+        _written(store, each)
     directory.require_files(layout.written(each.rank, each.attempt) for each in receipts)
     require_own_output(directory, run)
     take_in_turn(vouched, _take_nothing)
@@ -64,7 +60,7 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
         if isinstance(store, LocalStore):
             patiently(lambda: verify_written(store, receipt), vouched.patience, vouched.stop)
             _link(path, store.locate(layout.written(receipt.rank, receipt.attempt)))
-        elif not _holds(path, _written(receipt)):
+        elif not _holds(path, _written(store, receipt)):
             _download(vouched, receipt, path)
 
     try:
@@ -81,8 +77,16 @@ def _take_nothing(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
     """Result lines are verified, and hold nothing that is wanted."""
 
 
-def _written(receipt: Receipt) -> Written:
-    return receipt.written or Written(folder="")
+def _written(store: Store, receipt: Receipt) -> Written:
+    """What a receipt says was written.
+
+    Raises:
+        DamagedResult: it does not say it.
+    """
+    if receipt.written is None:
+        where = store.locate(layout.receipt(receipt.rank))
+        raise DamagedResult(where, receipt.rank, "does not say what was written", store.root)
+    return receipt.written
 
 
 def _seen(store: Store, run: RunSpec, receipts: Sequence[Receipt]) -> dict[int, list[str]]:
@@ -90,7 +94,7 @@ def _seen(store: Store, run: RunSpec, receipts: Sequence[Receipt]) -> dict[int, 
 
     An attempt that went on where another one had ended has lines which were written there.
     """
-    seen = {each.rank: [_written(each).folder] for each in receipts}
+    seen = {each.rank: [_written(store, each).folder] for each in receipts}
     if run.writers is None or not run.writers.append_only or not isinstance(store, LocalStore):
         return seen
     for name in os.listdir(store.locate(layout.WRITTEN)):
@@ -169,7 +173,7 @@ def _download(vouched: Vouched, receipt: Receipt, path: str) -> None:
     unfinished, old = unfinished_name(path), unfinished_name(path)
     try:
         make_folder(unfinished)
-        for file in _written(receipt).files:
+        for file in _written(store, receipt).files:
             vouched.require_wanted()
             source, target = f"{folder}/{file.path}", os.path.join(unfinished, file.path)
             make_folders(os.path.dirname(target))
