@@ -19,7 +19,7 @@ _UPLOADS = 4  # at the same time: each may hold some parts of its file
 Seen = tuple[int, int, int]  # a file's number, size and time of its last change
 
 
-def make_folder(path: str) -> None:
+def make_folders(path: str) -> None:
     """Make a folder, and those above it, durably; see `permissions.make_folders`.
 
     Raises:

@@ -40,36 +40,38 @@ def writing(
         WriterFailed: a hook raised.
         Interrupted: a signal came.
     """
-    directory = work.directory
-    directory.require_run(work.run.run_id)
+    work.directory.require_run(work.run.run_id)
+    with _folder_of(work, attempt) as folder:
+        files = Writing(work, attempt, folder)
+        files.begin(earlier, items)
+        yield files
+
+
+@contextlib.contextmanager
+def _folder_of(work: Work, attempt: Attempt) -> Iterator[str]:
+    """A new folder: in the run directory, or a temporary one of which that gets a copy."""
     path = layout.written(attempt.rank, attempt.name)
-    folder = written_folder.in_place(directory.store, path)
+    folder = written_folder.in_place(work.directory.store, path)
     if folder is not None:
-        written_folder.make_folder(folder)
-        yield Writing(work, attempt, folder, earlier, items)
+        written_folder.make_folders(folder)
+        yield folder
         return
     with tempfile.TemporaryDirectory(prefix="espnet3-", ignore_cleanup_errors=True) as above:
         folder = os.path.join(above, os.path.basename(path))
         os.mkdir(folder)
-        yield Writing(work, attempt, folder, earlier, items)
+        yield folder
 
 
 class Writing:
     """An attempt's folder, and the hooks that write to it.
 
     Attributes:
-        work: as it was given, but that `forward` writes what it computes.
-        kept: for each item the line that an earlier attempt left, or None.
+        work: as it was given, but that `forward` writes what it computes, once it has begun.
+        kept: for each item the line that an earlier attempt left, or None; likewise.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        attempt: Attempt,
-        folder: str,
-        earlier: Iterable[layout.ResultFile],
-        items: Sequence[Any],
-    ) -> None:
+    def __init__(self, work: Work, attempt: Attempt, folder: str) -> None:
+        self.work = work
         self._directory, self._run, self._signals = work.directory, work.run, work.signals
         self._attempt, self._folder = attempt, folder
         self._shown = _as_given(folder, work.run)
@@ -78,10 +80,18 @@ class Writing:
         self._synced: dict[str, Seen] = {}
         self._checked_at = time.monotonic()
         self.kept: Iterator[Kept | None] = iter(())
-        found = self._take_over(work, earlier, items) if self._goes_on else None
-        self.kept = kept_lines(work.directory.store, found, items)
+
+    def begin(self, earlier: Iterable[layout.ResultFile], items: Sequence[Any]) -> None:
+        """Begin the shard; behind what an earlier attempt has written, where files only grow.
+
+        Raises:
+            WriterFailed: a hook raised.
+            Interrupted: a signal came.
+        """
+        found = self._take_over(earlier, items) if self._goes_on else None
+        self.kept = kept_lines(self._directory.store, found, items)
         self._call("init_state", self._writers.open)
-        env = self._writers.forward_env(work.env)
+        work, env = self.work, self._writers.forward_env(self.work.env)
         self.work = work._replace(forward=self._forward_and_write(work.forward, env), env={})
 
     def finish(self) -> Written:
@@ -161,15 +171,15 @@ class Writing:
         return {"written": {path: size for path, (_, size, _) in found.items()}}
 
     def _take_over(
-        self, work: Work, earlier: Iterable[layout.ResultFile], items: Sequence[Any]
+        self, earlier: Iterable[layout.ResultFile], items: Sequence[Any]
     ) -> Checkpoint | None:
         """Copy what an earlier attempt had written by the last place at which that is known."""
-        store, rank = self._directory.store, self._attempt.rank
-        files = [*earlier]
+        store, attempt, limits = self._directory.store, self._attempt, self.work.limits
+        rank, files = attempt.rank, [*earlier]
         if not files:
             return None
         history = read_receipt_history(
-            store, self._run, rank, self._attempt.generation, work.limits.errors_from_submission
+            store, self._run, rank, attempt.generation, limits.errors_from_submission
         )
         found = (find_checkpoint(store, file, items, history) for file in files)
         known = [checkpoint for checkpoint in found if checkpoint is not None]
