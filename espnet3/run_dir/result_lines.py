@@ -27,6 +27,7 @@ from espnet3.user_code.main_module import MainModule, name_here
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
+SKIPPED = "Skipped"  # the type of the error that stands for an item that was passed over
 MAX_LINE = 1 << 30  # bytes; what has more is not a line, or a reader could be made to hold anything
 _RESULT = itemgetter("result")
 _DOCUMENT = 10_000  # bytes of lines that are decoded at once; what comes of more leaves the cache

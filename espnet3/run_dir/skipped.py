@@ -10,12 +10,13 @@ from typing import NamedTuple
 import orjson
 
 from espnet3.errors import EspnetError
+from espnet3.run_dir.result_lines import SKIPPED
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs import layout
 from espnet3.specs.models import ResultPart
 from espnet3.storage.base import Store
 
-SKIPPED = "Skipped"  # the type of such an error
+_WORD = f'"{SKIPPED}"'.encode()  # of which each such line has one
 
 
 class Skips(NamedTuple):
@@ -78,7 +79,7 @@ def read_skipped(store: Store, rank: int, parts: Iterable[ResultPart]) -> int:
 
 
 def _is_skipped(line: bytes) -> bool:
-    if b'"Skipped"' not in line:
+    if _WORD not in line:
         return False
     with contextlib.suppress(ValueError, KeyError, TypeError):
         return bool(orjson.loads(line)["error"]["type"] == SKIPPED)

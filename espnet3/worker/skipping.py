@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from espnet3.run_dir.result_lines import encode_error
+from espnet3.run_dir.result_lines import SKIPPED, encode_error
 from espnet3.run_dir.salvage import Kept
-from espnet3.run_dir.skipped import SKIPPED
 from espnet3.specs.models import ErrorRecord, Submission
 
 
