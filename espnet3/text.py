@@ -81,6 +81,19 @@ def duration(seconds: float) -> str:
     return " ".join(words[:2]) or "0 s"
 
 
+def signal_name(number: int) -> str:
+    """A signal as people call it.
+
+    Example:
+        >>> signal_name(9), signal_name(99)
+        ('SIGKILL', 'signal 99')
+    """
+    import signal  # seldom needed
+
+    names = {each.value: each.name for each in signal.Signals}
+    return names.get(number, f"signal {number}")
+
+
 def cut(text: str, limit: int = 1 << 16) -> str:
     r"""A text whose UTF-8 has no more bytes than a limit, but for a note of what was left out.
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from espnet3.cli.show import problem
+from espnet3.text import signal_name
 
 RUN_SHARD, JOIN = "espnet3.worker.run_shard", "espnet3.worker.join"
 
@@ -78,6 +79,5 @@ def run_in_foreground(
             signal.signal(number, handler)
     for code in codes:
         if code < 0 and not told and -code != signal.SIGINT:  # it could say nothing itself
-            names = {each.value: each.name for each in signal.Signals}
-            problem(f"the worker's process was ended by {names.get(-code, f'signal {-code}')}")
+            problem(f"the worker's process was ended by {signal_name(-code)}")
     return next(filter(None, codes), 0), told[0] if told else None

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import pickle
-import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from espnet3.errors import EspnetError, WriterFailed
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.result_lines import unpickle_value
 from espnet3.specs.models import RunSpec
+from espnet3.text import signal_name
 from espnet3.user_code.main_module import main_of
 
 MODULE = "espnet3.worker.merge"
@@ -102,8 +102,7 @@ def _answer(file: BinaryIO, code: int, run: RunSpec) -> Any:
     file.seek(0)
     data = file.read()
     if not data:
-        names = {each.value: each.name for each in signal.Signals}
-        how = f"exit code {code}" if code >= 0 else names.get(-code, f"signal {-code}")
+        how = f"exit code {code}" if code >= 0 else signal_name(-code)
         raise WriterFailed("merge", None, f"its process ended by {how}")
     if code != 0:
         error = pickle.loads(data)  # noqa: S301 (a child's of this process)
