@@ -345,8 +345,12 @@ def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
     assert again.submitted.number is None
     with pytest.raises(RuntimeError, match="the number of items is 10 there and 11 here"):
         submit_run(decoder(tmp_path), range(11), parallel=THREE)
-    with pytest.raises(PlanMismatch, match=r"provider\.args\.0\.value\.beam is not there"):
+    with pytest.raises(
+        PlanMismatch, match=r"provider\.args\.0\.value\.beam is not there"
+    ) as caught:
         submit_run(decoder(tmp_path, beam=3), range(10), parallel=THREE)
+    advice = f"choose another output_dir, or remove that run by `espnet3 remove {run.run_dir}`"
+    assert str(caught.value).endswith(advice)
     anew = decoder(tmp_path)
     anew.resume = False
     with pytest.raises(OutputError, match="has resume=False; remove it first, by `espnet3 remove`"):
