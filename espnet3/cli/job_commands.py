@@ -135,8 +135,8 @@ def resume(
     from espnet3.cli import several_runs, show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
     from espnet3.run import Run
+    from espnet3.run_dir.finding import run_dirs_in
     from espnet3.run_dir.item_words import wanted_item
-    from espnet3.status.run_list import run_dirs_in
 
     named, given = split_settings(words, settings)
     changes = as_options(given)

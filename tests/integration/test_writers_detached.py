@@ -22,6 +22,7 @@ from espnet3.errors import (
     IncompleteRun,
     OutputError,
     PlanMismatch,
+    RunDirectoryError,
     Untrusted,
     UsageError,
     WriterFailed,
@@ -123,6 +124,13 @@ def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     assert cli("resume", out).stdout.count("there is nothing to submit") == 2
     assert "name one of" in cli("resume", out, "0").stderr
     assert "name one of" in cli("collect", out, "-o", "x.jsonl").stderr
+    both = (
+        f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
+    )
+    assert cli("watch", out).stderr == f"espnet3: {out}: {both}\n"
+    one = f"{out}/test_a: is not a run directory, but holds one: {runs[0].run_dir}"
+    with pytest.raises(RunDirectoryError, match=f"^{one}$"):
+        Run(f"{out}/test_a").status()
 
 
 def test_any_value_comes_back(tmp_path: Path) -> None:

@@ -181,7 +181,8 @@ def test_where_to_compute_is_no_part_of_the_plan(make: Any, other: Any) -> None:
     one = plan(provider=Provider(make({"more": "9GB", "parallel": local}))).run
     here = plan(provider=Provider(make({"more": "9GB", "parallel": other}))).run
     require_same_plan("/run", one, here)
-    assert one.provider.args[0].value["parallel"] == local  # which a worker gets as it was
+    kept: Any = one.provider.args[0].value
+    assert kept["parallel"] == local  # which a worker gets as it was
     # A run of before that was known, whose fingerprint has it.
     require_same_plan("/run", one.model_copy(update={"fingerprint": f"sha256:{0:064}"}), here)
     sentences = plan(provider=Provider(make({"more": "9GB", "parallel": "sentences"}))).run
