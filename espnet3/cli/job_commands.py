@@ -242,8 +242,8 @@ def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> 
 
     RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
     breakpoint() works, and results count as any others. With --item that item alone is computed,
-    be it done or not; its result or traceback is printed, and nothing written. RUN_DIR alone will
-    do then.
+    be it done or not; its result or traceback is printed, and nothing kept: what a runner writes
+    itself goes to a temporary folder. RUN_DIR alone will do then.
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
