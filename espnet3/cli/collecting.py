@@ -24,9 +24,9 @@ from espnet3.collect.written import Merged, merge_written
 from espnet3.errors import RunDirectoryError, UnserializableResult
 from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finding import run_dirs_in
 from espnet3.run_dir.result_lines import encode_json
 from espnet3.run_dir.trust import Trust
-from espnet3.status.run_list import run_dirs_in
 from espnet3.text import one_line
 
 STDOUT = "-"

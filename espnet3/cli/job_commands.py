@@ -137,8 +137,8 @@ def resume(
     from espnet3.cli import several_runs, show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
     from espnet3.run import Run
+    from espnet3.run_dir.finding import run_dirs_in
     from espnet3.run_dir.item_words import wanted_item
-    from espnet3.status.run_list import run_dirs_in
 
     named, given = split_settings(words, settings)
     changes = as_options(given)
@@ -242,8 +242,8 @@ def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> 
 
     RUN_DIR RANK or a file of the run's folder shards says which. It goes on from what is finished,
     breakpoint() works, and results count as any others. With --item that item alone is computed,
-    be it done or not; its result or traceback is printed, and nothing written. RUN_DIR alone will
-    do then.
+    be it done or not; its result or traceback is printed, and nothing kept: what a runner writes
+    itself goes to a temporary folder. RUN_DIR alone will do then.
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground

@@ -42,7 +42,7 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
     """
     from espnet3.cli import several_runs, show, status_lines, status_views
     from espnet3.run import Run
-    from espnet3.status.run_list import run_dirs_in
+    from espnet3.run_dir.finding import run_dirs_in
 
     if run_dirs := run_dirs_in(run_dir):
         if workers:

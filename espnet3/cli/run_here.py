@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import click
@@ -21,6 +21,9 @@ from espnet3.cli.streams import require_stdout
 if TYPE_CHECKING:
     from espnet3.cli.config_file import Request
     from espnet3.errors import EspnetError
+
+
+_Compute = Callable[[Any], bytes]  # of an item its line
 
 
 class _Target(Protocol):
@@ -49,7 +52,9 @@ def run(
 
     CONFIG.yaml and KEY=VALUE are those of `submit`. The environment is built in this process, in
     local mode, and breakpoint() works; no run directory is written. Results are JSON lines, the
-    same as those of `collect`; what the code prints goes to standard error.
+    same as those of `collect`; what the code prints goes to standard error. A runner that writes
+    its results itself writes these items into a new temporary folder, which is named at the end;
+    `merge` is not called.
     """
     from espnet3.cli.config_file import import_path, load_request
     from espnet3.cli.show import plain_warnings
@@ -131,6 +136,7 @@ def _chosen(request: Request, limit: int | None, word: str | None) -> Sequence[A
 def _compute(request: Request, calls: Sequence[Any], target: _Target, *, to_file: bool) -> int:
     """Call `forward` for each of the calls; the first that fails is the last, or is recorded."""
     from espnet3.cli.show import problem
+    from espnet3.errors import WriterFailed
     from espnet3.parallel.progress_bar import progress_bar
     from espnet3.run_dir.result_lines import encode_error, encode_json, encode_pickle
     from espnet3.text import visible, visible_json
@@ -145,26 +151,81 @@ def _compute(request: Request, calls: Sequence[Any], target: _Target, *, to_file
     on_screen = not to_file and sys.stdout.isatty() and sys.stdout is sys.__stdout__
     shown = sys.stderr.isatty() and not on_screen
     failed = 0
-    with its_own_changes(runner.provider), its_own_work([type(runner), type(runner.provider)]):
-        env = _environment(runner.provider)
-        with progress_bar(visible(type(runner).__name__), len(calls), shown=shown) as advance:
-            for item in calls:
-                try:
-                    # On a copy: what it does to a batch must not get into the line.
-                    line = encode(item, runner.forward(copy.deepcopy(item), **env))
-                except (Exception, SystemExit) as error:
-                    if parallel.on_error == "stop":
-                        raise _failed(item, error) from error
-                    _show_traceback(error)
-                    line = encode_error(item, error_record(error))
-                    failed += 1
-                target.write(visible_json(line.decode()).encode() if on_screen else line)
-                if not to_file:
-                    getattr(target, "flush", bool)()
-                advance(1)
+    with (
+        its_own_changes(runner.provider),
+        its_own_work([type(runner), type(runner.provider)]),
+        _computing(runner, encode) as compute,
+        progress_bar(visible(type(runner).__name__), len(calls), shown=shown) as advance,
+    ):
+        for item in calls:
+            try:
+                line = compute(item)
+            except (Exception, SystemExit) as error:
+                if isinstance(error, WriterFailed):
+                    raise
+                if parallel.on_error == "stop":
+                    raise _failed(item, error) from error
+                _show_traceback(error)
+                line = encode_error(item, error_record(error))
+                failed += 1
+            target.write(visible_json(line.decode()).encode() if on_screen else line)
+            if not to_file:
+                getattr(target, "flush", bool)()
+            advance(1)
     if failed:
         problem(f"{failed} of {len(calls)} items failed, and are recorded as errors")
     return NOT_COMPLETE if failed else DONE
+
+
+@contextlib.contextmanager
+def _computing(runner: Any, encode: Callable[[Any, Any], bytes]) -> Iterator[_Compute]:
+    """What makes an item's line: `forward`, and the hooks of a runner that has writers."""
+    from espnet3.submit.writers import describe_writers
+
+    if (described := describe_writers(runner)) is not None:  # or refused, as at a submission
+        with _writing(runner, (described.output_dir, described.shard_subdir), encode) as compute:
+            yield compute
+        return
+    env = _environment(runner.provider)
+    # On a copy: what `forward` does to a batch must not get into the line.
+    yield lambda item: encode(item, runner.forward(copy.deepcopy(item), **env))
+
+
+@contextlib.contextmanager
+def _writing(
+    runner: Any, given: tuple[str, str], encode: Callable[[Any, Any], bytes]
+) -> Iterator[_Compute]:
+    """What has an item written, into a folder that stays; its line is for people to look at."""
+    import tempfile
+    from pathlib import Path
+
+    from espnet3.cli.show import problem
+    from espnet3.errors import UnserializableResult, WriterFailed
+    from espnet3.user_code.writers import ShardWriters, folder_name
+    from espnet3.worker.trial import tried
+
+    env = _environment(runner.provider)
+    folder = Path(tempfile.mkdtemp(prefix="espnet3-run-"), folder_name(0))
+    folder.mkdir()
+    writers = ShardWriters(type(runner), 0, folder, *given, env)
+    of_forward = writers.forward_env(env)
+
+    def compute(item: Any) -> bytes:
+        result = runner.forward(copy.deepcopy(item), **of_forward)
+        write(item, result)
+        try:
+            return encode(item, result)
+        except UnserializableResult:  # writers take any
+            return encode(item, None)
+
+    try:
+        with tried(writers) as write:
+            yield compute
+    except WriterFailed as error:
+        _show_traceback(error.__cause__ or error)
+        raise
+    finally:
+        problem(f"the runner has written to {folder}")
 
 
 def _environment(provider: Any) -> dict[str, Any]:

@@ -8,10 +8,7 @@ from typing import Any
 from espnet3.cli import show
 from espnet3.cli.options import DONE, NOT_COMPLETE
 from espnet3.errors import UsageError
-from espnet3.status.run_list import run_dirs_in
-from espnet3.text import one_line
-
-_SHOWN = 5  # runs that an error names
+from espnet3.run_dir.finding import named, run_dirs_in
 
 
 def require_one(run_dir: str, what: str) -> None:
@@ -25,9 +22,7 @@ def require_one(run_dir: str, what: str) -> None:
         UsageError: it is one; names the runs.
     """
     if found := run_dirs_in(run_dir):
-        names = ", ".join(one_line(each, 10_000) for each in found[:_SHOWN])
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        problem = f"holds several runs, and {what} is for one: name one of {names}{more}"
+        problem = f"holds several runs, and {what} is for one: name one of {named(found)}"
         raise UsageError(f"{run_dir}: {problem}")
 
 

@@ -120,18 +120,23 @@ class PlanMismatch(UsageError, RuntimeError):
         field: the first field in which the plans differ.
     """
 
-    def __init__(self, run_dir: str, field: str, there: str, here: str) -> None:
+    def __init__(
+        self, run_dir: str, field: str, there: str, here: str, *, has_writers: bool = False
+    ) -> None:
         self.run_dir, self.field, self.there, self.here = run_dir, field, there, here
         first, dot, rest = field.partition(".")
         what = f"{_OF_THE_PLAN.get(first, first)}{dot}{rest}"
-        advice = ""
+        advice = "choose another run_dir"
+        if has_writers:  # the run lies in its output folder, which is what their users name
+            words = shlex.join(["espnet3", "remove", run_dir])
+            advice = f"choose another output_dir, or remove that run by `{words}`"
         if field == "on_error":
             setting = "on_error=" + here.strip("'")
             words = shlex.join(["espnet3", "resume", run_dir, "--set", setting])
-            advice = f", or go on with it by `{words}`"
+            advice += f", or go on with it by `{words}`"
         super().__init__(
             f"{run_dir} holds another run: {what} is {one_line(there, 120)} there and "
-            f"{one_line(here, 120)} here; choose another run_dir{advice}"
+            f"{one_line(here, 120)} here; {advice}"
         )
 
 

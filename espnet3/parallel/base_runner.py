@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from espnet3.run import Run
+
+log = logging.getLogger("espnet3.parallel")
 
 
 class BaseRunner(WriterHooks):
@@ -140,7 +143,9 @@ class BaseRunner(WriterHooks):
         """
         parallel = get_parallel_config()
         if self.async_mode or (parallel is not None and parallel.async_mode):
-            return self.submit(items)
+            run = self.submit(items)
+            log.info("%s", run)  # for callers that do not look at it, such as ESPnet3's `infer`
+            return run
         require_static_forward(type(self))
         calls = self._calls(items)
         show_progress = sys.stderr is not None and sys.stderr.isatty()  # none where it is closed

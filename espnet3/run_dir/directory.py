@@ -157,9 +157,9 @@ class RunDirectory:
         Raises:
             RunDirectoryError: there is no whole plan in this directory.
         """
-        found = self.run_if_there()
-        if found is not None:
-            return found
+        run = self.run_if_there()
+        if run is not None:
+            return run
         if isinstance(self.store, LocalStore) and not os.path.lexists(self.root):
             raise RunDirectoryError(
                 self.root, "does not exist; name the run directory that submit printed"
@@ -169,6 +169,13 @@ class RunDirectory:
                 self.root,
                 "is the rest of a run that was removed half; `espnet3 remove` finishes that",
             )
+        from espnet3.run_dir.finding import named, run_dirs_in  # which few processes need
+
+        if found := run_dirs_in(self.root):
+            which = (
+                f"runs: name one of {named(found)}" if len(found) > 1 else f"one: {named(found)}"
+            )
+            raise RunDirectoryError(self.root, f"is not a run directory, but holds {which}")
         raise RunDirectoryError(
             self.root,
             "is not a run directory: it has no run.json; if a submission was cut short here, "

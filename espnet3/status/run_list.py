@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from espnet3.errors import EspnetError, RunDirectoryError
+from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.finding import run_dirs_at
 from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
@@ -90,7 +91,7 @@ def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None) -> list[Liste
     given = (folder for folder in USUAL if os.path.isdir(folder)) if folders is None else folders
     places: dict[str, str] = {}
     for folder in given:
-        for root in _candidates(open_store(folder)):
+        for root in run_dirs_at(open_store(folder)):
             place = root if "://" in root else os.path.realpath(root)
             if place not in places or root == place:  # of a link and what it leads to, the latter
                 places[place] = root
@@ -102,56 +103,6 @@ def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None) -> list[Liste
 
 def _newest_first(run: ListedRun) -> tuple[float, str]:
     return -run.created.timestamp() if run.created else 0.0, run.run_dir
-
-
-def _candidates(store: Store) -> Iterator[str]:
-    """What may be a run directory: a folder itself, else what is directly in it."""
-    if isinstance(store, ObjectStore):
-        if {layout.RUN, layout.REMOVAL}.intersection(store.names("")):
-            yield store.root
-        else:
-            yield from (f"{store.root}/{name}" for name in store.folders())
-        return
-    root = store.root
-    if not os.path.isdir(root):
-        raise RunDirectoryError(root, "is not a folder, so no runs are in it")
-    if _is_run(root):
-        yield root
-        return
-    try:
-        with os.scandir(root) as entries:
-            found = [each.path for each in entries if _may_be_run(each)]
-    except OSError as error:
-        raise RunDirectoryError(root, f"cannot be listed ({error.strerror})") from None
-    for path in found:
-        if _is_run(path):
-            yield path
-        elif _is_run(f"{path}/{layout.RUN_FOLDER}"):
-            yield f"{path}/{layout.RUN_FOLDER}"
-
-
-def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
-    """The run directories in a folder that is none itself, by name; none in one that is.
-
-    Raises:
-        RunDirectoryError, StoreError: as for `list_runs`.
-
-    Example:
-        >>> run_dirs_in("/shared/exp/decode")  # doctest: +SKIP
-        ['/shared/exp/decode/test_clean/espnet3_run', '/shared/exp/decode/test_other/espnet3_run']
-    """
-    store = open_store(folder)
-    if isinstance(store, ObjectStore) or not os.path.isdir(store.root) or _is_run(store.root):
-        return []
-    return sorted(_candidates(store))
-
-
-def _may_be_run(entry: os.DirEntry[str]) -> bool:
-    return entry.name[0] != "." and not entry.is_file(follow_symlinks=False)
-
-
-def _is_run(path: str) -> bool:
-    return any(os.path.lexists(f"{path}/{name}") for name in (layout.RUN, layout.REMOVAL))
 
 
 def _look_at(root: str, most: int) -> ListedRun | None:

@@ -29,6 +29,7 @@ from espnet3.submit.provider_state import changed_variables, describe_instance
 from espnet3.submit.weights import by_call, equal_weight_bounds, shard_weights, weights_of
 from espnet3.submit.writers import describe_writers
 from espnet3.text import one_line
+from espnet3.user_code.parallel_section import PARALLEL, without_parallel
 from espnet3.user_code.references import refer_to, require_static_forward
 from espnet3.user_code.sources import checksum
 
@@ -233,18 +234,27 @@ def require_same_plan(run_dir: str, there: RunSpec, here: RunSpec) -> None:
     Raises:
         PlanMismatch: shows the first field that differs.
     """
+    difference = _difference(there, here)
+    if difference is not None:
+        raise PlanMismatch(run_dir, *difference, has_writers=there.writers is not None)
+
+
+def _difference(there: RunSpec, here: RunSpec) -> tuple[str, str, str] | None:
+    """The first field in which two plans differ, and what it is there and here."""
     difference = _first_difference(_output_of(there), _output_of(here), "runner")
     if difference is not None:
-        raise PlanMismatch(run_dir, *difference)
+        return difference
     version = min(there.schema_version, here.schema_version)
     old, new = (_compared(run, version) for run in (there, here))
     if there.fingerprint == here.fingerprint or _checksum(new) == there.fingerprint:
-        return
+        return None
     for field in RunSpec.PLAN_FIELDS:
         difference = _first_difference(_named(old.get(field)), _named(new.get(field)), field)
         if difference is not None:
-            raise PlanMismatch(run_dir, *difference)
-    raise PlanMismatch(run_dir, "fingerprint", there.fingerprint, here.fingerprint)
+            return difference
+    if _checksum(old) == _checksum(new):
+        return None
+    return "fingerprint", there.fingerprint, here.fingerprint
 
 
 def _compared(run: RunSpec, version: int) -> dict[str, Any]:
@@ -293,12 +303,24 @@ def _plain(value: Any, version: int = 2) -> Any:
     if isinstance(value, ProviderSpec):
         if not value.attributes:
             del plain["attributes"]
+        changed = plain.get("attributes", {}).values()
+        for argument in (*plain["args"], *plain["kwargs"].values(), *changed):
+            _leave_out_parallel(argument)
         for argument in (*plain["args"], *plain["kwargs"].values()):
             if version == 1:
                 argument["restored"] = [n for n in argument["restored"] if not _of_config_only(n)]
             if not argument["restored"]:
                 del argument["restored"]
     return plain
+
+
+def _leave_out_parallel(argument: dict[str, Any]) -> None:
+    value = without_parallel(argument["value"])
+    if value is not argument["value"]:
+        argument["value"] = value
+        argument["restored"] = [
+            note for note in argument["restored"] if PARALLEL not in note["at"][:1]
+        ]
 
 
 def _of_config_only(note: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from espnet3.specs.plain import is_omegaconf
 from espnet3.storage.permissions import make_folders, regular, replacing
 from espnet3.text import one_line
 from espnet3.user_code.instances import changed_attributes, record_of
+from espnet3.user_code.parallel_section import PARALLEL, without_parallel
 from espnet3.user_code.sources import checksum
 from espnet3.user_code.values import stored
 from espnet3.user_code.writers import is_folder_name
@@ -176,7 +177,7 @@ def difference(there: Manifest, here: Manifest) -> str | None:
 def made_from(runner: Any) -> dict[str, str]:
     """The fingerprint of a runner: of which class it is, and what its provider was made of.
 
-    Values that JSON cannot hold count by their class.
+    Values that JSON cannot hold count by their class. Where to compute does not count.
     """
     provider = runner.provider
     made = {
@@ -185,7 +186,7 @@ def made_from(runner: Any) -> dict[str, str]:
         "provider": _class_name(type(provider)),
     }
     for name, value in _arguments(provider):
-        made.update(_leaves(value, f"provider.{name}"))
+        made.update(_leaves(value, f"provider.{name}", is_whole=True))
     return made
 
 
@@ -211,7 +212,7 @@ def _arguments(provider: Any) -> Iterator[tuple[str, Any]]:
     yield from changed_attributes(provider)[0].items()
 
 
-def _leaves(value: Any, name: str) -> dict[str, str]:
+def _leaves(value: Any, name: str, *, is_whole: bool = False) -> dict[str, str]:
     """The parts of a value that hold no mapping, by their dotted names, as checksums."""
     try:
         argument = stored(value, name)
@@ -222,10 +223,14 @@ def _leaves(value: Any, name: str) -> dict[str, str]:
             value = OmegaConf.to_container(value)
         if not isinstance(value, Mapping):
             return {name: f"class {_class_name(type(value))}"}
-        parts = (_leaves(part, f"{name}.{key}") for key, part in value.items())
+        rest = without_parallel(value) if is_whole else value
+        parts = (_leaves(part, f"{name}.{key}") for key, part in rest.items())
         return {key: found for part in parts for key, found in part.items()}
-    found = {key: _short(part) for key, part in _flat(argument.value, name)}
+    plain = without_parallel(argument.value) if is_whole else argument.value
+    found = {key: _short(part) for key, part in _flat(plain, name)}
     for note in argument.restored:  # what it was, where JSON holds the contents only
+        if plain is not argument.value and PARALLEL in note.at[:1]:
+            continue
         key = ".".join((name, *map(str, note.at)))
         found[key] = _short([found.get(key), note.model_dump(mode="json")])
     return found

@@ -1,9 +1,10 @@
-"""One item of a shard, computed here to see what becomes of it; nothing of it is written."""
+"""One item of a shard, computed here to see what becomes of it; nothing of it is kept."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import tempfile
 from typing import Any
 
 import orjson
@@ -28,7 +29,8 @@ log = logging.getLogger("espnet3.worker")
 def compute_item(directory: RunDirectory, run: RunSpec, rank: int, wanted: WantedItem) -> int:
     """Call `forward` for one item, and print its result line or its traceback.
 
-    Whether the shard is done, or the item is recorded as failed, makes no difference.
+    A runner with writers writes it, into a folder that is removed. Whether the shard is done, or
+    the item is recorded as failed, makes no difference.
 
     Args:
         directory: the run directory.
@@ -50,11 +52,10 @@ def compute_item(directory: RunDirectory, run: RunSpec, rank: int, wanted: Wante
     with Signals() as signals:
         try:
             runner, env = build_environment(run, signals, Meter(asks_gpus=False), rank)
-            env = _env_of_forward(run, runner, rank, env)
             log.info("shard %d: item at position %d", rank, position)
             signals.armed = True
-            try:  # on a copy, as in a run
-                result = runner.forward(orjson.loads(orjson.dumps(item)), **env)
+            try:
+                result = _computed(run, runner, rank, env, item)
             finally:
                 signals.armed = False
             encode = encode_json if run.results == "json" else encode_pickle
@@ -76,16 +77,21 @@ def compute_item(directory: RunDirectory, run: RunSpec, rank: int, wanted: Wante
     return exit_codes.DONE
 
 
-def _env_of_forward(
-    run: RunSpec, runner: type[Any], rank: int, env: dict[str, Any]
-) -> dict[str, Any]:
-    """What `forward` gets; with writers more than what the provider built, as in a run."""
+def _computed(run: RunSpec, runner: type[Any], rank: int, env: dict[str, Any], item: Any) -> Any:
+    """What `forward` returns for an item; with writers, it is written to a temporary folder."""
+    given = orjson.loads(orjson.dumps(item))  # a copy, as in a run
     if run.writers is None:
-        return env
-    from espnet3.worker.written import writers_of  # which others need not load
+        return runner.forward(given, **env)
+    # Which others need not load.
+    from espnet3.worker.trial import tried
+    from espnet3.worker.written import writers_of
 
-    # No hook is called, so nothing looks for that folder.
-    return writers_of(run, runner, rank, "", env).forward_env(env)
+    with tempfile.TemporaryDirectory(prefix="espnet3-", ignore_cleanup_errors=True) as folder:
+        writers = writers_of(run, runner, rank, folder, env)
+        with tried(writers) as write:
+            result = runner.forward(given, **writers.forward_env(env))
+            write(item, result)
+    return result
 
 
 def _say_why(error: BaseException) -> None:

@@ -135,7 +135,7 @@ class Writing:
             except Interrupted:
                 raise
             except BaseException as error:  # a hook is the user's code, which may call sys.exit
-                raise _failed("reduce_state", item, error) from error
+                raise hook_failed("reduce_state", item, error) from error
 
         if not self._goes_on:
             return forward_and_write
@@ -150,7 +150,7 @@ class Writing:
             except Interrupted:
                 raise
             except BaseException as error:  # `flush` is the user's code as well
-                raise _failed("flush", item, error) from error
+                raise hook_failed("flush", item, error) from error
 
         return with_checkpoints
 
@@ -205,7 +205,7 @@ class Writing:
             time.sleep(SIGNAL_GRACE)
             signals.check()
             let_go(error)
-            raise _failed(hook, None, error) from error
+            raise hook_failed(hook, None, error) from error
         finally:
             signals.armed = False
 
@@ -227,7 +227,7 @@ def writers_of(
     return ShardWriters(runner, rank, Path(folder), spec.output_dir, spec.shard_subdir, env)
 
 
-def _failed(hook: str, item: Any, error: BaseException) -> WriterFailed:
+def hook_failed(hook: str, item: Any, error: BaseException) -> WriterFailed:
     """What the user's code raised in a hook, or in one that this has called."""
     traceback = error.__traceback__
     while traceback is not None:

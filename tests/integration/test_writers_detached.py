@@ -22,6 +22,7 @@ from espnet3.errors import (
     IncompleteRun,
     OutputError,
     PlanMismatch,
+    RunDirectoryError,
     Untrusted,
     UsageError,
     WriterFailed,
@@ -29,7 +30,7 @@ from espnet3.errors import (
 from espnet3.parallel import BaseRunner, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from tests.support.helpers import ended, parallel, python, wait_for
+from tests.support.helpers import ROOT, ended, parallel, python, wait_for
 from tests.support.runners import MENDED, note
 from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
 
@@ -123,6 +124,13 @@ def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     assert cli("resume", out).stdout.count("there is nothing to submit") == 2
     assert "name one of" in cli("resume", out, "0").stderr
     assert "name one of" in cli("collect", out, "-o", "x.jsonl").stderr
+    both = (
+        f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
+    )
+    assert cli("watch", out).stderr == f"espnet3: {out}: {both}\n"
+    one = f"{out}/test_a: is not a run directory, but holds one: {runs[0].run_dir}"
+    with pytest.raises(RunDirectoryError, match=f"^{one}$"):
+        Run(f"{out}/test_a").status()
 
 
 def test_any_value_comes_back(tmp_path: Path) -> None:
@@ -345,8 +353,12 @@ def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
     assert again.submitted.number is None
     with pytest.raises(RuntimeError, match="the number of items is 10 there and 11 here"):
         submit_run(decoder(tmp_path), range(11), parallel=THREE)
-    with pytest.raises(PlanMismatch, match=r"provider\.args\.0\.value\.beam is not there"):
+    with pytest.raises(
+        PlanMismatch, match=r"provider\.args\.0\.value\.beam is not there"
+    ) as caught:
         submit_run(decoder(tmp_path, beam=3), range(10), parallel=THREE)
+    advice = f"choose another output_dir, or remove that run by `espnet3 remove {run.run_dir}`"
+    assert str(caught.value).endswith(advice)
     anew = decoder(tmp_path)
     anew.resume = False
     with pytest.raises(OutputError, match="has resume=False; remove it first, by `espnet3 remove`"):
@@ -357,6 +369,17 @@ def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
     other = submit_run(anew, range(8), parallel=THREE)
     ended(other)
     assert other.collect() == {"encoded": 8, "hyp": 8, "score": 8}
+
+
+def test_a_call_tells_the_log_what_it_submitted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """ESPnet3's `infer` does not say what the call returned."""
+    caplog.set_level("INFO", "espnet3")
+    runner = decoder(tmp_path)
+    runner.async_mode = True
+    run = ended(runner(range(2)))
+    assert str(run) in caplog.messages
 
 
 def test_another_output_is_another_run(tmp_path: Path) -> None:
@@ -416,6 +439,40 @@ def test_what_is_missing_or_failed_is_not_merged(tmp_path: Path) -> None:
     (tmp_path / MENDED).touch()
     ended(run).resume()
     assert ended(run).collect() == LINES
+
+
+HERE = """
+provider: {{_target_: tests.support.writing_runners.Study}}
+runner: {{_target_: tests.support.writing_runners.{runner}, output_dir: "{folder}/out"}}
+items: 6
+config: {{folder: "{folder}", tearing: 2}}
+parallel: {{n_workers: 2, on_error: record}}
+"""
+
+
+def test_hooks_are_tried_here(tmp_path: Path) -> None:
+    """`espnet3 run` and `run-shard --item` call them, in a folder apart."""
+    for runner in ("Kinds", "Appending"):
+        (tmp_path / f"{runner}.yaml").write_text(HERE.format(runner=runner, folder=tmp_path))
+    done = cli("run", str(tmp_path / "Kinds.yaml"), "--limit", "2", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["item"] for line in done.stdout.splitlines()] == [0, 1]
+    folder = Path(done.stderr.strip().rpartition(" ")[2])
+    assert [path for path, _ in json.loads((folder / "kinds.json").read_text())] == ["a/0", "a/1"]
+    done = cli("run", str(tmp_path / "Appending.yaml"), cwd=ROOT)
+    said = done.stderr.splitlines()
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 2)  # no error of an item
+    assert said[-1] == "espnet3: write_record failed at item 2: OSError: the disk is full"
+    assert said.count("OSError: the disk is full") == 1  # the end of its traceback
+    assert not (tmp_path / "out").exists()
+
+    run = submitted(Appending(Study({"folder": str(tmp_path), "tearing": 2}), output_dir=tmp_path))
+    before = {*tmp_path.rglob("*")}
+    failed = cli("run-shard", run.run_dir, "--item", "2")
+    assert failed.returncode == 1
+    assert said[-1] in failed.stderr.splitlines()
+    assert cli("run-shard", run.run_dir, "--item", "1").stdout == '{"item":1,"result":1}\n'
+    assert {*tmp_path.rglob("*")} == before
 
 
 def test_recorded_errors_are_told(tmp_path: Path) -> None:

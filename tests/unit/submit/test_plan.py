@@ -173,6 +173,23 @@ def test_what_changes_the_results_changes_the_plan(change: Any, field: str) -> N
     assert "choose another run_dir" in str(caught.value)
 
 
+@pytest.mark.parametrize("make", [dict, OmegaConf.create])
+@pytest.mark.parametrize("other", [None, {"env": "slurm", "options": {"memory": "${more}"}}])
+def test_where_to_compute_is_no_part_of_the_plan(make: Any, other: Any) -> None:
+    """As in the one YAML of a recipe, of which the provider gets all."""
+    local: Any = {"env": "local", "n_workers": 1}
+    one = plan(provider=Provider(make({"more": "9GB", "parallel": local}))).run
+    here = plan(provider=Provider(make({"more": "9GB", "parallel": other}))).run
+    require_same_plan("/run", one, here)
+    kept: Any = one.provider.args[0].value
+    assert kept["parallel"] == local  # which a worker gets as it was
+    # A run of before that was known, whose fingerprint has it.
+    require_same_plan("/run", one.model_copy(update={"fingerprint": f"sha256:{0:064}"}), here)
+    sentences = plan(provider=Provider(make({"more": "9GB", "parallel": "sentences"}))).run
+    with pytest.raises(PlanMismatch, match="parallel is"):
+        require_same_plan("/run", one, sentences)
+
+
 def test_all_plans_that_differ_have_fingerprints_of_their_own() -> None:
     changes = [{}, *(change for change, _ in DIFFERENT if change != {"n_workers": 2})]
     prints = [plan(**change).run.fingerprint for change in changes]

@@ -122,3 +122,14 @@ def test_whose_the_shards_are(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="written in local or synchronous mode"):
         require_same(tmp_path, here, there)
     require_same(tmp_path, there, there)
+
+
+def test_where_to_compute_does_not_count() -> None:
+    """As in the one YAML of a recipe, of which the provider gets all; also with what is no JSON."""
+    slurm = {"env": "slurm", "options": {"memory": "8GB"}}
+    for more in ({}, {"vocoder": object()}):
+        one = made(beam=5, **more)
+        assert made(beam=5, parallel=None, **more) == one
+        assert made(beam=5, parallel=slurm, **more) == one
+        assert made(beam=5, parallel="sentences", **more) != one
+        assert made(beam=5, model={"parallel": slurm}, **more) != one
