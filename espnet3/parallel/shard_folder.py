@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from espnet3.errors import OutputError
 from espnet3.storage.permissions import unfinished_name
 from espnet3.text import one_line
-from espnet3.user_code.writers import DONE
+from espnet3.user_code.writers import DONE, flush_all
 
 LOCK = "lock"  # in a shard's folder, as in ESPnet3
 PROGRESS = "progress.json"
@@ -122,42 +122,14 @@ class _Kept(BaseModel):
 def keep(folder: Path, position: int, state: Any) -> None:
     """Note that the first `position` items of a shard are in its files; its writers are flushed.
 
-    Nothing is noted where a writer cannot be flushed: it may hold some of what it was given.
+    Nothing is noted where they may hold some of what they were given.
     """
-    writers = _writers(state)
-    if any(hasattr(writer, "close") and not hasattr(writer, "flush") for writer in writers):
+    if not flush_all(state):
         return
-    _call_all(writers, "flush")
     sizes = {os.path.relpath(file, folder): file.lstat().st_size for file in _files(folder)}
     unfinished = unfinished_name(str(folder / PROGRESS))
     Path(unfinished).write_text(_Kept(position=position, sizes=sizes).model_dump_json())
     os.replace(unfinished, folder / PROGRESS)
-
-
-def close_all(state: Any) -> None:
-    """Close the writers of a shard that failed, or they would write on when they are collected."""
-    with contextlib.suppress(Exception):  # of the user's
-        _call_all(_writers(state), "close")
-
-
-def _writers(state: Any) -> list[Any]:
-    """All that a shard's writers are, also within mappings and lists."""
-    found, todo = [], [state.get("_writers")] if isinstance(state, Mapping) else []
-    while todo:
-        writer = todo.pop()
-        if isinstance(writer, Mapping):
-            todo.extend(writer.values())
-        elif isinstance(writer, list | tuple):
-            todo.extend(writer)
-        else:
-            found.append(writer)
-    return found
-
-
-def _call_all(writers: list[Any], method: str) -> None:
-    for writer in writers:
-        if callable(call := getattr(writer, method, None)):
-            call()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -20,7 +20,6 @@ from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.shard_folder import (
     LOCK,
     PATIENCE,
-    close_all,
     empty,
     forget,
     held,
@@ -40,7 +39,7 @@ from espnet3.user_code.manifest import (
     require_same,
     write_manifest,
 )
-from espnet3.user_code.writers import DONE, ShardWriters, folder_name
+from espnet3.user_code.writers import DONE, ShardWriters, close_all, folder_name
 
 CALL_LOCK = ".lock"  # in the folder of all shards: one call at a time
 CHECKPOINT_EVERY = 30.0  # seconds, where no parallel config says it

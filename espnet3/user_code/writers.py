@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -131,6 +132,52 @@ class ShardWriters:
         """End the shard: its folder is whole afterwards, and says so."""
         self.state = self._runner.finalize_state(self.state, **self.env)
         (self._shard_dir / DONE).write_text("")
+
+
+def flush_all(state: Any) -> bool:
+    """Flush the writers of a shard.
+
+    Returns:
+        Whether all that they were given is in files then. It is not known where a writer has a
+        `close` and no `flush`, where the state has no writers, and where it holds records.
+
+    Example:
+        >>> flush_all({"_writers": {}}), flush_all({"of": "another init_state"})
+        (True, False)
+    """
+    if not isinstance(state, Mapping) or "_writers" not in state or state.get("records"):
+        return False
+    writers = _writers(state)
+    if any(hasattr(writer, "close") and not hasattr(writer, "flush") for writer in writers):
+        return False
+    _call_all(writers, "flush")
+    return True
+
+
+def close_all(state: Any) -> None:
+    """Close the writers of a shard that failed, or they would write on when they are collected."""
+    with contextlib.suppress(Exception):  # of the user's
+        _call_all(_writers(state), "close")
+
+
+def _writers(state: Any) -> list[Any]:
+    """All that a shard's writers are, also within mappings and lists."""
+    found, todo = [], [state.get("_writers")] if isinstance(state, Mapping) else []
+    while todo:
+        writer = todo.pop()
+        if isinstance(writer, Mapping):
+            todo.extend(writer.values())
+        elif isinstance(writer, list | tuple):
+            todo.extend(writer)
+        else:
+            found.append(writer)
+    return found
+
+
+def _call_all(writers: list[Any], method: str) -> None:
+    for writer in writers:
+        if callable(call := getattr(writer, method, None)):
+            call()
 
 
 def only_writes(reduce_state: Hook) -> Hook:

@@ -18,7 +18,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Written, WrittenFile
 from espnet3.storage import written_folder
 from espnet3.storage.written_folder import Seen
-from espnet3.user_code.writers import HOOKS, ShardWriters
+from espnet3.user_code.writers import HOOKS, ShardWriters, flush_all
 from espnet3.worker.attempt import Attempt, describe, let_go
 from espnet3.worker.computing import SIGNAL_GRACE, Work
 from espnet3.worker.signals import Interrupted
@@ -134,7 +134,7 @@ class Writing:
             if time.monotonic() - self._checked_at < every:
                 return None
             try:
-                return {"written": self._checkpoint()}
+                return self._checkpoint()
             except Interrupted:
                 raise
             except BaseException as error:  # `flush` is the user's code as well
@@ -142,16 +142,16 @@ class Writing:
 
         return with_checkpoints
 
-    def _checkpoint(self) -> dict[str, int]:
-        """Make durable what is written so far; path -> how many bytes."""
-        state = self._writers.state
-        _flush(state.get("_writers") if isinstance(state, dict) else None)
+    def _checkpoint(self) -> Any:
+        """Make durable what is written so far; its result, where all of it is known."""
+        if not flush_all(self._writers.state):
+            return None
         found = written_folder.look_at_files(self._folder)
         changed = [path for path, seen in found.items() if self._synced.get(path) != seen]
         self._signals.armed = False  # what is synced is known to be
         written_folder.sync_files(self._folder, changed)
         self._synced, self._checked_at = found, time.monotonic()
-        return {path: size for path, (_, size, _) in found.items()}
+        return {"written": {path: size for path, (_, size, _) in found.items()}}
 
     def _take_over(
         self, work: Work, earlier: Iterable[layout.ResultFile], items: Sequence[Any]
@@ -218,12 +218,3 @@ def _failed(hook: str, item: Any, error: BaseException) -> WriterFailed:
         hook = name if name in HOOKS else hook
         traceback = traceback.tb_next
     return WriterFailed(hook, item, describe(error))
-
-
-def _flush(writers: Any) -> None:
-    """Flush all writers in what `open_writers` has returned."""
-    if isinstance(writers, dict | list | tuple):
-        for each in writers.values() if isinstance(writers, dict) else writers:
-            _flush(each)
-    elif callable(flush := getattr(writers, "flush", None)):
-        flush()

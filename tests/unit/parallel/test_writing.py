@@ -543,8 +543,10 @@ def test_what_cannot_be_flushed_is_not_kept(tmp_path: Path) -> None:
 
     with (tmp_path / "text").open("w") as text:
         text.write("buffered")
-        for writers in ({"a": text, "more": [Archive()]}, Archive()):
-            keep(tmp_path, 3, {"_writers": writers})
+        held = {"_writers": {"a": text}, "records": [1]}
+        states: list[Any] = [{"_writers": w} for w in ({"a": text, "more": [Archive()]}, Archive())]
+        for state in (*states, held, {"mine": text}, text):
+            keep(tmp_path, 3, state)
             assert [path.name for path in tmp_path.iterdir()] == ["text"]
         keep(tmp_path, 3, {"_writers": {"more": [text, 7, None]}})
         assert (tmp_path / "text").read_text() == "buffered"
