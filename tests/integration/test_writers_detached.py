@@ -394,6 +394,28 @@ def test_output_of_another_origin_is_left_alone(tmp_path: Path) -> None:
         run.collect()
 
 
+def test_a_run_that_was_put_aside_does_not_touch_what_came_after(tmp_path: Path) -> None:
+    """Of the same plan, and so of other results only because the model's file is another one."""
+    submitted(decoder(tmp_path)).collect()
+    (tmp_path / "out").rename(tmp_path / "aside")
+    old = Run(tmp_path / "aside/test_a/espnet3_run")
+    assert old.collect() == LINES  # where its runner writes, and nobody else does
+    shutil.rmtree(tmp_path / "out")
+    run = submitted(decoder(tmp_path))
+    assert run.collect() == LINES
+    links = [os.readlink(each) for each in sorted((tmp_path / "out/test_a").glob("split.*"))]
+    with pytest.raises(OutputError, match=f"belongs to the run in {run.run_dir}"):
+        old.collect()
+    twin = decoder(tmp_path)
+    twin.run_dir = tmp_path / "twin"
+    with pytest.raises(OutputError, match=f"belongs to the run in {run.run_dir}"):
+        submit_run(twin, range(10), parallel=THREE)
+    assert links == [
+        os.readlink(each) for each in sorted((tmp_path / "out/test_a").glob("split.*"))
+    ]
+    assert run.collect() == LINES
+
+
 # --- what is not whole ----------------------------------------------------------------------------
 
 
