@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
-from espnet3.errors import DamagedResult, FileMissing, OutputError
+from espnet3.errors import DamagedResult, FileMissing, OutputError, StoreError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.submissions import newest_submission
 from espnet3.run_dir.verification import difference, patiently, verify_written
@@ -20,6 +20,7 @@ from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import make_folder, make_folders, opener, unfinished_name
+from espnet3.storage.written_folder import look_at_files
 from espnet3.user_code.writers import folder_name
 
 READERS = 8  # threads that read what was written, a shard each
@@ -144,15 +145,17 @@ def _link(path: str, target: str) -> None:
 
 
 def _holds(path: str, written: Written) -> bool:
-    """Whether a folder holds what an attempt has written, from an earlier collection."""
+    """Whether a folder holds what an attempt has written and no more, from an earlier collection."""
     if os.path.islink(path) or not os.path.isdir(path):
         return False
     try:
+        if {*look_at_files(path)} != {file.path for file in written.files}:
+            return False  # what is left of another attempt would be merged
         for file in written.files:
             with open(os.path.join(path, file.path), "rb") as stream:
                 if difference(stream, file) is not None:
                     return False
-    except OSError:
+    except (OSError, StoreError):
         return False
     return True
 

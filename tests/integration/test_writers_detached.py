@@ -539,6 +539,18 @@ def test_a_run_in_an_object_store(tmp_path: Path, bucket: str) -> None:
 
 
 @pytest.mark.s3
+def test_a_copy_holds_nothing_of_an_earlier_attempt(tmp_path: Path, bucket: str) -> None:
+    runner = telling(tmp_path)
+    runner.run_dir = f"{bucket}/{tmp_path.name}/run"
+    run = submitted(runner)
+    run.collect()
+    left = tmp_path / "out/split.0/left.npy"
+    left.write_text("by an attempt that wrote all else alike")
+    run.collect()
+    assert not left.exists()
+
+
+@pytest.mark.s3
 def test_damage_in_an_object_store(tmp_path: Path, bucket: str) -> None:
     import s3fs
 
