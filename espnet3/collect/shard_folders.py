@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
@@ -52,7 +52,8 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
             raise DamagedResult(
                 store.locate(layout.receipt(each.rank)), each.rank, problem, store.root
             )
-    directory.require_files(layout.written(each.rank, each.attempt) for each in receipts)
+    for each in receipts:
+        directory.require_files(_all_within(store, layout.written(each.rank, each.attempt)))
     require_own_output(directory, run)
     take_in_turn(vouched, _take_nothing)
     output = output_folder(run)
@@ -75,6 +76,21 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
         problem = f"cannot be written ({error.strerror or error})"
         raise OutputError(str(error.filename or output), problem) from None
     return _seen(store, run, receipts)
+
+
+def _all_within(store: Store, folder: str) -> Iterator[str]:
+    """A folder of this host's and all that `merge` would find there; none of an object store.
+
+    Not what links lead to, which its receipt vouches for: it may be a corpus of others.
+    """
+    if not isinstance(store, LocalStore):
+        return
+    yield folder
+    for path, folders, files in os.walk(store.locate(folder)):
+        for name in (*folders, *files):
+            found = os.path.join(path, name)
+            if not os.path.islink(found):
+                yield os.path.relpath(found, store.root)
 
 
 def _take_nothing(shard: Shard, part: ResultPart, source: BinaryIO) -> None:

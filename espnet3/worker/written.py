@@ -93,6 +93,7 @@ class Writing:
         """
         self._call("finalize_state", self._writers.close)
         paths = [*written_folder.look_at_files(self._folder)]
+        written_folder.close_to_others(self._folder, paths)
         written_folder.sync_files(self._folder, paths)
         files = [self._vouched(path) for path in paths]
         store, path = self._directory.store, layout.written(self._attempt.rank, self._attempt.name)

@@ -471,6 +471,43 @@ def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out/split.0").exists()
 
 
+class Open(Telling):
+    """Makes folders and files that everyone may write."""
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        before = os.umask(0)
+        folder = Path(state["shard_dir"], "open")
+        folder.mkdir(exist_ok=True)
+        Path(folder, str(result)).touch()
+        (folder / "corpus").unlink(missing_ok=True)
+        (folder / "corpus").symlink_to(Path(env["folder"], "corpus"))
+        os.umask(before)
+
+
+def test_merge_finds_nothing_that_others_could_have_put_there(tmp_path: Path) -> None:
+    (tmp_path / "corpus").write_text("of all")
+    (tmp_path / "corpus").chmod(0o666)
+    run = submitted(
+        Open(Study({"folder": str(tmp_path)}), deed="tell", output_dir=tmp_path / "out")
+    )
+    written = Path(run.run_dir, layout.WRITTEN)
+    assert not [p for p in written.rglob("*") if not p.is_symlink() and p.stat().st_mode & 0o002]
+    assert (tmp_path / "corpus").stat().st_mode & 0o777 == 0o666
+    assert run.collect()
+    [folder] = written.glob("000001.*/open")
+    folder.chmod(0o777)
+    with pytest.raises(Untrusted, match=rf"{folder} is not to be trusted: it is world-writable"):
+        run.collect()
+    folder.chmod(0o755)
+    (folder / "planted.npy").touch()
+    (folder / "planted.npy").chmod(0o666)
+    with pytest.raises(Untrusted, match=r"planted\.npy is not to be trusted"):
+        run.collect()
+
+
 def test_is_shard_done_is_asked(tmp_path: Path) -> None:
     run = submitted(Doubting(Study({"folder": str(tmp_path)}), output_dir=tmp_path / "out"))
     with pytest.raises(OutputError, match=r"split.0: is not whole, says is_shard_done of the"):
