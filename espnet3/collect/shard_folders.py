@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
+import orjson
+
 from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
 from espnet3.errors import DamagedResult, FileMissing, OutputError, StoreError
 from espnet3.run_dir.directory import RunDirectory
@@ -55,7 +57,8 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
     for each in receipts:
         directory.require_files(_all_within(store, layout.written(each.rank, each.attempt)))
     require_own_output(directory, run)
-    take_in_turn(vouched, _take_nothing)
+    folders = _Folders()
+    take_in_turn(vouched, folders.take)
     output = output_folder(run)
     _require_place(run, output)
 
@@ -75,7 +78,7 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         raise OutputError(str(error.filename or output), problem) from None
-    return _seen(store, run, receipts)
+    return _seen(receipts, folders)
 
 
 def _all_within(store: Store, folder: str) -> Iterator[str]:
@@ -93,28 +96,35 @@ def _all_within(store: Store, folder: str) -> Iterator[str]:
                 yield os.path.relpath(found, store.root)
 
 
-def _take_nothing(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
-    """Result lines are verified, and hold nothing that is wanted."""
+class _Folders:
+    """Takes result lines, whose results nobody wants: at which paths their folders were seen.
+
+    An attempt that went on where another one had ended has that one's lines and files, and these
+    have paths of its folder in them.
+    """
+
+    def __init__(self) -> None:
+        self.by_rank: dict[int, dict[str, None]] = {}
+
+    def take(self, shard: Shard, part: ResultPart, source: BinaryIO) -> None:
+        found = self.by_rank.setdefault(shard.rank, {})
+        for line in source:
+            if b'"written"' in line:
+                result = orjson.loads(line).get("result")
+                folder = result.get("folder") if isinstance(result, dict) else None
+                found |= {folder: None} if isinstance(folder, str) else {}
 
 
 def _written(receipt: Receipt) -> Written:
     return receipt.written or Written(folder="")
 
 
-def _seen(store: Store, run: RunSpec, receipts: Sequence[Receipt]) -> dict[int, list[str]]:
-    """Rank -> paths of its folder that its files may have in them.
-
-    An attempt that went on where another one had ended has lines which were written there.
-    """
-    seen = {each.rank: [_written(each).folder] for each in receipts}
-    if run.writers is None or not run.writers.append_only or not isinstance(store, LocalStore):
-        return seen
-    for name in os.listdir(store.locate(layout.WRITTEN)):
-        rank = int(name.partition(".")[0]) if layout.is_written(name) else None
-        if rank in seen:
-            path = os.path.join(os.path.dirname(seen[rank][0]), name)
-            seen[rank] += [path] if path != seen[rank][0] else []
-    return seen
+def _seen(receipts: Sequence[Receipt], earlier: _Folders) -> dict[int, list[str]]:
+    """Rank -> paths of its folder that its files may have in them."""
+    return {
+        each.rank: [*{_written(each).folder: None} | earlier.by_rank.get(each.rank, {})]
+        for each in receipts
+    }
 
 
 def _require_place(run: RunSpec, output: str) -> None:
@@ -161,7 +171,7 @@ def _link(path: str, target: str) -> None:
 
 
 def _holds(path: str, written: Written) -> bool:
-    """Whether a folder holds what an attempt has written and no more, from an earlier collection."""
+    """Whether a folder holds what an attempt has written, and no more: an earlier copy."""
     if os.path.islink(path) or not os.path.isdir(path):
         return False
     try:

@@ -152,7 +152,8 @@ class Writing:
         self._signals.armed = False  # what is synced is known to be
         written_folder.sync_files(self._folder, changed)
         self._synced, self._checked_at = found, time.monotonic()
-        return {"written": {path: size for path, (_, size, _) in found.items()}}
+        sizes = {path: size for path, (_, size, _) in found.items()}
+        return {"written": sizes, "folder": self._shown}
 
     def _take_over(
         self, work: Work, earlier: Iterable[layout.ResultFile], items: Sequence[Any]

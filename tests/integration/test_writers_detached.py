@@ -34,6 +34,7 @@ from tests.support.runners import MENDED, note
 from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
 
 THREE = parallel("local", n_workers=3)
+OFTEN = {"checkpoint_every": 0.001}
 LINES = {"encoded": 10, "hyp": 10, "score": 10}
 
 
@@ -135,13 +136,26 @@ def test_any_value_comes_back(tmp_path: Path) -> None:
 def test_a_shard_that_went_on_has_no_path_of_its_first_attempt(tmp_path: Path) -> None:
     provider = Study({"folder": str(tmp_path), "killing": [5]})
     runner = Paths(provider, output_dir=tmp_path / "out")
-    config = {**THREE, "n_workers": 1, "checkpoint_every": 0.001}
+    config = {**THREE, "n_workers": 1, **OFTEN}
     run = ended(submit_run(runner, range(8), parallel=config))
     (tmp_path / MENDED).touch()
     run.resume()
     ended(run)
     assert computed(tmp_path).count(0) == 1
     assert run.collect() == [f"{tmp_path}/out/split.0/{i}.npy" for i in range(8)]
+
+
+def test_nor_has_one_that_went_on_where_the_run_was_moved_to(tmp_path: Path) -> None:
+    provider = Study({"folder": str(tmp_path), "killing": [5]})
+    runner = Paths(provider, output_dir=tmp_path / "out")
+    runner.run_dir = tmp_path / "here"
+    run = ended(submit_run(runner, range(8), parallel={**THREE, "n_workers": 1, **OFTEN}))
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / MENDED).touch()
+    run = Run(tmp_path / "there")
+    run.resume()
+    assert ended(run).collect() == [f"{tmp_path}/out/split.0/{i}.npy" for i in range(8)]
+    assert computed(tmp_path).count(0) == 1
 
 
 class Paths(Appending):
