@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,20 +22,25 @@ from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec, Written, WrittenFile
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
+from espnet3.storage.folder_lock import OF_ALL, held
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import make_folder, make_folders, opener, unfinished_name
 from espnet3.storage.written_folder import look_at_files
 from espnet3.user_code.writers import folder_name
 
+log = logging.getLogger("espnet3.collect")
 READERS = 8  # threads that read what was written, a shard each
 
 
-def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
+def lay_out(
+    directory: RunDirectory, vouched: Vouched, lock: contextlib.ExitStack
+) -> dict[int, list[str]]:
     """Verify what was written, and put each shard's folder where `merge` looks for it.
 
     Args:
         directory: the run directory, whose code is about to be run.
         vouched: what may be merged; shards without a receipt are left out.
+        lock: gets the output folder's: who holds it may have the shards merged.
 
     Returns:
         Rank -> paths at which the shard's writers saw its folder, in order.
@@ -73,6 +80,8 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
 
     try:
         make_folders(output)
+        lock.enter_context(_turn(vouched, output))
+        require_own_output(directory, run)  # it may be another one's by now
         _remove_other_links(output, receipts)
         gather(place, receipts, READERS)
     except OSError as error:
@@ -94,6 +103,19 @@ def _all_within(store: Store, folder: str) -> Iterator[str]:
             found = os.path.join(path, name)
             if not os.path.islink(found):
                 yield os.path.relpath(found, store.root)
+
+
+def _turn(vouched: Vouched, output: str) -> contextlib.AbstractContextManager[None]:
+    """The lock of an output folder, for which is waited as long as somebody wants the results."""
+    told: list[str] = []
+
+    def tell(whose: str) -> None:
+        vouched.require_wanted()
+        if not told:
+            told.append(whose)
+            log.warning("%s: is being written by %s; waiting until that has ended", output, whose)
+
+    return held(os.path.join(output, OF_ALL), patience=math.inf, meanwhile=tell)
 
 
 class _Folders:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from espnet3.errors import OutputError
 from espnet3.storage.permissions import unfinished_name
-from espnet3.text import one_line
 from espnet3.user_code.writers import DONE, flush_all
 
 LOCK = "lock"  # in a shard's folder, as in ESPnet3
@@ -24,61 +19,6 @@ PROGRESS = "progress.json"
 _OWN = frozenset({LOCK, PROGRESS, DONE})
 # A killed worker's lock is held by processes that it forked, until they have noticed.
 PATIENCE = 10.0  # seconds
-# Not every file system has locks; there, nobody is kept out.
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-
-
-@contextlib.contextmanager
-def held(path: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock, which ends with this process at the latest; its folder is made.
-
-    Args:
-        path: the lock's file, which stays.
-        patience: how many seconds to wait for another process that holds it.
-
-    Raises:
-        OutputError: another process holds it, or the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise OutputError(str(path.parent), f"cannot be written to ({error.strerror})") from None
-    with file:
-        until = time.monotonic() + patience
-        while not _locked(file.fileno()):
-            if time.monotonic() > until:
-                file.seek(0)
-                whose = one_line(file.read(200)) or "another process"
-                raise OutputError(
-                    str(path.parent),
-                    f"is being written by {whose}; wait until it has ended, or choose another "
-                    "output_dir",
-                )
-            time.sleep(0.05)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        try:
-            yield
-        finally:  # also for what this process has forked meanwhile, which has the file open
-            _unlock(file.fileno())
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
-
-
-def _unlock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # where there are none
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def without_link(folder: Path) -> Path:

@@ -285,6 +285,24 @@ def test_merge_ends_with_who_waits_for_it(tmp_path: Path, number: signal.Signals
     wait_for(lambda: not Path(f"/proc/{merging}").exists(), "it lives on")
 
 
+def test_two_collections_merge_one_after_the_other(tmp_path: Path) -> None:
+    run = submitted(telling(tmp_path, "wait"))
+    command = [sys.executable, "-m", "espnet3", "collect", run.run_dir]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "merging").exists, "merge is not called")
+    second = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert second.stderr is not None
+    words = f"/out: is being written by process {first.pid} on "
+    assert words in second.stderr.readline()
+    assert len((tmp_path / "merging").read_text().split()) == 1
+    first.kill()
+    wait_for(lambda: len((tmp_path / "merging").read_text().split()) == 2, "it waits on")
+    second.terminate()
+    for each in (first, second):
+        each.wait(timeout=60)
+    second.stderr.close()
+
+
 SCRIPT = """
 import os, sys
 from pathlib import Path

@@ -14,9 +14,16 @@ import pytest
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import ItemsError, OutputError
-from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel, writing
-from espnet3.parallel.shard_folder import held, keep, kept
-from espnet3.user_code.writers import has_writers
+from espnet3.parallel import (
+    BaseRunner,
+    EnvironmentProvider,
+    concatenate_shard_files,
+    set_parallel,
+    writing,
+)
+from espnet3.parallel.shard_folder import keep, kept
+from espnet3.storage.folder_lock import held
+from espnet3.user_code.writers import has_writers, seen_as
 from tests.support.runners import MENDED
 from tests.support.writing_runners import Appending, Decode, Kinds, Statistics, Study, computed
 
@@ -452,6 +459,52 @@ def test_two_do_not_write_at_once(tmp_path: Path) -> None:
     assert runner(range(2))["hyp"] == 2
 
 
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_a_lock_that_is_no_file_is_not_written_to(tmp_path: Path, what: str) -> None:
+    """Who may write to the folder could have made it lead to a file of whom they attack."""
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.write_text("precious")
+    out.mkdir()
+    if what == "link":
+        (out / ".lock").symlink_to(mine)
+    else:
+        os.mkfifo(out / ".lock")
+    with pytest.raises(OutputError, match=f"its lock is (a {what}|no file)"):
+        Decode(Study({"folder": str(tmp_path)}), output_dir=out)(range(2))
+    assert mine.read_text() == "precious"
+
+
+def test_a_child_that_leaves_does_not_free_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    try:
+        with held(lock):
+            if (child := os.fork()) == 0:
+                raise SystemExit
+            assert os.waitpid(child, 0)[1] == 0
+            with pytest.raises(OutputError, match="is being written by"), held(lock):
+                pass
+    except SystemExit:
+        os._exit(0)
+
+
+def test_what_has_the_number_of_a_lock_that_was_closed_stays_open(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with held(lock):
+        [mine] = [fd for fd in range(200) if _leads_to(fd) == str(lock)]
+        os.close(mine)
+        other = os.open(tmp_path / "other", os.O_CREAT | os.O_RDWR)
+        assert other == mine
+    assert os.write(other, b"open") == 4
+    os.close(other)
+
+
+def _leads_to(descriptor: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return None
+
+
 def test_a_folder_that_someone_writes_into_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -616,3 +669,20 @@ def test_names_are_where_espnet3_has_them() -> None:
     from espnet3.parallel import base_runner
 
     assert base_runner.concatenate_shard_files is parallel.concatenate_shard_files
+
+
+def test_concatenating_leaves_what_is_no_text_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths of paths stand before them in such a file."""
+    folder = tmp_path / "split.0"
+    folder.mkdir()
+    there = b"/run/written/0/7.npy"
+    text, binary = there + b"\n", len(there).to_bytes(4, "little") + there
+    (folder / "text").write_bytes(text)
+    (folder / "binary").write_bytes(b" " * (1 << 20) + binary)
+    monkeypatch.setitem(seen_as, str(folder), [("/run/written/0", str(folder))])
+    for name in ("text", "binary"):
+        assert concatenate_shard_files([folder], name, tmp_path / name)
+    assert (tmp_path / "text").read_bytes() == f"{folder}/7.npy\n".encode()
+    assert (tmp_path / "binary").read_bytes() == b" " * (1 << 20) + binary
