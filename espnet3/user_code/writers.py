@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -101,6 +102,7 @@ class ShardWriters:
         Raises:
             OutputError: `init_state` has chosen another folder.
         """
+        self._place = os.stat(self._shard_dir)
         token = shard_folder.set(self._shard_dir)
         try:
             self.state = self._runner.init_state(**self.env)
@@ -129,9 +131,27 @@ class ShardWriters:
         return write
 
     def close(self) -> None:
-        """End the shard: its folder is whole afterwards, and says so."""
+        """End the shard: its folder is whole afterwards, and says so.
+
+        Raises:
+            OutputError: its path leads elsewhere by now, and so may some of what was written.
+        """
+        self._require_same_place()
         self.state = self._runner.finalize_state(self.state, **self.env)
+        self._require_same_place()
         (self._shard_dir / DONE).write_text("")
+
+    def _require_same_place(self) -> None:
+        try:
+            if os.path.samestat(os.stat(self._shard_dir), self._place):
+                return
+        except FileNotFoundError:
+            pass
+        raise OutputError(
+            str(self._shard_dir),
+            "is not where the shard was begun: the folder was moved, or the working directory "
+            "changed; give an absolute output_dir",
+        )
 
 
 def flush_all(state: Any) -> bool:

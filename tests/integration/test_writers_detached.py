@@ -102,6 +102,27 @@ def test_relative_output_is_meant_from_where_it_was_submitted(
         Run(tmp_path / "moved/exp/out/x/espnet3_run").collect()
 
 
+def test_a_worker_that_left_its_directory_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    runner = Leaving(Study({"folder": str(tmp_path / "elsewhere")}), output_dir="out")
+    run = submitted(runner, 3, n_workers=1)
+    with pytest.raises(IncompleteRun, match="is not where the shard was begun"):
+        run.collect()
+
+
+class Leaving(Statistics):
+    """Changes the working directory, and makes what it needs wherever it is then."""
+
+    @classmethod
+    def reduce_state(cls, state: dict[str, Any], result: Any, **env: Any) -> dict[str, Any]:
+        os.chdir(env["folder"])
+        Path(state["shard_dir"]).mkdir(parents=True, exist_ok=True)
+        return super().reduce_state(state, result, **env)
+
+
 def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     runs = [submitted(decoder(tmp_path, subdir=name)) for name in ("test_a", "test_b")]
     out = str(tmp_path / "out")

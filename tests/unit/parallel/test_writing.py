@@ -445,6 +445,38 @@ def test_what_a_hook_raises_is_raised_and_the_shard_is_not_done(tmp_path: Path, 
     assert not (tmp_path / "split.0" / "done").exists()
 
 
+class Leaving(BaseRunner):
+    """Changes the working directory, and makes what it needs wherever it is then."""
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> int:
+        if idx == 1:
+            os.chdir(env["folder"])
+        return idx
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        Path(state["shard_dir"]).mkdir(parents=True, exist_ok=True)
+        Path(state["shard_dir"], str(result)).touch()
+
+
+def test_a_shard_is_not_done_where_its_folder_is_another_one_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    leaving = Leaving(Nothing({"folder": "elsewhere"}), output_dir="out")
+    with pytest.raises(OutputError, match=r"out/split.0: is not where the shard was begun"):
+        leaving(range(3))
+    assert not [*tmp_path.rglob("done")]
+    monkeypatch.chdir(tmp_path)
+    leaving = Leaving(Nothing({"folder": "elsewhere"}), output_dir=tmp_path / "out2")
+    leaving(range(3))
+    assert {each.name for each in (tmp_path / "out2/split.0").iterdir()} > {"0", "1", "2", "done"}
+
+
 def test_two_do_not_write_at_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     runner = Decode(Study({"folder": str(tmp_path)}), output_dir=out)
