@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
+import orjson
+
 from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
-from espnet3.errors import DamagedResult, FileMissing, OutputError
+from espnet3.errors import DamagedResult, FileMissing, OutputError, StoreError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.submissions import newest_submission
 from espnet3.run_dir.verification import difference, patiently, verify_written
@@ -18,20 +22,26 @@ from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec, Written, WrittenFile
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
+from espnet3.storage.folder_lock import OF_ALL, held
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import make_folder, make_folders, opener, unfinished_name
+from espnet3.storage.written_folder import look_at_files
 from espnet3.user_code.manifest import shard_folders
 from espnet3.user_code.writers import folder_name
 
+log = logging.getLogger("espnet3.collect")
 READERS = 8  # threads that read what was written, a shard each
 
 
-def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
+def lay_out(
+    directory: RunDirectory, vouched: Vouched, lock: contextlib.ExitStack
+) -> dict[int, list[str]]:
     """Verify what was written, and put each shard's folder where `merge` looks for it.
 
     Args:
         directory: the run directory, whose code is about to be run.
         vouched: what may be merged; shards without a receipt are left out.
+        lock: gets the output folder's: who holds it may have the shards merged.
 
     Returns:
         Rank -> paths at which the shard's writers saw its folder, in order.
@@ -48,9 +58,10 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
     receipts = [shard for shard in vouched.shards if isinstance(shard, Receipt)]
     for each in receipts:  # before any of the output is touched
         _written(store, each)
-    directory.require_files(layout.written(each.rank, each.attempt) for each in receipts)
+        directory.require_files(_all_within(store, layout.written(each.rank, each.attempt)))
     require_own_output(directory, run)
-    take_in_turn(vouched, _take_nothing)
+    folders = _Folders()
+    take_in_turn(vouched, folders.take)
     output = output_folder(run)
     _require_place(run, output)
 
@@ -65,16 +76,61 @@ def lay_out(directory: RunDirectory, vouched: Vouched) -> dict[int, list[str]]:
 
     try:
         make_folders(output)
+        lock.enter_context(_turn(vouched, output))
+        require_own_output(directory, run)  # it may be another one's by now
         _remove_other_links(output, receipts)
         gather(place, receipts, READERS)
     except OSError as error:
         problem = f"cannot be written ({error.strerror or error})"
         raise OutputError(str(error.filename or output), problem) from None
-    return _seen(store, run, receipts)
+    return _seen(store, receipts, folders)
 
 
-def _take_nothing(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
-    """Result lines are verified, and hold nothing that is wanted."""
+def _all_within(store: Store, folder: str) -> Iterator[str]:
+    """A folder of this host's and all that `merge` would find there; none of an object store.
+
+    Not what links lead to, which its receipt vouches for: it may be a corpus of others.
+    """
+    if not isinstance(store, LocalStore):
+        return
+    yield folder
+    for path, folders, files in os.walk(store.locate(folder)):
+        for name in (*folders, *files):
+            found = os.path.join(path, name)
+            if not os.path.islink(found):
+                yield os.path.relpath(found, store.root)
+
+
+def _turn(vouched: Vouched, output: str) -> contextlib.AbstractContextManager[None]:
+    """The lock of an output folder, for which is waited as long as somebody wants the results."""
+    told: list[str] = []
+
+    def tell(whose: str) -> None:
+        vouched.require_wanted()
+        if not told:
+            told.append(whose)
+            log.warning("%s: is being written by %s; waiting until that has ended", output, whose)
+
+    return held(os.path.join(output, OF_ALL), patience=math.inf, meanwhile=tell)
+
+
+class _Folders:
+    """Takes result lines, whose results nobody wants: at which paths their folders were seen.
+
+    An attempt that went on where another one had ended has that one's lines and files, and these
+    have paths of its folder in them.
+    """
+
+    def __init__(self) -> None:
+        self.by_rank: dict[int, dict[str, None]] = {}
+
+    def take(self, shard: Shard, part: ResultPart, source: BinaryIO) -> None:
+        found = self.by_rank.setdefault(shard.rank, {})
+        for line in source:
+            if b'"written"' in line:
+                result = orjson.loads(line).get("result")
+                folder = result.get("folder") if isinstance(result, dict) else None
+                found |= {folder: None} if isinstance(folder, str) else {}
 
 
 def _written(store: Store, receipt: Receipt) -> Written:
@@ -89,20 +145,12 @@ def _written(store: Store, receipt: Receipt) -> Written:
     return receipt.written
 
 
-def _seen(store: Store, run: RunSpec, receipts: Sequence[Receipt]) -> dict[int, list[str]]:
-    """Rank -> paths of its folder that its files may have in them.
-
-    An attempt that went on where another one had ended has lines which were written there.
-    """
-    seen = {each.rank: [_written(store, each).folder] for each in receipts}
-    if run.writers is None or not run.writers.append_only or not isinstance(store, LocalStore):
-        return seen
-    for name in os.listdir(store.locate(layout.WRITTEN)):
-        rank = int(name.partition(".")[0]) if layout.is_written(name) else None
-        if rank in seen:
-            path = os.path.join(os.path.dirname(seen[rank][0]), name)
-            seen[rank] += [path] if path != seen[rank][0] else []
-    return seen
+def _seen(store: Store, receipts: Sequence[Receipt], earlier: _Folders) -> dict[int, list[str]]:
+    """Rank -> paths of its folder that its files may have in them."""
+    return {
+        each.rank: [*{_written(store, each).folder: None} | earlier.by_rank.get(each.rank, {})]
+        for each in receipts
+    }
 
 
 def _require_place(run: RunSpec, output: str) -> None:
@@ -149,15 +197,17 @@ def _link(path: str, target: str) -> None:
 
 
 def _holds(path: str, written: Written) -> bool:
-    """Whether a folder holds what an attempt has written, from an earlier collection."""
+    """Whether a folder holds what an attempt has written, and no more: an earlier copy."""
     if os.path.islink(path) or not os.path.isdir(path):
         return False
     try:
+        if {*look_at_files(path)} != {file.path for file in written.files}:
+            return False  # what is left of another attempt would be merged
         for file in written.files:
             with open(os.path.join(path, file.path), "rb") as stream:
                 if difference(stream, file) is not None:
                     return False
-    except OSError:
+    except (OSError, StoreError):
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -73,10 +74,12 @@ async def merge_written(
 async def merge_vouched(vouched: Vouched, trust: Trust | None, *, quiet: bool = False) -> Merged:
     """As `merge_written`, of a run whose receipts were read."""
     run, directory = vouched.run, RunDirectory(vouched.store, chosen_policy(trust))
-    folders = await asyncio.to_thread(lay_out, directory, vouched)
+    with contextlib.ExitStack() as lock:
+        folders = await asyncio.to_thread(lay_out, directory, vouched, lock)
+        value = await merge_elsewhere(directory, run, folders, quiet=quiet)
     return Merged(
         output=output_folder(run),
-        value=await merge_elsewhere(directory, run, folders, quiet=quiet),
+        value=value,
         shards=len(folders),
         records=sum(shard.records for shard in vouched.shards),
         left_out=vouched.left_out,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,69 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from espnet3.errors import OutputError
 from espnet3.storage.permissions import replacing
-from espnet3.text import one_line
-from espnet3.user_code.writers import DONE, flush_writers, writers_in
+from espnet3.user_code.writers import DONE, flush_writers
 
 LOCK = "lock"  # in a shard's folder, as in ESPnet3
 PROGRESS = "progress.json"
 _OWN = frozenset({LOCK, PROGRESS, DONE})
 # A killed worker's lock is held by processes that it forked, until they have noticed.
 PATIENCE = 10.0  # seconds
-# Not every file system has locks; there, nobody is kept out.
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-
-
-@contextlib.contextmanager
-def held(path: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock, which ends with this process at the latest; its folder is made.
-
-    Args:
-        path: the lock's file, which stays.
-        patience: how many seconds to wait for another process that holds it.
-
-    Raises:
-        OutputError: another process holds it, or the folder cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise OutputError(str(path.parent), f"cannot be written to ({error.strerror})") from None
-    with file:
-        until = time.monotonic() + patience
-        while not _locked(file.fileno()):
-            if time.monotonic() > until:
-                file.seek(0)
-                whose = one_line(file.read(200)) or "another process"
-                raise OutputError(
-                    str(path.parent),
-                    f"is being written by {whose}; wait until it has ended, or choose another "
-                    "output_dir",
-                )
-            time.sleep(0.05)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        try:
-            yield
-        finally:  # also for what this process has forked meanwhile, which has the file open
-            _unlock(file.fileno())
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
-
-
-def _unlock(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # where there are none
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def without_link(folder: Path) -> Path:
@@ -122,21 +62,13 @@ class _Kept(BaseModel):
 def keep(folder: Path, position: int, state: Any) -> None:
     """Note that the first `position` items of a shard are in its files; its writers are flushed.
 
-    Nothing is noted where a writer cannot be flushed: it may hold some of what it was given.
+    Nothing is noted where they may hold some of what they were given.
     """
     if not flush_writers(state):
         return
     sizes = {os.path.relpath(file, folder): file.lstat().st_size for file in _files(folder)}
     with replacing(str(folder / PROGRESS)) as file:
         file.write(_Kept(position=position, sizes=sizes).model_dump_json().encode())
-
-
-def close_all(state: Any) -> None:
-    """Close the writers of a shard that failed, or they would write on when they are collected."""
-    with contextlib.suppress(Exception):  # of the user's
-        for writer in writers_in(state):
-            if hasattr(writer, "close"):
-                writer.close()
 
 
 def _files(folder: Path) -> Iterator[Path]:

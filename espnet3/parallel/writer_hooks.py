@@ -20,6 +20,8 @@ from espnet3.user_code.writers import (
 if TYPE_CHECKING:  # every worker imports this module, and few have writers
     from pathlib import Path
 
+_BLOCK = 1 << 20  # bytes
+
 
 class WriterHooks:
     r"""What a runner overrides that writes its results itself, and what is done where it does not.
@@ -161,7 +163,8 @@ def concatenate_shard_files(
     """Write what a file of that name holds in each shard's folder into one file.
 
     Where the writers saw their folder at another path, that is replaced by the folder's: paths of
-    arrays that were written beside the text hold in every mode.
+    arrays that were written beside the text hold in every mode. Not in a file with a zero byte:
+    that is no text, and another length would damage it.
 
     Args:
         shard_dirs: the shards' folders, in order.
@@ -195,10 +198,19 @@ def _append(folder: str, relative_name: str, target: BinaryIO) -> None:
 
     paths = [tuple(map(os.fsencode, pair)) for pair in seen_as.get(folder, ())]
     with open(os.path.join(folder, relative_name), "rb") as source:
-        if not paths:
+        if not paths or not _is_text(source):
             shutil.copyfileobj(source, target)
             return
         for line in source:
             for old, new in paths:
                 line = line.replace(old, new)
             target.write(line)
+
+
+def _is_text(source: BinaryIO) -> bool:
+    """Whether there is no zero byte in a file: where there is, lengths and offsets may be, too."""
+    while block := source.read(_BLOCK):
+        if b"\0" in block:
+            break
+    source.seek(0)
+    return not block

@@ -20,15 +20,14 @@ from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.shard_folder import (
     LOCK,
     PATIENCE,
-    close_all,
     empty,
     forget,
-    held,
     keep,
     kept,
     without_link,
 )
 from espnet3.specs.items import batched, plan_items, shard_bounds
+from espnet3.storage.folder_lock import OF_ALL, held
 from espnet3.text import one_line, visible
 from espnet3.user_code.instances import its_own_changes
 from espnet3.user_code.manifest import (
@@ -41,9 +40,8 @@ from espnet3.user_code.manifest import (
     shard_folders,
     write_manifest,
 )
-from espnet3.user_code.writers import DONE, ShardWriters, folder_name, output_dir_of
+from espnet3.user_code.writers import DONE, ShardWriters, close_all, folder_name, output_dir_of
 
-CALL_LOCK = ".lock"  # in the folder of all shards: one call at a time
 CHECKPOINT_EVERY = 30.0  # seconds, where no parallel config says it
 
 
@@ -83,7 +81,7 @@ def write_shards(
     manifest = _manifest(runner, shards)
     folders = [root / folder_name(shard.shard_id) for shard in shards]
     _require_usable(runner, root, manifest, folders)  # also before anything is made for the lock
-    with held(root / CALL_LOCK):
+    with held(root / OF_ALL):
         if not _require_usable(runner, root, manifest, folders):
             if not runner.resume:
                 _remove_all(root, len(shards))

@@ -35,7 +35,9 @@ def output_folder(run: RunSpec) -> str:
 def require_own_output(directory: RunDirectory, run: RunSpec) -> bool:
     """Refuse an output folder whose shards are of another origin.
 
-    What a run left there that was removed since is nobody's.
+    What a run left there that was removed since is nobody's, and what it left before its run
+    directory was moved is its own. A run of the same plan is another one: what it computes with may
+    have changed since, as a model's file does.
 
     Returns:
         Whether its manifest is this run's already.
@@ -55,9 +57,9 @@ def require_own_output(directory: RunDirectory, run: RunSpec) -> bool:
                 "directory); choose another output_dir, or move it away",
             )
         return False
-    if there.fingerprint == here.fingerprint:
-        return there.run == here.run
-    if there.run is None or (there.run != here.run and _is_there(there.run)):
+    if there.run == here.run:
+        return there.fingerprint == here.fingerprint
+    if there.run is None or _holds_another(there.run, run):
         require_same(root, there, here)
     return False
 
@@ -84,11 +86,13 @@ def _manifest(directory: RunDirectory, run: RunSpec) -> Manifest:
     )
 
 
-def _is_there(run_dir: str) -> bool:
+def _holds_another(run_dir: str, run: RunSpec) -> bool:
+    """Whether a run directory holds a run that is not this one."""
     try:
-        return RunDirectory.open(run_dir).run_if_there() is not None
+        there = RunDirectory.open(run_dir).run_if_there()
     except EspnetError:  # perhaps it cannot be asked from here
         return True
+    return there is not None and there.run_id != run.run_id
 
 
 def _writers(run: RunSpec) -> WritersSpec:

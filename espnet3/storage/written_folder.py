@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -52,6 +53,22 @@ def _look_below(folder: str, prefix: str, found: dict[str, Seen]) -> None:
             if not stat.S_ISREG(seen.st_mode):
                 raise StoreError(entry.path, "is neither a file nor a folder; writers leave files")
             found[path] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+
+
+def close_to_others(folder: str, paths: Iterable[str]) -> None:
+    """Take from everyone the right to write some of a folder's files, and all folders in it.
+
+    Not from what links lead to, which may be no part of it.
+
+    Raises:
+        StoreError: they cannot be looked at.
+    """
+    files = (os.path.join(folder, path) for path in paths)
+    for path in itertools.chain(_folders_of(folder), files):
+        with _mapped(path):
+            mode = os.lstat(path).st_mode
+            if mode & stat.S_IWOTH and not stat.S_ISLNK(mode):
+                os.chmod(path, stat.S_IMODE(mode) & ~stat.S_IWOTH)
 
 
 def sync_files(folder: str, paths: Iterable[str]) -> None:

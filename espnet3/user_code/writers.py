@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -126,6 +128,7 @@ class ShardWriters:
         Raises:
             OutputError: `init_state` has chosen another folder.
         """
+        self._place = os.stat(self._shard_dir)
         token = shard_folder.set(self._shard_dir)
         try:
             self.state = self._runner.init_state(**self.env)
@@ -154,9 +157,27 @@ class ShardWriters:
         return write
 
     def close(self) -> None:
-        """End the shard: its folder is whole afterwards, and says so."""
+        """End the shard: its folder is whole afterwards, and says so.
+
+        Raises:
+            OutputError: its path leads elsewhere by now, and so may some of what was written.
+        """
+        self._require_same_place()
         self.state = self._runner.finalize_state(self.state, **self.env)
+        self._require_same_place()
         (self._shard_dir / DONE).write_text("")
+
+    def _require_same_place(self) -> None:
+        try:
+            if os.path.samestat(os.stat(self._shard_dir), self._place):
+                return
+        except FileNotFoundError:
+            pass
+        raise OutputError(
+            str(self._shard_dir),
+            "is not where the shard was begun: the folder was moved, or the working directory "
+            "changed; give an absolute output_dir",
+        )
 
 
 def writers_in(state: Any) -> Iterator[Any]:
@@ -185,15 +206,29 @@ def flush_writers(state: Any) -> bool:
     """Flush the writers in a shard's state.
 
     Returns:
-        Whether they were: not where one has a `close` and no `flush`, which may hold some of what
-        it was given.
+        Whether all that they were given is in files then. It is not known where a writer has a
+        `close` and no `flush`, where the state has no writers, and where it holds records.
+
+    Example:
+        >>> flush_writers({"_writers": {}}), flush_writers({"of": "another init_state"})
+        (True, False)
     """
+    if not isinstance(state, Mapping) or "_writers" not in state or state.get("records"):
+        return False
     writers = [*writers_in(state)]
     if not all(hasattr(writer, "flush") for writer in writers):
         return False
     for writer in writers:
         writer.flush()
     return True
+
+
+def close_all(state: Any) -> None:
+    """Close the writers of a shard that failed, or they would write on when they are collected."""
+    with contextlib.suppress(Exception):  # of the user's
+        for writer in writers_in(state):
+            if hasattr(writer, "close"):
+                writer.close()
 
 
 def only_writes(reduce_state: Hook) -> Hook:

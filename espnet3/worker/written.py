@@ -103,6 +103,7 @@ class Writing:
         """
         self._call("finalize_state", self._writers.close)
         paths = [*written_folder.look_at_files(self._folder)]
+        written_folder.close_to_others(self._folder, paths)
         written_folder.sync_files(self._folder, paths)
         files = [self._vouched(path) for path in paths]
         store, path = self._directory.store, layout.written(self._attempt.rank, self._attempt.name)
@@ -154,11 +155,11 @@ class Writing:
 
         return with_checkpoints
 
-    def _checkpoint(self) -> dict[str, dict[str, int]] | None:
-        """Make durable what is written so far; None where a writer cannot be flushed.
+    def _checkpoint(self) -> dict[str, Any] | None:
+        """Make durable what is written so far; None where not all of it is known.
 
         Returns:
-            What the item's line says: path -> how many bytes.
+            What the item's line says: path -> how many bytes, and where the folder was seen.
         """
         self._checked_at = time.monotonic()
         if not flush_writers(self._writers.state):
@@ -168,7 +169,8 @@ class Writing:
         self._signals.armed = False  # what is synced is known to be
         written_folder.sync_files(self._folder, changed)
         self._synced, self._checked_at = found, time.monotonic()
-        return {"written": {path: size for path, (_, size, _) in found.items()}}
+        sizes = {path: size for path, (_, size, _) in found.items()}
+        return {"written": sizes, "folder": self._shown}
 
     def _take_over(
         self, earlier: Iterable[layout.ResultFile], items: Sequence[Any]

@@ -35,6 +35,7 @@ from tests.support.runners import MENDED, note
 from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
 
 THREE = parallel("local", n_workers=3)
+OFTEN = {"checkpoint_every": 0.001}
 LINES = {"encoded": 10, "hyp": 10, "score": 10}
 
 
@@ -102,6 +103,27 @@ def test_relative_output_is_meant_from_where_it_was_submitted(
         Run(tmp_path / "moved/exp/out/x/espnet3_run").collect()
 
 
+def test_a_worker_that_left_its_directory_vouches_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    runner = Leaving(Study({"folder": str(tmp_path / "elsewhere")}), output_dir="out")
+    run = submitted(runner, 3, n_workers=1)
+    with pytest.raises(IncompleteRun, match="is not where the shard was begun"):
+        run.collect()
+
+
+class Leaving(Statistics):
+    """Changes the working directory, and makes what it needs wherever it is then."""
+
+    @classmethod
+    def reduce_state(cls, state: dict[str, Any], result: Any, **env: Any) -> dict[str, Any]:
+        os.chdir(env["folder"])
+        Path(state["shard_dir"]).mkdir(parents=True, exist_ok=True)
+        return super().reduce_state(state, result, **env)
+
+
 def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     runs = [submitted(decoder(tmp_path, subdir=name)) for name in ("test_a", "test_b")]
     out = str(tmp_path / "out")
@@ -143,13 +165,26 @@ def test_any_value_comes_back(tmp_path: Path) -> None:
 def test_a_shard_that_went_on_has_no_path_of_its_first_attempt(tmp_path: Path) -> None:
     provider = Study({"folder": str(tmp_path), "killing": [5]})
     runner = Paths(provider, output_dir=tmp_path / "out")
-    config = {**THREE, "n_workers": 1, "checkpoint_every": 0.001}
+    config = {**THREE, "n_workers": 1, **OFTEN}
     run = ended(submit_run(runner, range(8), parallel=config))
     (tmp_path / MENDED).touch()
     run.resume()
     ended(run)
     assert computed(tmp_path).count(0) == 1
     assert run.collect() == [f"{tmp_path}/out/split.0/{i}.npy" for i in range(8)]
+
+
+def test_nor_has_one_that_went_on_where_the_run_was_moved_to(tmp_path: Path) -> None:
+    provider = Study({"folder": str(tmp_path), "killing": [5]})
+    runner = Paths(provider, output_dir=tmp_path / "out")
+    runner.run_dir = tmp_path / "here"
+    run = ended(submit_run(runner, range(8), parallel={**THREE, "n_workers": 1, **OFTEN}))
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / MENDED).touch()
+    run = Run(tmp_path / "there")
+    run.resume()
+    assert ended(run).collect() == [f"{tmp_path}/out/split.0/{i}.npy" for i in range(8)]
+    assert computed(tmp_path).count(0) == 1
 
 
 class Paths(Appending):
@@ -277,6 +312,24 @@ def test_merge_ends_with_who_waits_for_it(tmp_path: Path, number: signal.Signals
     waiting.send_signal(number)
     assert waiting.wait(timeout=60) != 0
     wait_for(lambda: not Path(f"/proc/{merging}").exists(), "it lives on")
+
+
+def test_two_collections_merge_one_after_the_other(tmp_path: Path) -> None:
+    run = submitted(telling(tmp_path, "wait"))
+    command = [sys.executable, "-m", "espnet3", "collect", run.run_dir]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for((tmp_path / "merging").exists, "merge is not called")
+    second = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert second.stderr is not None
+    words = f"/out: is being written by process {first.pid} on "
+    assert words in second.stderr.readline()
+    assert len((tmp_path / "merging").read_text().split()) == 1
+    first.kill()
+    wait_for(lambda: len((tmp_path / "merging").read_text().split()) == 2, "it waits on")
+    second.terminate()
+    for each in (first, second):
+        each.wait(timeout=60)
+    second.stderr.close()
 
 
 SCRIPT = """
@@ -417,6 +470,28 @@ def test_output_of_another_origin_is_left_alone(tmp_path: Path) -> None:
         run.collect()
 
 
+def test_a_run_that_was_put_aside_does_not_touch_what_came_after(tmp_path: Path) -> None:
+    """Of the same plan, and so of other results only because the model's file is another one."""
+    submitted(decoder(tmp_path)).collect()
+    (tmp_path / "out").rename(tmp_path / "aside")
+    old = Run(tmp_path / "aside/test_a/espnet3_run")
+    assert old.collect() == LINES  # where its runner writes, and nobody else does
+    shutil.rmtree(tmp_path / "out")
+    run = submitted(decoder(tmp_path))
+    assert run.collect() == LINES
+    links = [os.readlink(each) for each in sorted((tmp_path / "out/test_a").glob("split.*"))]
+    with pytest.raises(OutputError, match=f"belongs to the run in {run.run_dir}"):
+        old.collect()
+    twin = decoder(tmp_path)
+    twin.run_dir = tmp_path / "twin"
+    with pytest.raises(OutputError, match=f"belongs to the run in {run.run_dir}"):
+        submit_run(twin, range(10), parallel=THREE)
+    assert links == [
+        os.readlink(each) for each in sorted((tmp_path / "out/test_a").glob("split.*"))
+    ]
+    assert run.collect() == LINES
+
+
 # --- what is not whole ----------------------------------------------------------------------------
 
 
@@ -506,6 +581,43 @@ def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out/split.0").exists()
 
 
+class Open(Telling):
+    """Makes folders and files that everyone may write."""
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        before = os.umask(0)
+        folder = Path(state["shard_dir"], "open")
+        folder.mkdir(exist_ok=True)
+        Path(folder, str(result)).touch()
+        (folder / "corpus").unlink(missing_ok=True)
+        (folder / "corpus").symlink_to(Path(env["folder"], "corpus"))
+        os.umask(before)
+
+
+def test_merge_finds_nothing_that_others_could_have_put_there(tmp_path: Path) -> None:
+    (tmp_path / "corpus").write_text("of all")
+    (tmp_path / "corpus").chmod(0o666)
+    run = submitted(
+        Open(Study({"folder": str(tmp_path)}), deed="tell", output_dir=tmp_path / "out")
+    )
+    written = Path(run.run_dir, layout.WRITTEN)
+    assert not [p for p in written.rglob("*") if not p.is_symlink() and p.stat().st_mode & 0o002]
+    assert (tmp_path / "corpus").stat().st_mode & 0o777 == 0o666
+    assert run.collect()
+    [folder] = written.glob("000001.*/open")
+    folder.chmod(0o777)
+    with pytest.raises(Untrusted, match=rf"{folder} is not to be trusted: it is world-writable"):
+        run.collect()
+    folder.chmod(0o755)
+    (folder / "planted.npy").touch()
+    (folder / "planted.npy").chmod(0o666)
+    with pytest.raises(Untrusted, match=r"planted\.npy is not to be trusted"):
+        run.collect()
+
+
 def test_is_shard_done_is_asked(tmp_path: Path) -> None:
     run = submitted(Doubting(Study({"folder": str(tmp_path)}), output_dir=tmp_path / "out"))
     with pytest.raises(OutputError, match=r"split.0: is not whole, says is_shard_done of the"):
@@ -571,6 +683,18 @@ def test_a_run_in_an_object_store(tmp_path: Path, bucket: str) -> None:
     assert run.collect() == LINES
     assert merged_files(tmp_path / "out/test_a") == before
     assert first.stat().st_ino == inode  # it was whole
+
+
+@pytest.mark.s3
+def test_a_copy_holds_nothing_of_an_earlier_attempt(tmp_path: Path, bucket: str) -> None:
+    runner = telling(tmp_path)
+    runner.run_dir = f"{bucket}/{tmp_path.name}/run"
+    run = submitted(runner)
+    run.collect()
+    left = tmp_path / "out/split.0/left.npy"
+    left.write_text("by an attempt that wrote all else alike")
+    run.collect()
+    assert not left.exists()
 
 
 @pytest.mark.s3

@@ -14,9 +14,16 @@ import pytest
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import ItemsError, OutputError
-from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel, writing
-from espnet3.parallel.shard_folder import held, keep, kept
-from espnet3.user_code.writers import has_writers
+from espnet3.parallel import (
+    BaseRunner,
+    EnvironmentProvider,
+    concatenate_shard_files,
+    set_parallel,
+    writing,
+)
+from espnet3.parallel.shard_folder import keep, kept
+from espnet3.storage.folder_lock import held
+from espnet3.user_code.writers import has_writers, seen_as
 from tests.support.runners import MENDED
 from tests.support.writing_runners import Appending, Decode, Kinds, Statistics, Study, computed
 
@@ -438,6 +445,38 @@ def test_what_a_hook_raises_is_raised_and_the_shard_is_not_done(tmp_path: Path, 
     assert not (tmp_path / "split.0" / "done").exists()
 
 
+class Leaving(BaseRunner):
+    """Changes the working directory, and makes what it needs wherever it is then."""
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> int:
+        if idx == 1:
+            os.chdir(env["folder"])
+        return idx
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        Path(state["shard_dir"]).mkdir(parents=True, exist_ok=True)
+        Path(state["shard_dir"], str(result)).touch()
+
+
+def test_a_shard_is_not_done_where_its_folder_is_another_one_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    leaving = Leaving(Nothing({"folder": "elsewhere"}), output_dir="out")
+    with pytest.raises(OutputError, match=r"out/split.0: is not where the shard was begun"):
+        leaving(range(3))
+    assert not [*tmp_path.rglob("done")]
+    monkeypatch.chdir(tmp_path)
+    leaving = Leaving(Nothing({"folder": "elsewhere"}), output_dir=tmp_path / "out2")
+    leaving(range(3))
+    assert {each.name for each in (tmp_path / "out2/split.0").iterdir()} > {"0", "1", "2", "done"}
+
+
 def test_two_do_not_write_at_once(tmp_path: Path) -> None:
     out = tmp_path / "out"
     runner = Decode(Study({"folder": str(tmp_path)}), output_dir=out)
@@ -450,6 +489,52 @@ def test_two_do_not_write_at_once(tmp_path: Path) -> None:
             runner(range(2))
         assert [path.name for path in out.iterdir()] == [".lock"]
     assert runner(range(2))["hyp"] == 2
+
+
+@pytest.mark.parametrize("what", ["link", "pipe"])
+def test_a_lock_that_is_no_file_is_not_written_to(tmp_path: Path, what: str) -> None:
+    """Who may write to the folder could have made it lead to a file of whom they attack."""
+    mine, out = tmp_path / "mine", tmp_path / "out"
+    mine.write_text("precious")
+    out.mkdir()
+    if what == "link":
+        (out / ".lock").symlink_to(mine)
+    else:
+        os.mkfifo(out / ".lock")
+    with pytest.raises(OutputError, match=f"its lock is (a {what}|no file)"):
+        Decode(Study({"folder": str(tmp_path)}), output_dir=out)(range(2))
+    assert mine.read_text() == "precious"
+
+
+def test_a_child_that_leaves_does_not_free_the_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    try:
+        with held(lock):
+            if (child := os.fork()) == 0:
+                raise SystemExit
+            assert os.waitpid(child, 0)[1] == 0
+            with pytest.raises(OutputError, match="is being written by"), held(lock):
+                pass
+    except SystemExit:
+        os._exit(0)
+
+
+def test_what_has_the_number_of_a_lock_that_was_closed_stays_open(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with held(lock):
+        [mine] = [fd for fd in range(200) if _leads_to(fd) == str(lock)]
+        os.close(mine)
+        other = os.open(tmp_path / "other", os.O_CREAT | os.O_RDWR)
+        assert other == mine
+    assert os.write(other, b"open") == 4
+    os.close(other)
+
+
+def _leads_to(descriptor: int) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return None
 
 
 def test_a_folder_that_someone_writes_into_is_left_alone(
@@ -543,8 +628,10 @@ def test_what_cannot_be_flushed_is_not_kept(tmp_path: Path) -> None:
 
     with (tmp_path / "text").open("w") as text:
         text.write("buffered")
-        for writers in ({"a": text, "more": [Archive()]}, Archive()):
-            keep(tmp_path, 3, {"_writers": writers})
+        held = {"_writers": {"a": text}, "records": [1]}
+        states: list[Any] = [{"_writers": w} for w in ({"a": text, "more": [Archive()]}, Archive())]
+        for state in (*states, held, {"mine": text}, text):
+            keep(tmp_path, 3, state)
             assert [path.name for path in tmp_path.iterdir()] == ["text"]
         keep(tmp_path, 3, {"_writers": {"more": [text, 7, None]}})
         assert (tmp_path / "text").read_text() == "buffered"
@@ -629,3 +716,20 @@ def test_names_are_where_espnet3_has_them() -> None:
     from espnet3.parallel import base_runner
 
     assert base_runner.concatenate_shard_files is parallel.concatenate_shard_files
+
+
+def test_concatenating_leaves_what_is_no_text_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths of paths stand before them in such a file."""
+    folder = tmp_path / "split.0"
+    folder.mkdir()
+    there = b"/run/written/0/7.npy"
+    text, binary = there + b"\n", len(there).to_bytes(4, "little") + there
+    (folder / "text").write_bytes(text)
+    (folder / "binary").write_bytes(b" " * (1 << 20) + binary)
+    monkeypatch.setitem(seen_as, str(folder), [("/run/written/0", str(folder))])
+    for name in ("text", "binary"):
+        assert concatenate_shard_files([folder], name, tmp_path / name)
+    assert (tmp_path / "text").read_bytes() == f"{folder}/7.npy\n".encode()
+    assert (tmp_path / "binary").read_bytes() == b" " * (1 << 20) + binary

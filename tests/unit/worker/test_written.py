@@ -227,6 +227,50 @@ def test_what_a_writer_that_cannot_be_flushed_may_hold_is_computed_again(store: 
     assert [line["result"] for line in lines_of(store)] == [None] * 4
     assert run_here(store, run, again=1) == exit_codes.DONE
     assert calls == [*range(6)]
+
+
+class Archived(Appending):
+    """Has a writer that writes when it is closed, and cannot be flushed."""
+
+    @staticmethod
+    def open_writers(shard_dir: Path, **env: Any) -> dict[str, Any]:
+        class Archive:
+            def __init__(self, lines: Any) -> None:
+                self.write, self.close = lines.write, lines.close
+
+        writers = Opaque.open_writers(shard_dir, **env)
+        return {**writers, "text": Archive(writers["text"])}
+
+
+class OwnState(Appending):
+    """Has its writers where nobody else looks."""
+
+    @classmethod
+    def init_state(cls, *args: Any, **env: Any) -> dict[str, Any]:
+        state = super().init_state(*args, **env)
+        return {"mine": state.pop("_writers"), **state}
+
+    @classmethod
+    def reduce_state(cls, state: dict[str, Any], result: Any, **env: Any) -> dict[str, Any]:
+        cls.write_record(state["mine"], result, state, **env)
+        return state
+
+    @classmethod
+    def finalize_state(cls, state: dict[str, Any], **env: Any) -> dict[str, Any]:
+        cls.close_writers(state["mine"], state, **env)
+        return state
+
+
+@pytest.mark.parametrize("runner", [Archived, OwnState])
+def test_where_writers_may_hold_something_nothing_is_gone_on_from(
+    store: Store, runner: type[Opaque]
+) -> None:
+    broken = {"at": 4, "do": "raise", "trouble": "ValueError"}
+    run = write_writing_run(store, broken, runner=runner, n_shards=1, checkpoint_every=1e-9)
+    assert run_here(store, run) == exit_codes.FAILED
+    run.provider.args[0] = _config({}, run)
+    assert run_here(store, run, again=1) == exit_codes.DONE
+    assert calls == [*range(5), *range(6)]
     require_written(store, run)
 
 
