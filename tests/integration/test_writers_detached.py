@@ -525,8 +525,9 @@ parallel: {{n_workers: 2, on_error: record}}
 """
 
 
-def test_hooks_are_tried_here(tmp_path: Path) -> None:
+def test_hooks_are_tried_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`espnet3 run` and `run-shard --item` call them, in a folder apart."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where that of `run` stays
     for runner in ("Kinds", "Appending"):
         (tmp_path / f"{runner}.yaml").write_text(HERE.format(runner=runner, folder=tmp_path))
     done = cli("run", str(tmp_path / "Kinds.yaml"), "--limit", "2", cwd=ROOT)
