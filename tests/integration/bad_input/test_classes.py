@@ -48,12 +48,6 @@ class MethodRunner(BaseRunner):
         return idx
 
 
-class ClassMethodRunner(BaseRunner):
-    @classmethod
-    def forward(cls, idx: Any, **env: Any) -> Any:
-        return idx
-
-
 class LambdaRunner(BaseRunner):
     forward = lambda idx, **env: idx  # noqa: E731
 
@@ -151,7 +145,6 @@ def _local_provider() -> Any:
         (_local_runner, ["Local", "inside a function", "to the top level of a module"]),
         (_local_provider, ["Local", "inside a function", "to the top level of a module"]),
         (lambda: MethodRunner(Provider({})), ["MethodRunner", "must be a @staticmethod"]),
-        (lambda: ClassMethodRunner(Provider({})), ["ClassMethodRunner", "must be a @staticmethod"]),
         (lambda: LambdaRunner(Provider({})), ["LambdaRunner", "must be a @staticmethod"]),
         (
             lambda: Runner(NoProvider({})),  # type: ignore[arg-type]
