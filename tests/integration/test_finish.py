@@ -223,7 +223,7 @@ def test_a_run_that_is_done_without_a_finisher_is_collected_at_once(tmp_path: Pa
 
 
 def test_what_comes_next_is_what_a_finisher_leaves_to_do(tmp_path: Path) -> None:
-    run = submit(tmp_path, 4, {"seconds": 1}, finish=True)
+    run = submit(tmp_path, 4, {"seconds": 3}, finish=True)
     again = python("-m", "espnet3", "resume", run.run_dir)
     told = dict(line.split("\t", 1) for line in again.stdout.splitlines())
     assert told["results"] == f"{run.run_dir}/results.jsonl, once the run has finished itself"
