@@ -55,6 +55,7 @@ def test_variables_of_the_host_and_of_the_batch_system_are_not_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here = {"HOSTNAME": "a", "SSH_TTY": "b", "SLURM_JOB_ID": "1", "PBS_O_HOST": "c", "TERM": "d"}
+    here |= {"WORLD_SIZE": "4", "WORLD_RANK": "3"}  # of a worker that was in this process
     here |= {"SGE_TASK_ID": "1", "QUEUE": "gpu"}  # the latter is a job's where the former is
     weak = {"CUDA_VISIBLE_DEVICES": "3", "TMPDIR": "/here"}
     for name, value in {**here, **weak, "MINE": "1"}.items():
