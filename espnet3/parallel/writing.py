@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import OutputError
+from espnet3.parallel.forked import watched
 from espnet3.parallel.progress_bar import progress_bar
 from espnet3.parallel.shard_folder import (
     LOCK,
@@ -41,6 +42,7 @@ from espnet3.user_code.manifest import (
     write_manifest,
 )
 from espnet3.user_code.writers import DONE, ShardWriters, close_all, folder_name, output_dir_of
+from espnet3.worker.signals import end_child
 
 CHECKPOINT_EVERY = 30.0  # seconds, where no parallel config says it
 
@@ -214,22 +216,35 @@ class ShardCall:
             n_kept = kept(folder) if runner.append_only else empty(folder)
             writers = ShardWriters(runner, shard.shard_id, folder, *self._given, env)
             given = writers.forward_env(env)
-            writers.open()
-            if runner.append_only:
-                self._write_and_keep(shard.items, n_kept, writers, folder, given)
-            else:
-                self._write(shard.items, writers, given)
-            writers.close()
+            with watched() as forked:
+                writers.open()
+                if runner.append_only:
+                    todo = shard.items[n_kept:]
+                    self._write_and_keep(todo, n_kept, writers, folder, given, forked)
+                else:
+                    self._write(shard.items, writers, given, forked)
+                writers.close()
             if runner.append_only:
                 forget(folder)
         return len(shard.items)
 
-    def _write(self, items: Sequence[Any], writers: ShardWriters, given: dict[str, Any]) -> None:
+    def _write(
+        self,
+        items: Sequence[Any],
+        writers: ShardWriters,
+        given: dict[str, Any],
+        forked: list[int],
+    ) -> None:
         """The loop over the items; there is nothing in it that could be outside."""
         forward, write, item = self._runner.forward, writers.write, None
         try:
             for item in items if self.advance is None else self._counted(items):
-                write(forward(item, **given))
+                result = forward(item, **given)
+                if forked:
+                    end_child()
+                write(result)
+                if forked:
+                    end_child()
         except Exception as error:
             self._note(error, item)
             raise
@@ -241,21 +256,28 @@ class ShardCall:
         writers: ShardWriters,
         folder: Path,
         given: dict[str, Any],
+        forked: list[int],
     ) -> None:
         """As `_write`; now and then, and where it ends early, what is written by then is kept."""
         forward, write, item = self._runner.forward, writers.write, None
         written: int | None = n_kept
         due = time.monotonic() + self._every
         try:
-            for position, item in enumerate(self._counted(items[n_kept:]), n_kept + 1):
+            for position, item in enumerate(self._counted(items), n_kept + 1):
                 result = forward(item, **given)
+                if forked:
+                    end_child()
                 written = None  # until all of the record is
                 write(result)
+                if forked:
+                    end_child()
                 written = position
                 if time.monotonic() > due:
                     keep(folder, position, writers.state)
                     due = time.monotonic() + self._every
         except BaseException as error:
+            if forked:
+                end_child()
             if written is not None:
                 with contextlib.suppress(Exception):  # the first one is what matters
                     keep(folder, written, writers.state)

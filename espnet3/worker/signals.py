@@ -99,7 +99,7 @@ class _InChild(Signals):
 
     def __setattr__(self, name: str, value: object) -> None:
         if name == "armed":
-            _end_child()
+            end_child()
         super().__setattr__(name, value)
 
 
@@ -158,8 +158,8 @@ def _is_forking(frame: FrameType | None) -> bool:
     return get_ident() in _masks or (frame is not None and frame.f_code is _before_fork.__code__)
 
 
-def _end_child() -> NoReturn:
-    """End this process as Python ends one that leaves its script."""
+def end_child() -> NoReturn:
+    """End a forked process as Python ends one that leaves its script, but for its open files."""
     error = sys.exception()
     while error is not None and error.__cause__ is not None:
         error = error.__cause__

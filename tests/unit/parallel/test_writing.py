@@ -24,6 +24,7 @@ from espnet3.parallel import (
 from espnet3.parallel.shard_folder import keep, kept
 from espnet3.storage.folder_lock import held
 from espnet3.user_code.writers import has_writers, seen_as
+from tests.support.helpers import parallel
 from tests.support.runners import MENDED
 from tests.support.writing_runners import Appending, Decode, Kinds, Statistics, Study, computed
 
@@ -443,6 +444,51 @@ def test_what_a_hook_raises_is_raised_and_the_shard_is_not_done(tmp_path: Path, 
         runner(range(3))
     assert not hasattr(caught.value, "__notes__")
     assert not (tmp_path / "split.0" / "done").exists()
+
+
+class Forking(Appending):
+    """Forks at an item; the child comes back, as if it were its parent, or raises."""
+
+    @staticmethod
+    def forward(idx: int, **env: Any) -> int:
+        if env["where"] == "forward":
+            Forking.fork(idx, env["how"])
+        return idx
+
+    @staticmethod
+    def write_record(
+        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
+    ) -> None:
+        Appending.write_record(writers, result, state, folder="", **env)
+        if env["where"] == "write":
+            Forking.fork(result, env["how"])
+
+    @staticmethod
+    def fork(idx: int, how: str) -> None:
+        if idx != 1:
+            return
+        if (child := os.fork()) == 0:
+            if how == "raise":
+                raise SystemExit(0)
+            return
+        assert os.waitpid(child, 0)[1] == 0
+
+
+class OpaqueForking(Forking):
+    append_only = False
+
+
+@pytest.mark.parametrize("runner", [Forking, OpaqueForking])
+@pytest.mark.parametrize("where", ["forward", "write"])
+@pytest.mark.parametrize("how", ["return", "raise"])
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_child_that_a_hook_forked_has_no_part_in_the_shard(
+    tmp_path: Path, runner: type[Forking], where: str, how: str, n_workers: int
+) -> None:
+    if n_workers:
+        set_parallel(parallel("local", n_workers=n_workers))
+    found = runner(Nothing({"where": where, "how": how}), output_dir=tmp_path / "out")(range(4))
+    assert found.splitlines() == [f"{i} half line" for i in range(4)]
 
 
 class Leaving(BaseRunner):
