@@ -55,7 +55,7 @@ def delete_file(store: Store, path: str) -> None:
     if isinstance(store, ObjectStore):
         store.delete(path)
     elif isinstance(store, LocalStore):
-        with _mapped(store.locate(path)), _opened(store.root) as folder:
+        with _mapped(store.locate(path)), permissions.descriptor_of(store.root, _FLAGS) as folder:
             store.retry.call(lambda: _unlink(path, folder))
             permissions.sync_folder(folder)
 
@@ -155,15 +155,6 @@ def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "link", "other"]
     if entry.is_dir(follow_symlinks=False):
         return "folder"
     return "file" if entry.is_file(follow_symlinks=False) else "other"
-
-
-@contextlib.contextmanager
-def _opened(folder: str) -> Iterator[int]:
-    descriptor = os.open(folder, _FLAGS)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

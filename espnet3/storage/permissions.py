@@ -181,6 +181,20 @@ def _sync(folder: str) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def descriptor_of(path: str, flags: int) -> Iterator[int]:
+    """A descriptor of a file or folder, which is closed at the end.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(descriptor: int) -> None:
     """Make the names in an open folder durable.
 

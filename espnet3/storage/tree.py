@@ -12,6 +12,8 @@ from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, Store
 from espnet3.storage.local import LocalStore
 
+_A_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+
 
 class TreeFile(NamedTuple):
     """A file to be written.
@@ -76,13 +78,16 @@ def _create_folder(
     hidden = permissions.unfinished_name(target)
     whole = can_sync_whole(store.root)
     try:
-        with _mapped(target), _opened(os.path.dirname(target)) as parent:
+        with (
+            _mapped(target),
+            permissions.descriptor_of(os.path.dirname(target), _A_FOLDER) as parent,
+        ):
             folders = write_tree(hidden, files, links, durable=not whole)
             if whole:
                 sync_whole(parent)
             else:
                 for folder in reversed(folders):
-                    with _opened(folder) as descriptor:
+                    with permissions.descriptor_of(folder, _A_FOLDER) as descriptor:
                         permissions.sync_folder(descriptor)
             if os.path.lexists(target):  # an empty folder would be replaced
                 raise FileTaken(target)
@@ -141,15 +146,6 @@ def write_tree(
         with contextlib.suppress(FileExistsError):
             os.symlink(place, path)
     return [*folders]
-
-
-@contextlib.contextmanager
-def _opened(folder: str) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

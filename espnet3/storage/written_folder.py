@@ -15,6 +15,7 @@ from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, Store
 from espnet3.storage.local import LocalStore
 
+_A_FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _BLOCK = 1 << 20  # bytes
 _UPLOADS = 4  # at the same time: each may hold some parts of its file
 Seen = tuple[int, int, int]  # a file's number, size and time of its last change
@@ -80,12 +81,12 @@ def sync_files(folder: str, paths: Iterable[str]) -> None:
     from espnet3.storage.concurrency import gather  # most workers have no such folder
 
     def sync(path: str) -> None:
-        with _mapped(path), _opened(path, os.O_RDONLY) as descriptor:
+        with _mapped(path), permissions.descriptor_of(path, os.O_RDONLY) as descriptor:
             os.fsync(descriptor)
 
     gather(sync, [os.path.join(folder, path) for path in paths], IN_FLIGHT)
     for each in _folders_of(folder):
-        with _mapped(each), _opened(each, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
+        with _mapped(each), permissions.descriptor_of(each, _A_FOLDER) as descriptor:
             permissions.sync_folder(descriptor)
 
 
@@ -178,15 +179,6 @@ def upload_files(store: Store, target: str, folder: str, paths: Iterable[str]) -
 def in_place(store: Store, path: str) -> str | None:
     """Where on this host a folder of a run directory is; None where that is an object store's."""
     return store.locate(path) if isinstance(store, LocalStore) else None
-
-
-@contextlib.contextmanager
-def _opened(path: str, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
