@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ log = logging.getLogger("espnet3.worker")
 LARGE_ITEM = 1 << 16  # bytes
 _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors | WriterFailed
 WORKER_FAILED = "the worker failed: "  # begins a cause that is no exception of the user's code
+# Functions written in C, which might forget to raise, have other words before their names.
+_LOST = re.compile(r"<function .* returned NULL without setting an exception$", re.DOTALL)
 # Of addresses alone, for where a limit leaves none: nothing writes to it.
 _reserve = [bytes(1 << 22)]
 BEGAN = time.monotonic()  # of this process, nearly
@@ -146,8 +149,16 @@ def error_record(error: BaseException) -> ErrorRecord:
     )
 
 
-def let_go(error: BaseException) -> None:
-    """Give up what the frames of a MemoryError hold, and a reserve: to record it takes memory."""
+def let_go(error: BaseException) -> BaseException:
+    """Give up what the frames of a MemoryError hold, and a reserve: to record it takes memory.
+
+    Returns:
+        What the user's code raised; a MemoryError where Python has lost that.
+    """
+    # https://github.com/python/cpython/issues/131173: where there is no memory for a frame object.
+    if isinstance(error, SystemError) and _LOST.match(str(error)):
+        lost, error = error, MemoryError("which Python has lost")
+        error.__cause__ = lost
     chain, seen = [error], error.__cause__ or error.__context__
     while seen is not None and seen not in chain:  # what it was raised from, or in the course of
         chain.append(seen)
@@ -156,6 +167,7 @@ def let_go(error: BaseException) -> None:
         _reserve.clear()
         for each in chain:
             traceback.clear_frames(each.__traceback__)
+    return error
 
 
 def _item_of(error: EspnetError) -> Any:

@@ -165,7 +165,7 @@ def _compute_some(work: Work, writer: ResultWriter, left: _Left, tally: Tally) -
                 if on_error == "stop" or wrote:
                     time.sleep(SIGNAL_GRACE)
                 signals.check()
-                let_go(error)
+                error = let_go(error)
                 if wrote:
                     raise
                 raise ForwardFailed(item, describe(error)) from error

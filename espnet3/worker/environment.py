@@ -71,7 +71,7 @@ def environment_of(
         raise
     except BaseException as error:  # the provider is the user's code, which may call sys.exit
         check()
-        let_go(error)
+        error = let_go(error)
         raise EnvironmentFailed(
             f"{run.provider.cls} failed to build the environment: {describe(error)}"
         ) from error

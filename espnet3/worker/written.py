@@ -206,7 +206,7 @@ class Writing:
             # As for `forward`: a signal for the whole job may have ended what it ran.
             time.sleep(SIGNAL_GRACE)
             signals.check()
-            let_go(error)
+            error = let_go(error)
             raise hook_failed(hook, None, error) from error
         finally:
             signals.armed = False

@@ -19,6 +19,7 @@ import pytest
 from espnet3.collect.vouching import PartialResults
 from espnet3.errors import SchedulerUnavailable, SubmissionRefused
 from espnet3.run import Run, submit_run
+from tests.support import slurm_memory
 from tests.support.helpers import (
     attempts,
     causes,
@@ -37,12 +38,11 @@ from tests.support.helpers import (
 from tests.support.runners import GATE, MENDED, Noting, Workshop, note
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_fixtures import talking_to
-from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
+from tests.support.slurm_memory import LIMITS_MEMORY, MEMORY_GROUPS
 
 pytestmark = pytest.mark.slurm
 
 
-# Slurm can limit memory where it may make groups of its own in the old kind of hierarchy.
 @pytest.fixture(scope="module")
 def cluster(slurm_packages: None) -> Iterator[SlurmCluster]:
     """A cluster of two nodes whose clients do not wait long for a dead controller."""
@@ -170,10 +170,8 @@ def test_out_of_memory(
 @pytest.fixture
 def limiting(slurm_packages: None, short_tmp: Path) -> Iterator[SlurmCluster]:
     """A cluster that limits the memory of its jobs."""
-    (short_tmp / "cgroup.conf").write_text(CGROUP_CONF)
-    with SlurmCluster(short_tmp, config={"TaskPlugin": "task/cgroup"}) as started:
+    with slurm_memory.limiting(short_tmp) as started:
         yield started
-    (MEMORY_GROUPS / "slurm_node1").rmdir()
 
 
 class Hungry(Noting):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from tests.support import ends
+from tests.support import ends, slurm_memory
 from tests.support.ends import results_of
 from tests.support.helpers import (
     LONG,
@@ -28,7 +27,7 @@ from tests.support.helpers import (
 )
 from tests.support.runners import GATE
 from tests.support.slurm_cluster import SlurmCluster
-from tests.support.slurm_memory import CGROUP_CONF, LIMITS_MEMORY, MEMORY_GROUPS
+from tests.support.slurm_memory import LIMITS_MEMORY
 from tests.support.troubles import Troubled, Troubles
 
 pytestmark = pytest.mark.slurm
@@ -56,24 +55,17 @@ def three(
     slurm_packages: None, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SlurmCluster]:
     """A cluster of three nodes, each with its own host name, that limits the memory of jobs."""
-    config: dict[str, str | int | None] = {}
-    if LIMITS_MEMORY:
-        (short_tmp / "cgroup.conf").write_text(CGROUP_CONF)
-        config["TaskPlugin"] = "task/cgroup"
-    with SlurmCluster(short_tmp, nodes=3, cpus=8, hostnames=True, config=config) as started:
+    cluster = slurm_memory.limiting if LIMITS_MEMORY else SlurmCluster
+    with cluster(short_tmp, nodes=3, cpus=8, hostnames=True) as started:
         for name, value in started.env.items():
             monkeypatch.setenv(name, value)
         yield started
-    for name in ("node1", "node2", "node3"):
-        with contextlib.suppress(OSError):
-            (MEMORY_GROUPS / f"slurm_{name}").rmdir()
 
 
 TROUBLE: dict[str, Any] = {
     "kills": [4],
     "large": [10, 20],  # in different shards: they need 500 MB
     "slow": {"30": 110, "34": 40, "35": 55},  # seconds: one item beyond the limit, and two together
-    "bad_node": "node3",
     "seconds": 1,
 }
 
@@ -90,7 +82,9 @@ def test_whatever_befalls_it_the_run_comes_to_its_end(
     three: SlurmCluster, tmp_path: Path, raising: list[int]
 ) -> None:
     """Nobody touches anything but to requeue one task; the submitter has ended."""
-    (tmp_path / "config.json").write_text(json.dumps({**TROUBLE, "raising": raising}))
+    bad_node = three.names[-1]
+    trouble = {**TROUBLE, "raising": raising, "bad_node": bad_node}
+    (tmp_path / "config.json").write_text(json.dumps(trouble))
     done = python("-c", SUBMITS, str(tmp_path), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     run = Run(tmp_path / "run")
@@ -103,7 +97,7 @@ def test_whatever_befalls_it_the_run_comes_to_its_end(
     assert "out of memory at 300MB, now 450MB" in words or not LIMITS_MEMORY
     assert "with no item done, now 120 s" in words
     assert "time limit, some items done" in words
-    assert "not on node3" in words
+    assert f"not on {bad_node}" in words
     if raising:
         assert (end["outcome"], end["n_done"]) == ("incomplete", 23), end
         [shard] = end["unfinished"]

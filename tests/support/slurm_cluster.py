@@ -72,7 +72,9 @@ class SlurmCluster:
 
     Args:
         root: Its folder, new or from an earlier cluster; all it writes is there.
-        nodes: How many nodes, named node1, node2, ...
+        nodes: How many nodes.
+        node: What they are called, followed by 1, 2, ... A cluster that makes control groups needs
+            a name of its own: those of two clusters stand beside each other, by node and job.
         cpus: Virtual CPUs of each node; the real ones don't matter.
         memory_mb: Memory that each node claims to have.
         gpus: How many GPUs each node claims to have; copies of /dev/null stand for the devices.
@@ -93,6 +95,7 @@ class SlurmCluster:
         memory_mb: int = 16000,
         gpus: int = 0,
         hostnames: bool = False,
+        node: str = "node",
         config: Mapping[str, str | int | None] | None = None,
         partitions: Mapping[str, str] | None = None,
     ) -> None:
@@ -101,6 +104,7 @@ class SlurmCluster:
             # slurm.conf cannot quote, and a socket's path has 107 bytes.
             raise ValueError(f"Slurm needs a short path without white space, not {self.root}")
         self.nodes = nodes
+        self.names = [f"{node}{number}" for number in range(1, nodes + 1)]
         self.cpus = cpus
         self.memory_mb = memory_mb
         self.gpus = gpus
@@ -275,15 +279,14 @@ class SlurmCluster:
         self._wait_for("munged", self._munge_socket.is_socket)
         self._start_accounting(ports[1 + self.nodes :])
         self.start_controller()
-        names = [f"node{number}" for number in range(1, self.nodes + 1)]
-        for name in names:
+        for name in self.names:
             (self.root / f"spool.{name}").mkdir(exist_ok=True)
             daemon: tuple[str, ...] = ("/usr/sbin/slurmd", "-D", "-N", name, "-f", str(self.conf))
             if self.hostnames:  # in a namespace of its own: what runs there sees another name
                 as_that = f'hostname {name} && exec "$@"'
                 daemon = ("unshare", "--uts", "sh", "-c", as_that, "sh", *daemon)
             self._spawn(f"slurmd.{name}", *daemon)
-        for name in names:
+        for name in self.names:
             self._wait_for(f"slurmd.{name}", functools.partial(self._takes_jobs, name))
 
     def _start_accounting(self, ports: Sequence[int]) -> None:
@@ -337,9 +340,9 @@ class SlurmCluster:
         keys["ClusterName"] = self.name  # never overridden: by it the jobs are found
         lines = [f"{key}={value}" for key, value in keys.items() if value is not None]
         lines += [
-            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
             f"CPUs={self.cpus} RealMemory={self.memory_mb} {gres}State=UNKNOWN"
-            for number, port in enumerate(ports[1 : 1 + self.nodes], 1)
+            for name, port in zip(self.names, ports[1 : 1 + self.nodes], strict=True)
         ]
         lines += [
             f"PartitionName={partition} Nodes=ALL State=UP {limits}"
