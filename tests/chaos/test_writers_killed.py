@@ -72,8 +72,10 @@ def test_killed_at_random(store: Store, tmp_path: Path, runner: type[Opaque]) ->
     )
     chance = random.Random(os.environ.get("SEED", "writers"))
     killed, number, killed_items = 0, 1, 0
+    known_to: dict[int, set[int]] = {}
     while True:
         begun, known = noted(tmp_path, "notes"), known_items(store)
+        known_to[number] = known
         process = subprocess.Popen(worker_command(store.root, number), cwd="/")
         if killed < (30 if LONG else 6):
             wait_for(lambda: noted(tmp_path, "notes") != begun or process.poll() is not None, "")  # noqa: B023
@@ -96,7 +98,8 @@ def test_killed_at_random(store: Store, tmp_path: Path, runner: type[Opaque]) ->
     if runner is Opaque:
         assert receipt.salvaged == 0
     else:
-        assert receipt.salvaged == len(known) > 0
+        # The last one may have been killed when its receipt was there.
+        assert receipt.salvaged == len(known_to[int(receipt.attempt[:4])]) > 0
 
 
 def run_dying(step: int, folder: Path, store: Store, number: int) -> int:

@@ -56,6 +56,7 @@ WITHIN_OTHERS = frozenset({
     "test_packed_shards",
     "test_arrays_of_the_sites_size",  # those that wait for each other are several, too
     "test_memory_and_time_alone_at_a_resume",  # more of both is asked for elsewhere
+    "test_each_cause_is_met_by_what_helps",  # waves take the same ways as a resume
     "test_failed",  # it reads alike
     "test_logs_of_a_rank",  # those of ranks with holes are counted
 })  # fmt: skip
