@@ -102,14 +102,14 @@ class Writing:
             Interrupted: a signal came.
         """
         self._call("finalize_state", self._writers.close)
-        paths = [*written_folder.look_at_files(self._folder)]
-        written_folder.close_to_others(self._folder, paths)
-        written_folder.sync_files(self._folder, paths)
-        files = [self._vouched(path) for path in paths]
+        found = written_folder.look_at(self._folder)
+        written_folder.close_to_others(self._folder, found)
+        written_folder.sync_files(self._folder, found.files, found.folders)
+        files = [self._vouched(path) for path in found.files]
         store, path = self._directory.store, layout.written(self._attempt.rank, self._attempt.name)
         if written_folder.in_place(store, path) is None:
             self._directory.require_run(self._run.run_id)
-            written_folder.upload_files(store, path, self._folder, paths)
+            written_folder.upload_files(store, path, self._folder, found.files)
         self._signals.check()
         return Written(folder=self._shown, files=files)
 
@@ -164,12 +164,12 @@ class Writing:
         self._checked_at = time.monotonic()
         if not flush_writers(self._writers.state):
             return None
-        found = written_folder.look_at_files(self._folder)
-        changed = [path for path, seen in found.items() if self._synced.get(path) != seen]
+        files, folders = written_folder.look_at(self._folder)
+        changed = [path for path, seen in files.items() if self._synced.get(path) != seen]
         self._signals.armed = False  # what is synced is known to be
-        written_folder.sync_files(self._folder, changed)
-        self._synced, self._checked_at = found, time.monotonic()
-        sizes = {path: size for path, (_, size, _) in found.items()}
+        written_folder.sync_files(self._folder, changed, folders)
+        self._synced, self._checked_at = files, time.monotonic()
+        sizes = {path: size for path, (_, size, _) in files.items()}
         return {"written": sizes, "folder": self._shown}
 
     def _take_over(

@@ -94,7 +94,7 @@ def test_worker_dies(world: WritersWorld) -> None:
 
     every = each(5 if world.objects else 23)
     points = crash_everywhere(world, run_tasks(world), after, every=every)
-    assert points > (60 if world.objects else 300)
+    assert points > (60 if world.objects else 250)
     assert left == 2 or world.objects  # the predecessor's and that of the one that died
 
 
@@ -111,7 +111,7 @@ def test_power_fails_while_working(world: WritersWorld, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=each(37)) > 300
+    assert crash_everywhere(world, run_tasks(world), after, every=each(37)) > 250
 
 
 def claiming(test: Callable[..., None]) -> Callable[..., None]:
