@@ -135,9 +135,7 @@ def write_tree(
         with open(path, "xb", 0, opener=permissions.opener) as file:
             if each.mode & permissions.FILE != permissions.FILE:
                 os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode & (each.mode | 0o600))
-            view = memoryview(each.data)
-            while view:
-                view = view[file.write(view) :]
+            permissions.write_whole(file, each.data)
             if durable:
                 os.fsync(file.fileno())
     for name, place in links:

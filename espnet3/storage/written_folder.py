@@ -158,12 +158,11 @@ def copy_beginnings(source: str, target: str, sizes: Mapping[str, int]) -> None:
 
 def _copy(reading: BinaryIO, writing: BinaryIO, size: int, where: str) -> None:
     while size:
-        block = memoryview(reading.read(min(_BLOCK, size)))
+        block = reading.read(min(_BLOCK, size))
         if not block:
             raise StoreError(where, f"is {size} bytes shorter than a moment ago")
         size -= len(block)
-        while block:
-            block = block[writing.write(block) :]
+        permissions.write_whole(writing, block)
 
 
 def upload_files(store: Store, target: str, folder: str, paths: Iterable[str]) -> None:
