@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,20 +15,13 @@ from espnet3.config.model import parse_parallel
 from espnet3.parallel import BaseRunner
 from espnet3.specs import layout
 from espnet3.specs.items import plan_items, shard_bounds
-from espnet3.specs.models import (
-    AttemptRecord,
-    Receipt,
-    ResultPart,
-    RunSpec,
-    decode,
-    encode,
-    now,
-)
+from espnet3.specs.models import AttemptRecord, RunSpec, decode, encode, now
 from espnet3.storage.opening import open_store
 from espnet3.submit.launcher_choice import make_launcher
 from espnet3.submit.plan import plan_run
 from espnet3.submit.submission import PlannedSubmission, make_submission
 from espnet3.submit.submitter import this_submitter
+from tests.support.finished_runs import finish_shard
 
 
 def write_run(
@@ -76,35 +67,13 @@ def forget_results(run_dir: Path) -> None:
 def finish_shards(run_dir: Path, ranks: Iterable[int]) -> None:
     """Write results and receipts as workers would, for shards of a `Trivial` run."""
     run = decode(RunSpec, Path(run_dir, layout.RUN).read_bytes(), "run.json")
-    host, created = socket.gethostname(), now()
     for rank in ranks:
         first, last = shard_bounds(rank, run.world_size, run.n_inputs)
         lines = b"".join(
             orjson.dumps({"item": i, "result": i}, option=orjson.OPT_APPEND_NEWLINE)
             for i in range(first, last)
         )
-        attempt = layout.new_attempt(1)
-        path = layout.result(rank, attempt, 0)
-        Path(run_dir, path).write_bytes(lines)
-        part = ResultPart(
-            file=path.rpartition("/")[2],
-            first=0,
-            records=last - first,
-            bytes=len(lines),
-            checksum=f"sha256:{hashlib.sha256(lines).hexdigest()}",
-        )
-        receipt = Receipt(
-            rank=rank,
-            attempt=attempt,
-            fingerprint=run.fingerprint,
-            records=last - first,
-            errors=0,
-            salvaged=0,
-            parts=[part],
-            host=host,
-            created=created,
-        )
-        Path(run_dir, layout.receipt(rank)).write_bytes(encode(receipt))
+        finish_shard(run_dir, run, rank, [lines])
 
 
 def fail_shard(run_dir: Path, rank: int) -> None:

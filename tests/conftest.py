@@ -13,6 +13,7 @@ from hypothesis import settings
 from tests.support import guard
 
 pytest_plugins = [
+    "tests.support.gate_fixtures",
     "tests.support.s3_fixtures",
     "tests.support.sge_fixtures",
     "tests.support.slurm_fixtures",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from espnet3.collect.output import Target, open_output
-from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
-from espnet3.errors import DamagedResult
+from espnet3.collect.result_parts import Shard, Vouched, read_in_turn
 from espnet3.run_dir.output_names import TABLES, require_form
-from espnet3.run_dir.verification import IN_MEMORY, blocks, mismatch
-from espnet3.specs import layout
+from espnet3.run_dir.verification import blocks
 from espnet3.specs.models import ResultPart
 
 _GZIP_LEVEL = 6  # as gzip(1); Python's own 9 takes twice as long for a few percent
@@ -45,26 +42,13 @@ def write(vouched: Vouched, output: str) -> None:
 
 
 def _copy(vouched: Vouched, target: Target) -> None:
-    def copy(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
-        written = _copied(vouched, source, part, target)
-        if part.bytes <= IN_MEMORY:
-            deque(written, maxlen=0)
-        # A large part is read a second time, and may have changed since the first.
-        elif (problem := mismatch(written, part)) is not None:
-            file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
-            raise DamagedResult(file, shard.rank, problem, vouched.store.root)
+    def copied(shard: Shard, part: ResultPart, source: BinaryIO) -> Iterator[bytes]:
+        for block in blocks(source, part.bytes):
+            vouched.require_wanted()  # or the unfinished file is removed
+            target.write(block)
+            yield block
 
-    take_in_turn(vouched, copy)
-
-
-def _copied(
-    vouched: Vouched, source: BinaryIO, part: ResultPart, target: Target
-) -> Iterator[bytes]:
-    """The blocks of a part, each once it is written."""
-    for block in blocks(source, part.bytes):
-        vouched.require_wanted()  # or the unfinished file is removed
-        target.write(block)
-        yield block
+    read_in_turn(vouched, copied)
 
 
 @contextlib.contextmanager

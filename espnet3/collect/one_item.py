@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from espnet3.errors import EspnetError, FileMissing, InvalidFile, StoreError
+from espnet3.errors import EspnetError, FileMissing, InvalidFile
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.item_words import WantedItem, wanted_item
 from espnet3.run_dir.reading import read_persisted
 from espnet3.specs import layout
 from espnet3.specs.items import batched
 from espnet3.specs.models import AttemptRecord, ErrorRecord, RunSpec
+from espnet3.storage.base import mapped
 
 
 class FoundItem(NamedTuple):
@@ -104,14 +105,12 @@ def _files_with(
 
 def _line(directory: RunDirectory, file: layout.ResultFile, position: int) -> bytes | None:
     """The line of a position; None where the file ends before."""
+    path = layout.result(*file)
     try:
-        with directory.store.open(layout.result(*file)) as stream:
+        with mapped(directory.store.locate(path)), directory.store.open(path) as stream:
             line = next(itertools.islice(stream, position - file.first, None), None)
     except FileMissing:
         return None
-    except OSError as error:
-        where = directory.store.locate(layout.result(*file))
-        raise StoreError(where, error.strerror or str(error)) from None
     return line if line is not None and line.endswith(b"\n") else None
 
 

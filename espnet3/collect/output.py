@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, Protocol
 
-from espnet3.errors import EspnetError, StoreError
+from espnet3.errors import StoreError
 from espnet3.run_dir.output_names import expanded, is_special, local_path
+from espnet3.storage.base import mapped
 from espnet3.storage.concurrency import submit_in_context
 from espnet3.storage.permissions import make_folders, removed_on_error, replacing
 from espnet3.text import one_line
@@ -40,13 +41,8 @@ def open_output(output: str) -> Iterator[Target]:
         StoreError: it cannot be written.
     """
     path = local_path(output)
-    try:
-        with _remote(output) if path is None else _local(path) as target:
-            yield target
-    except EspnetError:
-        raise
-    except OSError as error:
-        raise StoreError(output, error.strerror or str(error)) from None
+    with mapped(output), _remote(output) if path is None else _local(path) as target:
+        yield target
 
 
 def output_exists(output: str) -> bool:
@@ -60,7 +56,7 @@ def output_exists(output: str) -> bool:
         return os.path.isfile(expanded(path))
     import fsspec
 
-    with _mapped(output):
+    with _all_mapped(output):
         fs, path = fsspec.url_to_fs(output)
         return bool(fs.exists(path))
 
@@ -122,12 +118,12 @@ class _SyncedFile:
 def _remote(output: str) -> Iterator[Target]:
     import fsspec
 
-    with _mapped(output):
+    with _all_mapped(output):
         fs, path = fsspec.url_to_fs(output)
         file = fs.open(path, "wb", autocommit=False)
     try:
         yield _RemoteFile(file, output)
-        with _mapped(output):
+        with _all_mapped(output):
             file.close()
             file.commit()
     except BaseException:
@@ -147,12 +143,12 @@ class _RemoteFile:
         self._file, self._output = file, output
 
     def write(self, data: bytes, /) -> object:
-        with _mapped(self._output):
+        with _all_mapped(self._output):
             return self._file.write(data)
 
 
 @contextlib.contextmanager
-def _mapped(output: str) -> Iterator[None]:
+def _all_mapped(output: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # every file system raises its own libraries' errors too

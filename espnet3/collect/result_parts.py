@@ -7,12 +7,14 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 from espnet3.collect.unfinished import Positions, Unfinished
-from espnet3.run_dir.verification import BLOCK, open_verified, patiently
+from espnet3.errors import DamagedResult
+from espnet3.run_dir.verification import BLOCK, IN_MEMORY, mismatch, open_verified, patiently
+from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, RunSpec
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import submit_in_context
@@ -83,6 +85,27 @@ def take_in_turn(vouched: Vouched, take: Take) -> None:
             for future in waiting:
                 future.cancel()
             raise
+
+
+def read_in_turn(
+    vouched: Vouched, read: Callable[[Shard, ResultPart, BinaryIO], Iterable[bytes]]
+) -> None:
+    """Read all parts in order, one at a time, by what yields all bytes of each.
+
+    Raises:
+        DamagedResult: a part has changed since it was verified.
+    """
+
+    def take(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
+        passed = read(shard, part, source)
+        if part.bytes <= IN_MEMORY:
+            deque(passed, maxlen=0)
+        # A large part is read a second time, and may have changed since the first.
+        elif (problem := mismatch(passed, part)) is not None:
+            file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
+            raise DamagedResult(file, shard.rank, problem, vouched.store.root)
+
+    take_in_turn(vouched, take)
 
 
 def _verify_and_take(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Protocol, TypeVar
 
-from espnet3.collect.result_parts import Shard, Vouched, take_in_turn
-from espnet3.errors import DamagedResult, UsageError
+from espnet3.collect.result_parts import Shard, Vouched, read_in_turn
+from espnet3.errors import UsageError
 from espnet3.run_dir.result_lines import ResultRecord, decode_line
-from espnet3.run_dir.verification import IN_MEMORY, line_blocks, mismatch
-from espnet3.specs import layout
+from espnet3.run_dir.verification import line_blocks
 from espnet3.specs.models import ResultPart
 
 ITEM, RESULT, ERROR = "item", "result", "error"  # columns of ours
@@ -105,7 +103,7 @@ def feed(vouched: Vouched, take: Callable[[bytes, str], None]) -> None:
     ranks: list[int] = []
     size = 0
 
-    def passed(shard: Shard, part: ResultPart, source: BinaryIO) -> Iterator[bytes]:
+    def held_back(shard: Shard, part: ResultPart, source: BinaryIO) -> Iterator[bytes]:
         nonlocal size
         for lines in line_blocks(source, part.bytes, f"results of shard {shard.rank}"):
             vouched.require_wanted()
@@ -126,16 +124,7 @@ def feed(vouched: Vouched, take: Callable[[bytes, str], None]) -> None:
         size = 0
         take(lines, f"results of {shards}")
 
-    def hold(shard: Shard, part: ResultPart, source: BinaryIO) -> None:
-        lines = passed(shard, part, source)
-        if part.bytes <= IN_MEMORY:
-            deque(lines, maxlen=0)
-        # A large part is read a second time, and may have changed since the first.
-        elif (problem := mismatch(lines, part)) is not None:
-            file = vouched.store.locate(f"{layout.RESULTS}/{part.file}")
-            raise DamagedResult(file, shard.rank, problem, vouched.store.root)
-
-    take_in_turn(vouched, hold)
+    read_in_turn(vouched, held_back)
     if held:
         hand_over()
 

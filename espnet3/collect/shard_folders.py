@@ -25,7 +25,7 @@ from espnet3.storage.concurrency import gather
 from espnet3.storage.folder_lock import OF_ALL, held
 from espnet3.storage.local import LocalStore
 from espnet3.storage.permissions import make_folder, make_folders, opener, unfinished_name
-from espnet3.storage.written_folder import look_at_files
+from espnet3.storage.written_folder import look_at
 from espnet3.user_code.manifest import shard_folders
 from espnet3.user_code.writers import folder_name
 
@@ -201,7 +201,7 @@ def _holds(path: str, written: Written) -> bool:
     if os.path.islink(path) or not os.path.isdir(path):
         return False
     try:
-        if {*look_at_files(path)} != {file.path for file in written.files}:
+        if {*look_at(path).files} != {file.path for file in written.files}:
             return False  # what is left of another attempt would be merged
         for file in written.files:
             with open(os.path.join(path, file.path), "rb") as stream:

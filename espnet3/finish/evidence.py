@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from espnet3.errors import EspnetError
-from espnet3.finish.rules import FAST, Before, Missing
+from espnet3.finish.rules import Before, Missing, suspects
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.finishers import Ending
 from espnet3.schedulers import get_scheduler
@@ -104,8 +104,7 @@ def done_on(
 
     Of many receipts some are read.
     """
-    hosts = Counter(shard.host for shard in missing if shard.elapsed < FAST and shard.host)
-    if not any(n >= 2 for n in hosts.values()):
+    if not suspects(missing):
         return Counter()
     done = [*seen.receipts.items()]
     step = -(-len(done) // _MOST_RECEIPTS) or 1

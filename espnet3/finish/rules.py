@@ -246,6 +246,20 @@ def _with_more_time(shard: Missing, policy: Policy, *, is_stuck: bool) -> Again 
     return Again(f"{what}, now {given:g} s", walltime=given)
 
 
+def suspects(missing: Iterable[Missing]) -> dict[str, list[int]]:
+    """Node -> the shards that failed there fast, where they are two or more.
+
+    Example:
+        >>> suspects(Missing(rank, "error", host="n7", elapsed=2.0) for rank in (3, 5))
+        {'n7': [3, 5]}
+    """
+    fast: dict[str, list[int]] = {}
+    for shard in missing:
+        if shard.host is not None and shard.elapsed < FAST and shard.kind in _BLAMED:
+            fast.setdefault(shard.host, []).append(shard.rank)
+    return {host: ranks for host, ranks in fast.items() if len(ranks) >= 2}
+
+
 def bad_nodes(missing: Iterable[Missing], done_on: Mapping[str, int]) -> dict[str, str]:
     """Nodes that are to blame for what failed there, each with the evidence.
 
@@ -260,14 +274,10 @@ def bad_nodes(missing: Iterable[Missing], done_on: Mapping[str, int]) -> dict[st
         >>> bad_nodes(failed, {"n1": 20})
         {'n7': 'shards 3, 5 failed there within 60 s; none was done there, and 20 elsewhere'}
     """
-    fast: dict[str, list[int]] = {}
-    for shard in missing:
-        if shard.host is not None and shard.elapsed < FAST and shard.kind in _BLAMED:
-            fast.setdefault(shard.host, []).append(shard.rank)
     found = {}
-    for host, ranks in fast.items():
+    for host, ranks in suspects(missing).items():
         elsewhere = sum(n for other, n in done_on.items() if other != host)
-        if len(ranks) >= 2 and not done_on.get(host) and elsewhere:
+        if not done_on.get(host) and elsewhere:
             some = ", ".join(map(str, ranks[:5])) + (" …" if len(ranks) > 5 else "")
             found[host] = (
                 f"shards {some} failed there within {FAST:g} s; none was done there, "

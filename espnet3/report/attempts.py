@@ -14,6 +14,7 @@ from espnet3.redaction import masked
 from espnet3.report.model import Attempt, Failure, Outcome
 from espnet3.run_dir.claims import claim_names
 from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.receipts import Receipts
 from espnet3.specs import layout
 from espnet3.specs.codec import Model
 from espnet3.specs.models import AttemptRecord, Claim, PartialReceipt, Receipt, Submission, Usage
@@ -131,10 +132,13 @@ class _Reading:
         return self.seen.directory
 
     def all(self, receipts: Mapping[int, Receipt]) -> Attempts:
-        self._claims(receipts)
+        dynamic = any(k.submission.schedule == "dynamic" for k in self.seen.submissions)
+        looked = self._directory.receipts(self.seen.run.world_size, withdrawals=dynamic)
+        if dynamic:
+            self._claims(looked)
         for rank, receipt in receipts.items():
             self._receipt(rank, receipt)
-        self._withdrawn()
+        self._withdrawn(looked.names)
         self._records()
         places = {
             known.submission.number: _tasks(known.submission)
@@ -176,12 +180,8 @@ class _Reading:
         self.unreadable += sum(record is None for record in found)
         return [record for record in found if record is not None]
 
-    def _claims(self, receipts: Mapping[int, Receipt]) -> None:
-        store, world_size = self._directory.store, self.seen.run.world_size
-        if not any(k.submission.schedule == "dynamic" for k in self.seen.submissions):
-            return
-        looked = self._directory.receipts(world_size)
-        names = [*claim_names(store, looked.generation)]
+    def _claims(self, looked: Receipts) -> None:
+        names = [*claim_names(self._directory.store, looked.generation)]
         whole = [(n.rank, n.generation, n.number) for n in names if not n.is_part]
         parts = [(n.rank, n.generation, n.number) for n in names if n.is_part]
         for claim in self._read(Claim, (layout.claim(*name) for name in whole)):
@@ -195,13 +195,12 @@ class _Reading:
             draft.host, draft.reached = part.host, part.end - part.first
             draft.ended("done", part.created, part.usage)
 
-    def _withdrawn(self) -> None:
+    def _withdrawn(self, names: Iterable[str]) -> None:
         """Receipts that count no more: who made them did that work all the same."""
         counting = self.seen.receipts
-        names = map(layout.parse_receipt, self._directory.store.names(layout.RECEIPTS))
         paths = [
             layout.receipt(name.rank, name.generation)
-            for name in names
+            for name in map(layout.parse_receipt, names)
             if name is not None and counting.get(name.rank) != name.generation
         ]
         for receipt in self._read(Receipt, paths):

@@ -15,7 +15,7 @@ from espnet3.run_dir.receipt_history import NO_HISTORY, ReceiptHistory
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
 from espnet3.specs.models import ErrorRecord, ResultPart
-from espnet3.storage.base import Store
+from espnet3.storage.base import Store, mapped
 
 PIECE = 1 << 20  # bytes
 Kept = tuple[bytes, bool]  # a line, and whether it is an error record
@@ -194,25 +194,21 @@ def valid_lines(
     except FileMissing:
         return
     position = file.first
-    try:
-        with stream:
-            for line in _lines(stream):
-                if position >= len(items) or not line.endswith(b"\n"):
-                    return
-                try:
-                    record = orjson.loads(line)
-                    valid = record["item"] == items[position] and len(record) == 2
-                    if "error" in record:
-                        ErrorRecord.model_validate(record["error"])
-                except (ValueError, KeyError, TypeError):
-                    return
-                if not valid or not record.keys() & {"result", "error", "pickle"}:
-                    return
-                yield line, "error" in record
-                position += 1
-    except OSError as error:
-        path = store.locate(layout.result(*file))
-        raise StoreError(path, error.strerror or str(error)) from None
+    with mapped(store.locate(layout.result(*file))), stream:
+        for line in _lines(stream):
+            if position >= len(items) or not line.endswith(b"\n"):
+                return
+            try:
+                record = orjson.loads(line)
+                valid = record["item"] == items[position] and len(record) == 2
+                if "error" in record:
+                    ErrorRecord.model_validate(record["error"])
+            except (ValueError, KeyError, TypeError):
+                return
+            if not valid or not record.keys() & {"result", "error", "pickle"}:
+                return
+            yield line, "error" in record
+            position += 1
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

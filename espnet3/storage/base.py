@@ -15,8 +15,9 @@ Promises, the same for both and tested by one suite:
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from espnet3.errors import FileMissing, FileTaken, StoreError
@@ -24,6 +25,21 @@ from espnet3.storage.retry import PATIENCE, RetryPolicy
 
 IN_FLIGHT = 32  # files that `create_many` writes at the same time
 MAX_DOCUMENT = 1 << 30  # bytes of a file that is read as a whole; a sparse one may claim more
+
+
+@contextlib.contextmanager
+def mapped(path: str, *, exactly: bool = False) -> Iterator[None]:
+    """Say as a StoreError what the operating system says in the block.
+
+    Args:
+        path: the file or folder that the error names.
+        exactly: name the one that the operating system names instead, where it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename if exactly and error.filename else path
+        raise StoreError(named, error.strerror or str(error)) from None
 
 
 class AppendFile(ABC):

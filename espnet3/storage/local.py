@@ -165,9 +165,7 @@ class LocalStore(Store):
         """Write a file of which nobody else knows; there is none after an error."""
         try:
             with open(file_name, "xb", 0, opener=permissions.opener) as file:
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
+                permissions.write_whole(file, data)
                 if durable:
                     os.fsync(file.fileno())
         except FileExistsError:

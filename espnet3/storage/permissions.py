@@ -58,6 +58,13 @@ def opener(path: str, flags: int) -> int:
     return descriptor
 
 
+def write_whole(file: BinaryIO, data: bytes) -> None:
+    """Write data to a file without a buffer, each call of which may take a part of it."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
 def make_folder(path: str) -> None:
     """As `os.mkdir`, for a folder that is not for everyone to write, and for its owner to use.
 

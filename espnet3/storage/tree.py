@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from espnet3.errors import FileTaken, StoreError
+from espnet3.errors import FileTaken
 from espnet3.storage import permissions
-from espnet3.storage.base import IN_FLIGHT, Store
+from espnet3.storage.base import IN_FLIGHT, Store, mapped
 from espnet3.storage.local import LocalStore
 
 _A_FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -79,7 +79,7 @@ def _create_folder(
     whole = can_sync_whole(store.root)
     try:
         with (
-            _mapped(target),
+            mapped(target),
             permissions.descriptor_of(os.path.dirname(target), _A_FOLDER) as parent,
         ):
             folders = write_tree(hidden, files, links, durable=not whole)
@@ -135,9 +135,7 @@ def write_tree(
         with open(path, "xb", 0, opener=permissions.opener) as file:
             if each.mode & permissions.FILE != permissions.FILE:
                 os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode & (each.mode | 0o600))
-            view = memoryview(each.data)
-            while view:
-                view = view[file.write(view) :]
+            permissions.write_whole(file, each.data)
             if durable:
                 os.fsync(file.fileno())
     for name, place in links:
@@ -146,11 +144,3 @@ def write_tree(
         with contextlib.suppress(FileExistsError):
             os.symlink(place, path)
     return [*folders]
-
-
-@contextlib.contextmanager
-def _mapped(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(path, error.strerror or str(error)) from None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO, NamedTuple
 
 from espnet3.errors import StoreError
 from espnet3.storage import permissions
-from espnet3.storage.base import IN_FLIGHT, Store
+from espnet3.storage.base import IN_FLIGHT, Store, mapped
 from espnet3.storage.local import LocalStore
 
 _A_FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -27,53 +26,71 @@ def make_folders(path: str) -> None:
     Raises:
         StoreError: it cannot be made.
     """
-    with _mapped(path):
+    with mapped(path, exactly=True):
         permissions.make_folders(path)
 
 
-def look_at_files(folder: str) -> dict[str, Seen]:
-    """All files in a folder and those below, by their paths in it, in order; links are followed.
+class Contents(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        files: all in it and in those below, by their paths in it, in order.
+        folders: itself and those below, inner ones first.
+    """
+
+    files: dict[str, Seen]
+    folders: list[str]
+
+
+def look_at(folder: str) -> Contents:
+    """What a folder holds; links to files are followed.
 
     Raises:
         StoreError: something is no file, a link to a folder say, and would be lost.
     """
-    found: dict[str, Seen] = {}
+    found = Contents({}, [])
     _look_below(folder, "", found)
-    return dict(sorted(found.items()))
+    return found._replace(files=dict(sorted(found.files.items())))
 
 
-def _look_below(folder: str, prefix: str, found: dict[str, Seen]) -> None:
-    with _mapped(folder), os.scandir(folder) as entries:
+def _look_below(folder: str, prefix: str, found: Contents) -> None:
+    with mapped(folder, exactly=True), os.scandir(folder) as entries:
         for entry in entries:
             path = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
                 _look_below(entry.path, f"{path}/", found)
                 continue
-            with _mapped(entry.path):
+            with mapped(entry.path):
                 seen = entry.stat()
             if not stat.S_ISREG(seen.st_mode):
                 raise StoreError(entry.path, "is neither a file nor a folder; writers leave files")
-            found[path] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+            found.files[path] = (seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    found.folders.append(folder)
 
 
-def close_to_others(folder: str, paths: Iterable[str]) -> None:
-    """Take from everyone the right to write some of a folder's files, and all folders in it.
+def close_to_others(folder: str, found: Contents) -> None:
+    """Take from everyone the right to write what a folder holds, and the folder.
 
     Not from what links lead to, which may be no part of it.
 
     Raises:
         StoreError: they cannot be looked at.
     """
-    files = (os.path.join(folder, path) for path in paths)
-    for path in itertools.chain(_folders_of(folder), files):
-        with _mapped(path):
+    files = (os.path.join(folder, path) for path in found.files)
+    for path in itertools.chain(found.folders, files):
+        with mapped(path):
             mode = os.lstat(path).st_mode
             if mode & stat.S_IWOTH and not stat.S_ISLNK(mode):
                 os.chmod(path, stat.S_IMODE(mode) & ~stat.S_IWOTH)
 
 
-def sync_files(folder: str, paths: Iterable[str]) -> None:
+def sync_files(folder: str, paths: Iterable[str], folders: Iterable[str]) -> None:
     """Make some of a folder's files durable, and the names of all.
+
+    Args:
+        folder: the folder.
+        paths: of files in it.
+        folders: as `look_at` found them.
 
     Raises:
         StoreError: they may not be.
@@ -81,22 +98,13 @@ def sync_files(folder: str, paths: Iterable[str]) -> None:
     from espnet3.storage.concurrency import gather  # most workers have no such folder
 
     def sync(path: str) -> None:
-        with _mapped(path), permissions.descriptor_of(path, os.O_RDONLY) as descriptor:
+        with mapped(path), permissions.descriptor_of(path, os.O_RDONLY) as descriptor:
             os.fsync(descriptor)
 
     gather(sync, [os.path.join(folder, path) for path in paths], IN_FLIGHT)
-    for each in _folders_of(folder):
-        with _mapped(each), permissions.descriptor_of(each, _A_FOLDER) as descriptor:
+    for each in folders:
+        with mapped(each), permissions.descriptor_of(each, _A_FOLDER) as descriptor:
             permissions.sync_folder(descriptor)
-
-
-def _folders_of(folder: str) -> Iterator[str]:
-    """A folder and those below it, inner ones first."""
-    with _mapped(folder), os.scandir(folder) as entries:
-        inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for each in inner:
-        yield from _folders_of(each)
-    yield folder
 
 
 def measure(path: str) -> tuple[int, str]:
@@ -106,7 +114,7 @@ def measure(path: str) -> tuple[int, str]:
         StoreError: it cannot be read.
     """
     digest, size = hashlib.sha256(), 0
-    with _mapped(path), open(path, "rb", opener=permissions.regular) as file:
+    with mapped(path), open(path, "rb", opener=permissions.regular) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
             size += len(block)
@@ -138,24 +146,23 @@ def copy_beginnings(source: str, target: str, sizes: Mapping[str, int]) -> None:
     """
     for path, size in sizes.items():
         old, new = os.path.join(source, path), os.path.join(target, path)
-        with _mapped(new):
+        with mapped(new, exactly=True):
             permissions.make_folders(os.path.dirname(new))
             with (
                 open(old, "rb", opener=permissions.regular) as reading,
                 open(new, "xb", 0, opener=permissions.opener) as writing,
             ):
                 _copy(reading, writing, size, old)
-    sync_files(target, sizes)
+    sync_files(target, sizes, look_at(target).folders)
 
 
 def _copy(reading: BinaryIO, writing: BinaryIO, size: int, where: str) -> None:
     while size:
-        block = memoryview(reading.read(min(_BLOCK, size)))
+        block = reading.read(min(_BLOCK, size))
         if not block:
             raise StoreError(where, f"is {size} bytes shorter than a moment ago")
         size -= len(block)
-        while block:
-            block = block[writing.write(block) :]
+        permissions.write_whole(writing, block)
 
 
 def upload_files(store: Store, target: str, folder: str, paths: Iterable[str]) -> None:
@@ -179,11 +186,3 @@ def upload_files(store: Store, target: str, folder: str, paths: Iterable[str]) -
 def in_place(store: Store, path: str) -> str | None:
     """Where on this host a folder of a run directory is; None where that is an object store's."""
     return store.locate(path) if isinstance(store, LocalStore) else None
-
-
-@contextlib.contextmanager
-def _mapped(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(error.filename or path, error.strerror or str(error)) from None

@@ -187,13 +187,7 @@ def _in_words(seen: Observation) -> str:
 async def _live_jobs(own: list[KnownSubmission], *, force: bool) -> str:
     """Jobs that have not ended, also where their shards are done."""
     for known in own:
-        try:
-            tasks = await get_scheduler(known.submission.scheduler).query([known])
-        except SchedulerUnavailable:
-            if force:
-                continue
-            raise
-        if any(state.state != "ended" for state in tasks.values()):
+        if await _has_live_task(known, force=force):
             ids = ", ".join(known.job_ids().values()) or "that nobody recorded"
             return f"is alive: jobs {ids} of submission {known.submission.number:04d}"
     return ""
@@ -208,15 +202,19 @@ async def _live_finishers(finishers: list[KnownFinisher], *, force: bool) -> str
             if known.queued is not None and is_alive(known.queued.recorded_by):
                 return words
             continue
-        try:
-            states = await get_scheduler(finisher.scheduler).query([known.as_submission()])
-        except SchedulerUnavailable:
-            if force:
-                continue
-            raise
-        if any(state.state != "ended" for state in states.values()):
+        if await _has_live_task(known.as_submission(), force=force):
             return words
     return ""
+
+
+async def _has_live_task(known: KnownSubmission, *, force: bool) -> bool:
+    try:
+        states = await get_scheduler(known.submission.scheduler).query([known])
+    except SchedulerUnavailable:
+        if force:
+            return False
+        raise
+    return any(state.state != "ended" for state in states.values())
 
 
 async def _live_workers(seen: Observation, *, force: bool) -> str:

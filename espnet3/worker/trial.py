@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from espnet3.errors import EspnetError
 from espnet3.user_code.writers import ShardWriters
-from espnet3.worker.written import hook_failed
+from espnet3.worker.signals import Interrupted
+from espnet3.worker.written import call_hook
 
 
 @contextlib.contextmanager
@@ -21,19 +23,11 @@ def tried(writers: ShardWriters) -> Iterator[Callable[[Any, Any], None]]:
     Raises:
         WriterFailed: a hook raised.
     """
+    call = partial(call_hook, spared=(EspnetError, Interrupted, KeyboardInterrupt))
 
     def write(item: Any, result: Any) -> None:
-        _call("reduce_state", item, writers.write, result)
+        call("reduce_state", item, writers.write, result)
 
-    _call("init_state", None, writers.open)
+    call("init_state", None, writers.open)
     yield write
-    _call("finalize_state", None, writers.close)
-
-
-def _call(hook: str, item: Any, action: Callable[..., None], *args: Any) -> None:
-    try:
-        action(*args)
-    except EspnetError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's code
-        raise hook_failed(hook, item, error) from error
+    call("finalize_state", None, writers.close)

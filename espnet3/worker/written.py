@@ -102,14 +102,14 @@ class Writing:
             Interrupted: a signal came.
         """
         self._call("finalize_state", self._writers.close)
-        paths = [*written_folder.look_at_files(self._folder)]
-        written_folder.close_to_others(self._folder, paths)
-        written_folder.sync_files(self._folder, paths)
-        files = [self._vouched(path) for path in paths]
+        found = written_folder.look_at(self._folder)
+        written_folder.close_to_others(self._folder, found)
+        written_folder.sync_files(self._folder, found.files, found.folders)
+        files = [self._vouched(path) for path in found.files]
         store, path = self._directory.store, layout.written(self._attempt.rank, self._attempt.name)
         if written_folder.in_place(store, path) is None:
             self._directory.require_run(self._run.run_id)
-            written_folder.upload_files(store, path, self._folder, paths)
+            written_folder.upload_files(store, path, self._folder, found.files)
         self._signals.check()
         return Written(folder=self._shown, files=files)
 
@@ -131,12 +131,7 @@ class Writing:
 
         def forward_and_write(item: Any) -> Any:
             result = forward(item, **env)
-            try:
-                write(result)
-            except Interrupted:
-                raise
-            except BaseException as error:  # a hook is the user's code, which may call sys.exit
-                raise hook_failed("reduce_state", item, error) from error
+            call_hook("reduce_state", item, write, result)
 
         if not self._goes_on:
             return forward_and_write
@@ -146,12 +141,7 @@ class Writing:
             forward_and_write(item)
             if time.monotonic() - self._checked_at < every:
                 return None
-            try:
-                return self._checkpoint()
-            except Interrupted:
-                raise
-            except BaseException as error:  # `flush` is the user's code as well
-                raise hook_failed("flush", item, error) from error
+            return call_hook("flush", item, self._checkpoint)
 
         return with_checkpoints
 
@@ -164,12 +154,12 @@ class Writing:
         self._checked_at = time.monotonic()
         if not flush_writers(self._writers.state):
             return None
-        found = written_folder.look_at_files(self._folder)
-        changed = [path for path, seen in found.items() if self._synced.get(path) != seen]
+        files, folders = written_folder.look_at(self._folder)
+        changed = [path for path, seen in files.items() if self._synced.get(path) != seen]
         self._signals.armed = False  # what is synced is known to be
-        written_folder.sync_files(self._folder, changed)
-        self._synced, self._checked_at = found, time.monotonic()
-        sizes = {path: size for path, (_, size, _) in found.items()}
+        written_folder.sync_files(self._folder, changed, folders)
+        self._synced, self._checked_at = files, time.monotonic()
+        sizes = {path: size for path, (_, size, _) in files.items()}
         return {"written": sizes, "folder": self._shown}
 
     def _take_over(
@@ -207,7 +197,7 @@ class Writing:
             time.sleep(SIGNAL_GRACE)
             signals.check()
             error = let_go(error)
-            raise hook_failed(hook, None, error) from error
+            raise _failed(hook, None, error) from error
         finally:
             signals.armed = False
 
@@ -229,7 +219,27 @@ def writers_of(
     return ShardWriters(runner, rank, Path(folder), spec.output_dir, spec.shard_subdir, env)
 
 
-def hook_failed(hook: str, item: Any, error: BaseException) -> WriterFailed:
+def call_hook(
+    hook: str,
+    item: Any,
+    action: Callable[..., Any],
+    *args: Any,
+    spared: tuple[type[BaseException], ...] = (Interrupted,),
+) -> Any:
+    """What an action returns that calls a hook for an item, or for none.
+
+    Raises:
+        WriterFailed: it raised anything but what is spared.
+    """
+    try:
+        return action(*args)
+    except spared:
+        raise
+    except BaseException as error:  # the user's code, which may call sys.exit
+        raise _failed(hook, item, error) from error
+
+
+def _failed(hook: str, item: Any, error: BaseException) -> WriterFailed:
     """What the user's code raised in a hook, or in one that this has called."""
     traceback = error.__traceback__
     while traceback is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +116,12 @@ class Claimants:
                 break
         self._forget_ended()
 
+    def begin(self, claimant: Claimant, items: int) -> None:
+        """Let one compute its first items, unless it dies before."""
+        wanted = len(world_module.calls) + items
+        while not claimant.ended and len(world_module.calls) < wanted:
+            self.advance(claimant, 1)
+
     def kill(self, claimant: Claimant) -> None:
         """SIGKILL, or its host fails."""
         claimant.kill()
@@ -207,3 +213,68 @@ def claimants(world: World) -> Iterator[Claimants]:
             found.end()
             world_module.in_forward.remove(take_time)
             os.chdir(folder)
+
+
+def play(
+    world: World, n_workers: int, items: int, deaths: Mapping[int, int], require: Callable[[], None]
+) -> set[int]:
+    """Some workers share a run, and some of them die of it; whoever lives does the rest.
+
+    Args:
+        world: as it was submitted.
+        n_workers: how many join, one after the other.
+        items: how many each computes before the next one joins.
+        deaths: worker -> at which of its operations it dies.
+        require: checks what came of it.
+
+    Returns:
+        Those that died.
+    """
+    with claimants(world) as them:
+        started = []
+        for i in range(n_workers):
+            started.append(them.start())
+            if i in deaths:
+                started[i].die_at(deaths[i])
+            them.begin(started[i], items)
+        them.finish()
+        dead = {i for i, claimant in enumerate(started) if claimant.was_killed}
+        if not them.somebody_knew:
+            them.start()
+            them.finish()
+        require()
+    return dead
+
+
+def die_everywhere(
+    world: World,
+    mortal: Sequence[int],
+    play: Callable[[Mapping[int, int]], set[int]],
+    *,
+    within: int,
+    every: int,
+) -> int:
+    """Let one of some workers die at its operations in turn; with it others, at others.
+
+    Args:
+        world: as it is before.
+        mortal: the workers, that one first.
+        play: what they do; gets who dies at which operation, and returns who did.
+        within: the others die within so many operations.
+        every: only every so many operations.
+
+    Returns:
+        How many operations there were.
+    """
+    before, operation = world.save(), 1
+    while True:
+        world.restore(before)
+        deaths = {mortal[0]: operation} | dict.fromkeys(mortal[1:], 1 + operation * 7 % within)
+        try:
+            dead = play(deaths)
+        except BaseException as error:
+            error.add_note(f"they were to die at {deaths}")
+            raise
+        if mortal[0] not in dead:
+            return operation
+        operation += every

@@ -32,7 +32,6 @@ from tests.chaos.soak_real import RealRun, Wrong
 from tests.chaos.soak_work import submit
 from tests.chaos.tally import Tally
 from tests.support import stand_in_cluster
-from tests.support import world as world_module
 from tests.support.mortal import Died, Process
 from tests.support.stand_in_cluster import Task
 from tests.support.world import N_ITEMS, N_SHARDS, World
@@ -75,9 +74,7 @@ class SimulatedFinishing:
                 assert not self.world.cluster.queued()
             assert self.world.run(self.world.collect) == self.world.expected
         finally:
-            world_module.calls.clear()
-            if self.world.objects:
-                world_module._restore_memory({})
+            self.world.end()
 
     def _submit(self) -> None:
         """Make the call until it returns; whoever makes it may die."""

@@ -11,7 +11,6 @@ from espnet3.errors import DamagedResult, EspnetError
 from espnet3.run import Run
 from espnet3.specs import layout
 from tests.chaos.tally import Tally
-from tests.support import world as world_module
 from tests.support.mortal import Died, Process
 from tests.support.world import N_ITEMS, N_SHARDS, World
 
@@ -52,9 +51,7 @@ class SimulatedRun:
             self.dying("collect", 25, lambda process: world.run(world.collect_file, process))
             assert world.collect() == world.collect_file() == world.expected
         finally:
-            world_module.calls.clear()
-            if world.objects:
-                world_module._restore_memory({})
+            world.end()
 
     def dying(self, who: str, operations: int, action: object) -> None:
         """Let a process do something; it dies on the way if it comes that far."""

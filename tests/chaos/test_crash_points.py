@@ -26,15 +26,10 @@ from espnet3.worker import supervisor
 from espnet3.worker.detaching import Report
 from espnet3.worker.main import main as worker
 from tests.support import world as world_module
+from tests.support.crash_points import crash_everywhere, requeue_a_dead_worker, run_tasks
 from tests.support.helpers import LONG, each
 from tests.support.mortal import Died, Process, reach
-from tests.support.world import (
-    N_ITEMS,
-    N_SHARDS,
-    World,
-    crash_everywhere,
-    worker_surroundings,
-)
+from tests.support.world import N_ITEMS, N_SHARDS, World, worker_surroundings
 
 
 @pytest.fixture(params=["files", "objects"])
@@ -42,29 +37,15 @@ def world(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """A world that nothing has happened to yet."""
-    objects = request.param == "objects"
-    yield World(tmp_path, monkeypatch, objects=objects)
-    if objects:
-        world_module._restore_memory({})
+    world = World(tmp_path, monkeypatch, objects=request.param == "objects")
+    yield world
+    world.end()
 
 
 def with_a_predecessor(world: World) -> None:
     """Submit; the task of rank 2 died after its third item and was requeued by the scheduler."""
-    world.run(world.submit)
-    task = world.cluster.tasks[2]
-
-    def die(item: int) -> None:
-        if item == 2 * (N_ITEMS // N_SHARDS) + 3:
-            process.dead = True
-            raise Died
-
-    process = Process()
-    world_module.in_forward.append(die)
-    with pytest.raises(Died):
-        world.run_task(task, process)
-    world_module.in_forward.remove(die)
+    requeue_a_dead_worker(world)
     assert len(world.durable()) == (2 if world.objects else 3)  # objects: what was checkpointed
-    task.state, task.restarts = task.state._replace(state="queued"), 1
 
 
 def resumed(world: World) -> None:
@@ -93,16 +74,6 @@ def repaired(world: World) -> None:
     """As above, and it is to be computed again."""
     damaged(world)
     world.run(lambda: repair(world))
-
-
-def run_tasks(world: World) -> Callable[[Process], None]:
-    """One process for all queued tasks; what dies is one of them."""
-
-    def work(process: Process) -> None:
-        for task in world.cluster.queued():
-            world.run_task(task, process)
-
-    return work
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -27,11 +27,11 @@ from espnet3.schedulers.base import TaskState
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finisher
 from espnet3.specs.models import AcceptedJob, Cancellation, Submission, now
-from tests.support import world as world_module
+from tests.support.crash_points import crash_everywhere
 from tests.support.helpers import LONG
 from tests.support.mortal import Died, Process
 from tests.support.stand_in_cluster import StandInLauncher, Task
-from tests.support.world import N_SHARDS, World, crash_everywhere
+from tests.support.world import N_SHARDS, World
 
 MANY = 1 if LONG else 5
 DEAD = TaskState("ended", "FAILED")
@@ -42,15 +42,13 @@ def unsubmitted(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """A run to come, with a finisher."""
-    objects = request.param == "objects"
     told = tmp_path / "told"
     keys = {"collect": str(tmp_path / "out.jsonl"), "notify": f"echo told >> {told}"}
     monkeypatch.setattr(finisher_module, "_PAUSES", (0.0, 0.0))
     monkeypatch.setattr(finisher_module, "_AFTER_REFUSAL", 0.0)
-    world = World(tmp_path, monkeypatch, objects=objects, finish=keys)
+    world = World(tmp_path, monkeypatch, objects=request.param == "objects", finish=keys)
     yield world
-    if objects:
-        world_module._restore_memory({})
+    world.end()
 
 
 @pytest.fixture

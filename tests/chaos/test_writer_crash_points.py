@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import writers_world
-from tests.chaos.claimants import TERMS, claimants
+from tests.chaos.claimants import TERMS, claimants, die_everywhere, play
 from tests.chaos.writers_world import Mortal, MortalAppending, WritersWorld
 from tests.support import world as world_module
+from tests.support.crash_points import crash_everywhere, requeue_a_dead_worker, run_tasks
 from tests.support.helpers import LONG, each
-from tests.support.mortal import Died, Process
-from tests.support.world import N_ITEMS, N_SHARDS, crash_everywhere
+from tests.support.mortal import Process
+from tests.support.world import N_ITEMS
 
 pytestmark = pytest.mark.timeout(300 if not LONG else 3600)
-PER_SHARD = N_ITEMS // N_SHARDS
+SOME = 3  # items that each worker computes before the next one joins
 KINDS = {
     "opaque": (Mortal, False),
     "appending": (MortalAppending, False),
@@ -35,44 +35,15 @@ def world(
     """A world that nothing has happened to yet."""
     runner, objects = KINDS[request.param]
     keys = getattr(request.function, "keys", {})
-    yield WritersWorld(tmp_path, monkeypatch, runner, objects=objects, **keys)
-    writers_world.end()
-    if objects:
-        world_module._restore_memory({})
-
-
-def with_a_predecessor(world: WritersWorld) -> None:
-    """Submit; the task of rank 2 died at its fourth item and was requeued by the scheduler."""
-    world.run(world.submit)
-    task = world.cluster.tasks[2]
-
-    def die(item: int) -> None:
-        if item == 2 * PER_SHARD + 3:
-            process.dead = True
-            raise Died
-
-    process = Process()
-    world_module.in_forward.append(die)
-    with pytest.raises(Died):
-        world.run_task(task, process)
-    world_module.in_forward.remove(die)
-    task.state, task.restarts = task.state._replace(state="queued"), 1
-
-
-def run_tasks(world: WritersWorld) -> Callable[[Process], None]:
-    """One process for all queued tasks; what dies is one of them."""
-
-    def work(process: Process) -> None:
-        for task in world.cluster.queued():
-            world.run_task(task, process)
-
-    return work
+    world = WritersWorld(tmp_path, monkeypatch, runner, objects=objects, **keys)
+    yield world
+    world.end()
 
 
 def test_what_a_dead_worker_wrote_is_not_named_and_what_it_had_synced_not_computed_again(
     world: WritersWorld,
 ) -> None:
-    with_a_predecessor(world)
+    requeue_a_dead_worker(world)
     goes_on = world.runner.append_only and not world.objects
     assert len(world.durable()) == (2 if goes_on else 0)
     before = len(world_module.calls)
@@ -84,7 +55,7 @@ def test_what_a_dead_worker_wrote_is_not_named_and_what_it_had_synced_not_comput
 
 
 def test_worker_dies(world: WritersWorld) -> None:
-    with_a_predecessor(world)
+    requeue_a_dead_worker(world)
     left = 0
 
     def after(process: Process) -> None:
@@ -94,7 +65,7 @@ def test_worker_dies(world: WritersWorld) -> None:
 
     every = each(5 if world.objects else 23)
     points = crash_everywhere(world, run_tasks(world), after, every=every)
-    assert points > (60 if world.objects else 300)
+    assert points > (60 if world.objects else 250)
     assert left == 2 or world.objects  # the predecessor's and that of the one that died
 
 
@@ -102,7 +73,7 @@ def test_worker_dies(world: WritersWorld) -> None:
 @pytest.mark.parametrize("world", ["opaque", "appending"], indirect=True)
 def test_power_fails_while_working(world: WritersWorld, names: bool) -> None:
     """Unsynced bytes, or names too, are lost at any operation and again at the end."""
-    with_a_predecessor(world)
+    requeue_a_dead_worker(world)
     world.cut_power(names=names)
 
     def after(process: Process) -> None:
@@ -111,7 +82,7 @@ def test_power_fails_while_working(world: WritersWorld, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=each(37)) > 300
+    assert crash_everywhere(world, run_tasks(world), after, every=each(37)) > 250
 
 
 def claiming(test: Callable[..., None]) -> Callable[..., None]:
@@ -126,10 +97,7 @@ def test_all_live_and_none_is_split(world: WritersWorld) -> None:
     world.run(world.submit)
     with claimants(world) as them:
         for _ in range(3):
-            claimant = them.start()
-            wanted = len(world_module.calls) + 3
-            while not claimant.ended and len(world_module.calls) < wanted:
-                them.advance(claimant, 1)
+            them.begin(them.start(), SOME)
         them.finish()
         require_whole_claims(world)
         assert sorted(world_module.calls) == [*range(N_ITEMS)]
@@ -150,29 +118,20 @@ def require_whole_claims(world: WritersWorld) -> None:
 def test_claimants_die(world: WritersWorld, mortal: list[int]) -> None:
     """Nobody resumes: whoever lives takes over what the dead left, each shard as a whole."""
     world.run(world.submit)
-    before, operation, taken_over = world.save(), 1, False
-    while True:
-        world.restore(before)
-        deaths = {mortal[0]: operation} | dict.fromkeys(mortal[1:], 1 + operation * 7 % 150)
-        with claimants(world) as them:
-            started = []
-            for i in range(3):
-                started.append(them.start())
-                if i in deaths:
-                    started[i].die_at(deaths[i])
-                wanted = len(world_module.calls) + 3
-                while not started[i].ended and len(world_module.calls) < wanted:
-                    them.advance(started[i], 1)
-            them.finish()
-            dead = started[mortal[0]].was_killed
-            if not them.somebody_knew:
-                them.start()
-                them.finish()
-            require_whole_claims(world)
-            assert world.collect() == world.expected, deaths
-            taken_over |= any(".1.1." in name for name in world.seen if name.startswith("claims/"))
-        if not dead:
-            break
-        operation += each(13 if world.objects else 41)
-    assert operation > (20 if world.objects else 100)
+    taken_over = False
+
+    def require() -> None:
+        nonlocal taken_over
+        require_whole_claims(world)
+        assert world.collect() == world.expected
+        taken_over |= any(".1.1." in name for name in world.seen if name.startswith("claims/"))
+
+    points = die_everywhere(
+        world,
+        mortal,
+        lambda deaths: play(world, 3, SOME, deaths, require),
+        within=150,
+        every=each(13 if world.objects else 41),
+    )
+    assert points > (20 if world.objects else 100)
     assert taken_over

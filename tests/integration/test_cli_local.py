@@ -6,30 +6,17 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.support.cli_project import COMMAND, Project
+from tests.support.cli_project import Project
 from tests.support.terminals import read_all
 
 
 @pytest.fixture
 def espnet3(tmp_path: Path) -> Project:
     return Project(tmp_path, "local")
-
-
-def shell(project: Project, line: str) -> subprocess.CompletedProcess[str]:
-    """A line of bash in which espnet3 is the command."""
-    return subprocess.run(
-        ["bash", "-c", f'espnet3() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'],
-        cwd=project.folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
@@ -91,9 +78,9 @@ def test_readers_that_go_away_are_no_error(espnet3: Project) -> None:
     many = ["items.n=20000", "n_shards=1"]  # more than a pipe holds
     espnet3("submit", espnet3.config, *many)
     espnet3.watch()
-    done = shell(espnet3, "espnet3 collect 'a run/first' | head -1")
+    done = espnet3.shell("espnet3 collect 'a run/first' | head -1")
     assert (done.stdout, done.stderr) == ('{"item":0,"result":{"scaled":0}}\n', "")
-    done = shell(espnet3, "espnet3 logs 'a run/first' 0 | head -1; espnet3 --help | true")
+    done = espnet3.shell("espnet3 logs 'a run/first' 0 | head -1; espnet3 --help | true")
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 

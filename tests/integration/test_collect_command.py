@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,13 @@ import pytest
 
 from espnet3.errors import UsageError
 from espnet3.run import Run
-from tests.support.cli_project import COMMAND, Project
+from tests.support.cli_project import Project
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose run is done."""
-    project = Project(tmp_path_factory.mktemp("collect"), "local")
-    project("submit", project.config)
-    project.watch()
-    return project
-
-
-def shell(project: Project, line: str) -> subprocess.CompletedProcess[str]:
-    """A line of bash in which espnet3 is the command."""
-    return subprocess.run(
-        ["bash", "-c", f'espnet3() {{ {shlex.join(COMMAND)} "$@"; }}; set -o pipefail; {line}'],
-        cwd=project.folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return Project.finished(tmp_path_factory.mktemp("collect"))
 
 
 # --- a file ---------------------------------------------------------------------------------------
@@ -55,7 +39,7 @@ def test_the_form_is_what_the_name_says(done: Project) -> None:
     told = done.json("collect", done.run_dir, "-o", "x.jsonl.gz")
     nothing: dict[str, Any] = {"left_out": {}, "errors": 0, "missing": []}
     assert told == {"output": "x.jsonl.gz", "records": 12, **nothing}
-    assert shell(done, "gzip -dc x.jsonl.gz").stdout == done("collect", done.run_dir).stdout
+    assert done.shell("gzip -dc x.jsonl.gz").stdout == done("collect", done.run_dir).stdout
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.json", "x.GZ", "x.tar", "x.pkl", "x.xlsx", "v1.2"])
@@ -96,8 +80,8 @@ def test_a_hyphen_is_standard_output(done: Project) -> None:
 def test_a_reader_that_goes_away_is_no_error(done: Project) -> None:
     """More than the pipe holds, so that the write fails."""
     many = f"espnet3 submit {shlex.quote(done.config)} items.n=20000 run_dir=many >&2"
-    assert shell(done, f"{many} && espnet3 watch many >&2").returncode == 0
-    found = shell(done, "espnet3 collect many -o - | head -n 1")
+    assert done.shell(f"{many} && espnet3 watch many >&2").returncode == 0
+    found = done.shell("set -o pipefail; espnet3 collect many -o - | head -n 1")
     assert json.loads(found.stdout) == {"item": 0, "result": {"scaled": 0}}
     assert found.stderr == ""
     assert found.returncode == 1  # it is not complete, as `pipefail` says

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,9 @@ from tests.support.helpers import (
 )
 from tests.support.runners import GATE, Echo, Shell
 
+pytestmark = pytest.mark.usefixtures("gate_opens_at_last")
+
 VARIABLE = "CUDA_VISIBLE_DEVICES"
-
-
-@pytest.fixture(autouse=True)
-def _gate_opens_at_last(tmp_path: Path) -> Iterator[None]:
-    yield
-    (tmp_path / GATE).touch()
 
 
 @pytest.fixture(autouse=True)

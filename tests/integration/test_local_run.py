@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +35,7 @@ from tests.support.helpers import (
 )
 from tests.support.runners import GATE, MENDED, Collecting, Workshop
 
-
-@pytest.fixture(autouse=True)
-def _gate_opens_at_last(tmp_path: Path) -> Iterator[None]:
-    """A failing test leaves no worker behind that waits for ever."""
-    yield
-    (tmp_path / GATE).touch()
+pytestmark = pytest.mark.usefixtures("gate_opens_at_last")
 
 
 def _supervisor(run: Run, number: int = 1) -> int:

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,10 @@ from espnet3.worker import exit_codes
 from tests.support.helpers import noted, parallel, processes_of, python, submit_noting, wait_for
 from tests.support.runners import GATE, Noting, Workshop
 
+pytestmark = pytest.mark.usefixtures("gate_opens_at_last")
+
 SOON = 20  # seconds; the heartbeat is far below
 HEARTBEAT = 0.4
-
-
-@pytest.fixture(autouse=True)
-def _gate_opens_at_last(tmp_path: Path) -> Iterator[None]:
-    """A failing test leaves no worker behind that waits for ever."""
-    yield
-    (tmp_path / GATE).touch()
 
 
 def start(tmp_path: Path, *, gated: int, n_shards: int = 2, n_workers: int = 2, **keys: Any) -> Run:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,7 @@ from tests.support.helpers import (
 )
 from tests.support.runners import GATE, Noting, Workshop
 
-
-@pytest.fixture(autouse=True)
-def _gate_opens_at_last(tmp_path: Path) -> Iterator[None]:
-    """A failing test leaves no worker behind that waits for ever."""
-    yield
-    (tmp_path / GATE).touch()
+pytestmark = pytest.mark.usefixtures("gate_opens_at_last")
 
 
 def over(tmp_path: Path, **keys: Any) -> Run:

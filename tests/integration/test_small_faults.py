@@ -15,29 +15,14 @@ import pytest
 
 from espnet3.errors import FailedItems, PlanMismatch
 from espnet3.run import Run
-from tests.support.cli_project import COMMAND, Project
+from tests.support.cli_project import Project
 from tests.support.helpers import wait_for
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose run is done."""
-    project = Project(tmp_path_factory.mktemp("small"), "local")
-    project("submit", project.config)
-    project.watch()
-    return project
-
-
-def shell(project: Project, line: str, *before: str) -> subprocess.CompletedProcess[str]:
-    """A line of bash in which espnet3 is the command."""
-    return subprocess.run(
-        [*before, "bash", "-c", f'espnet3() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'],
-        cwd=project.folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return Project.finished(tmp_path_factory.mktemp("small"))
 
 
 def refused(project: Project, *words: str) -> str:
@@ -71,7 +56,7 @@ RUN = "'a run/first'"
     ],
 )
 def test_streams_that_are_closed_or_full(done: Project, line: str, code: int, words: str) -> None:
-    found = shell(done, f"espnet3 {line}")
+    found = done.shell(f"espnet3 {line}")
     assert found.returncode == code
     assert found.stderr == (f"espnet3: {words}\n" if words else "")
 
@@ -115,7 +100,7 @@ def test_a_umask_that_takes_files_from_their_owner_is_refused(done: Project, mas
     before = done.files()
     config = shlex.quote(done.config)
     for line in (f"submit {config} run_dir=new", f"resume {RUN}", f"doctor {config}"):
-        found = shell(done, f"umask {mask}; espnet3 {line}", *plain)
+        found = done.shell(f"umask {mask}; espnet3 {line}", *plain)
         assert found.returncode == 2, found
         said = [said for said in found.stderr.splitlines() if said != "imported"]
         assert said == [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,14 @@ from tests.support.helpers import (
 )
 from tests.support.runners import GATE
 
+pytestmark = pytest.mark.usefixtures("gate_opens_at_last")
+
 IMPATIENT = """
 import sys
 from espnet3.worker import supervisor
 supervisor.PATIENCE = 0.0
 sys.exit(supervisor.main(sys.argv[2:]))
 """
-
-
-@pytest.fixture(autouse=True)
-def _gate_opens_at_last(tmp_path: Path) -> Iterator[None]:
-    """A failing test leaves no worker behind that waits for ever."""
-    yield
-    (tmp_path / GATE).touch()
 
 
 def _short_of_descriptors(run: Run) -> tuple[int, tuple[int, int]]:

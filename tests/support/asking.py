@@ -22,12 +22,16 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def entry(
-    *jobs: tuple[str, int, str | None], number: int = 1, scheduler: str = "slurm"
+    *jobs: tuple[str, int, str | None],
+    number: int = 1,
+    scheduler: str = "slurm",
+    throttle: int | None = None,
 ) -> KnownSubmission:
     """A submission of jobs (name, number of tasks, id); no record where no job has an id."""
     planned, first = [], 0
     for name, n_tasks, _ in jobs:
-        planned.append(PlannedJob(name=name, first_task=first, n_tasks=n_tasks, log="l"))
+        job = PlannedJob(name=name, first_task=first, n_tasks=n_tasks, log="l", throttle=throttle)
+        planned.append(job)
         first += n_tasks
     submission = Submission(
         number=number, created=NOW, submitter=ME, scheduler=scheduler, n_workers=1,

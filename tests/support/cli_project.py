@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,14 @@ class Project:
         self.config = "conf dir/decode.yaml"
         self.run_dir = "a run/first"
 
+    @classmethod
+    def finished(cls, folder: Path) -> Project:
+        """One whose run is done, here."""
+        project = cls(folder, "local")
+        project("submit", project.config)
+        project.watch()
+        return project
+
     def start(self, *words: str, **keys: Any) -> subprocess.Popen[str]:
         """Start a command in the folder, in a process group of its own."""
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **keys}
@@ -91,6 +100,17 @@ class Project:
         if words[0] != "run-shard":
             assert "Traceback" not in done.stderr, done.stderr
         return done
+
+    def shell(self, line: str, *before: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of bash in which `espnet3` is the command; `before` stands before `bash`."""
+        return subprocess.run(
+            [*before, "bash", "-c", f'espnet3() {{ {shlex.join(COMMAND)} "$@"; }}; {line}'],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
 
     def here(self, *words: str, code: int = 0) -> Said:
         """The same within this process, for many that print or refuse, and import nothing."""

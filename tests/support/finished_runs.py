@@ -10,7 +10,7 @@ from typing import Any
 from espnet3.run_dir.result_lines import encode_error, encode_json, encode_pickle
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
-from espnet3.specs.models import ErrorRecord, Receipt, ResultPart, encode, now
+from espnet3.specs.models import ErrorRecord, Receipt, ResultPart, RunSpec, encode, now
 from espnet3.storage.opening import open_store
 from tests.support.worker_runs import write_run
 
@@ -49,26 +49,45 @@ def finished_run(
                 lines += encode_error(items[i], failed[i])
             else:
                 lines += (encode_pickle if pickled else encode_json)(items[i], results[i])
-        attempt = layout.new_attempt(1)
-        path = layout.result(rank, attempt, 0)
-        Path(store.locate(path)).write_bytes(lines)
+        finish_shard(store.root, run, rank, [lines], errors=sum(first <= i < last for i in failed))
+    return store.root
+
+
+def finish_shard(
+    root: str | Path, run: RunSpec, rank: int, parts: Iterable[bytes], *, errors: int = 0
+) -> None:
+    """Write the results and the receipt of a shard, as a worker would.
+
+    Args:
+        root: the run directory, a path.
+        run: its run.json.
+        rank: the shard.
+        parts: the lines of each of its result files.
+        errors: how many lines are errors.
+    """
+    attempt, records = layout.new_attempt(1), 0
+    known = []
+    for lines in parts:
+        path = layout.result(rank, attempt, records)
+        Path(root, path).write_bytes(lines)
         part = ResultPart(
             file=path.rpartition("/")[2],
-            first=0,
-            records=last - first,
+            first=records,
+            records=lines.count(b"\n"),
             bytes=len(lines),
             checksum=f"sha256:{hashlib.sha256(lines).hexdigest()}",
         )
-        receipt = Receipt(
-            rank=rank,
-            attempt=attempt,
-            fingerprint=run.fingerprint,
-            records=last - first,
-            errors=sum(first <= i < last for i in failed),
-            salvaged=0,
-            parts=[part],
-            host="here",
-            created=now(),
-        )
-        Path(store.locate(layout.receipt(rank))).write_bytes(encode(receipt))
-    return store.root
+        known.append(part)
+        records += part.records
+    receipt = Receipt(
+        rank=rank,
+        attempt=attempt,
+        fingerprint=run.fingerprint,
+        records=records,
+        errors=errors,
+        salvaged=0,
+        parts=known,
+        host="here",
+        created=now(),
+    )
+    Path(root, layout.receipt(rank)).write_bytes(encode(receipt))

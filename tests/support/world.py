@@ -31,7 +31,7 @@ from espnet3.worker import result_writer as results_module
 from espnet3.worker.main import main as worker
 from espnet3.worker.result_writer import ResultWriter
 from tests.support import mortal, stand_in_cluster
-from tests.support.mortal import Died, Process
+from tests.support.mortal import Process
 from tests.support.stand_in_cluster import Task
 
 N_ITEMS, N_SHARDS = 20, 4
@@ -269,6 +269,12 @@ class World:
         self.cluster.ids = dict(saved.ids)
         self.seen = self.files()
 
+    def end(self) -> None:
+        """Leave nothing to the next world in this process."""
+        calls.clear()
+        if self.objects:
+            _restore_memory({})
+
 
 def require_answer(world: World) -> None:
     """All shards have receipts whose parts follow each other, and what they say is right."""
@@ -302,43 +308,6 @@ def _read_below(folder: str, prefix: str, found: Snapshot) -> None:
 
 def _is_unfinished(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
-
-
-def crash_everywhere(
-    world: World,
-    action: Callable[[Process], None],
-    after: Callable[[Process], None],
-    *,
-    every: int = 1,
-) -> int:
-    """Let a process die at each of its operations in turn, from the same state, until it lives.
-
-    Args:
-        world: as it is before.
-        action: what the process does.
-        after: what happens after its death, or its end where it lived.
-        every: only every so many operations.
-
-    Returns:
-        How many crash points there were, those that were left out among them.
-    """
-    before = world.save()
-    dies_at, points = 1, 0
-    while True:
-        world.restore(before)
-        process = Process(dies_at)
-        with contextlib.suppress(Died):
-            action(process)
-        if process.dead:
-            points += every
-        try:
-            after(process)
-        except BaseException as error:
-            error.add_note(f"the process was to die at operation {dies_at}")
-            raise
-        if not process.dead:
-            return points
-        dies_at += every
 
 
 @contextlib.contextmanager

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import espnet3
+import espnet3.collect
+import espnet3.report
+import espnet3.submit
 from espnet3 import AsyncRun, Run
 
 PUBLIC = {
@@ -218,6 +221,15 @@ def test_both_kinds_of_run_are_the_same_but_for_awaiting() -> None:
         assert signature.return_annotation == awaited[name].return_annotation
         assert inspect.iscoroutinefunction(getattr(AsyncRun, name))
         assert not inspect.iscoroutinefunction(getattr(Run, name))
+
+
+@pytest.mark.parametrize("name", sorted({*RUN} - {"finish", "wait"}))  # which are no functions
+def test_a_run_does_with_the_same_defaults_what_a_function_does(name: str) -> None:
+    rooms = espnet3.collect, espnet3.submit, espnet3.report
+    function = next(getattr(room, name) for room in rooms if name in dir(room))
+    taken = inspect.signature(function).parameters.values()
+    own = methods(AsyncRun)[name].parameters.values()
+    assert [each for each in taken if each.name not in ("run_dir", "trust")] == [*own][1:]
 
 
 # --- stubs: import-linter does not read them, and its rules hold for them all the same ------------

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import click
 import pytest
 
+from espnet3 import AsyncRun
 from espnet3.cli.app import app, run
 from espnet3.cli.sections import Command, Section
 
@@ -62,6 +65,24 @@ def test_a_shell_can_complete_every_argument(name: str) -> None:
         if isinstance(each, click.Argument) and each.metavar != "[KEY=VALUE]...":
             found = each.shell_complete(context, "")
             assert found, f"{each.name}: say type=FILE, or another of espnet3.cli.completion"
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if hasattr(AsyncRun, name)])
+def test_a_command_takes_the_keywords_of_its_method_with_their_defaults(name: str) -> None:
+    method, command = getattr(AsyncRun, name), app.commands[name]
+    keywords = {
+        each.name: each.default
+        for each in inspect.signature(method).parameters.values()
+        if each.kind is each.KEYWORD_ONLY and each.name != "options"  # which is --set
+    }
+    given = command.make_context(name, ["r"]).params
+    assert {keyword: given[keyword] for keyword in keywords} == keywords
+    for option in command.params:
+        if option.name in keywords and isinstance(option.type, click.Choice):
+            hint = get_type_hints(method)[option.name]
+            parts = (hint, *get_args(hint))
+            words = [word for part in parts for word in get_args(part) if isinstance(word, str)]
+            assert [*option.type.choices] == words
 
 
 @pytest.mark.parametrize("name", COMMANDS)

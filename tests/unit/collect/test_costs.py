@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 import tracemalloc
@@ -18,11 +17,11 @@ from espnet3.run_dir.result_lines import encode_json
 from espnet3.run_dir.verification import IN_MEMORY
 from espnet3.specs import layout
 from espnet3.specs.items import shard_bounds
-from espnet3.specs.models import Receipt, ResultPart, encode, now
 from espnet3.storage.base import MAX_DOCUMENT
 from espnet3.storage.local import LocalStore
 from tests.support import faulty_store
 from tests.support.faulty_store import Faults, Rule
+from tests.support.finished_runs import finish_shard
 from tests.support.worker_runs import write_run
 
 SHARDS, PARTS = 60, 2
@@ -70,36 +69,15 @@ def finish(store: LocalStore, n_items: int, result: Any = None) -> bytes:
     merged = b""
     for rank in range(SHARDS):
         first, last = shard_bounds(rank, SHARDS, n_items)
-        attempt, parts = layout.new_attempt(1), []
+        parts = []
         for i in range(PARTS):
             start, stop = (first + n for n in shard_bounds(i, PARTS, last - first))
             lines = b"".join(
                 encode_json(item, item if result is None else result) for item in range(start, stop)
             )
-            path = layout.result(rank, attempt, start - first)
-            Path(store.locate(path)).write_bytes(lines)
+            parts.append(lines)
             merged += lines
-            parts.append(
-                ResultPart(
-                    file=path.rpartition("/")[2],
-                    first=start - first,
-                    records=stop - start,
-                    bytes=len(lines),
-                    checksum=f"sha256:{hashlib.sha256(lines).hexdigest()}",
-                )
-            )
-        receipt = Receipt(
-            rank=rank,
-            attempt=attempt,
-            fingerprint=run.fingerprint,
-            records=last - first,
-            errors=0,
-            salvaged=0,
-            parts=parts,
-            host="here",
-            created=now(),
-        )
-        Path(store.locate(layout.receipt(rank))).write_bytes(encode(receipt))
+        finish_shard(store.root, run, rank, parts)
     return merged
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import pytest
@@ -21,18 +20,9 @@ from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.condor_description import Description
 from espnet3.schedulers.dialect import JobParts
 from espnet3.schedulers.dialects.htcondor import queued_words, task_state, waiting_words
-from espnet3.specs.items import ItemRange
-from espnet3.specs.models import (
-    AcceptedJob,
-    AcceptedJobs,
-    PlannedJob,
-    ProcessIdentity,
-    Submission,
-)
-from tests.support.asking import Commands, parts, system
+from espnet3.specs.models import AcceptedJob, PlannedJob
+from tests.support.asking import NOW, Commands, entry, parts, system
 
-ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SINCE = f"EnteredCurrentStatus < {int(NOW.timestamp()) - 3600}"
 OPTIONS: dict[str, Any] = {"cores": 1, "memory": "1GB", "disk": "1GB"}
 ATTRIBUTES = (
@@ -62,17 +52,7 @@ def planned(n_tasks: int = 4, throttle: int | None = None) -> PlannedJob:
 def known(job_id: str | None, *, job: PlannedJob | None = None) -> KnownSubmission:
     """A submission of one job."""
     job = job or planned()
-    submission = Submission(
-        number=1, created=NOW, submitter=ME, scheduler="htcondor", n_workers=1, shards_per_job=1,
-        options={}, worker_command=["python"], submit_command=["condor_submit"], script="",
-        log_directory="/logs", parallel={"env": "htcondor"},
-        ranks=ItemRange(start=0, stop=job.n_tasks), jobs=[job],
-    )  # fmt: skip
-    if job_id is None:
-        return KnownSubmission(submission, None)
-    accepted = [AcceptedJob(name=job.name, job_id=job_id)]
-    recorded = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=accepted)
-    return KnownSubmission(submission, recorded)
+    return entry((job.name, job.n_tasks, job_id), scheduler="htcondor", throttle=job.throttle)
 
 
 def ads(*shown: dict[str, Any]) -> str:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
 
 from espnet3.errors import SchedulerUnavailable
-from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialects.oar import task_state
-from espnet3.specs.items import ItemRange
-from espnet3.specs.models import (
-    AcceptedJob,
-    AcceptedJobs,
-    PlannedJob,
-    ProcessIdentity,
-    Submission,
-)
-from tests.support.asking import Commands, parts, system, waiting
+from espnet3.specs.models import AcceptedJob, PlannedJob
+from tests.support import asking
+from tests.support.asking import NOW, Commands, parts, system, waiting
 
 OAR = system("oar")
-ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MESSAGE = "R=1,W=0:2:0,J=B,N=arr (Karma=0.000,quota_ok)"
 EVENTS = """\
 2026-11-24 04:42:25> [3] FRAG_JOB_REQUEST: User root requested to frag the job 3
@@ -41,23 +32,7 @@ EVENTS = """\
 2026-11-24 04:42:56> [9] SWITCH_INTO_ERROR_STATE: [bipbip 9] Ask to change the job state
 2026-11-24 04:42:56> [9] WORKING_DIRECTORY: [bipbip 9] Cannot go into the working directory /nonexistent of the job on node node1
 """  # noqa: E501
-
-
-def entry(*jobs: tuple[str, int, str | None]) -> KnownSubmission:
-    """A submission of jobs (name, number of tasks, id); no record where no job has an id."""
-    planned, first = [], 0
-    for name, n_tasks, _ in jobs:
-        planned.append(PlannedJob(name=name, first_task=first, n_tasks=n_tasks, log="l"))
-        first += n_tasks
-    submission = Submission(
-        number=1, created=NOW, submitter=ME, scheduler="oar", n_workers=1, shards_per_job=1,
-        options={}, worker_command=["python"], submit_command=["oarsub"], script="",
-        log_directory="/logs", parallel={"env": "oar"},
-        ranks=ItemRange(start=0, stop=first), jobs=planned,
-    )  # fmt: skip
-    accepted = [AcceptedJob(name=n, job_id=i) for n, _, i in jobs if i is not None]
-    recorded = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=accepted)
-    return KnownSubmission(submission, recorded if accepted else None)
+entry = partial(asking.entry, scheduler="oar")
 
 
 def row(job_id: int, state: str, *, array: int = 0, index: int = 1, **more: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import pytest
@@ -21,18 +20,9 @@ from espnet3.schedulers.commands import Answer
 from espnet3.schedulers.dialect import JobRequest
 from espnet3.schedulers.dialects.pbs import Pbs, Torque, queued_words
 from espnet3.schedulers.qstat_output import Told
-from espnet3.specs.items import ItemRange
-from espnet3.specs.models import (
-    AcceptedJob,
-    AcceptedJobs,
-    PlannedJob,
-    ProcessIdentity,
-    Submission,
-)
-from tests.support.asking import Commands, parts, system, waiting
+from espnet3.specs.models import AcceptedJob, PlannedJob
+from tests.support.asking import Commands, entry, parts, system, waiting
 
-ME = ProcessIdentity(host="login", pid=1, started=0.0, user="me")
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PRO = Answer(0, "pbs_version = 23.06.06\n", "")
 TORQUE = Answer(0, "", "Version: 6.1.3\nCommit: 7c4a0b1\n")
 
@@ -105,17 +95,7 @@ def planned(name: str = "esp_array", n_tasks: int = 4, throttle: int | None = No
 def known(job_id: str | None, *, job: PlannedJob | None = None) -> KnownSubmission:
     """A submission of one job."""
     job = job or planned()
-    submission = Submission(
-        number=1, created=NOW, submitter=ME, scheduler="pbs", n_workers=1, shards_per_job=1,
-        options={}, worker_command=["python"], submit_command=["qsub"], script="",
-        log_directory="/logs", parallel={"env": "pbs"},
-        ranks=ItemRange(start=0, stop=job.n_tasks), jobs=[job],
-    )  # fmt: skip
-    if job_id is None:
-        return KnownSubmission(submission, None)
-    accepted = [AcceptedJob(name=job.name, job_id=job_id)]
-    recorded = AcceptedJobs(number=1, created=NOW, recorded_by=ME, jobs=accepted)
-    return KnownSubmission(submission, recorded)
+    return entry((job.name, job.n_tasks, job_id), scheduler="pbs", throttle=job.throttle)
 
 
 Says: TypeAlias = Answer | Callable[[str], Answer]
