@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class NoEnv(EnvironmentProvider):

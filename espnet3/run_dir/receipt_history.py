@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
+from espnet3._structs import Struct
 from espnet3.errors import FileMissing, FormatError
 from espnet3.run_dir.reading import read_persisted
 from espnet3.run_dir.verification import find_damage, find_damage_in_written
@@ -16,7 +16,7 @@ from espnet3.specs.models import Receipt, RunSpec, Withdrawal
 from espnet3.storage.base import Store
 
 
-class ReceiptHistory(NamedTuple):
+class ReceiptHistory(Struct):
     """What is known of a shard's result files beside what they hold.
 
     Attributes:

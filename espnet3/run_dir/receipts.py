@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from espnet3._structs import Struct
 from espnet3.specs import layout
 from espnet3.storage.base import Store
 
 
-class Receipts(NamedTuple):
+class Receipts(Struct):
     """The receipts of a run, seen at one moment.
 
     Attributes:

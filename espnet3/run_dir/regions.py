@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
+from espnet3._structs import Struct
 from espnet3.specs.claims import Claim, PartialReceipt
 from espnet3.specs.nested import ResultPart
 
 
-class Region(NamedTuple):
+class Region(Struct):
     """Positions of a shard that one claim stands for.
 
     Attributes:
@@ -64,7 +64,7 @@ def end_of(n_items: int, claims: Sequence[Claim], own: Claim) -> int:
     return min((first for first in later if own.first < first < end), default=end)
 
 
-class Covered(NamedTuple):
+class Covered(Struct):
     """What partial receipts say of a shard as a whole.
 
     Attributes:

@@ -4,9 +4,9 @@ A line is `{"item": …, "result": …}`, or with `"error"` where the item was r
 with `"pickle"` (base64) where the run says `results: pickle`.
 """
 
-from __future__ import annotations
+# Where annotations are strings, NamedTuple compiles each, which every worker would wait for.
 
-import base64
+import binascii
 import dataclasses
 import enum
 import io
@@ -82,7 +82,8 @@ def encode_pickle(item: Any, result: Any) -> bytes:
         data = pickle.dumps(result, protocol=5)
     except Exception as error:  # noqa: BLE001 (pickling runs the user's code)
         raise UnserializableResult(item, type(result).__name__, str(error), "pickle") from None
-    line = orjson.dumps({"item": item, "pickle": base64.b64encode(data).decode()}, None, _OPTIONS)
+    text = binascii.b2a_base64(data, newline=False).decode()
+    line = orjson.dumps({"item": item, "pickle": text}, None, _OPTIONS)
     return _fitting(line, item, result)
 
 
@@ -125,7 +126,8 @@ def decode_line(
         if "error" in raw:
             return ResultRecord(item, None, ErrorRecord.model_validate(raw["error"]))
         if unpickle:
-            return ResultRecord(item, unpickle_value(base64.b64decode(raw["pickle"]), where, main))
+            data = binascii.a2b_base64(raw["pickle"])
+            return ResultRecord(item, unpickle_value(data, where, main))
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidFile(where, "", f"holds a line that is not a result: {error}") from None
     raise InvalidFile(where, "", "holds a pickled result, but the run says `results: json`")

@@ -6,10 +6,11 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import orjson
 
+from espnet3._structs import Struct
 from espnet3.errors import FileMissing, StoreError
 from espnet3.run_dir.receipt_history import NO_HISTORY, ReceiptHistory
 from espnet3.run_dir.result_lines import MAX_LINE
@@ -21,7 +22,7 @@ PIECE = 1 << 20  # bytes
 Kept = tuple[bytes, bool]  # a line, and whether it is an error record
 
 
-class TrustedExtent(NamedTuple):
+class TrustedExtent(Struct):
     """A result file of a predecessor and how far it is believed.
 
     Attributes:
@@ -37,7 +38,7 @@ class TrustedExtent(NamedTuple):
     errors: bool
 
 
-class Salvage(NamedTuple):
+class Salvage(Struct):
     """Parts that hold a shard's first `records` results, `errors` of which are failed items.
 
     They reach up to position `reached`. `later` are the files that have good lines behind it.

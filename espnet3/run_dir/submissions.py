@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
+from espnet3._structs import Struct
 from espnet3.specs import layout
 from espnet3.specs.models import AcceptedJobs, Submission
 from espnet3.storage.base import Store
@@ -17,7 +17,7 @@ def newest_submission(store: Store) -> str | None:
     return None if newest is None else layout.submission(newest)
 
 
-class KnownSubmission(NamedTuple):
+class KnownSubmission(Struct):
     """A submission together with the jobs known for it; `recorded` is None before they are."""
 
     submission: Submission
@@ -42,7 +42,7 @@ def errors_from(submissions: Iterable[KnownSubmission]) -> Callable[[int], int]:
     return lambda rank: max((number for number, ranks in given if rank in ranks), default=0)
 
 
-class Submissions(NamedTuple):
+class Submissions(Struct):
     """All submissions of a run, in order.
 
     Attributes:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from espnet3._structs import Struct
 from espnet3.errors import UsageError
 from espnet3.run_dir.trust import POLICIES, Trust
 
@@ -20,7 +21,7 @@ _NUMBERS = ("first_task", "task")
 _USAGE = "RUN NUMBER [--first-task N] [--task N] [--run-id ID] [--job NAME] [--trust POLICY]"
 
 
-class WorkerArguments(NamedTuple):
+class WorkerArguments(Struct):
     """What a worker is told.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from espnet3._structs import Struct
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.walltimes import clock_seconds
 from espnet3.specs.models import AcceptedJob, PlannedJob, Submission
@@ -19,7 +20,7 @@ Wanted = Mapping[int, Sequence[int]]
 """Submission number -> some of its tasks, in order."""
 
 
-class TaskState(NamedTuple):
+class TaskState(Struct):
     """What a scheduler says of one task.
 
     Attributes:

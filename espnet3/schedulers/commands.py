@@ -6,12 +6,13 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from espnet3._structs import Struct
 from espnet3.errors import SchedulerUnavailable
 
 
-class Answer(NamedTuple):
+class Answer(Struct):
     """What a command printed, and its exit code."""
 
     code: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
+from espnet3._structs import Struct
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import Conventions
 from espnet3.schedulers.commands import Answer
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Command(NamedTuple):
+class Command(Struct):
     """A command that the engine is to run.
 
     Attributes:
@@ -55,7 +56,7 @@ def asking(*words: str, timeout: float = 60.0, strict: bool = True) -> Dialogue[
     return (yield Command(words, timeout, strict))
 
 
-class Task(NamedTuple):
+class Task(Struct):
     """What a job's environment tells its worker.
 
     Attributes:
@@ -69,7 +70,7 @@ class Task(NamedTuple):
     restarted: bool = False
 
 
-class JobRequest(NamedTuple):
+class JobRequest(Struct):
     """A job that is to be submitted.
 
     Attributes:
@@ -91,7 +92,7 @@ class JobRequest(NamedTuple):
     without_nodes: Sequence[str] = ()
 
 
-class JobParts(NamedTuple):
+class JobParts(Struct):
     """What a job's script and its submit command have for it, beside what dask-jobqueue makes.
 
     Attributes:
@@ -106,7 +107,7 @@ class JobParts(NamedTuple):
     amend: Callable[[str], str] = str
 
 
-class SubmitCall(NamedTuple):
+class SubmitCall(Struct):
     """How a script is handed over: the words of a command, and what it reads from its input."""
 
     words: list[str]

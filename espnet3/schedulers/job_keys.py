@@ -8,8 +8,8 @@ from bisect import bisect_left
 from collections.abc import Collection, Container, Iterable, Sequence
 from datetime import timedelta
 from itertools import chain, repeat
-from typing import NamedTuple
 
+from espnet3._structs import Struct
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.schedulers.base import TaskKey, TaskState, Wanted
 from espnet3.schedulers.task_states import TaskStates
@@ -21,7 +21,7 @@ EVERY = "0-4294967295"
 _CLOCKS = timedelta(hours=2).total_seconds()
 
 
-class Row(NamedTuple):
+class Row(Struct):
     """What a batch system tells of a job, or of some tasks of an array.
 
     Attributes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import NamedTuple
+
+from espnet3._structs import Struct
 
 # An attribute whose value is the user's own text, with its line breaks: whatever stands in it looks
 # like more attributes, or more jobs, to those who read line by line.
@@ -23,7 +24,7 @@ _NAMES = "|".join(map(re.escape, [*sorted(_BEFORE), *_BEHIND]))
 _FIELD = re.compile(rf"^ {{4}}({_NAMES}) = (.*)$", re.MULTILINE)
 
 
-class Told(NamedTuple):
+class Told(Struct):
     """What is told of a job, an array or an array's task.
 
     Attributes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
+from espnet3._structs import Struct
 from espnet3.schedulers.base import TaskState
 
 _QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"}
@@ -47,7 +47,7 @@ _PLAIN = {"None", "(null)", "NodeDown", "TimeLimit", "OutOfMemory"}
 _ENDS = {"JobLaunchFailure", "NonZeroExitCode", "RaisedSignal", "BootFailure", "SystemFailure"}
 
 
-class Ending(NamedTuple):
+class Ending(Struct):
     """How a batch script ended: its exit code, and the signal that ended it (0: none)."""
 
     code: int = 0

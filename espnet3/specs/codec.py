@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic_core._pydantic_core import ValidationError
 
 from espnet3.errors import InvalidFile, NewerFormat, UsageError
+from espnet3.specs.base import PersistedModel
 from espnet3.text import one_line
 
-if TYPE_CHECKING:
-    from espnet3.specs.base import PersistedModel
-
-Model = TypeVar("Model", bound="PersistedModel")
+Model = TypeVar("Model", bound=PersistedModel)
 
 
 def encode(model: PersistedModel) -> bytes:

@@ -1,6 +1,6 @@
 """Every path of a run directory, in one place. Paths are relative to the run directory."""
 
-from __future__ import annotations
+# Where annotations are strings, NamedTuple compiles each, which every worker would wait for.
 
 import os
 import re

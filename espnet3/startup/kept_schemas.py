@@ -23,7 +23,7 @@ from typing import Any, Self
 import orjson
 from pydantic_core._pydantic_core import SchemaSerializer, SchemaValidator, __version__
 
-from espnet3.startup import extension
+from espnet3.startup import extension, stand_in
 
 _SOURCES = (
     "startup/kept_schemas",
@@ -77,14 +77,11 @@ def in_place_of_pydantic() -> Iterator[None]:
     if not _schemas:
         yield
         return
-    sys.modules["pydantic"] = _stand_in()
-    try:
+    with stand_in.in_place(_pydantic()):
         yield
-    finally:
-        del sys.modules["pydantic"]
 
 
-def _stand_in() -> ModuleType:
+def _pydantic() -> ModuleType:
     """What models are written with. The kept schemas hold what it is told already."""
     module = ModuleType("pydantic")
     module.__dict__.update(

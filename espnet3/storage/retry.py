@@ -12,8 +12,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from espnet3._structs import Struct
 from espnet3.text import visible
 
 log = logging.getLogger("espnet3.store")
@@ -41,7 +42,7 @@ def _patience(said: str | None) -> float:
 PATIENCE = _patience(os.environ.get("ESPNET3_PATIENCE"))
 
 
-class RetryPolicy(NamedTuple):
+class RetryPolicy(Struct):
     """How often to try, and how long to wait between two tries.
 
     The pause doubles from try to try; it is cut by up to a half at random, so that the tasks of an

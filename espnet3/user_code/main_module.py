@@ -17,9 +17,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 from zipimport import ZipImportError, zipimporter
 
+from espnet3._structs import Struct
 from espnet3.specs.models import ClassReference, RunSpec
 from espnet3.storage.paths import same_file
 
@@ -33,7 +34,7 @@ _loaded: dict[str, ModuleType] = {}
 _retired: list[ModuleType] = []  # main modules that gave way, whose code still runs
 
 
-class MainModule(NamedTuple):
+class MainModule(Struct):
     """The main module of the process that submitted a run.
 
     Attributes:

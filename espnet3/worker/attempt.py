@@ -9,10 +9,11 @@ import re
 import time
 import traceback
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
+from espnet3._structs import Struct
 from espnet3.errors import (
     EspnetError,
     FileMissing,
@@ -41,7 +42,7 @@ _reserve = [bytes(1 << 22)]
 BEGAN = time.monotonic()  # of this process, nearly
 
 
-class SchedulerTask(NamedTuple):
+class SchedulerTask(Struct):
     """Where an attempt runs: its task and job, for the attempt records."""
 
     task: int | None

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import orjson
 
+from espnet3._structs import Struct
 from espnet3.errors import ForwardFailed, TooManyErrors, WorkError, WriterFailed
 from espnet3.run_dir import result_lines
 from espnet3.run_dir.directory import RunDirectory
@@ -36,7 +37,7 @@ _FEW, _MANY = 64, 1024  # items between two looks at the clock: clocked ones, an
 _Left = Iterable[tuple[Any, tuple[bytes, bool] | None]]
 
 
-class Limits(NamedTuple):
+class Limits(Struct):
     """What a submission says of failing items; see `Submission`.
 
     `on_error` is None where there is no submission: what the plan says counts then. `skip`: rank ->
@@ -61,7 +62,7 @@ def limits_of(submission: Submission, run: RunSpec) -> Limits:
     )  # fmt: skip
 
 
-class Work(NamedTuple):
+class Work(Struct):
     """What all shards of a process share."""
 
     directory: RunDirectory

@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
 
+from espnet3._structs import Struct
 from espnet3.errors import EspnetError, FileTaken, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process, this_user
@@ -42,7 +42,7 @@ _OURS = r"/espnet3/(storage|worker)/[^/]+$"
 _ABOUT_CODE = frozenset({"EnvironmentFailed", "UnserializableResult"})
 
 
-class _Failure(NamedTuple):
+class _Failure(Struct):
     """An exception of the user's code: its type, and where it was raised."""
 
     type: str
@@ -50,7 +50,7 @@ class _Failure(NamedTuple):
     line: int
 
 
-class Common(NamedTuple):
+class Common(Struct):
     """What the first failing shards have in common.
 
     Attributes:

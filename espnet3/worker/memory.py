@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
+
+from espnet3._structs import Struct
 
 _NO_LIMIT = 1 << 62  # cgroup v1 has a number of about that size where there is no limit
 _KIB = 1 if sys.platform == "darwin" else 1024  # the unit of `ru_maxrss`
 
 
-class _Files(NamedTuple):
+class _Files(Struct):
     folder: str
     limit: str
     peak: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from espnet3.startup import extension
+from espnet3.startup import extension, stand_in
 
 
 def load() -> None:
@@ -15,6 +15,7 @@ def load() -> None:
         >>> from espnet3.specs.models import RunSpec
     """
     extension.load()
+    stand_in.load()
     from espnet3.startup import kept_schemas
 
     kept_schemas.load()

@@ -6,8 +6,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
+from espnet3._structs import Struct
 from espnet3.errors import FileTaken, StoreError
 from espnet3.run_dir.claims import read_partial_receipts
 from espnet3.run_dir.receipt_history import read_receipt_history
@@ -223,7 +224,7 @@ def _salvage(
     return salvaged
 
 
-class _Vouched(NamedTuple):
+class _Vouched(Struct):
     """What an attempt vouches for, and what it took; see `Receipt`."""
 
     parts: list[ResultPart]

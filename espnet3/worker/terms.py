@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from espnet3._structs import Struct
 from espnet3.specs.models import Claim, Submission
 from espnet3.worker.attempt import Attempt
 
 HEARTBEAT = 30.0  # seconds, where a submission does not say
 
 
-class Taken(NamedTuple):
+class Taken(Struct):
     """A shard, or a part of one, that is this worker's.
 
     Attributes:
@@ -31,7 +32,7 @@ class Taken(NamedTuple):
         return self.claim.number > 0
 
 
-class Terms(NamedTuple):
+class Terms(Struct):
     """How a run's shards are claimed; see `ParallelConfig`.
 
     `in_order` is the joined worker's own: it tries its shards as they are given, whatever they

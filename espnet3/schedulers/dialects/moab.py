@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
+from espnet3._structs import Struct
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState
 from espnet3.schedulers.commands import Answer
@@ -49,7 +50,7 @@ _BLOCKED = "blocked by a policy, or by a job that it waits for"
 _VACATED = "Vacated"
 
 
-class _Told(NamedTuple):
+class _Told(Struct):
     """What `showq` tells of a job, an array or an array's task."""
 
     queue: str

@@ -7,8 +7,9 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
+from espnet3._structs import Struct
 from espnet3.errors import SchedulerUnavailable
 from espnet3.schedulers.base import TaskState, plain_name
 from espnet3.schedulers.commands import Answer
@@ -43,7 +44,7 @@ _RERUN = {24, 25}
 _EXITED_100 = 30
 
 
-class _Details(NamedTuple):
+class _Details(Struct):
     """What `qstat -j` tells of a job: error reasons by task, whom it waits for, and obstacles."""
 
     errors: dict[int, str]

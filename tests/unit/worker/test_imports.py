@@ -61,6 +61,7 @@ except SystemExit as end:
 # What every worker once loaded, and none needs.
 SPARED = {
     "argparse",
+    "base64",
     "difflib",
     "email",
     "espnet3.config.model",
@@ -69,10 +70,12 @@ SPARED = {
     "fnmatch",
     "gettext",
     "importlib.metadata",
+    "inspect",
     "ipaddress",
     "locale",
     "pathlib",
     "pkgutil",
+    "platform",
     "pydantic",
     "pydantic_core",  # only its compiled module
     "random",
@@ -137,6 +140,27 @@ def test_a_worker_needs_no_pydantic_where_another_one_kept_its_schemas(
     left = [{k: v for k, v in orjson.loads(receipt).items() if k not in changing}
             for receipt in (first, second)]  # fmt: skip
     assert left[0] == left[1]
+
+
+COMPILED = (
+    WORK
+    + """
+import typing
+classes = [value for name in list(sys.modules) if name.startswith("espnet3")
+           for value in vars(sys.modules[name]).values() if isinstance(value, type)]
+print(*{f"{made.__module__}.{made.__name__}" for made in classes if issubclass(made, tuple)
+        for field in made.__annotations__.values() if isinstance(field, typing.ForwardRef)})
+"""
+)
+
+
+def test_no_worker_waits_until_the_fields_of_tuples_are_compiled(
+    store: Store, tmp_path: Path
+) -> None:
+    write_light_run(store, tmp_path)
+    code, *rest = loaded(COMPILED, store.root)
+    assert code == "0"
+    assert not [name for name in rest if name.startswith("espnet3.")]
 
 
 CHECK = """
