@@ -14,6 +14,7 @@ from espnet3.errors import StoreError
 from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, Store
 from espnet3.storage.local import LocalStore
+from espnet3.text import counted
 
 _A_FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _BLOCK = 1 << 20  # bytes
@@ -152,7 +153,7 @@ def _copy(reading: BinaryIO, writing: BinaryIO, size: int, where: str) -> None:
     while size:
         block = memoryview(reading.read(min(_BLOCK, size)))
         if not block:
-            raise StoreError(where, f"is {size} bytes shorter than a moment ago")
+            raise StoreError(where, f"is {counted(size, 'byte')} shorter than a moment ago")
         size -= len(block)
         while block:
             block = block[writing.write(block) :]
