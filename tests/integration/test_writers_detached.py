@@ -417,7 +417,7 @@ def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="has resume=False; remove it first, by `espnet3 remove`"):
         submit_run(anew, range(10), parallel=THREE)
     assert run.collect() == LINES
-    told = cli("remove", run.run_dir, "--yes")
+    told = cli("remove", run.run_dir, "--yes", "--all")
     assert told.returncode == 0, told.stderr
     other = submit_run(anew, range(8), parallel=THREE)
     ended(other)
@@ -571,7 +571,7 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     assert ended(run).collect() == LINES
     assert (tmp_path / "out/test_a/split.1").resolve() != folder
     assert computed(tmp_path).count(4) == 2
-    assert cli("remove", run.run_dir, "--yes").returncode == 0
+    assert cli("remove", run.run_dir, "--yes", "--all").returncode == 0
 
 
 def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:
