@@ -32,7 +32,7 @@ from espnet3.parallel import BaseRunner, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.submit.removal import require_removable
-from tests.support.helpers import ROOT, ended, parallel, python, wait_for
+from tests.support.helpers import ROOT, ended, parallel, processes_of, python, wait_for
 from tests.support.runners import MENDED, note
 from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
 
@@ -187,6 +187,7 @@ def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
 def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> None:
     run = submitted(decoder(tmp_path))
     assert run.collect() == LINES
+    wait_for(lambda: not processes_of(run), "a process lives on")
     out = tmp_path / "out/test_a"
     words = (
         f"{run.run_dir}: holds what the shards of {out} have written (its split.N lead here), "
@@ -207,6 +208,7 @@ def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> No
 
 def test_what_was_not_merged_is_removed_without_a_word(tmp_path: Path) -> None:
     run = submitted(decoder(tmp_path))
+    wait_for(lambda: not processes_of(run), "a process lives on")
     run.remove()
     assert not Path(run.run_dir).exists()
 
