@@ -24,7 +24,7 @@ from espnet3.submit.code import WhichCode
 from espnet3.submit.removal import Removed, remove
 from espnet3.submit.resumption import WhichItems, resume
 from espnet3.submit.submission import Submitted
-from espnet3.text import visible_line
+from espnet3.text import counted, visible_line
 
 if TYPE_CHECKING:
     import datasets
@@ -58,7 +58,7 @@ class KnownRun:
         if done.number is None:
             return f"{self!r}: nothing had to be submitted"
         ids = visible_line(", ".join(done.job_ids))
-        return f"{self!r}: submitted {len(done.ranks)} shards, job ids {ids}"
+        return f"{self!r}: submitted {counted(len(done.ranks), 'shard')}, job ids {ids}"
 
 
 class AsyncRun(KnownRun):

@@ -62,6 +62,31 @@ def one_line(text: str, limit: int = 500) -> str:
     return folded if len(folded) <= limit else folded[: limit - 1] + "…"
 
 
+def plural(n: float, what: str) -> str:
+    """The word for so many things.
+
+    Example:
+        >>> plural(1, "shard"), plural(0, "shard")
+        ('shard', 'shards')
+    """
+    return what if n == 1 else f"{what}s"
+
+
+def counted(n: float, what: str, form: str = "") -> str:
+    """A number of things, where people read it.
+
+    Args:
+        n: how many.
+        what: one of them.
+        form: how the number is written, as for `format`.
+
+    Example:
+        >>> counted(1, "shard"), counted(12, "shard"), counted(12_000, "item", ",")
+        ('1 shard', '12 shards', '12,000 items')
+    """
+    return f"{n:{form}} {plural(n, what)}"
+
+
 def duration(seconds: float) -> str:
     """A time that passes, in words: the two largest of its units, or seconds.
 
@@ -108,7 +133,9 @@ def cut(text: str, limit: int = 1 << 16) -> str:
         return text
     half = limit // 2
     first, last = (part.decode(errors="ignore") for part in (data[:half], data[-half:]))
-    return f"{first}\n[{len(data) - 2 * half} bytes are left out here]\n{last}"
+    n = len(data) - 2 * half
+    left_out = f"{counted(n, 'byte')} {'is' if n == 1 else 'are'} left out here"
+    return f"{first}\n[{left_out}]\n{last}"
 
 
 def _escape(found: re.Match[str]) -> str:

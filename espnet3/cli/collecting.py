@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -15,7 +13,7 @@ from espnet3._blocking import run_blocking
 from espnet3.cli import show
 from espnet3.cli.options import DONE
 from espnet3.cli.record_output import print_records
-from espnet3.cli.several_runs import require_one, show_documents
+from espnet3.cli.several_runs import require_one, runs_of, show_documents
 from espnet3.cli.streams import require_stdout
 from espnet3.collect.merge import Collected
 from espnet3.collect.unfinished import positions_in_words
@@ -24,10 +22,9 @@ from espnet3.collect.written import Merged, merge_written
 from espnet3.errors import RunDirectoryError, UnserializableResult
 from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finding import run_dirs_in
 from espnet3.run_dir.result_lines import encode_json
 from espnet3.run_dir.trust import Trust
-from espnet3.text import one_line
+from espnet3.text import counted, one_line
 
 STDOUT = "-"
 
@@ -63,10 +60,11 @@ def collect_results(
         raise click.UsageError("--to kaldi DIR and --key FIELD need each other")
     if folder is not None and output is not None:
         raise click.UsageError("-o names one file, and --to a folder for many; give one of them")
-    run_dirs = run_dirs_in(run_dir) or [run_dir]
+    run_dirs = runs_of(run_dir)
     if folder is None and output is None and all(map(_has_writers, run_dirs)):
         return _merge_each(run_dirs, as_json, trust, **how)
     require_one(run_dir, "collecting results")
+    run_dir = run_dirs[0]
     to_stdout = folder is None and output in (None, STDOUT)
     if to_stdout and as_json:
         raise click.UsageError(
@@ -74,7 +72,7 @@ def collect_results(
         )
     if to_stdout:
         require_stdout("name a file with -o FILE")
-    with _warnings_shown():
+    with show.lines_for(PartialResults):
         if to_stdout:
             print_records(run_dir, trust=trust, **how)
             return DONE
@@ -88,14 +86,6 @@ def collect_results(
     return DONE
 
 
-@contextlib.contextmanager
-def _warnings_shown() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", PartialResults)
-        warnings.showwarning = lambda message, *_, **__: show.problem(str(message))
-        yield
-
-
 def _has_writers(run_dir: str) -> bool:
     try:
         return RunDirectory.open(run_dir).run().writers is not None
@@ -107,7 +97,7 @@ def _merge_each(run_dirs: Sequence[str], as_json: bool, trust: Trust | None, **h
     """Have the runner's own `merge` make the output; what it prints comes between."""
     documents = []
     for run_dir in run_dirs:
-        with _warnings_shown():
+        with show.lines_for(PartialResults):
             merged = run_blocking(merge_written(run_dir, trust=trust, quiet=as_json, **how))
         if as_json:
             documents.append(asdict(replace(merged, value=_as_json(merged.value))))
@@ -127,8 +117,8 @@ def _as_json(value: Any) -> Any:
 
 
 def _show_merged(merged: Merged) -> None:
-    n, value = merged.shards, _as_json(merged.value)
-    show.say(f"merged {n} shard{'' if n == 1 else 's'} into {one_line(merged.output, 10_000)}")
+    value = _as_json(merged.value)
+    show.say(f"merged {counted(merged.shards, 'shard')} into {one_line(merged.output, 10_000)}")
     failed = [("failed items", str(merged.errors))] if merged.errors else []
     show.lines([*failed, *_left_out(merged)])
     if value not in (None, {}):

@@ -137,7 +137,6 @@ def resume(
     from espnet3.cli import several_runs, show
     from espnet3.cli.arguments import as_options, ranks_and_files, split_settings
     from espnet3.run import Run
-    from espnet3.run_dir.finding import run_dirs_in
     from espnet3.run_dir.item_words import wanted_item
 
     named, given = split_settings(words, settings)
@@ -145,7 +144,7 @@ def resume(
     if named or skip:
         several_runs.require_one(run_dir, "a rank or an item")
     documents = []
-    for each in run_dirs_in(run_dir) or [run_dir]:
+    for each in several_runs.runs_of(run_dir):
         # The runner's module is imported for its hook.
         with show.waiting("checking and submitting"), contextlib.redirect_stdout(sys.stderr):
             result = Run(each, trust=trust).resume(
@@ -185,8 +184,21 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
 
     A finisher is queued behind it, which submits again what can still succeed, and collects. It
     goes by `finish` of the run's parallel config; by the defaults where that has none. Where every
-    shard is done, the results are collected at once, unless they are where they are wanted.
+    shard is done, the results are collected at once, unless they are where they are wanted. Of a
+    folder of runs each gets one.
     """
+    from espnet3.cli import show
+    from espnet3.cli.several_runs import runs_of
+
+    code, run_dirs = DONE, runs_of(run_dir)
+    for each in run_dirs:
+        if len(run_dirs) > 1:
+            show.lines([("run directory", each)])
+        code = max(code, _finish(each, trust, now=now))
+    return code
+
+
+def _finish(run_dir: str, trust: Trust | None, *, now: bool) -> int:
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
     from espnet3.finish.calls import finish_now
@@ -216,20 +228,26 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
 @options.trust
 @options.as_json
 def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
-    """Stop all jobs of a run. What is finished is kept, and `resume` goes on from it."""
-    from espnet3.cli import show
+    """Stop all jobs of a run, or of all runs in a folder.
+
+    What is finished is kept, and `resume` goes on from it.
+    """
+    from espnet3.cli import several_runs, show
     from espnet3.run import Run
 
-    run = Run(run_dir, trust=trust)
-    stopped = run.cancel()
+    documents, run_dirs = [], several_runs.runs_of(run_dir)
+    for each in run_dirs:
+        run = Run(each, trust=trust)
+        stopped = run.cancel()
+        documents.append({"run_dir": run.run_dir, "cancelled": stopped})
+        if as_json:
+            continue
+        what = " ".join(stopped) or "nothing, since nothing is queued or running"
+        where = [("run directory", each)] if len(run_dirs) > 1 else []
+        steps = [("next", show.command("resume", run.run_dir))] if stopped else []
+        show.lines([*where, ("cancelled", what), *steps])
     if as_json:
-        show.json_document({"run_dir": run.run_dir, "cancelled": stopped})
-    elif stopped:
-        show.lines(
-            [("cancelled", " ".join(stopped)), ("next", show.command("resume", run.run_dir))]
-        )
-    else:
-        show.lines([("cancelled", "nothing, since nothing is queued or running")])
+        several_runs.show_documents(documents)
     return DONE
 
 
@@ -247,7 +265,9 @@ def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> 
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
+    from espnet3.cli.several_runs import of_one_run
 
+    words = of_one_run(words)
     options = [] if trust is None else ["--trust", trust]
     if item is not None and len(words) == 1 and not words[0].endswith(".json"):
         from espnet3.cli.item_log import found_item
@@ -291,10 +311,11 @@ def work(
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import joining, show
+    from espnet3.cli.several_runs import the_run_of
     from espnet3.worker import exit_codes
 
     environs = joining.gpu_environs() if per_gpu else [{}]
-    to_join = run_blocking(joining.joinable(run_dir, trust))
+    to_join = run_blocking(joining.joinable(the_run_of(run_dir), trust))
     words = [] if trust is None else ["--trust", trust]
     words += [] if max_shards is None else ["--max-shards", str(max_shards)]
     words += [] if duration is None else ["--seconds", str(duration)]

@@ -42,13 +42,13 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
     """
     from espnet3.cli import several_runs, show, status_lines, status_views
     from espnet3.run import Run
-    from espnet3.run_dir.finding import run_dirs_in
 
-    if run_dirs := run_dirs_in(run_dir):
+    run_dirs = several_runs.runs_of(run_dir)
+    if len(run_dirs) > 1:
         if workers:
             several_runs.require_one(run_dir, "--workers")
         return several_runs.show_status(run_dirs, as_json=as_json)
-    seen = Run(run_dir).status()
+    seen = Run(run_dirs[0]).status()
     signs = None
     if workers:
         from espnet3.cli import worker_rows
@@ -79,12 +79,21 @@ def watch(run_dir: str, interval: float, as_json: bool) -> int:
     """Follow a run until nothing of it is queued or running.
 
     The exit code is that of `status`. Nothing depends on it: interrupt it, and the run goes on.
-    With --json each change is a line, a document as of `status --json`.
+    With --json each change is a line, a document as of `status --json`. The runs in a folder of
+    several are followed one after the other.
     """
     from espnet3._blocking import run_blocking
+    from espnet3.cli import show
+    from espnet3.cli.several_runs import runs_of
+    from espnet3.text import one_line
 
-    seen = run_blocking(_watch(run_dir, interval, as_json))
-    return DONE if seen.sound else NOT_COMPLETE
+    code, run_dirs = DONE, runs_of(run_dir)
+    for each in run_dirs:
+        if len(run_dirs) > 1 and not as_json and not show.on_terminal():
+            show.say(one_line(each, 10_000))  # a terminal's table begins with it
+        seen = run_blocking(_watch(each, interval, as_json))
+        code = code if seen.sound else NOT_COMPLETE
+    return code
 
 
 async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
@@ -166,24 +175,29 @@ def report(run_dir: str, output: str | None) -> int:
     """Write a run as one HTML page.
 
     What ran, when, what it took against what was asked for, and what failed. The file needs no
-    other one and no network; it can be sent, printed and kept.
+    other one and no network; it can be sent, printed and kept. Of a folder of runs each gets its
+    own.
     """
     import sys
 
     from espnet3._blocking import run_blocking
-    from espnet3.cli import show
+    from espnet3.cli import several_runs, show
     from espnet3.report.calls import render
     from espnet3.report.calls import report as write
 
+    if output is not None:
+        several_runs.require_one(run_dir, "-o")
+    run_dirs = several_runs.runs_of(run_dir)
     if output == "-":
         require_stdout("name a file with -o FILE")
         with show.waiting("reading the run"):
-            document = run_blocking(render(run_dir))
+            document = run_blocking(render(run_dirs[0]))
         sys.stdout.buffer.write(document)
         return DONE
-    with show.waiting("reading the run"):
-        file = run_blocking(write(run_dir, output))
-    show.lines([("report", file)])
+    for each in run_dirs:
+        with show.waiting("reading the run"):
+            file = run_blocking(write(each, output))
+        show.lines([("report", file)])
     return DONE
 
 
@@ -206,8 +220,10 @@ def logs(
     from espnet3.cli import show
     from espnet3.cli.arguments import shard_of
     from espnet3.cli.record_output import print_log
+    from espnet3.cli.several_runs import of_one_run
     from espnet3.run import Run
 
+    words = of_one_run(words)
     if path and as_json:
         raise click.UsageError("--json prints the names of the logs already; leave out --path")
     if (raw or follow) and (path or as_json):

@@ -17,6 +17,7 @@ from espnet3.cli.completion import FILE
 from espnet3.cli.options import DONE, NOT_COMPLETE
 from espnet3.cli.sections import Command, Section
 from espnet3.cli.streams import require_stdout
+from espnet3.text import counted
 
 if TYPE_CHECKING:
     from espnet3.cli.config_file import Request
@@ -173,7 +174,8 @@ def _compute(request: Request, calls: Sequence[Any], target: _Target, *, to_file
                 getattr(target, "flush", bool)()
             advance(1)
     if failed:
-        problem(f"{failed} of {len(calls)} items failed, and are recorded as errors")
+        recorded = "is recorded as an error" if failed == 1 else "are recorded as errors"
+        problem(f"{failed} of {counted(len(calls), 'item')} failed, and {recorded}")
     return NOT_COMPLETE if failed else DONE
 
 

@@ -20,25 +20,40 @@ if TYPE_CHECKING:
     from espnet3.run_dir.trust import Trust
 
 
+def _usual_depth() -> int:
+    from espnet3.status.run_list import DEPTH
+
+    return DEPTH
+
+
 @click.command("list", cls=Command, section=Section.LOOK)
 @click.argument("folders", nargs=-1, metavar="[DIR]...", type=FOLDER)
 @click.option("--ask", is_flag=True, help="Ask the schedulers what is queued and running.")
+@click.option(
+    "--depth",
+    type=click.IntRange(min=1),
+    default=_usual_depth,
+    show_default="4",
+    help="How many folders further down to look.",
+)
 @options.as_json
-def list_runs(folders: tuple[str, ...], ask: bool, as_json: bool) -> int:
+def list_runs(folders: tuple[str, ...], ask: bool, depth: int, as_json: bool) -> int:
     """Show which runs there are: state, items, age and size.
 
-    DIR is a run directory, or a folder or URL that some are in, directly or as espnet3_run in a
-    folder of their own; without one it is . and espnet3_runs. The newest comes first. What is alive
-    is not known without --ask. In a pipe: a line for each run with state, items done, items, time
+    DIR is a run directory, or a folder that some are in, as exp is of
+    exp/asr/decode/test_clean/espnet3_run; or a URL, of which only what is directly in it is looked
+    at. Without one it is . and espnet3_runs. No link is followed further down, and in large trees
+    not all is looked at; a line says so. The newest comes first. What is alive is not known without
+    --ask. In a pipe: a line for each run with state, items done, items, time
     of its plan in UTC, bytes and run directory, separated by tabs.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import run_rows, show
-    from espnet3.status.run_list import USUAL
+    from espnet3.status.run_list import USUAL, NotAllLookedAt
     from espnet3.status.run_list import list_runs as look
 
-    with show.waiting("looking"):
-        found = run_blocking(look(folders or None, ask=ask))
+    with show.waiting("looking"), show.lines_for(NotAllLookedAt):
+        found = run_blocking(look(folders or None, ask=ask, depth=depth))
     if as_json:
         show.json_document({"runs": run_rows.documents(found)})
     elif found:
@@ -52,7 +67,12 @@ def list_runs(folders: tuple[str, ...], ask: bool, as_json: bool) -> int:
 @options.run_dir
 @click.option("--cancel", is_flag=True, help="Cancel it first, and wait until nothing of it lives.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--all", "everything", is_flag=True, help="Also files that are not the run's own.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also files that are not the run's own, and what its output folder's split.N lead to.",
+)
 @click.option(
     "--force", is_flag=True, help="Also where no scheduler answers, to tell what is alive."
 )
@@ -69,8 +89,9 @@ def remove(
 ) -> int:
     """Remove a run's directory, with its results.
 
-    What is alive is not removed, nor files that are not the run's own; what links lead to stays.
-    Where it was cut short, the same call goes on.
+    What is alive is not removed, nor files that are not the run's own, nor what the runner's own
+    hooks have written, once it is merged; what links in it lead to stays. RUN_DIR is the run's own
+    folder, and not one that it is in. Where it was cut short, the same call goes on.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show

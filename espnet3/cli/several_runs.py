@@ -11,8 +11,24 @@ from espnet3.errors import UsageError
 from espnet3.run_dir.finding import named, run_dirs_in
 
 
+def runs_of(run_dir: str) -> list[str]:
+    """The runs that a command is for: those in a folder of runs, else what was given."""
+    return run_dirs_in(run_dir) or [run_dir]
+
+
+def the_run_of(run_dir: str) -> str:
+    """The one run in a folder, else what was given: whoever opens it says what is wrong with it."""
+    found = runs_of(run_dir)
+    return found[0] if len(found) == 1 else run_dir
+
+
+def of_one_run(words: Sequence[str]) -> tuple[str, ...]:
+    """The same words; a folder with one run in it, as the first of them, is that run then."""
+    return (the_run_of(words[0]), *words[1:])
+
+
 def require_one(run_dir: str, what: str) -> None:
-    """Refuse a folder of runs.
+    """Refuse a folder of several runs.
 
     Args:
         run_dir: as given.
@@ -21,7 +37,7 @@ def require_one(run_dir: str, what: str) -> None:
     Raises:
         UsageError: it is one; names the runs.
     """
-    if found := run_dirs_in(run_dir):
+    if len(found := run_dirs_in(run_dir)) > 1:
         problem = f"holds several runs, and {what} is for one: name one of {named(found)}"
         raise UsageError(f"{run_dir}: {problem}")
 

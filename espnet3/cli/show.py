@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from espnet3.redaction import masked_text, scrubbed
-from espnet3.text import visible, visible_json, visible_line
+from espnet3.text import counted, visible, visible_json, visible_line
 
 if TYPE_CHECKING:
     from espnet3.doctor.diagnosis import Diagnosis, Finding
@@ -115,7 +115,7 @@ def submitted(result: Submitted, *, merges: bool = False) -> None:
         pairs.append(("skipped", result.skipped))
     if n := result.stay_skipped:
         again = command("resume", result.run_dir, "--items", "skipped")
-        pairs.append(("stay skipped", f"{n} item{'' if n == 1 else 's'}, until `{again}`"))
+        pairs.append(("stay skipped", f"{counted(n, 'item')}, until `{again}`"))
     if result.not_found:
         told = [f"shard {rank}: {why}" for rank, why in sorted(result.not_found.items())]
         pairs.append(("nothing skipped", told))
@@ -216,6 +216,17 @@ def plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = usual
+
+
+@contextlib.contextmanager
+def lines_for(kind: type[Warning]) -> Iterator[None]:
+    """Show each warning in one line, and those of a kind whatever the filters say."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", kind)
+        warnings.showwarning = lambda message, *_, **__: problem(str(message))
+        yield
 
 
 # --- doctor ---------------------------------------------------------------------------------------

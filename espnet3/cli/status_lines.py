@@ -11,7 +11,7 @@ import click
 
 from espnet3.cli import show
 from espnet3.cli.shard_logs import NO_LOGS, ShardLog, ShardLogs
-from espnet3.text import one_line, visible_line
+from espnet3.text import counted, one_line, visible_line
 
 if TYPE_CHECKING:
     from espnet3.status.run_status import RunStatus, ShardStatus
@@ -76,7 +76,7 @@ def counts_line(seen: RunStatus) -> str:
 def shard_counts(seen: RunStatus) -> list[tuple[str, str]]:
     """How many shards are in each state, in words, and that state."""
     counts = seen.counts()
-    done = f"{counts.get('done', 0)} of {len(seen.shards)} shards done"
+    done = f"{counts.get('done', 0)} of {counted(len(seen.shards), 'shard')} done"
     return [(done, "done"), *((f"{n} {s}", s) for s, n in counts.items() if s != "done")]
 
 

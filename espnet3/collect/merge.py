@@ -19,6 +19,7 @@ from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import PATIENCE, line_blocks, require_line, stopping
 from espnet3.specs.models import ResultPart
 from espnet3.storage.opening import absolute_root
+from espnet3.text import counted
 from espnet3.user_code.main_module import main_of
 
 CHUNK = 4096  # records that are decoded between two looks at the event loop
@@ -228,7 +229,7 @@ def _list(vouched: Vouched) -> list[Any]:
             vouched.require_wanted()
             results.extend(decode_results(lines, where, unpickle=unpickle, main=main))
         if (found := len(results) - before) != part.records:
-            raise InvalidFile(where, "", f"hold {found} records, not {part.records}")
+            raise InvalidFile(where, "", f"hold {counted(found, 'record')}, not {part.records}")
 
     take_in_turn(vouched, decode)
     return results

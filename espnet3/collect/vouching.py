@@ -27,7 +27,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import Receipt, RunSpec
 from espnet3.status.observation import Observation, observe
 from espnet3.storage.concurrency import gather
-from espnet3.text import visible
+from espnet3.text import counted, plural, visible
 
 READERS = 8  # threads that read receipts
 
@@ -69,9 +69,11 @@ async def vouch(
         vouched = await observe(vouched, call.conclude)
     if vouched.missing:
         n = sum(end - first for first, end in vouched.missing)
-        left = f"{n} of {vouched.run.n_items} items are left out"
-        where = f"those at {positions_in_words(vouched.missing)}"
-        of = f"of shards {positions_in_words([(rank, rank + 1) for rank in vouched.left_out])}"
+        of_all = counted(vouched.run.n_items, "item")
+        left = f"{n} of {of_all} {'is' if n == 1 else 'are'} left out"
+        where = f"{'that' if n == 1 else 'those'} at {positions_in_words(vouched.missing)}"
+        shards = positions_in_words([(rank, rank + 1) for rank in vouched.left_out])
+        of = f"of {plural(len(vouched.left_out), 'shard')} {shards}"
         words = visible(f"{vouched.store.root}: {left}, {where}, {of}")
         warnings.warn(words, PartialResults, stacklevel=3)
     return vouched
@@ -134,11 +136,11 @@ class _Call(NamedTuple):
             _require_trusted(directory, run, shards)
         failed = [shard for shard in shards if shard.errors]
         if failed and self.errors == "raise":
-            raise _failed_items(directory, failed)
+            raise _failed_items(directory, failed, merges=run.writers is not None)
         return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop)
 
 
-def _failed_items(directory: RunDirectory, failed: Sequence[Shard]) -> FailedItems:
+def _failed_items(directory: RunDirectory, failed: Sequence[Shard], *, merges: bool) -> FailedItems:
     """What is raised where items failed, or were passed over."""
     ranks = Skips.read(directory.submissions().known).ranks
     skipped = sum(
@@ -147,7 +149,8 @@ def _failed_items(directory: RunDirectory, failed: Sequence[Shard]) -> FailedIte
         if shard.rank in ranks
     )
     count = sum(shard.errors for shard in failed)
-    return FailedItems(directory.root, count, [shard.rank for shard in failed], skipped)
+    shards = [shard.rank for shard in failed]
+    return FailedItems(directory.root, count, shards, skipped, merges=merges)
 
 
 def _require_trusted(directory: RunDirectory, run: RunSpec, shards: Sequence[Shard]) -> None:

@@ -42,7 +42,7 @@ from espnet3.storage.permissions import regular
 from espnet3.submit.cancellation import cancel
 from espnet3.submit.new_run import dry_run, submit
 from espnet3.submit.submission import Submitted
-from espnet3.text import one_line
+from espnet3.text import counted, one_line
 
 LOOK = 0.1  # seconds between two looks for the job's call
 ASK = 2.0  # seconds between two questions to the scheduler
@@ -131,7 +131,8 @@ async def _diagnose(
         found("ESPnet", *espnet)
     scheduler = get_scheduler(parallel.env)
     found("scheduler", await scheduler.version())
-    found("array limit", f"{parallel.max_array_size or await scheduler.max_array_size()} tasks")
+    n_tasks = parallel.max_array_size or await scheduler.max_array_size()
+    found("array limit", counted(n_tasks, "task"))
     for machine, wrong in (await scheduler.machines(parallel.options)).items():
         found(f"host {machine}", wrong or "answers", not wrong)
     store = open_store(f"{folder}/espnet3-doctor-{secrets.token_hex(4)}")

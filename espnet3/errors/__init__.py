@@ -55,7 +55,7 @@ from espnet3.errors.work import (
     WorkersKilled,
     WriterFailed,
 )
-from espnet3.text import one_line
+from espnet3.text import counted, one_line, plural
 
 __all__ = [
     "ClassError", "CodeChanged", "ConfigError", "DamagedResult", "EnvironmentFailed", "EspnetError",
@@ -308,9 +308,11 @@ class IncompleteRun(RunError):
         shown = "; ".join(f"shard {rank} {one_line(cause, 160)}" for rank, cause in first)
         more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
         live = all(cause.startswith(("queued", "running")) for cause in causes.values())
-        advice = "wait for them" if live else "resume the run"
+        are, them = ("is", "it") if len(causes) == 1 else ("are", "them")
+        advice = f"wait for {them}" if live else "resume the run"
         super().__init__(
-            f"{run_dir}: {len(causes)} of {world_size} shards are not done: {shown}{more}; "
+            f"{run_dir}: {len(causes)} of {counted(world_size, 'shard')} {are} not done: "
+            f"{shown}{more}; "
             f"{advice}, or collect what there is with `--partial`"
         )
 
@@ -341,17 +343,30 @@ class DamagedResult(RunError):
 class FailedItems(RunError):
     """Items were recorded as failed (`on_error: record`), or passed over (`resume --skip`).
 
-    `count` is how many they are, in the shards `ranks`; `skipped` of them were passed over.
+    `count` is how many they are, in the shards `ranks`; `skipped` of them were passed over. Where
+    the runner's `merge` makes the output (`merges`), there are no places for their errors in it.
     """
 
-    def __init__(self, run_dir: str, count: int, ranks: list[int], skipped: int = 0) -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        count: int,
+        ranks: list[int],
+        skipped: int = 0,
+        *,
+        merges: bool = False,
+    ) -> None:
         self.run_dir, self.count, self.ranks, self.skipped = run_dir, count, ranks, skipped
         shown = ", ".join(map(str, ranks[:10])) + (" …" if len(ranks) > 10 else "")
-        told = {"failed and were recorded": count - skipped, "were skipped": skipped}
-        words = ", ".join(f"{n} items {what}" for what, n in told.items() if n)
+        words = []
+        for n, what in ((count - skipped, "failed and {} recorded"), (skipped, "{} skipped")):
+            if n:
+                words.append(f"{counted(n, 'item')} {what.format('was' if n == 1 else 'were')}")
         which = "failed" if skipped < count else "skipped"
+        them, places = ("it", "its place") if count == 1 else ("them", "their places")
+        keep = f"merge the others without {them}" if merges else f"get {them} in {places}"
         super().__init__(
-            f"{run_dir}: {words}, in shards {shown}; "
-            "collect with `--errors keep` to get them in their places, or compute "
-            f"them again: `espnet3 resume {shlex.quote(run_dir)} --items {which}`"
+            f"{run_dir}: {', '.join(words)}, in {plural(len(ranks), 'shard')} {shown}; "
+            f"collect with `--errors keep` to {keep}, or compute {them} again: "
+            f"`espnet3 resume {shlex.quote(run_dir)} --items {which}`"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from espnet3.errors.base import EspnetError
-from espnet3.text import one_line
+from espnet3.text import counted, one_line
 
 
 class WorkError(EspnetError):
@@ -70,7 +70,7 @@ class TooManyErrors(WorkError):
         self, rank: int, max_errors: int, count: int, item: Any = None, error: str = ""
     ) -> None:
         self.rank, self.max_errors, self.count, self.item = rank, max_errors, count, item
-        items = "1 item" if count == 1 else f"{count} items"
+        items = counted(count, "item")
         last = f" (the last is {one_line(repr(item), 120)}: {one_line(error)})" if error else ""
         super().__init__(
             f"{items} of shard {rank} failed, and max_errors is {max_errors}{last}; fix the "

@@ -39,6 +39,7 @@ from espnet3.submit.finishers import jobs_alive, most_memory, most_seconds
 from espnet3.submit.resumption import believed_now
 from espnet3.submit.run_groups import last_config
 from espnet3.submit.submission import Overtaken
+from espnet3.text import plural
 
 log = logging.getLogger("espnet3.finish")
 _PAUSES = 0.5, 10.0  # seconds between two looks, at first and at most
@@ -177,7 +178,7 @@ class _Finisher:
         ids = jobs_alive(seen)
         if self._alive_since is None:
             self._alive_since = time.monotonic()
-            log.info("jobs %s still live", ", ".join(ids))
+            log.info("still live: %s %s", plural(len(ids), "job"), ", ".join(ids))
         waits = self._waits.live
         if waits is None or time.monotonic() - self._alive_since < waits:
             await self._sleep()
@@ -199,7 +200,8 @@ class _Finisher:
                 await queue_after(seen, ids, submission)
             except (SchedulerUnavailable, SubmissionRefused) as error:
                 if time.monotonic() - began >= self._waits.scheduler:
-                    words = f"jobs {', '.join(ids)} still live, with no finisher behind: {error}"
+                    jobs = f"{plural(len(ids), 'job')} {', '.join(ids)}"
+                    words = f"{jobs} still live, with no finisher behind: {error}"
                     end = End("stopped", words, self._left(seen))
                     return await self._end(seen, end, ending)
                 log.warning("%s; tried again", error)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from espnet3.submit.asked_memory import in_bytes
 from espnet3.submit.finishers import MORE_MEMORY, MORE_TIME, at_most
+from espnet3.text import counted
 
 FAST = 60.0  # seconds; a shard that failed within them may have failed because of its node
 _AS_IT_WAS = {
@@ -168,7 +169,7 @@ def decide(
     if stopped:
         return End("stopped", stopped, _words_of(missing))
     if before.n_waves - before.n_free >= policy.waves:
-        said = "no wave is wanted" if not policy.waves else f"{_number(policy.waves, 'wave')} spent"
+        said = "no wave is wanted" if not policy.waves else f"{counted(policy.waves, 'wave')} spent"
         return End("incomplete", said, _words_of(missing))
     bad = bad_nodes(missing, done_on)
     items_done = sum(shard.items_done for shard in missing)
@@ -202,9 +203,9 @@ def judge(
         bad: nodes that the next wave keeps away from.
         is_stuck: whether the last wave got no further, so that no item has been done since.
     """
-    counted = shard.kind not in _UNCOUNTED and shard.host not in bad
-    if counted and shard.attempts >= policy.max_attempts:
-        tried = _number(shard.attempts, "attempt")
+    counts = shard.kind not in _UNCOUNTED and shard.host not in bad
+    if counts and shard.attempts >= policy.max_attempts:
+        tried = counted(shard.attempts, "attempt")
         return f"{tried}, the last one: {shard.words or shard.kind}"
     if shard.host in bad and shard.kind not in ("memory", "time"):
         return Again(f"failed on {shard.host}, which is kept away from", counted=False)
@@ -219,7 +220,7 @@ def judge(
             return shard.words or shard.kind
         what = "out of GPU memory" if shard.kind == "cuda-memory" else "an exception"
         return Again(f"{what}, as retry_errors allows", retries_errors=True)
-    return Again(_AS_IT_WAS.get(shard.kind, shard.kind), counted=counted)
+    return Again(_AS_IT_WAS.get(shard.kind, shard.kind), counted=counts)
 
 
 def _with_more_memory(shard: Missing, policy: Policy) -> Again | str:
@@ -291,7 +292,3 @@ _BLAMED = frozenset({"error", "killed", "crashed", "silent", "cuda-memory"})
 
 def _words_of(missing: Iterable[Missing]) -> dict[int, str]:
     return {shard.rank: shard.words or shard.kind for shard in missing}
-
-
-def _number(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from espnet3.report.model import Asked, Facts
 from espnet3.submit.asked_memory import as_option
 from espnet3.submit.more import more_memory, rounded
+from espnet3.text import counted
 
 MARGIN = 1.25  # of what is asked for over what was needed
 WORTHWHILE = 0.8  # less than this share of what was asked for is worth a line
@@ -34,7 +35,7 @@ def advice(facts: Facts) -> Advice:
     if without:
         wanted = more_memory(given, peak) or 0
         n = len(without)
-        words = f"{n} shard{'' if n == 1 else 's'} ran out of the memory that was asked for."
+        words = f"{counted(n, 'shard')} ran out of the memory that was asked for."
         return Advice(words, _line(facts, asked, wanted))
     if peak is None:
         return Advice("No record says how much memory was needed.")
@@ -63,7 +64,8 @@ def _without_figures(facts: Facts) -> str:
     """A sentence on the attempts of which it is not known what they needed; "" for none."""
     over = [attempt for attempt in facts.attempts if attempt.outcome != "running"]
     n = sum(attempt.peak_memory is None for attempt in over)
-    return f" {n:,} of {len(over):,} attempts do not say what they needed." if n else ""
+    of_all = counted(len(over), "attempt", ",")
+    return f" What {n:,} of {of_all} needed is not known." if n else ""
 
 
 def _line(facts: Facts, asked: Asked, wanted: int) -> str:

@@ -91,7 +91,7 @@ def _content(facts: Facts) -> dict[str, Any]:
         "advice": advice(facts),
         "spent": spent,
         "waiting": (
-            f"Until their first sign workers waited {hours(spent.waited)} hours all together, "
+            f"Until their first sign workers waited {hours(spent.waited)} h all together, "
             f"{duration(spent.usual_wait)} each in the median. Nothing was allocated then."
         ),
         "share": share,

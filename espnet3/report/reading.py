@@ -21,7 +21,7 @@ from espnet3.status.finishing import words_of
 from espnet3.status.observation import Observation
 from espnet3.status.worker_signs import WorkerSign, worker_signs
 from espnet3.storage.concurrency import gather
-from espnet3.text import cut
+from espnet3.text import counted, cut
 
 _READERS = 8  # threads; network file systems and object stores take their time
 _MOST_FAILED = 1000  # recorded items whose exceptions are read
@@ -175,7 +175,7 @@ def _what(seen: Observation) -> Iterator[tuple[str, str]]:
         submitter = seen.submissions[0].submission.submitter
         yield "submitted by", f"{submitter.user} on {submitter.host}"
     batch = f", in lists of {run.batch_size}" if run.batch_size is not None else ""
-    yield "items", f"{run.n_inputs:,}{batch}, in {run.world_size:,} shards"
+    yield "items", f"{run.n_inputs:,}{batch}, in {counted(run.world_size, 'shard', ',')}"
     yield "on_error", run.on_error
     yield "results", run.results
     yield "versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())
@@ -222,11 +222,12 @@ def _problems(seen: Observation, receipts: Mapping[int, Receipt], found: Attempt
     if seen.status.scheduler_problem:
         yield seen.status.scheduler_problem
     if missing := len(seen.receipts) - len(receipts):
-        yield f"{missing} receipts cannot be read; `espnet3 resume --repair` computes them again"
+        again = f"`espnet3 resume --repair` computes {'it' if missing == 1 else 'them'} again"
+        yield f"{counted(missing, 'receipt')} cannot be read; {again}"
     if found.unreadable:
-        yield f"{found.unreadable} records of attempts cannot be read"
+        yield f"{counted(found.unreadable, 'record')} of attempts cannot be read"
     if found.unmeasured:
         yield (
-            f"{found.unmeasured} of {len(found.attempts)} attempts do not say what they took: they "
-            "still run, ended without a word, or are of an older espnet3"
+            f"what {found.unmeasured} of {counted(len(found.attempts), 'attempt')} took is not "
+            "known: still running, ended without a word, or of an older espnet3"
         )

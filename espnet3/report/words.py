@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from espnet3.text import counted
+
 NOTHING = "\N{EN DASH}"  # where there is no number
 
 
@@ -78,4 +80,4 @@ def count(n: float, what: str) -> str:
         >>> count(1, "shard"), count(12_000, "item")
         ('1 shard', '12,000 items')
     """
-    return f"{n:,.0f} {what}{'' if n == 1 else 's'}"
+    return counted(n, what, ",.0f")

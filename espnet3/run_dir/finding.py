@@ -3,49 +3,89 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import NamedTuple
 
 from espnet3.errors import RunDirectoryError
 from espnet3.specs import layout
 from espnet3.storage.base import Store
+from espnet3.storage.concurrency import gather
 from espnet3.storage.object import ObjectStore
 from espnet3.storage.opening import open_store
 from espnet3.text import one_line
 
 _SHOWN = 5  # runs that an error names
+MOST_FOLDERS = 10_000  # folders that are looked at below those that lie in the first one
+_MOST_NAMES = 100_000  # of what lies in one of these
+_READERS = 8  # threads
 
 
-def run_dirs_at(store: Store) -> Iterator[str]:
-    """What may be a run directory: a folder itself, else what is directly in it."""
+class FoundRuns(NamedTuple):
+    """The run directories in a folder; of some of its folders only, where `is_whole` is False."""
+
+    run_dirs: list[str]
+    is_whole: bool = True
+
+
+class _Folder(NamedTuple):
+    path: str
+    is_link: bool
+
+
+class _Listing(NamedTuple):
+    folders: list[_Folder]
+    is_whole: bool
+
+
+def find_run_dirs(store: Store, depth: int = 1) -> FoundRuns:
+    """What may be a run directory: a folder itself, else what is in it, or in folders in it.
+
+    Nothing is looked for in a run directory, nor in an output folder that has one, nor below a
+    link. A link may be a run directory.
+
+    Args:
+        store: the folder. Of an object store only what is directly in it is looked at.
+        depth: how many folders further down; an output folder counts, and not the run in it.
+
+    Raises:
+        RunDirectoryError: it is no folder, or cannot be listed.
+        StoreError: likewise.
+    """
     if isinstance(store, ObjectStore):
         if {layout.RUN, layout.REMOVAL}.intersection(store.names("")):
-            yield store.root
-        else:
-            yield from (f"{store.root}/{name}" for name in store.folders())
-        return
+            return FoundRuns([store.root])
+        return FoundRuns([f"{store.root}/{name}" for name in store.folders()])
     root = store.root
     if not os.path.isdir(root):
         raise RunDirectoryError(root, "is not a folder, so no runs are in it")
     if _is_run(root):
-        yield root
-        return
+        return FoundRuns([root])
     try:
-        with os.scandir(root) as entries:
-            found = [each.path for each in entries if _may_be_run(each)]
+        inside = _folders_in(root).folders
     except OSError as error:
         raise RunDirectoryError(root, f"cannot be listed ({error.strerror})") from None
-    for path in found:
-        if _is_run(path):
-            yield path
-        elif _is_run(f"{path}/{layout.RUN_FOLDER}"):
-            yield f"{path}/{layout.RUN_FOLDER}"
+    found: list[str] = []
+    left, is_whole = MOST_FOLDERS, True
+    while True:
+        runs = gather(_run_at, inside, _READERS)
+        found += filter(None, runs)
+        depth -= 1
+        above = [each for each, run in zip(inside, runs, strict=True) if not (run or each.is_link)]
+        if depth < 1 or not above:
+            return FoundRuns(found, is_whole)
+        listed = gather(_some_folders_in, above[:left], _READERS)
+        inside = [*chain.from_iterable(each.folders for each in listed)]
+        is_whole &= len(above) <= left >= len(inside) and all(each.is_whole for each in listed)
+        inside = inside[:left]
+        left -= len(inside)
 
 
 def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
     """The run directories in a folder that is none itself, by name; none in one that is.
 
     Raises:
-        RunDirectoryError, StoreError: as for `list_runs`.
+        RunDirectoryError, StoreError: as for `find_run_dirs`.
 
     Example:
         >>> run_dirs_in("/shared/exp/decode")  # doctest: +SKIP
@@ -54,7 +94,7 @@ def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
     store = open_store(folder)
     if isinstance(store, ObjectStore) or not os.path.isdir(store.root) or _is_run(store.root):
         return []
-    return sorted(run_dirs_at(store))
+    return sorted(find_run_dirs(store).run_dirs)
 
 
 def named(run_dirs: Sequence[str]) -> str:
@@ -67,8 +107,27 @@ def named(run_dirs: Sequence[str]) -> str:
     return f"{names} and {len(run_dirs) - _SHOWN} more" if len(run_dirs) > _SHOWN else names
 
 
-def _may_be_run(entry: os.DirEntry[str]) -> bool:
-    return entry.name[0] != "." and not entry.is_file(follow_symlinks=False)
+def _folders_in(folder: str, most: int | None = None) -> _Listing:
+    """The folders in one, and the links."""
+    with os.scandir(folder) as entries:
+        found = [
+            _Folder(each.path, each.is_symlink())
+            for each in islice(entries, most)
+            if each.name[0] != "." and not each.is_file(follow_symlinks=False)
+        ]
+        return _Listing(found, next(entries, None) is None)
+
+
+def _some_folders_in(folder: _Folder) -> _Listing:
+    try:
+        return _folders_in(folder.path, _MOST_NAMES)
+    except OSError:  # it is none, or somebody else's
+        return _Listing([], True)
+
+
+def _run_at(folder: _Folder) -> str | None:
+    """The run directory that a folder is, or that lies in it as an output folder."""
+    return next(filter(_is_run, (folder.path, f"{folder.path}/{layout.RUN_FOLDER}")), None)
 
 
 def _is_run(path: str) -> bool:

@@ -9,7 +9,7 @@ import orjson
 
 from espnet3.errors import UsageError
 from espnet3.specs.plain import plain_json
-from espnet3.text import one_line
+from espnet3.text import counted, one_line, plural
 
 
 class WantedItem(NamedTuple):
@@ -51,9 +51,9 @@ class WantedItem(NamedTuple):
     def missing(self, where: str, n_items: int) -> UsageError:
         """What is said where there is no such item."""
         if self.position is not None:
-            return UsageError(
-                f"{self.word}: {where} has {n_items} items, at positions 0 to {n_items - 1}"
-            )
+            last = "" if n_items == 1 else f" to {n_items - 1}"
+            at = f"at {plural(n_items, 'position')} 0{last}"
+            return UsageError(f"{self.word}: {where} has {counted(n_items, 'item')}, {at}")
         return UsageError(
             f"{one_line(self.word, 80)}: is no item of {where}; give its value as JSON, or its "
             f"position as @0 to @{max(0, n_items - 1)}"

@@ -16,6 +16,7 @@ from espnet3.specs import layout
 from espnet3.specs.models import Receipt, ResultPart, WrittenFile
 from espnet3.storage import retry
 from espnet3.storage.base import Store
+from espnet3.text import counted
 
 PATIENCE = retry.PATIENCE
 BLOCK = 1 << 20
@@ -59,11 +60,11 @@ def mismatch(beginning: Iterable[bytes], part: ResultPart) -> str | None:
         size += len(block)
         lines += block.count(b"\n")
     if size < part.bytes:
-        return f"has {size} bytes, but the receipt vouches for {part.bytes}"
+        return f"has {counted(size, 'byte')}, but the receipt vouches for {part.bytes}"
     if f"sha256:{digest.hexdigest()}" != part.checksum:
         return "has changed since its receipt was written"
     if lines != part.records:
-        return f"has {lines} records, but the receipt vouches for {part.records}"
+        return f"has {counted(lines, 'record')}, but the receipt vouches for {part.records}"
     return None
 
 
@@ -116,7 +117,7 @@ def difference(stream: BinaryIO, file: WrittenFile) -> str | None:
         digest.update(block)
         size += len(block)
     if size != file.bytes:
-        has = f"has {size} bytes" if size < file.bytes else "has more bytes"
+        has = f"has {counted(size, 'byte')}" if size < file.bytes else "has more bytes"
         return f"{has}, but the receipt vouches for {file.bytes}"
     if f"sha256:{digest.hexdigest()}" != file.checksum:
         return "has changed since its receipt was written"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def own_output(directory: RunDirectory, run: RunSpec) -> None:
     """
     if not require_own_output(directory, run):
         write_manifest(Path(output_folder(run)), _manifest(directory, run))
+
+
+def output_that_links_to(directory: RunDirectory) -> str | None:
+    """The output folder whose shards are links into a run directory; None where there is none.
+
+    What the runner's `merge` has made there may name files that only the run directory holds.
+    """
+    run = directory.run_if_there()
+    if run is None or run.writers is None:
+        return None
+    folder, root = output_folder(run), f"{os.path.realpath(directory.root)}/"
+    names: list[str] = []
+    with contextlib.suppress(OutputError):  # who may not list it does not use it
+        names = shard_folders(folder)
+    links = filter(os.path.islink, (f"{folder}/{name}" for name in names))
+    return folder if any(os.path.realpath(link).startswith(root) for link in links) else None
 
 
 def _manifest(directory: RunDirectory, run: RunSpec) -> Manifest:

@@ -20,6 +20,7 @@ from espnet3.schedulers.base import Scheduler, TaskKey, TaskState, Wanted
 from espnet3.schedulers.gpus import NO_GPU, visible_gpus
 from espnet3.schedulers.supervised import begun_tasks, states_of_job, supervisor_log
 from espnet3.specs.models import AcceptedJob, PlannedJob
+from espnet3.text import plural
 
 if TYPE_CHECKING:
     import psutil
@@ -94,7 +95,7 @@ class LocalGpuScheduler(LocalScheduler):
         devices = await _in_thread(visible_gpus)
         if not devices:
             raise SchedulerUnavailable(self.name, NO_GPU)
-        return f"{self.name}, GPUs {', '.join(devices)}"
+        return f"{self.name}, {plural(len(devices), 'GPU')} {', '.join(devices)}"
 
 
 def _look(submissions: Sequence[KnownSubmission]) -> tuple[dict[TaskKey, TaskState], bool]:

@@ -50,6 +50,7 @@ from espnet3.specs.nested import (
 )
 from espnet3.specs.sources import CodeRecord, SourceFile
 from espnet3.specs.submissions import CUT_SHORT, AcceptedJobs, Cancellation, Submission
+from espnet3.text import counted
 
 
 def now() -> datetime:
@@ -264,7 +265,7 @@ class Receipt(PersistedModel):
     def _parts_follow_each_other(self) -> Self:
         position = require_in_order(self.rank, self.parts, 0)
         if position != self.records:
-            raise ValueError(f"parts: hold {position} records, not {self.records}")
+            raise ValueError(f"parts: hold {counted(position, 'record')}, not {self.records}")
         return self
 
 

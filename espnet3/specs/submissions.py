@@ -21,6 +21,7 @@ from espnet3.specs.nested import (
     SkippedItem,
     Text,
 )
+from espnet3.text import counted
 
 
 class Submission(PersistedModel):
@@ -86,7 +87,7 @@ class Submission(PersistedModel):
                 raise ValueError(f"jobs.{position}: does not follow the jobs before it")
             first += job.n_tasks
         if first != self.n_tasks:
-            raise ValueError(f"jobs: hold {first} tasks, not {self.n_tasks}")
+            raise ValueError(f"jobs: hold {counted(first, 'task')}, not {self.n_tasks}")
         return self
 
     def on_error(self, of_plan: Literal["stop", "record"]) -> Literal["stop", "record"]:

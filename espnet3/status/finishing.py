@@ -14,6 +14,7 @@ from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
 from espnet3.specs.finishing import Finished, Finisher, QueuedFinisher, Wave
 from espnet3.specs.models import now
+from espnet3.text import counted
 
 FinishState = Literal["waiting", "working", "done", "incomplete", "stopped", "gone"]
 # Seconds after which nobody of another host is believed to be queueing one any more.
@@ -113,9 +114,10 @@ def in_words(end: Finished) -> str:
         'done: 1000 results in /shared/decode/results.jsonl'
     """
     if end.outcome == "done":
-        failed = f", {end.errors} of them errors" if end.errors else ""
-        return f"done: {end.records} results in {end.results}{failed}"
-    return f"{end.outcome}: {end.n_done} of {end.n_shards} shards done; {end.cause}"
+        failed = f", {counted(end.errors, 'error')} among them" if end.errors else ""
+        return f"done: {counted(end.records, 'result')} in {end.results}{failed}"
+    done = f"{end.n_done} of {counted(end.n_shards, 'shard')} done"
+    return f"{end.outcome}: {done}; {end.cause}"
 
 
 def words_of(wave: Wave) -> str:
@@ -139,5 +141,5 @@ def wave_words(number: int, portions: Iterable[tuple[int, str]]) -> str:
     by_cause: Counter[str] = Counter()
     for n, cause in portions:
         by_cause[cause] += n
-    again = (f"{n} shard{'' if n == 1 else 's'} again ({cause})" for cause, n in by_cause.items())
+    again = (f"{counted(n, 'shard')} again ({cause})" for cause, n in by_cause.items())
     return f"wave {number}: {', '.join(again)}"

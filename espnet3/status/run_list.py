@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
-from espnet3.run_dir.finding import run_dirs_at
+from espnet3.run_dir.finding import find_run_dirs
 from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
@@ -20,8 +21,10 @@ from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 from espnet3.storage.object import ObjectStore
 from espnet3.storage.opening import open_store
+from espnet3.text import visible
 
 USUAL = (".", "espnet3_runs")
+DEPTH = 4  # as `exp/asr/decode/test_clean`, in which `espnet3_run` lies
 # Files whose sizes are added up: of all runs together, and of each at most and at least.
 MOST_FILES_IN_ALL, MOST_FILES, FEWEST_FILES = 1_000_000, 20_000, 100
 _READERS = 8  # threads, and questions to schedulers, at the same time
@@ -30,6 +33,10 @@ ListedState = Literal[
     "done", "running", "queued", "unfinished", "incomplete", "stopped", "cancelled", "new",
     "half removed", "unreadable",
 ]  # fmt: skip
+
+
+class NotAllLookedAt(UserWarning):
+    """Some folders in a folder were not looked at, since there are too many."""
 
 
 class ListedRun(NamedTuple):
@@ -61,14 +68,20 @@ class ListedRun(NamedTuple):
 
 
 async def list_runs(
-    folders: Iterable[str | os.PathLike[str]] | None = None, *, ask: bool = False
+    folders: Iterable[str | os.PathLike[str]] | None = None,
+    *,
+    ask: bool = False,
+    depth: int = DEPTH,
 ) -> list[ListedRun]:
     """The runs in some folders, the newest first.
 
+    A `NotAllLookedAt` warns of a folder in which there are too many folders.
+
     Args:
-        folders: run directories, or folders that some are directly in, or as `espnet3_run` in a
-            folder in them, as of runners with writers; paths or URLs. `.` and `espnet3_runs` where
-            unset, as far as they are there.
+        folders: run directories, or folders that some are in; paths or URLs. `.` and
+            `espnet3_runs` where unset, as far as they are there.
+        depth: how many folders further down runs are looked for; of a URL, one. A run that is
+            called `espnet3_run`, as of runners with writers, may lie one further.
         ask: ask the schedulers what is queued and running; one question for each run that is not
             over.
 
@@ -80,18 +93,25 @@ async def list_runs(
         >>> [run.state for run in await list_runs(["/shared/runs"])]  # doctest: +SKIP
         ['unfinished', 'done']
     """
-    found = await asyncio.to_thread(_look_at_all, folders)
+    found = await asyncio.to_thread(_look_at_all, folders, depth)
     if ask:
         limit = asyncio.Semaphore(_READERS)
         found = await asyncio.gather(*(_asked(run, limit) for run in found))
     return found
 
 
-def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None) -> list[ListedRun]:
+def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None, depth: int) -> list[ListedRun]:
     given = (folder for folder in USUAL if os.path.isdir(folder)) if folders is None else folders
     places: dict[str, str] = {}
     for folder in given:
-        for root in run_dirs_at(open_store(folder)):
+        found = find_run_dirs(store := open_store(folder), depth)
+        if not found.is_whole:
+            words = (
+                f"{visible(store.root)}: there is too much in it, so that not all of its folders "
+                "were looked into; name one of them, or a smaller depth"
+            )
+            warnings.warn(words, NotAllLookedAt, stacklevel=2)
+        for root in found.run_dirs:
             place = root if "://" in root else os.path.realpath(root)
             if place not in places or root == place:  # of a link and what it leads to, the latter
                 places[place] = root

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from espnet3.specs.models import Submission
 from espnet3.status.finishing import Finishing
-from espnet3.text import duration, one_line
+from espnet3.text import counted, duration, one_line, plural
 
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
 STATES: tuple[State, ...] = (
@@ -244,7 +244,7 @@ class RunStatus:
         done, _, pace, left, _ = self.progress
         if self.done or not done:
             return []
-        found = [f"{done} of {self.n_items} items done"]
+        found = [f"{done} of {counted(self.n_items, 'item')} done"]
         if pace is not None:
             found.append(f"{pace:.3g} items/s" if pace < 1000 else f"{pace:.0f} items/s")
         if left is not None:
@@ -260,13 +260,14 @@ class RunStatus:
         """What is wrong with items, as in `8 of 30 items failed`, `2 skipped`."""
         found = []
         if self.failed_items:
-            found.append(f"{self.failed_items} of {self.n_items} items failed")
+            found.append(f"{self.failed_items} of {counted(self.n_items, 'item')} failed")
         if self.skipped_items:
-            of_all = "" if found else f" of {self.n_items} items"
+            of_all = "" if found else f" of {counted(self.n_items, 'item')}"
             found.append(f"{self.skipped_items}{of_all} skipped")
         if bad := self.unreadable:
             shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
-            found.append(f"the receipts of shards {shown} cannot be read")
+            receipts, shards = plural(len(bad), "receipt"), plural(len(bad), "shard")
+            found.append(f"the {receipts} of {shards} {shown} cannot be read")
         return found
 
     def sources_in_words(self) -> str:

@@ -16,6 +16,7 @@ from espnet3.specs.models import CUT_SHORT, AttemptRecord, Claim, PlannedJob
 from espnet3.status.causes import CRASHES, FROM_OUTSIDE, kind_of_end, kind_of_failure
 from espnet3.status.evidence import Evidence, Found
 from espnet3.status.run_status import LIVE, Shards, ShardStatus, State
+from espnet3.text import counted
 
 _LEFT_OVER = "its workers ended before they came to it"
 
@@ -243,7 +244,7 @@ class _Holder:
             return Found("queued", _clauses(where, busy))
         if last.event == "interrupted":
             # Not over: its task is being stopped, or was requeued and begins again.
-            done = f"{last.items_done} items done"
+            done = f"{counted(last.items_done, 'item')} done"
             return Found("running", _clauses(where, f"was interrupted by {last.cause}", done))
         return _by_record(last, running=True)
 
@@ -352,7 +353,7 @@ def _by_record(last: AttemptRecord, *, running: bool = False, why_stopped: str =
     if last.event == "failed":
         return Found("failed", last.cause, kind_of_failure(last))
     if last.event == "interrupted":
-        done = f"{last.items_done} items done"
+        done = f"{counted(last.items_done, 'item')} done"
         kind = kind_of_end(why_stopped, None, said=True)
         return Found("interrupted", _clauses(why_stopped, last.cause, done), kind)
     if running:

@@ -23,6 +23,7 @@ from espnet3.storage.base import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 from espnet3.storage.local_append import LocalAppendFile
 from espnet3.storage.local_reader import LocalReader
 from espnet3.storage.retry import is_transient
+from espnet3.text import counted
 
 T = TypeVar("T")
 # What file systems say that have no hard links (exFAT), not between these two files (the projects
@@ -354,7 +355,7 @@ class LocalStore(Store):
     def _map(self, path: str, error: OSError) -> StoreError:
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return FileMissing(self.locate(path))
-        more = f" (tried {self.retry.tries} times)" if is_transient(error) else ""
+        more = f" (tried {counted(self.retry.tries, 'time')})" if is_transient(error) else ""
         if error.errno in _ADVICE:
             more = f"; {_ADVICE[error.errno]}"
         return StoreError(self.locate(path), f"{error.strerror or error}{more}")

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from espnet3.errors import StoreError
 from espnet3.storage.base import AppendFile
 from espnet3.storage.retry import RetryPolicy
+from espnet3.text import counted
 
 _NOT_OURS = "is not open any more: its descriptor was closed, by forward say, or is another file's"
 
@@ -85,7 +86,8 @@ class LocalAppendFile(AppendFile):
 
     def _require_size(self, sizes: set[int]) -> None:
         for size in sizes - {self._size}:
-            raise OSError(errno.EIO, f"has {size} bytes, and {self._size} were written")
+            words = f"has {counted(size, 'byte')}, and {self._size} were written"
+            raise OSError(errno.EIO, words)
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from espnet3.errors import FileMissing, FileTaken, FileTooLarge, RunDirectoryError, StoreError
 from espnet3.storage.base import IN_FLIGHT, MAX_DOCUMENT, AppendFile, Store
 from espnet3.storage.retry import is_transient
-from espnet3.text import one_line
+from espnet3.text import counted, one_line
 
 T = TypeVar("T")
 _BLOCK = 4 * 2**20  # bytes that an open file holds
@@ -284,8 +284,9 @@ class ObjectStore(Store):
             if _is_conflict(error):
                 raise FileTaken(self.locate(path)) from None
             words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            tries = f" (tried {self.retry.tries} times)" if self._is_transient(error) else ""
-            problem = (one_line(words, 200) or type(error).__name__) + tries
+            problem = one_line(words, 200) or type(error).__name__
+            if self._is_transient(error):
+                problem += f" (tried {counted(self.retry.tries, 'time')})"
             raise StoreError(self.locate(path), problem) from error
 
     def _is_transient(self, error: Exception) -> bool:

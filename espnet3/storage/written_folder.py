@@ -13,6 +13,7 @@ from espnet3.errors import StoreError
 from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, Store, mapped
 from espnet3.storage.local import LocalStore
+from espnet3.text import counted
 
 _A_FOLDER = os.O_RDONLY | os.O_DIRECTORY
 _BLOCK = 1 << 20  # bytes
@@ -160,7 +161,7 @@ def _copy(reading: BinaryIO, writing: BinaryIO, size: int, where: str) -> None:
     while size:
         block = reading.read(min(_BLOCK, size))
         if not block:
-            raise StoreError(where, f"is {size} bytes shorter than a moment ago")
+            raise StoreError(where, f"is {counted(size, 'byte')} shorter than a moment ago")
         size -= len(block)
         permissions.write_whole(writing, block)
 

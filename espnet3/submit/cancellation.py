@@ -29,6 +29,7 @@ from espnet3.status.observation import Observation, observe
 from espnet3.storage.local import LocalStore
 from espnet3.storage.opening import absolute_root
 from espnet3.submit.lost_jobs import Gone, cancel_lost, require_there
+from espnet3.text import plural
 
 
 async def cancel(run_dir: str | os.PathLike[str], *, trust: Trust | None = None) -> list[str]:
@@ -102,8 +103,8 @@ async def _cancel_submissions(directory: RunDirectory, own: list[KnownSubmission
         raise problem
     if renamed:
         raise UsageError(
-            f"jobs {', '.join(renamed)}: have other names than the run gave them, so they are left "
-            "alone; if you have renamed them, stop them by the scheduler's own command"
+            f"{plural(len(renamed), 'job')} {', '.join(renamed)}: under another name than the run "
+            "gave, so left alone; if you did that, stop it by the scheduler's own command"
         )
     return stopped
 

@@ -38,6 +38,7 @@ from espnet3.storage.paths import absolute, as_entered
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.overrides import MakeLauncher
 from espnet3.submit.submission import log_directory_of, why_cut_short
+from espnet3.text import counted
 
 # What the finisher's job asks for, where `finish.options` does not say otherwise.
 _SMALL = {"cores": 1, "memory": "1GB", "walltime": "00:15:00"}
@@ -255,7 +256,8 @@ async def render_finisher(
     finisher = _finisher(directory, run, config, launcher, number, end, behind.number, waits_for)
     rendered = await launcher.render_finisher(finisher)
     waves = config.finish.waves if config.finish.up_front else 0
-    more = f"; {waves} waves are queued behind it, with a finisher behind each" if waves else ""
+    queued = f"{counted(waves, 'wave')} {'is' if waves == 1 else 'are'} queued behind it"
+    more = f"; {queued}, with a finisher behind each" if waves else ""
     return rendered._replace(when=f"starts when these jobs have ended, in whatever way{more}")
 
 

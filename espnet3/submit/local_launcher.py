@@ -19,6 +19,7 @@ from espnet3.storage.paths import as_entered
 from espnet3.submit.detached import start_detached
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.plan import JobShape
+from espnet3.text import counted
 
 
 class LocalLauncher(Launcher):
@@ -71,7 +72,8 @@ class LocalGpuLauncher(LocalLauncher):
         if not devices:
             raise ConfigError("parallel.env", f"'local_gpu' needs a GPU: {NO_GPU}")
         if parallel.n_workers > len(devices):
-            there = "1 GPU is" if len(devices) == 1 else f"{len(devices)} GPUs are"
+            n = len(devices)
+            there = f"{counted(n, 'GPU')} {'is' if n == 1 else 'are'}"
             raise ConfigError("parallel.n_workers", f"is {parallel.n_workers}, but {there} to use")
         # The supervisor finds them in the submission.
         self.options[VARIABLE] = [*devices[: parallel.n_workers]]

@@ -33,11 +33,13 @@ from espnet3.submit.launcher_choice import make_launcher, with_usual_width
 from espnet3.submit.overrides import Groups
 from espnet3.submit.plan import Plan, Runner, check_runner, plan_run, require_same_plan
 from espnet3.submit.preflight import preflight
-from espnet3.submit.process_record import warn_of_others
+from espnet3.submit.process_record import has_other_words, warn_of_others
 from espnet3.submit.resumption import record_found_jobs, submit_missing
 from espnet3.submit.submission import Overtaken, Submitted, make_submission, submit_planned
 from espnet3.submit.submitter import this_submitter
 from espnet3.submit.writers import require_resume, usual_run_dir
+from espnet3.user_code.command_line import reader_of_argv
+from espnet3.user_code.sources import loaded_sources
 
 
 async def submit(
@@ -160,8 +162,17 @@ async def _prepare(
     check_runner(runner)
     ready = await asyncio.to_thread(_check, runner, items, run_dir, n_shards, config)
     if ready.existing is not None:  # here, where the user's call is seen
-        warn_of_others(ready.existing.process, ready.plan.run.process)
+        there, here, reader = ready.existing.process, ready.plan.run.process, None
+        if has_other_words(there, here):
+            reader = await asyncio.to_thread(_reader_of_argv, runner, ready.plan.run)
+        warn_of_others(there, here, reader)
     return ready
+
+
+def _reader_of_argv(runner: Runner, run: RunSpec) -> str | None:
+    """A file of the user's that reads the command line where workers may run it."""
+    hooks = {*dir(type(runner)), *dir(type(runner.provider))}
+    return reader_of_argv([source.path for source in loaded_sources(run)], hooks)
 
 
 def _check(

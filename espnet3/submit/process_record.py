@@ -281,20 +281,31 @@ def _warning_filters() -> list[WarningFilter]:
     return found
 
 
-def warn_of_others(there: ProcessState | None, here: ProcessState | None) -> None:
+def has_other_words(there: ProcessState | None, here: ProcessState | None) -> bool:
+    """Whether the workers of a run that goes on see another command line than this process's."""
+    if there is None or here is None or not (there.main or here.main):  # a notebook's is its own
+        return False
+    return there.argv[1:] != here.argv[1:]
+
+
+def warn_of_others(
+    there: ProcessState | None, here: ProcessState | None, reader: str | None = None
+) -> None:
     """Warn where the workers of a run that goes on see something else than this process.
 
     Args:
         there: of the process that submitted the run first.
         here: of this one.
+        reader: the source file by which another command line matters; None where none does.
     """
     if there is None or here is None:
         return
-    if there.argv[1:] != here.argv[1:] and (there.main or here.main):  # a notebook's is its own
+    if reader is not None:
         kept, new = (masked_text(shlex.join(p.argv[1:])) or "none" for p in (there, here))
         warn_not_taken_over(
             f"sys.argv: the run was submitted with {kept}, which its workers go on to see, "
-            f"and not with {new}; choose another run_dir where that makes a difference"
+            f"and not with {new}; {one_line(os.path.basename(reader))} reads it; choose another "
+            "run_dir where that makes a difference"
         )
     others = [name for name in _IN_WORDS if getattr(there, name) != getattr(here, name)]
     before, now = there.environment, here.environment

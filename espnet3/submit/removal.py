@@ -16,13 +16,14 @@ from espnet3.run_dir.finishers import ON_THIS_HOST, KnownFinisher
 from espnet3.run_dir.processes import is_alive
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.trust import Trust
+from espnet3.run_dir.written import output_that_links_to
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, WorkerState
 from espnet3.status.observation import Observation, observe
 from espnet3.submit.cancellation import cancel as cancel_jobs
 from espnet3.submit.cancellation import open_believed, own_jobs
-from espnet3.text import one_line
+from espnet3.text import counted, one_line, plural
 
 _PAUSES = 0.2, 5.0  # seconds between two looks at what was cancelled, at first and at most
 _BEATS = 2  # heartbeats without a sign, after which a worker elsewhere counts as gone
@@ -59,14 +60,15 @@ async def remove(
     Args:
         run_dir: the run directory.
         cancel: cancel the run first, and wait until nothing of it is alive.
-        everything: also remove files that are not the run's own.
+        everything: also remove files that are not the run's own, and what the shards of an output
+            folder have written, whose links would lead nowhere.
         force: also where the scheduler does not answer, so that nobody knows what is alive.
         trust: whose run directories are believed, as in the parallel config; what `set_parallel`
             set where unset.
 
     Raises:
-        RunDirectoryError: it is no run directory, holds what is not the run's, or something of it
-            is alive; nothing was removed.
+        RunDirectoryError: it is no run directory, holds what is not the run's or what an output
+            folder leads to, or something of it is alive; nothing was removed.
         Untrusted: others could have written it.
         SchedulerUnavailable: the scheduler does not answer; nothing was removed.
         StoreError: something cannot be removed; what is left is no run any more.
@@ -77,9 +79,7 @@ async def remove(
     """
     policy = chosen_policy(trust)
     directory = await asyncio.to_thread(_open, run_dir, policy)
-    seen = await asyncio.to_thread(removal.look, directory)
-    if not everything:
-        removal.require_own(directory, seen)
+    await asyncio.to_thread(_contents, directory, everything=everything)
     cancelled: list[str] = []
     run_id: str | None = None
     if not await asyncio.to_thread(removal.is_half_removed, directory):
@@ -113,18 +113,18 @@ async def require_removable(
     """
     policy = chosen_policy(trust)
     directory = await asyncio.to_thread(_open, run_dir, policy)
-    seen = await asyncio.to_thread(removal.look, directory)
-    if not everything:
-        removal.require_own(directory, seen)
-    words = f"{directory.root}: {seen.files} files"
+    seen, output = await asyncio.to_thread(_contents, directory, everything=everything)
+    words = f"{directory.root}: {counted(seen.files, 'file')}"
     if seen.foreign:
         words += f", with {', '.join(map(one_line, seen.foreign[:5]))} of your own"
+    if output is not None:
+        words += f", with what the shards of {one_line(output)} have written"
     if await asyncio.to_thread(removal.is_half_removed, directory):
         return f"{words}, the rest of a run that was removed half"
     found = await _look(directory, policy, force=force)
     if found.alive and not cancel:
         raise RunDirectoryError(directory.root, f"{found.alive}; cancel it first (--cancel)")
-    return f"{words}, {found.done} of {found.run.world_size} shards done" + (
+    return f"{words}, {found.done} of {counted(found.run.world_size, 'shard')} done" + (
         f"; {found.alive}, which is cancelled first" if found.alive else ""
     )
 
@@ -138,6 +138,26 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
     else:
         directory.require_trusted([layout.REMOVAL])
     return directory
+
+
+def _contents(directory: RunDirectory, *, everything: bool) -> tuple[removal.Contents, str | None]:
+    """What is there, and the output folder whose shards lie there.
+
+    Raises:
+        RunDirectoryError: something of it is not the run's, or is another's to name, and
+            `everything` does not say that it goes as well.
+    """
+    seen, output = removal.look(directory), output_that_links_to(directory)
+    if not everything:
+        removal.require_own(directory, seen)
+        if output is not None:
+            problem = (
+                f"holds what the shards of {one_line(output)} have written (its split.N lead "
+                "here), which files that were merged may name; copy what you need, and say --all "
+                "(everything=True) to remove it too"
+            )
+            raise RunDirectoryError(directory.root, problem)
+    return seen, output
 
 
 class _Look(NamedTuple):
@@ -178,9 +198,9 @@ async def _look(directory: RunDirectory, policy: Trust | None, *, force: bool) -
 
 def _in_words(seen: Observation) -> str:
     counts = seen.status.counts()
-    shards = [f"{counts[s]} {s}" for s in ("running", "queued") if s in counts]
+    shards = [f"{counted(counts[s], 'shard')} {s}" for s in ("running", "queued") if s in counts]
     if shards:
-        return f"is alive: shards {', '.join(shards)}"
+        return f"is alive: {', '.join(shards)}"
     return f"is alive: {seen.status.finishing.words if seen.status.finishing else 'a job'}"
 
 
@@ -188,8 +208,9 @@ async def _live_jobs(own: list[KnownSubmission], *, force: bool) -> str:
     """Jobs that have not ended, also where their shards are done."""
     for known in own:
         if await _has_live_task(known, force=force):
-            ids = ", ".join(known.job_ids().values()) or "that nobody recorded"
-            return f"is alive: jobs {ids} of submission {known.submission.number:04d}"
+            found = known.job_ids().values()
+            ids = f"{plural(len(found), 'job')} {', '.join(found) or 'that nobody recorded'}"
+            return f"is alive: {ids} of submission {known.submission.number:04d}"
     return ""
 
 

@@ -13,7 +13,7 @@ import orjson
 from espnet3.errors import ClassError, ConfigError
 from espnet3.specs.items import ItemList, ItemRange
 from espnet3.specs.models import ClassReference
-from espnet3.text import one_line
+from espnet3.text import counted, one_line
 from espnet3.user_code.calling import call_for_item
 from espnet3.user_code.references import find_class
 
@@ -46,7 +46,8 @@ def weights_of(said: str | Sequence[float], items: ItemRange | ItemList) -> list
     else:
         found = _from_file(said)
     if len(found) != len(items):
-        raise ConfigError(_FIELD, f"are {len(found)} for {len(items)} items; give one for each")
+        problem = f"are {len(found)} for {counted(len(items), 'item')}; give one for each"
+        raise ConfigError(_FIELD, problem)
     weights = []
     for position, value in enumerate(found):
         weight = _number(value)

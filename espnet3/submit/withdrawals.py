@@ -21,7 +21,7 @@ from espnet3.run_dir.verification import find_damage, find_damage_in_written, pa
 from espnet3.specs import layout
 from espnet3.specs.models import PartialReceipt, Receipt, RunSpec, Withdrawal, now
 from espnet3.storage.retry import RetryPolicy
-from espnet3.text import one_line
+from espnet3.text import counted, one_line
 
 _READERS = 8  # threads; most of the time is spent waiting for the storage
 _CHUNK = 1024  # receipts between two looks at whether anybody still waits
@@ -112,7 +112,7 @@ def _failed(
         failed += receipt.errors
         if receipt.errors and receipt.rank in staying.ranks:
             failed -= read_skipped(directory.store, receipt.rank, receipt.parts)
-    words = "1 item failed" if failed == 1 else f"{failed} items failed"
+    words = f"{counted(failed, 'item')} failed"
     return WithdrawalCause("failed-items", words, []) if failed else None
 
 

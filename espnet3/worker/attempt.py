@@ -27,7 +27,7 @@ from espnet3.redaction import scrubbed
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
 from espnet3.specs.models import AttemptRecord, ErrorRecord, RunSpec, now
-from espnet3.text import cut, one_line
+from espnet3.text import counted, cut, one_line
 from espnet3.worker.spare_descriptors import Spare
 from espnet3.worker.usage import Meter
 
@@ -123,7 +123,7 @@ class Attempt:
 
 def record_failure(attempt: Attempt, error: EspnetError, done: int) -> None:
     """Say in the log and in an attempt's record why it failed, and after how many items."""
-    log.error("shard %d: failed after %d items: %s", attempt.rank, done, error)
+    log.error("shard %d: failed after %s: %s", attempt.rank, counted(done, "item"), error)
     log_traceback(error)
     attempt.record("failed", **_why(error), item=_item_of(error), items_done=done)
 

@@ -19,7 +19,7 @@ from espnet3.schedulers.base import Scheduler
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, Submission
 from espnet3.storage.retry import is_shortage
-from espnet3.text import visible
+from espnet3.text import counted, visible
 from espnet3.worker import exit_codes
 from espnet3.worker.attempt import SchedulerTask, describe
 from espnet3.worker.code import enter_code
@@ -109,7 +109,7 @@ def _ranks_of(directory: RunDirectory, submission: Submission, task: int) -> lis
     ranks = submission.ranks_of(task)
     if not ranks:
         path = directory.store.locate(layout.submission(submission.number))
-        raise UsageError(f"task {task}: {path} has {submission.n_tasks} tasks")
+        raise UsageError(f"task {task}: {path} has {counted(submission.n_tasks, 'task')}")
     if submission.ahead is None:
         return ranks
     from espnet3.worker.waves import wanted_ranks  # others need not load it

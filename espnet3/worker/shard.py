@@ -25,6 +25,7 @@ from espnet3.specs.models import (
     Written,
     now,
 )
+from espnet3.text import counted
 from espnet3.worker.attempt import Attempt, as_ours, record_failure
 from espnet3.worker.computing import Tally, Work, compute_items, on_copies
 from espnet3.worker.environment import tell_world
@@ -112,7 +113,8 @@ def compute_shard(
             _publish_part(work, attempt, stretch, vouched)
     except Interrupted as signal:
         done = progress.items_done
-        log.warning("shard %d: interrupted by %s after %d items", attempt.rank, signal, done)
+        words = f"interrupted by {signal} after {counted(done, 'item')}"
+        log.warning("shard %d: %s", attempt.rank, words)
         attempt.record("interrupted", cause=f"signal {signal}", items_done=done)
         raise
     except Exception as raised:  # noqa: BLE001 (a shortage of memory or threads, say)
@@ -220,7 +222,7 @@ def _salvage(
     )
     salvaged = salvage(store, earlier, items, history, first, end)
     if salvaged.records:
-        log.info("shard %d: %d items are done already", attempt.rank, salvaged.records)
+        log.info("shard %d: %s done already", attempt.rank, counted(salvaged.records, "item"))
     return salvaged
 
 
@@ -315,4 +317,4 @@ def _publish_receipt(work: Work, attempt: Attempt, vouched: _Vouched) -> None:
             "shard %d: another attempt was first; this one's results are not used", attempt.rank
         )
     else:
-        log.info("shard %d: done, %d items", attempt.rank, receipt.records)
+        log.info("shard %d: done, %s", attempt.rank, counted(receipt.records, "item"))

@@ -120,7 +120,7 @@ def test_a_warning_before_the_end(quiet: OarCluster, tmp_path: Path) -> None:
     quiet.run("oardel", "--checkpoint", job.job_id)
     wait_for(lambda: states(run) == {0: "interrupted"}, "it is not interrupted")
     assert "SIGUSR2" in causes(run)[0]
-    assert "1 items done" in causes(run)[0]
+    assert "1 item done" in causes(run)[0]
 
 
 def test_nodes_that_are_to_be_avoided(quiet: OarCluster, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_a_deadly_item_is_found_and_skipped(espnet3: Project, schedule: str) -> 
     seen = espnet3.json("status", espnet3.run_dir, code=1)
     assert (seen["done"], seen["failed_items"], seen["skipped_items"]) == (True, 0, 1)
     assert "4 of 4 shards done, 1 of 12 items skipped" in espnet3.watch(code=1)
-    assert "1 items were skipped" in espnet3("collect", espnet3.run_dir, code=1).stderr
+    assert "1 item was skipped" in espnet3("collect", espnet3.run_dir, code=1).stderr
     kept = records(espnet3("collect", espnet3.run_dir, "--errors", "keep").stdout)
     expected = espnet3.expected()
     assert kept[:4] == expected[:4]
@@ -200,7 +200,7 @@ def test_what_was_skipped_stays_so_where_failed_items_are_computed_again(
     espnet3("resume", espnet3.run_dir, "--skip", "4")
     assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 3 of 12 items failed, 1 skipped"
     said = espnet3("collect", espnet3.run_dir, code=1).stderr
-    assert "3 items failed and were recorded, 1 items were skipped, in shards 1, 3" in said
+    assert "3 items failed and were recorded, 1 item was skipped, in shards 1, 3" in said
     (espnet3.folder / "mended").touch()
     told = espnet3.json("resume", espnet3.run_dir, "--items", "failed")
     assert (told["withdrawn"], told["stay_skipped"]) == (

@@ -88,7 +88,7 @@ def test_at_most_n_workers_run_and_cancel_stops_them(tmp_path: Path) -> None:
     assert run.cancel() == [str(_supervisor(run))]
     ended(run)
     assert states(run) == dict.fromkeys(range(4), "interrupted")
-    assert causes(run)[0].endswith("signal SIGTERM, 1 items done")
+    assert causes(run)[0].endswith("signal SIGTERM, 1 item done")
     assert causes(run)[3].startswith("cancelled")
     wait_for(lambda: not is_alive(recorded), "the supervisor lives on")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

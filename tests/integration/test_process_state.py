@@ -149,6 +149,47 @@ def test_the_same_call_with_other_words_says_which_ones_workers_keep(tmp_path: P
     assert json.loads((tmp_path / "out.json").read_text())[1][0]["beam"] == 1
 
 
+def test_other_words_are_no_matter_where_no_worker_reads_them(tmp_path: Path) -> None:
+    """As ESPnet's `run.py` is called again with other stages."""
+    runner = (
+        "class Runner(BaseRunner):\n    @staticmethod\n    def forward(idx):\n        return idx\n"
+    )
+    (tmp_path / "decode.py").write_text(PROVIDER_OF_NOTHING + runner)
+    (tmp_path / "run.py").write_text(
+        """\
+import argparse
+
+from decode import Provider, Runner, submit_run
+
+
+def parse():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stage")
+    return parser.parse_args()
+
+
+def main():
+    print(parse().stage)
+    run = submit_run(Runner(Provider({})), range(2), run_dir="run", parallel={"env": "local"})
+    run.wait(interval=0.2)
+
+
+if __name__ == "__main__":
+    main()
+"""
+    )
+    for stage in ("infer", "measure"):
+        done = python("run.py", "--stage", stage, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (0, f"{stage}\n"), done.stderr
+        assert "NotTakenOver" not in done.stderr
+    code = (tmp_path / "decode.py").read_text().replace("return idx", "import sys; return sys.argv")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "decode.py").write_text(code)
+    told = [python("run.py", "--stage", stage, cwd=tmp_path).stderr for stage in ("a", "b")]
+    assert "NotTakenOver" not in told[0]
+    assert "and not with --stage b; decode.py reads it; choose another run_dir" in told[1]
+
+
 SMALL = (
     PROVIDER_OF_NOTHING
     + """\

@@ -159,7 +159,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
 def test_what_lives_is_refused_and_is_cancelled_on_request(tmp_path: Path) -> None:
     run = begun(tmp_path, 2)
     before = files_of(run.run_dir)
-    with pytest.raises(RunDirectoryError, match=r"is alive: shards 2 running; cancel it first"):
+    with pytest.raises(RunDirectoryError, match=r"is alive: 2 shards running; cancel it first"):
         run.remove()
     assert files_of(run.run_dir) == before
     assert {*states(run).values()} == {"running"}

@@ -92,7 +92,7 @@ def test_figures_that_cannot_be_are_left_out(project: Project, odd: dict[str, An
     receipt.write_text(json.dumps(record))
     project("report", project.run_dir, "-o", "r.html")
     text = words_of(project.folder / "r.html")
-    assert "1 of 4 attempts do not say what they took" in text
+    assert "what 1 of 4 attempts took is not known" in text
 
 
 def test_whose_receipt_was_withdrawn_is_not_lost(project: Project) -> None:
@@ -106,7 +106,7 @@ def test_whose_receipt_was_withdrawn_is_not_lost(project: Project) -> None:
     text = words_of(project.folder / "r.html")
     assert "4 of 4 shards done" in text
     assert re.search(r"\d lost", text) is None
-    assert "do not say what they took" not in text
+    assert "took is not known" not in text
 
 
 def test_a_run_that_failed(project: Project) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from espnet3._blocking import run_blocking
 from espnet3.errors import RunDirectoryError
+from espnet3.run_dir import finding
 from espnet3.specs import layout
 from espnet3.status import run_list
-from espnet3.status.run_list import ListedRun, list_runs
+from espnet3.status.run_list import DEPTH, ListedRun, NotAllLookedAt, list_runs
 from tests.support.commands import said
 from tests.support.helpers import ended, noted, parallel, processes_of, submit_noting, wait_for
 from tests.support.runners import GATE
@@ -60,7 +61,7 @@ def test_each_run_is_a_line(folder: Path) -> None:
     done = found.get("done") or found["link"]  # one of both: they are the same
     assert states | {"done": done.state} == {
         "done": "done", "part": "unfinished", "cancelled": "cancelled", "new": "new",
-        "damaged": "unreadable", "half": "half removed",
+        "damaged": "unreadable", "half": "half removed", "deep": "done",
     }  # fmt: skip
     part = found["part"]
     assert (part.shards_done, part.n_shards, part.items_done, part.n_items) == (2, 3, 4, 6)
@@ -101,18 +102,75 @@ def test_what_the_command_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     done = said("list")
     assert (done.code, done.err) == (0, "")
     rows = [line.split("\t") for line in done.out.splitlines()]
-    assert len(rows) == 7
+    assert len(rows) == 8
     part = next(row for row in rows if row[-1].endswith("/part"))
     assert part[:3] == ["unfinished", "4", "6"]
     document = json.loads(said("list", "--json", str(folder)).out)
     assert {run["state"] for run in document["runs"]} >= {"done", "unfinished", "half removed"}
     # What is printed for a program names the run directory whole.
-    assert {run["run_dir"] for run in document["runs"]} <= {str(path) for path in folder.iterdir()}
+    paths = {str(path) for path in (*folder.iterdir(), folder / "a/deep")}
+    assert {run["run_dir"] for run in document["runs"]} <= paths
     nothing = said("list", str(folder / "notes"))
     assert nothing == (0, "", "")
     gone = said("list", str(folder / "gone"))
     assert gone.code == 2
     assert "gone: is not a folder, so no runs are in it" in gone.err
+
+
+@pytest.fixture
+def exp(tmp_path: Path) -> Path:
+    """A tree as ESPnet has it, with the runs of two test sets, and what is not to be found."""
+    run = ended(submit_noting(tmp_path, 2, parallel("local", n_workers=1, n_shards=1)))
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    found = tmp_path / "exp"
+    for name in ("test_clean", "test_other"):
+        shutil.copytree(run.run_dir, found / "asr/decode" / name / layout.RUN_FOLDER)
+    beside = found / "asr/decode/test_clean"
+    shutil.copytree(run.run_dir, beside / "split.0/run")  # in an output folder
+    shutil.copytree(run.run_dir, beside / layout.RUN_FOLDER / "plots/run")  # in a run directory
+    shutil.copytree(run.run_dir, found / ".hidden/run")
+    (found / "loop").symlink_to(found)
+    (found / "elsewhere").symlink_to(tmp_path)  # whose `run` is not looked for
+    return found
+
+
+def paths_in(folder: Path, depth: int = DEPTH) -> list[str]:
+    found = run_blocking(list_runs([folder], depth=depth))
+    return sorted(os.path.relpath(run.run_dir, folder) for run in found)
+
+
+def test_runs_are_found_further_down(exp: Path) -> None:
+    both = [f"asr/decode/{name}/espnet3_run" for name in ("test_clean", "test_other")]
+    assert paths_in(exp) == both
+    assert paths_in(exp.parent)[:2] == [f"exp/{path}" for path in both]
+    assert (paths_in(exp, depth=2), paths_in(exp, depth=3)) == ([], both)
+    assert paths_in(exp / "asr/decode", depth=1) == [path.partition("decode/")[2] for path in both]
+    listed = said("list", str(exp), "--depth", "2")
+    assert listed == (0, "", "")
+    assert len(said("list", str(exp)).out.splitlines()) == 2
+
+
+def test_of_a_large_tree_not_all_is_looked_at(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "MOST_FOLDERS", 3)
+    assert len(said("list", str(exp)).out.splitlines()) == 2
+    monkeypatch.setattr(finding, "MOST_FOLDERS", 1)
+    with pytest.warns(NotAllLookedAt, match="exp: there is too much in it"):
+        assert paths_in(exp) == []
+    assert said("list", str(exp), "--depth", "2").err == ""
+    told = said("list", str(exp))
+    assert (told.code, told.out) == (0, "")
+    words = "there is too much in it, so that not all of its folders were looked into"
+    assert told.err.startswith(f"espnet3: {exp}: {words}; name one of them")
+    monkeypatch.setattr(finding, "MOST_FOLDERS", 100)
+    monkeypatch.setattr(finding, "_MOST_NAMES", 0)
+    with pytest.warns(NotAllLookedAt):
+        assert paths_in(exp) == []
+
+
+def test_runs_in_many_folders_are_all_found(exp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many: what lies directly in a folder that is named was always looked at."""
+    monkeypatch.setattr(finding, "MOST_FOLDERS", 1)
+    assert paths_in(exp / "asr/decode") == ["test_clean/espnet3_run", "test_other/espnet3_run"]
 
 
 def test_a_folder_that_cannot_be_read(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_orphans_end(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run = submit(tmp_path, where, 2, gated=[0, 1], heartbeat=0.5)
     try:
         wait_for(lambda: len(noted(tmp_path, "begun")) == 2, "nothing is begun")
-        with pytest.raises(RunDirectoryError, match="is alive: shards 2 running"):
+        with pytest.raises(RunDirectoryError, match="is alive: 2 shards running"):
             run.remove()
         for path in store_of(run).walk():
             store_of(run).delete(path)

@@ -71,7 +71,7 @@ def test_a_job_that_its_user_renames_stays_the_runs(slurm: SlurmCluster, tmp_pat
     assert {shown.name for shown in slurm.jobs()} == {"mine"}
     assert states(run) == {0: "running", 1: "queued"}
     assert run.resume().ranks == []
-    with pytest.raises(UsageError, match=f"jobs {job.job_id}: have other names than the run gave"):
+    with pytest.raises(UsageError, match=f"job {job.job_id}: under another name than the run gave"):
         run.cancel()  # whose it is, only the record says
     assert {shown.name for shown in slurm.jobs()} == {"mine"}
     (tmp_path / GATE).touch()

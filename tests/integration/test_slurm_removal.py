@@ -16,7 +16,7 @@ HELD = {"job_extra_directives": ["--hold"]}
 
 def test_what_is_queued_is_alive(slurm: SlurmCluster, tmp_path: Path) -> None:
     run = submit_noting(tmp_path, 4, parallel(n_shards=2, options=HELD))
-    with pytest.raises(RunDirectoryError, match="is alive: shards 2 queued; cancel it first"):
+    with pytest.raises(RunDirectoryError, match="is alive: 2 shards queued; cancel it first"):
         run.remove()
     assert {*states(run).values()} == {"queued"}
     [job] = jobs(run).jobs

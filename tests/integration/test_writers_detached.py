@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from espnet3._blocking import run_blocking
 from espnet3.collect import PartialResults
 from espnet3.errors import (
     ConfigError,
@@ -30,7 +31,8 @@ from espnet3.errors import (
 from espnet3.parallel import BaseRunner, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
-from tests.support.helpers import ROOT, ended, parallel, python, wait_for
+from espnet3.submit.removal import require_removable
+from tests.support.helpers import ROOT, ended, parallel, processes_of, python, wait_for
 from tests.support.runners import MENDED, note
 from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
 
@@ -149,10 +151,66 @@ def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     both = (
         f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
     )
-    assert cli("watch", out).stderr == f"espnet3: {out}: {both}\n"
-    one = f"{out}/test_a: is not a run directory, but holds one: {runs[0].run_dir}"
+    whole = "3 of 3 shards done"
+    watched = cli("watch", out)
+    assert watched.stdout.splitlines() == [runs[0].run_dir, whole, runs[1].run_dir, whole]
+    reports = [f"{run.run_dir}.report.html" for run in runs]
+    assert cli("report", out).stdout.splitlines() == [f"report\t{file}" for file in reports]
+    assert all(map(os.path.isfile, reports))
+    assert "name one of" in cli("report", out, "-o", "x.html").stderr
+    cancelled = json.loads(cli("cancel", out, "--json").stdout)["runs"]
+    assert cancelled == [{"run_dir": run.run_dir, "cancelled": []} for run in runs]
+    assert cli("finish", out).stdout.count("the run is over: done: 10 results in") == 2
+    for command in (["work", out], ["logs", out, "0"], ["run-shard", out, "0"], ["remove", out]):
+        refused = cli(*command, *(["--yes"] if command[0] == "remove" else []))
+        assert (refused.returncode, refused.stderr) == (2, f"espnet3: {out}: {both}\n"), command
+
+
+def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path, subdir="test_a"))
+    folder = str(tmp_path / "out/test_a")
+    commands = [
+        ("status",), ("status", "--workers"), ("status", "--json"), ("watch",), ("report",),
+        ("cancel",), ("resume",), ("resume", "0"), ("finish",), ("collect",), ("work",),
+        ("logs", "0", "--path"), ("logs", "--item", "4"), ("run-shard", "0"),
+    ]  # fmt: skip
+    for command, *words in commands:
+        there, here = cli(command, folder, *words), cli(command, run.run_dir, *words)
+        assert (there.stdout, there.returncode) == (here.stdout, here.returncode), command
+        assert "holds" not in there.stderr, command
+    one = f"{folder}: is not a run directory, but holds one: {run.run_dir}"
+    assert cli("remove", folder, "--yes", "--all").stderr == f"espnet3: {one}\n"
     with pytest.raises(RunDirectoryError, match=f"^{one}$"):
-        Run(f"{out}/test_a").status()
+        Run(folder).status()
+
+
+def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    assert run.collect() == LINES
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    out = tmp_path / "out/test_a"
+    words = (
+        f"{run.run_dir}: holds what the shards of {out} have written (its split.N lead here), "
+        "which files that were merged may name; copy what you need, and say --all "
+        "(everything=True) to remove it too"
+    )
+    told = cli("remove", run.run_dir, "--yes")
+    assert (told.returncode, told.stderr) == (2, f"espnet3: {words}\n")
+    with pytest.raises(RunDirectoryError) as refused:
+        run.remove(cancel=True)
+    assert str(refused.value) == words
+    assert run.collect() == LINES
+    asked = run_blocking(require_removable(run.run_dir, everything=True))
+    assert f", with what the shards of {out} have written, 3 of 3 shards done" in asked
+    assert cli("remove", run.run_dir, "--yes", "--all").returncode == 0
+    assert not Path(run.run_dir).exists()
+
+
+def test_what_was_not_merged_is_removed_without_a_word(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    run.remove()
+    assert not Path(run.run_dir).exists()
 
 
 def test_any_value_comes_back(tmp_path: Path) -> None:
@@ -417,7 +475,7 @@ def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="has resume=False; remove it first, by `espnet3 remove`"):
         submit_run(anew, range(10), parallel=THREE)
     assert run.collect() == LINES
-    told = cli("remove", run.run_dir, "--yes")
+    told = cli("remove", run.run_dir, "--yes", "--all")
     assert told.returncode == 0, told.stderr
     other = submit_run(anew, range(8), parallel=THREE)
     ended(other)
@@ -553,7 +611,7 @@ def test_hooks_are_tried_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_recorded_errors_are_told(tmp_path: Path) -> None:
     run = submitted(decoder(tmp_path, failing=[4]), on_error="record")
-    with pytest.raises(FailedItems):
+    with pytest.raises(FailedItems, match="`--errors keep` to merge the others without it, or"):
         run.collect()
     assert run.collect(errors="keep") == {"encoded": 9, "hyp": 9, "score": 9}
     done = cli("collect", run.run_dir, "--errors", "keep")
@@ -571,7 +629,7 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     assert ended(run).collect() == LINES
     assert (tmp_path / "out/test_a/split.1").resolve() != folder
     assert computed(tmp_path).count(4) == 2
-    assert cli("remove", run.run_dir, "--yes").returncode == 0
+    assert cli("remove", run.run_dir, "--yes", "--all").returncode == 0
 
 
 def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_following_in_a_pipe_prints_changes_only(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.splitlines() == [
         "1 of 4 shards done, 1 running, 1 pending, 1 failed",
         "1 of 2 shards done, 1 failed",
-        "1 of 1 shards done",
+        "1 of 1 shard done",
     ]
 
 

@@ -59,7 +59,7 @@ def test_attempts_without_figures_are_told() -> None:
     seen = facts(4 * GB, 16 * GB)
     silent = Attempt(1, "0001-000000000001", 1, "0001/1", outcome="interrupted")
     found = advice(replace(seen, attempts=(*seen.attempts, silent)))
-    assert "1 of 2 attempts do not say what they needed." in found.words
+    assert "What 1 of 2 attempts needed is not known." in found.words
     assert found.line.endswith("memory=5GB")
     killed = replace(silent, outcome="lost")
     found = advice(replace(seen, attempts=(*seen.attempts, killed)))

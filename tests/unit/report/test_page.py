@@ -130,7 +130,7 @@ async def test_items_that_were_recorded_as_failed(tmp_path: Path) -> None:
     run.done(1, run.usage(1, 5), attempt, errors=1)
     text = words_of((await parsed(tmp_path / "run"))[0])
     assert f"2 of 2 shards done, 1 of {2 * ITEMS} items failed" in text
-    assert "1 time, 1 recorded as results; shard 1" in text
+    assert "1 time, 1 recorded as a result; shard 1" in text
     assert "T r a c e" in text
 
 
@@ -146,7 +146,7 @@ async def test_records_without_usage_give_what_is_known(tmp_path: Path) -> None:
     assert "What 2 workers did" in words
     assert "How long 6 shards took" in words
     assert "No record says how much memory was needed." in words
-    assert "6 of 6 attempts do not say what they took" in words
+    assert "what 6 of 6 attempts took is not known" in words
     assert found.tags.count("svg") == 4
 
 
@@ -181,8 +181,8 @@ async def test_receipts_and_records_that_cannot_be_read_are_counted(tmp_path: Pa
     (tmp_path / "run/receipts/000001.json").write_text("{")
     (tmp_path / "run/attempts" / f"000001.{run.attempt(1)}.failed.json").write_text("[]")
     text, _ = await parsed(tmp_path / "run")
-    assert "1 receipts cannot be read" in text
-    assert "1 records of attempts cannot be read" in text
+    assert "1 receipt cannot be read" in text
+    assert "1 record of attempts cannot be read" in text
 
 
 async def test_the_file_lies_beside_the_run(tmp_path: Path) -> None:
