@@ -127,7 +127,7 @@ class Claims:
                     taken = self._claim(rank, [], 0, self._run.n_items_of(rank))
                 except FileTaken:
                     if not self._taken and self._looked_at == -math.inf:  # it was started again
-                        self._list_receipts()
+                        self._learn()
                     claim = self._claims.first(rank) if self._places.is_anothers else None
                 else:
                     self._places.was_free()
@@ -185,6 +185,12 @@ class Claims:
 
     def _look(self) -> None:
         """Learn which shards are not done; those that nobody is known to have are tried next."""
+        self._learn()
+        over = {*(self._receipts.done or ()), *self._set_aside, *self._taken}
+        self._places.look([rank for rank in self._walk if rank not in over])
+
+    def _learn(self) -> None:
+        """Take what another worker has seen; where that says nothing new, look for all."""
         self._looked_at = self._asked_at = time.monotonic()
         rest = self._receipts.read_rest()
         if rest is not None:
@@ -192,8 +198,6 @@ class Claims:
         else:
             self._list_receipts()
             self._receipts.share_rest({*self._taken, *self._set_aside})
-        over = {*(self._receipts.done or ()), *self._set_aside, *self._taken}
-        self._places.look([rank for rank in self._walk if rank not in over])
 
     def _list_receipts(self) -> None:
         self._looked_at = self._listed_at = self._asked_at = time.monotonic()
