@@ -192,11 +192,13 @@ class Claims:
     def _learn(self) -> None:
         """Take what another worker has seen; where that says nothing new, look for all."""
         self._looked_at = self._asked_at = time.monotonic()
-        rest = self._receipts.read_rest()
+        is_alone = self._n_places == 1
+        rest = None if is_alone else self._receipts.read_rest()
         if rest is not None:
             self._taken.update(rest.claimed)
-        else:
-            self._list_receipts()
+            return
+        self._list_receipts()
+        if not is_alone:
             self._receipts.share_rest({*self._taken, *self._set_aside})
 
     def _list_receipts(self) -> None:
