@@ -10,10 +10,12 @@ from benchmarks.scaling_report import PRICES
 WORKERS, SHARDS = 1_000, 1_000_000
 LISTED = 1_000  # names that S3 gives for a request
 # For each shard: the plan's id read and a create, and those that found their names taken.
-CREATES = 11_320 / 10_000
+CREATES = 10_435 / 10_000
 READS = CREATES
-# For each worker, where nothing is free: looks at others, and listings.
-LOOKS, LISTINGS = (16_655 - 11_320 + 282) / 64, 546 / 64
+# For each worker, where nothing is free: looks at others and at what is left, and listings, after
+# each of which it reads the plan's id and writes what is left.
+LISTINGS = 24 / 64
+LOOKS = (15_840 - 10_435 - 24 + 1_286) / 64
 SIGNS = 205_519 / 10_000  # for each shard of 20 s, with a look for another claim each
 SECONDS = 20.0
 
@@ -23,12 +25,14 @@ def rows() -> list[tuple[str, float, float]]:
     put, get, listing = PRICES["PUT"], PRICES["GET"], PRICES["LIST"]
     creates, looks, signs = CREATES * SHARDS, LOOKS * WORKERS, SIGNS * SHARDS
     listings = LISTINGS * WORKERS
+    lefts = 2 * listings
     requests = listings * SHARDS / LISTED
     return [
         ("claims: reads of the plan", READS * SHARDS, READS * SHARDS * get),
         ("claims: creates", creates, creates * put),
         ("looks at others, in the end", looks, looks * get),
         (f"listings, each {SHARDS // LISTED:,} requests on S3", listings, requests * listing),
+        ("what is left, written after each", lefts, listings * (put + get)),
         ("signs of life, replaced", signs, signs * put),
         ("looks for a claim of the own shard", signs, signs * get),
     ]

@@ -58,7 +58,7 @@ def bars_of(run_dir: Path) -> list[Bar]:
             if "parts" in record:
                 end = _time(record["created"]) - origin
                 ends[record["attempt"]] = min(end, ends.get(record["attempt"], end))
-            elif folder == layout.CLAIMS or record.get("event") == "started":
+            elif record.get("event") == "started" or layout.parse_claim(file.name):
                 begun.append(record)
     return [
         Bar(

@@ -39,6 +39,7 @@ from espnet3.specs.models import (
     Cancellation,
     CodeRecord,
     Receipt,
+    Rest,
     RunSpec,
     ShardSpec,
     Submission,
@@ -305,8 +306,8 @@ class RunDirectory:
         """
         self.store.create(layout.path_of(record, generation), encode(record), durable=durable)
 
-    def renew(self, record: WorkerState) -> None:
-        """Write a worker's sign of life in place of its last one.
+    def renew(self, record: WorkerState | Rest) -> None:
+        """Write a worker's sign of life, or what is left of the run, in place of the last one.
 
         Raises:
             StoreError: it cannot be written.

@@ -113,3 +113,21 @@ class WorkerState(PersistedModel):
     items_done: Count = 0
     peak_memory: Count | None = None
     ended: bool = False
+
+
+class Rest(PersistedModel):
+    """What is left of a run, as the worker saw it that looked last (`claims/rest.json`).
+
+    A claim is for good and so is a receipt: what is not in `free` can never be free, however old
+    this is. Those in `claimed` had no receipt yet. `number` counts what its worker has written.
+    """
+
+    title: ClassVar[str] = "rest"
+    MOST_BYTES: ClassVar[int] = 1 << 26  # eight for each shard, at most
+
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+    worker: WorkerName
+    number: Count
+    time: AwareDatetime
+    free: list[Rank]
+    claimed: list[Rank]

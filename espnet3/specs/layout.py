@@ -16,6 +16,7 @@ from espnet3.specs.models import (
     CodeRecord,
     PartialReceipt,
     Receipt,
+    Rest,
     RunSpec,
     ShardSpec,
     Submission,
@@ -35,6 +36,7 @@ ATTEMPTS = "attempts"
 RECEIPTS = "receipts"
 WITHDRAWALS = "withdrawals"  # made when first needed, as are:
 CLAIMS = "claims"
+REST = f"{CLAIMS}/rest.json"
 WORKERS = "workers"
 FINISHERS = "finishers"
 WAVES = "waves"
@@ -266,6 +268,8 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return partial_receipt(record.rank, record.generation, record.number)
     if isinstance(record, WorkerState):
         return worker(record.worker)
+    if isinstance(record, Rest):
+        return REST
     if record.title == "removal":
         return REMOVAL
     if record.title in _NUMBERED:

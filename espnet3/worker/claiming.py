@@ -16,6 +16,7 @@ from espnet3.specs.models import Claim, RunSpec, now
 from espnet3.worker.attempt import Attempt
 from espnet3.worker.heartbeat import Heartbeat
 from espnet3.worker.known_claims import KnownClaims
+from espnet3.worker.known_receipts import KnownReceipts
 from espnet3.worker.other_workers import OtherWorkers
 from espnet3.worker.places import Places
 from espnet3.worker.schedule import (
@@ -33,6 +34,7 @@ from espnet3.worker.terms import Taken, Terms
 log = logging.getLogger("espnet3.worker")
 _SLOWER = 1.2  # each look for something to do comes that much later than the one before
 _MOST_TRIES = 3  # to share something, one after the other, where others were quicker
+_LISTED = 1_000  # names that a store gives for one request
 _MOST_LOOKED_AT = 8  # running shards, where nothing is free: others look at others
 
 
@@ -72,22 +74,18 @@ class Claims:
             walk_order(ranks, weights, 0, 1), place, n_places,
             by_weight=weights is not None, in_order=terms.in_order,
         )  # fmt: skip
-        self._place = place
-        self._done: dict[int, int] | None = None
-        self._generations: dict[int, int] = {}
-        # Only a resume withdraws receipts, and the workers of the first submission come before any.
-        self._withdrawing = submission_number > 1 or heartbeat.place.task is None
+        self._place, self._n_places = place, n_places
+        self._receipts = KnownReceipts(
+            directory, run, submission_number, heartbeat.worker,
+            has_joined=heartbeat.place.task is None,
+        )  # fmt: skip
         self._taken: set[int] = set()  # shards that are known to be claimed
         self._others = OtherWorkers(directory, heartbeat, terms.lease)
-        self._claims = KnownClaims(directory, run, self.generation, self._others)
+        self._claims = KnownClaims(directory, run, self._receipts.generation, self._others)
         self._over: set[tuple[int, int]] = set()  # claims that are vouched for, without a receipt
         self._set_aside: set[int] = set()
         self._watched: list[int] = []  # shards that this search looks at
-        self._looked_at = self._asked_at = -math.inf
-
-    def generation(self, rank: int) -> int:
-        """The generation of the receipt that a shard gets."""
-        return self._generations.get(rank, 1)
+        self._looked_at = self._listed_at = self._asked_at = -math.inf
 
     def next(self, wait: Callable[[float], None]) -> Taken | None:
         """Claim what this worker computes next; None where there is nothing for it.
@@ -95,8 +93,8 @@ class Claims:
         Args:
             wait: waits for some seconds, and raises where the worker is to end.
         """
-        if self._done is None and self._withdrawing:  # else none is done yet, nearly always
-            self._look_at_receipts()
+        if self._receipts.may_be_unknown:
+            self._list_receipts()
         self._watched, began, pause = [], time.monotonic(), SHORTEST_PAUSE
         taken, n_quicker = self._free_one(), 0
         while taken is None:
@@ -129,8 +127,8 @@ class Claims:
                     taken = self._claim(rank, [], 0, self._run.n_items_of(rank))
                 except FileTaken:
                     if not self._taken and self._looked_at == -math.inf:  # it was started again
-                        self._look_at_receipts()
-                    claim = self._claims.first(rank)
+                        self._learn()
+                    claim = self._claims.first(rank) if self._places.is_anothers else None
                 else:
                     self._places.was_free()
                     return taken
@@ -139,7 +137,7 @@ class Claims:
         return None
 
     def _is_over(self, rank: int) -> bool:
-        return rank in (self._done or ()) or rank in self._set_aside
+        return rank in (self._receipts.done or ()) or rank in self._set_aside
 
     def _claim(self, rank: int, before: list[Claim], first: int, end: int) -> Taken:
         """Claim a shard, or what of it lies between two positions.
@@ -147,7 +145,7 @@ class Claims:
         Raises:
             FileTaken: somebody else was first.
         """
-        generation = self.generation(rank)
+        generation = self._receipts.generation(rank)
         attempt = self._attempt(rank, generation)
         claim = Claim(
             rank=rank,
@@ -176,38 +174,39 @@ class Claims:
         """Whether a look may show more than is known, in a search that has begun at that time."""
         if self._places.has_dropped or self._looked_at == -math.inf:
             return True
-        if self._looked_at < began and len(self._claimed()) > self._places.most_taken:
-            return True  # hardly all of so many are being computed
+        enough = max(_MOST_LOOKED_AT, self._n_places // 2, self._run.world_size // _LISTED)
+        if self._listed_at < began and len(self._claimed()) > enough:
+            return True  # many will be done by now, and to ask for each one costs more
         # All that was not done then is claimed, for good: only what was withdrawn can be free.
         if (moment := time.monotonic()) - self._asked_at < self._terms.heartbeat:
             return False
         self._asked_at = moment
-        return self._is_withdrawing()
-
-    def _is_withdrawing(self) -> bool:
-        """Whether receipts of this run may have been withdrawn, as far as this worker cares.
-
-        Once somebody has resumed; what is withdrawn before, the workers of that resume care for.
-        """
-        newer = layout.submission(self._number + 1)
-        self._withdrawing = self._withdrawing or self._store.exists(newer)
-        return self._withdrawing
+        return self._receipts.is_withdrawing()
 
     def _look(self) -> None:
         """Learn which shards are not done; those that nobody is known to have are tried next."""
-        self._look_at_receipts()
-        over = {*(self._done or ()), *self._set_aside, *self._taken}
+        self._learn()
+        over = {*(self._receipts.done or ()), *self._set_aside, *self._taken}
         self._places.look([rank for rank in self._walk if rank not in over])
 
-    def _look_at_receipts(self) -> None:
+    def _learn(self) -> None:
+        """Take what another worker has seen; where that says nothing new, look for all."""
         self._looked_at = self._asked_at = time.monotonic()
-        found = self._directory.receipts(self._run.world_size, withdrawals=self._is_withdrawing())
-        for rank, generation in found.withdrawn.items():
-            if generation != self.generation(rank):  # what is known is of the one before
-                self._taken.discard(rank)
-                self._claims.forget_all(rank)
-                self._over = {over for over in self._over if over[0] != rank}
-        self._done, self._generations = found.done, found.withdrawn
+        is_alone = self._n_places == 1
+        rest = None if is_alone else self._receipts.read_rest()
+        if rest is not None:
+            self._taken.update(rest.claimed)
+            return
+        self._list_receipts()
+        if not is_alone:
+            self._receipts.share_rest({*self._taken, *self._set_aside})
+
+    def _list_receipts(self) -> None:
+        self._looked_at = self._listed_at = self._asked_at = time.monotonic()
+        for rank in self._receipts.list():
+            self._taken.discard(rank)
+            self._claims.forget_all(rank)
+            self._over = {over for over in self._over if over[0] != rank}
 
     # --- what others are at -----------------------------------------------------------------------
 
@@ -220,10 +219,10 @@ class Claims:
         """
         at_work: list[AtWork] = []
         ranks = [rank for rank in self._watched if not self._is_over(rank)]
-        is_old = not ranks and self._looked_at < began  # many of them will be done by now
+        is_old = not ranks and self._listed_at < began  # many of them will be done by now
         waiting, n_open, self._watched, self._claims.is_unsure = False, 0, [], False
         for rank in ranks or self._claimed():
-            if is_old and self._has_receipt(rank):
+            if is_old and self._receipts.has_receipt(rank):
                 continue
             self._watched.append(rank)
             claims = self._claims.read(rank)
@@ -319,7 +318,7 @@ class Claims:
 
     def _claimed(self) -> list[int]:
         """Shards that are claimed and not known to be done; each worker begins elsewhere."""
-        over = {*(self._done or ()), *self._set_aside}
+        over = {*(self._receipts.done or ()), *self._set_aside}
         ranks = [rank for rank in self._walk if rank in self._taken and rank not in over]
         start = self._place % len(ranks) if ranks else 0
         return [*ranks[start:], *ranks[:start]]
@@ -328,7 +327,7 @@ class Claims:
         """Parts of a shard that nobody has vouched for, and whether their workers are at them."""
         regions = regions_of(self._run.n_items_of(rank), claims)
         at = [self._others.is_at(region.claim) for region in regions]
-        if not all(at) and self._has_receipt(rank):
+        if not all(at) and self._receipts.has_receipt(rank):
             return
         ended = [
             not here and self._claims.has_ended(r.claim)
@@ -341,15 +340,6 @@ class Claims:
         for region, here, is_over in zip(regions, at, ended, strict=True):
             if not is_over:
                 yield region, here
-
-    def _has_receipt(self, rank: int) -> bool:
-        """Whether a shard has got its receipt since they were looked at."""
-        generation = self.generation(rank)
-        if not self._store.exists(layout.receipt(rank, generation)):
-            return False
-        if self._done is not None:
-            self._done[rank] = generation
-        return True
 
     def set_aside(self, rank: int) -> None:
         """Let others try a shard that this worker has failed at, when somebody resumes."""
@@ -393,7 +383,7 @@ class Claims:
             return False
         words = f"{len(without)} workers ended at it without a word"
         log.error("shard %d: set aside: %s", rank, words)
-        attempt = self._attempt(rank, self.generation(rank))
+        attempt = self._attempt(rank, self._receipts.generation(rank))
         # In the name of the last one, so that all who see this leave one record.
         attempt.in_place_of(without[-1].attempt).record("failed", cause=words)
         self._set_aside.add(rank)

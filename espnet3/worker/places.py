@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 _MOST_OWN = 2  # of its own places, one after the other, that others have: they come from the end
 _MOST_TRIES = 12  # at others' places, one after the other, none of which was free
-_MOST_TAKEN = 128  # names, or twice as many as there are workers, after which another look pays
-_MOST_OLD = 16  # the same, where a shard was computed since the last look
+_MOST_FOUND = 8  # of what a look has shown, one after the other, that others have by now
 _JUMP = 0.382  # of what is left: far from where somebody else is
 
 
@@ -76,13 +75,12 @@ class Places:
         self._found = deque[int]()
         self._share = place / n_places
         self._jump = 0.0 if by_weight or in_order else _JUMP
-        self._in_a_row, self._is_old = 0, False
-        self.has_dropped = n_places > 1
+        self._in_a_row, self.has_dropped = 0, n_places > 1
 
     @property
-    def most_taken(self) -> int:
-        """How many names may be found taken before another look pays."""
-        return max(2 * self._n_places, _MOST_TAKEN)
+    def is_anothers(self) -> bool:
+        """Whether it matters whose the next one is, where it is taken."""
+        return not self._own and bool(self._others)
 
     @property
     def may_be_taken(self) -> bool:
@@ -105,7 +103,6 @@ class Places:
         self._in_a_row = 0
         if not self._own and self._others:
             self._others[0].was_free = True
-        self._is_old = not self._others
 
     def was_taken(self, place: int | None) -> None:
         """Note that somebody else has the last one: the worker of a place, if that is known."""
@@ -117,7 +114,7 @@ class Places:
             self._give_up(self._others, _MOST_TRIES)
         else:
             self._found.rotate(-round(self._jump * len(self._found)))
-            self._give_up(self._found, _MOST_OLD if self._is_old else self.most_taken)
+            self._give_up(self._found, _MOST_FOUND)
 
     def _give_up(self, untried: deque[int] | deque[_Other], most: int) -> None:
         """Try none of these where too many in a row were taken."""
@@ -136,4 +133,4 @@ class Places:
         self._own.clear()
         self._others.clear()
         self._found = deque([*ranks[start:], *ranks[:start]])
-        self._in_a_row, self._is_old, self.has_dropped = 0, False, False
+        self._in_a_row, self.has_dropped = 0, False

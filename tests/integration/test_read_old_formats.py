@@ -31,6 +31,7 @@ RUNS = [
     FIXTURES / "v3" / "shared",
     FIXTURES / "v4" / "stopped",
     FIXTURES / "v5" / "ended",
+    FIXTURES / "v6" / "looked",
     FIXTURES / "v6" / "skipped",
 ]
 REMOVED = FIXTURES / "v6" / "removed"
@@ -51,6 +52,7 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "receipts/": models.Receipt,
     "withdrawals/": models.Withdrawal,
     "claims/": models.Claim,
+    "rest.json": models.Rest,
     ".part.json": models.PartialReceipt,
     "workers/": models.WorkerState,
     "code/": models.CodeRecord,
@@ -68,7 +70,7 @@ def model_of(path: str) -> type[models.PersistedModel]:
     fitting = [model for mark, model in MODELS.items() if mark in path]
     return (
         fitting[-1]
-        if path.endswith((".jobs.json", ".cancelled.json", ".part.json", ".job.json"))
+        if path.endswith((".jobs.json", ".cancelled.json", ".part.json", ".job.json", "rest.json"))
         else fitting[0]
     )
 

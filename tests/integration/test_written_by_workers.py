@@ -136,7 +136,7 @@ def test_work_joins(tmp_path: Path, gate: Path) -> None:
     require_written(*spec_of(run))
     assert noted(tmp_path, "notes").total() == 20
     names = spec_of(run)[0].names(layout.CLAIMS)
-    assert len(names) == 4
+    assert len([*filter(layout.parse_claim, names)]) == 4
 
 
 @pytest.mark.s3

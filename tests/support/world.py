@@ -201,11 +201,12 @@ class World:
         self.seen = now
 
     def files(self) -> Snapshot:
-        """All published files; none that a crash left unfinished, nor logs and signs of life."""
+        """All published files; none that a crash left unfinished, nor logs and what is replaced."""
+        others = (layout.LOGS, layout.WORKERS, layout.REST)
         return {
             name: data
             for name, data in self._all_files().items()
-            if not _is_unfinished(name) and not name.startswith((layout.LOGS, layout.WORKERS))
+            if not _is_unfinished(name) and not name.startswith(others)
         }
 
     def unfinished(self) -> list[str]:

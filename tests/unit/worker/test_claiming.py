@@ -18,6 +18,7 @@ from espnet3.specs.models import (
     PartialReceipt,
     ProcessIdentity,
     Receipt,
+    Rest,
     ResultPart,
     Withdrawal,
     WorkerState,
@@ -35,7 +36,7 @@ from espnet3.worker.terms import Taken, Terms
 from espnet3.worker.usage import Meter
 from tests.support import faulty_store
 from tests.support.faulty_store import Faults, Rule
-from tests.support.worker_runs import write_run
+from tests.support.worker_runs import submit_again, write_run
 
 LEASE = 20.0
 N_ITEMS = 40  # of each shard
@@ -111,6 +112,18 @@ class Situation:
         return worker.next(wait)
 
     # --- what others have left --------------------------------------------------------------------
+
+    def rest(self, free: list[int], claimed: list[int], run_id: str | None = None) -> None:
+        """What is left, as another worker saw it."""
+        rest = Rest(
+            run_id=run_id or self.run.run_id,
+            worker=layout.new_attempt(1),
+            number=1,
+            time=now(),
+            free=free,
+            claimed=claimed,
+        )
+        self.directory.renew(rest)
 
     def claim(
         self, rank: int, number: int = 0, first: int = 0, *, of: int = 1, **fields: Any
@@ -253,6 +266,19 @@ def test_what_has_a_receipt_is_passed_over(there: Situation) -> None:
 def test_a_claim_costs_no_listing_where_nobody_collides(
     there: Situation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    listed = listings(there, monkeypatch)
+    worker = there.worker()
+    assert there.ask(worker) == (0, 0, N_ITEMS)
+    before = len(listed)
+    assert there.ask(worker) == (1, 0, N_ITEMS)
+    assert len(listed) == before
+
+
+# --- what one has seen for all --------------------------------------------------------------------
+
+
+def listings(there: Situation, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that are listed from now on."""
     store, listed = there.directory.store, list[str]()
     names = store.names
 
@@ -261,11 +287,91 @@ def test_a_claim_costs_no_listing_where_nobody_collides(
         return names(folder)
 
     monkeypatch.setattr(store, "names", listing)
-    worker = there.worker()
+    return listed
+
+
+def of_task(there: Situation, n: int, number: int = 1) -> Claims:
+    """One of the two workers of a submission."""
+    return there.worker(number, SchedulerTask(n, f"7_{n}"), n, 2)
+
+
+def test_one_listing_serves_all_workers(there: Situation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one shares what the first one knew to be claimed."""
+    listed, at = listings(there, monkeypatch), there.claim(1, task=1)
+    there.beat(at, 10)
+    worker, other = of_task(there, 0), of_task(there, 1)
     assert there.ask(worker) == (0, 0, N_ITEMS)
-    before = len(listed)
+    there.receipt(0)
+    assert there.ask(worker) == (1, 26, N_ITEMS)
+    other._look()
+    assert there.ask(other) == (1, 19, 26)
+    assert listed == [layout.RECEIPTS]
+
+
+def test_what_is_free_by_anothers_look_is_tried(
+    there: Situation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = listings(there, monkeypatch)
+    there.rest(free=[1], claimed=[])
+    assert there.ask(there.worker(1, SchedulerTask(0, "7_0"))) == (0, 0, N_ITEMS)
+    worker = of_task(there, 0)
+    there.receipt(0)
     assert there.ask(worker) == (1, 0, N_ITEMS)
-    assert len(listed) == before
+    assert layout.RECEIPTS not in listed[1:]
+
+
+def test_who_has_looked_last_looks_again_where_nobody_has_since(
+    there: Situation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another worker saw is taken once; else nothing new would ever be seen."""
+    listed = listings(there, monkeypatch)
+    there.rest(free=[0, 1], claimed=[])
+    worker = of_task(there, 0)
+    for _ in range(2):
+        worker._look()
+    assert listed == [layout.RECEIPTS]
+    worker._look()
+    assert listed == [layout.RECEIPTS] * 2
+    rest = there.directory.read(Rest, layout.REST)
+    assert (rest.worker, rest.number) == (worker._heartbeat.worker, 2)
+    assert (rest.free, rest.claimed) == ([0, 1], [])
+
+
+@pytest.mark.parametrize("why", ["damaged", "of another run", "a later submission", "joined"])
+def test_it_looks_itself_where_anothers_look_says_nothing(there: Situation, why: str) -> None:
+    """Of what a resume withdraws, say, an older look knows nothing."""
+    there.rest(free=[], claimed=[], run_id="0" * 12 if why == "of another run" else None)
+    if why == "damaged":
+        there.directory.store.replace(layout.REST, b"{")
+    number = 2 if why == "a later submission" else 1
+    task = NOWHERE if why == "joined" else SchedulerTask(0, "7_0")
+    worker = there.worker(number, task, 0, 2)
+    worker._look()
+    assert not worker._is_over(1)
+    before = there.directory.store.read(layout.REST)
+    assert (b'"free":[0,1]' in before) == (why in ("damaged", "of another run"))
+
+
+def test_a_resume_ends_what_was_seen_for_all(there: Situation) -> None:
+    """From the moment on at which a living worker finds it."""
+    there.rest(free=[], claimed=[])
+    submit_again(there.directory.store, there.run, 2)
+    worker = of_task(there, 0)
+    worker._look()
+    assert not worker._is_over(1)
+
+
+def test_what_cannot_be_shared_is_passed_over(there: Situation) -> None:
+    faulty_store.install(Faults(rules=[Rule("*", layout.REST, "EACCES", times=-1)]))
+    try:
+        worker = of_task(there, 0)
+        assert [there.ask(worker), there.ask(worker)] == [(0, 0, N_ITEMS), (1, 0, N_ITEMS)]
+        there.receipt(0)
+        there.receipt(1)
+        assert there.ask(worker) is None
+    finally:
+        faulty_store.uninstall()
+    assert not there.directory.store.exists(layout.REST)
 
 
 # --- what somebody has left -----------------------------------------------------------------------
@@ -511,14 +617,14 @@ def test_a_receipt_that_comes_meanwhile_is_seen(
 ) -> None:
     take_both(there, process=gone())
     worker = there.worker()
-    look = worker._look_at_receipts
+    look = worker._list_receipts
 
     def early() -> None:
         look()
         if not there.directory.store.exists(layout.receipt(0)):
             there.receipt(0)
 
-    monkeypatch.setattr(worker, "_look_at_receipts", early)
+    monkeypatch.setattr(worker, "_list_receipts", early)
     assert there.ask(worker, most=0) is None
 
 
@@ -567,7 +673,7 @@ def test_a_receipt_that_is_withdrawn_meanwhile_makes_its_claims_old(there: Situa
     worker = there.worker()
     with pytest.raises(FileTaken):
         worker._claim(0, [], 0, N_ITEMS)
-    worker._look_at_receipts()
+    worker._list_receipts()
     worker._claims.read(0)
     there.now += 2.0  # a heartbeat, after which it looks again
     there.receipt(0)
