@@ -105,8 +105,8 @@ class Project:
         return "go.yaml"
 
     def __call__(self, *words: str, code: int = 0) -> str:
-        """What a command complains; one that records no sources runs in this process."""
-        if code == 0 and words[0] in ("submit", "resume"):
+        """What a command complains; one that looks at no sources runs in this process."""
+        if words[0] == "submit" or (words[0], code) == ("resume", 0):
             done = subprocess.run(
                 [*COMMAND, *words], cwd=self.folder, capture_output=True, text=True, timeout=200
             )
