@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import dask
-
 # The option that counts instead of `memory`, where it is given.
 _INSTEAD = {"slurm": "job_mem"}
 
@@ -38,9 +36,24 @@ def memory_of(scheduler: str, options: Mapping[str, Any]) -> int | None:
     if option != "memory" and text[-1:] in "KMGT":  # Slurm's units are powers of 1024
         text += "iB"
     try:
-        return int(dask.utils.parse_bytes(text))
+        return bytes_of(text)
     except ValueError:
         return None
+
+
+def bytes_of(size: str | int) -> int:
+    """A size as dask-jobqueue reads it, in bytes.
+
+    Raises:
+        ValueError: it is none.
+
+    Example:
+        >>> bytes_of("4GB"), bytes_of("4 GiB")
+        (4000000000, 4294967296)
+    """
+    from dask.utils import parse_bytes  # a quarter of the start of any command, and few ask
+
+    return int(parse_bytes(size))
 
 
 def as_option(option: str, size: int) -> str:

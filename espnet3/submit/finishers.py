@@ -11,8 +11,6 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-import dask
-
 from espnet3.config.finish import Finish
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import (
@@ -35,6 +33,7 @@ from espnet3.specs.models import PlannedJob, RunSpec, Submission, now
 from espnet3.status.observation import Observation
 from espnet3.status.run_status import LIVE
 from espnet3.storage.paths import absolute, as_entered
+from espnet3.submit.asked_memory import bytes_of
 from espnet3.submit.launcher import Launcher, Rendered
 from espnet3.submit.overrides import MakeLauncher
 from espnet3.submit.submission import log_directory_of, why_cut_short
@@ -154,7 +153,7 @@ def most_memory(finish: Finish) -> int | None:
     if finish.max_memory is None:
         return None
     try:
-        found = int(dask.utils.parse_bytes(finish.max_memory))
+        found = bytes_of(finish.max_memory)
     except ValueError:
         found = 0
     if found <= 0:

@@ -53,12 +53,12 @@ def test_all_live(world: World, n_workers: int) -> None:
 
 @pytest.mark.parametrize(
     ("n_workers", "mortal", "step"),
-    [(1, [0], 11), (2, [0], 13), (2, [1], 17), (2, [0, 1], 19), (2, [1, 0], 23), (3, [1], 25),
-     (3, [2], 29), (3, [1, 0, 2], 21)],
+    [(1, [0], 15), (2, [0], 17), (2, [1], 23), (2, [0, 1], 25), (2, [1, 0], 29), (3, [1], 31),
+     (3, [2], 37), (3, [1, 0, 2], 27)],
     ids=["alone", "owner", "helper", "both", "both, helper first", "split", "of a split", "all"],
 )  # fmt: skip
 def test_some_die(world: World, n_workers: int, mortal: list[int], step: int) -> None:
-    every = each(5 if world.objects else step)  # of objects there are few
+    every = each(9 if world.objects else step)  # of objects there are few
     n_claims = set()
 
     def require() -> None:

@@ -97,7 +97,7 @@ def test_submitter_dies(world: World, monkeypatch: pytest.MonkeyPatch, whole: bo
 @pytest.mark.parametrize("prepared", [with_a_predecessor, resumed, repaired])
 def test_worker_dies(world: World, prepared: Callable[[World], None]) -> None:
     prepared(world)
-    every = each(5 if world.objects or prepared is repaired else 11)
+    every = each(7 if world.objects or prepared is repaired else 17)
     points = crash_everywhere(world, run_tasks(world), lambda process: world.finish(), every=every)
     assert points > (10 if world.objects else 30 if prepared is repaired else 140)
 
@@ -155,7 +155,7 @@ def test_process_that_computes_failed_items_again_dies(world: World) -> None:
     assert points > 20
     world.restore(failed)
     world.run(again)
-    every = each(5 if world.objects else 13)
+    every = each(7 if world.objects else 19)
     points = crash_everywhere(world, run_tasks(world), after, every=every)
     assert points > (10 if world.objects else 60)
 
@@ -222,7 +222,7 @@ def test_power_fails_while_working(world: World, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=each(15)) > 130
+    assert crash_everywhere(world, run_tasks(world), after, every=each(19)) > 130
 
 
 @pytest.mark.parametrize("world", ["files"], indirect=True)

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from espnet3.parallel import BaseRunner
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.specs.models import WorkerState, decode
@@ -35,7 +34,7 @@ from tests.support.helpers import (
     submit_noting,
     wait_for,
 )
-from tests.support.runners import GATE, MENDED, Noting, Workshop, note
+from tests.support.runners import GATE, MENDED, Deadly, Workshop
 
 LEASE = 4.0  # seconds
 
@@ -71,18 +70,6 @@ def join(run: Run, **environ: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, env={**os.environ, **environ})
 
 
-class Deadly(Noting):
-    """Kills its process at item 3 until all is mended."""
-
-    @staticmethod
-    def forward(idx: int, **env: Any) -> Any:
-        note(env["folder"], "begun", idx)
-        if idx == 3 and not (env["folder"] / MENDED).exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        note(env["folder"], "finished", idx)
-        return idx
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_hundred_workers_start_at_once(tmp_path: Path) -> None:
@@ -95,7 +82,7 @@ def test_a_hundred_workers_start_at_once(tmp_path: Path) -> None:
 
 
 def test_a_shard_that_kills_is_named_and_the_rest_is_done(tmp_path: Path) -> None:
-    runner: BaseRunner = Deadly(Workshop({"folder": str(tmp_path)}))
+    runner = Deadly(Workshop({"folder": str(tmp_path)}))
     run = submit_run(runner, range(12), run_dir=tmp_path / "run", parallel=config(6, n_workers=5))
     ended(run)
     assert states(run) == {**dict.fromkeys(range(6), "done"), 1: "failed"}

@@ -16,7 +16,7 @@ from tests.support.terminals import read_all
 
 @pytest.fixture
 def espnet3(tmp_path: Path) -> Project:
-    return Project(tmp_path, "local")
+    return Project(tmp_path, "local", preflight=True)
 
 
 def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
@@ -37,7 +37,7 @@ def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
     assert lines[4] == f"next\tespnet3 watch '{run_dir}'"
     assert espnet3.watch()[-1] == "4 of 4 shards done"
 
-    status = espnet3.json("status", espnet3.run_dir)
+    status = json.loads(espnet3.alone("status", espnet3.run_dir, "--json").stdout)
     assert (status["run_dir"], status["world_size"]) == (run_dir, 4)
     assert (status["counts"], status["done"], status["live"]) == ({"done": 4}, True, False)
     assert [shard["rank"] for shard in status["shards"]] == [0, 1, 2, 3]
@@ -125,9 +125,9 @@ def test_a_failing_shard_then_resume(espnet3: Project) -> None:
     assert wrong.startswith("espnet3: conf dir/decode.yaml: ")
 
     third = f"{espnet3.run_dir}/shards/000003.json"
-    resumed = espnet3.json(
-        "resume", espnet3.run_dir, "0-1", third, "--set", "memory=64GB", "walltime=12:00:00"
-    )
+    options = ("--set", "memory=64GB", "walltime=12:00:00")
+    told = espnet3.alone("resume", espnet3.run_dir, "0-1", third, *options, "--json")
+    resumed = json.loads(told.stdout)
     assert (resumed["submission"], resumed["ranks"]) == (2, [3])
     assert resumed["left_alone"] == {"0": "done", "1": "done"}
     intent = json.loads((espnet3.folder / espnet3.run_dir / "submissions/0002.json").read_text())
@@ -148,7 +148,7 @@ def test_cancel_and_interrupts(espnet3: Project) -> None:
     _, errors = watching.communicate(timeout=60)
     assert (watching.returncode, errors.strip()) == (130, "")
 
-    document = espnet3.json("cancel", espnet3.run_dir)
+    document = json.loads(espnet3.alone("cancel", espnet3.run_dir, "--json").stdout)
     assert len(document["cancelled"]) == 1
     assert espnet3.watch(code=1)[-4].startswith("0\tinterrupted\t1\t0\t")
     assert espnet3.json("status", espnet3.run_dir, code=1)["live"] is False

@@ -15,7 +15,7 @@ OPTIONS = {"cores": 1, "memory": "100MB", "walltime": "00:10:00"}
 
 @pytest.fixture
 def espnet3(slurm: SlurmCluster, tmp_path: Path) -> Project:
-    return Project(tmp_path, "slurm", OPTIONS)
+    return Project(tmp_path, "slurm", OPTIONS, preflight=True)
 
 
 def test_submit_watch_collect(espnet3: Project, slurm: SlurmCluster) -> None:

@@ -26,6 +26,7 @@ from espnet3.parallel import (
 from espnet3.parallel import parallel as low
 from espnet3.parallel.clusters import EXTRAS
 from espnet3.runner.base_runner import BaseRunner
+from tests.support.espnet3_plugins import WithMore, plugin_env, with_more
 from tests.support.espnet3_style import (
     ByClass,
     Decode,
@@ -33,30 +34,36 @@ from tests.support.espnet3_style import (
     SetupOnly,
     Shifted,
     Where,
-    WithMore,
     World,
-    plugin_env,
-    with_more,
 )
 from tests.support.sync_runners import make_env
 
-LOCAL = {"env": "local", "n_workers": 2}
+LOCAL = {"env": "local", "n_workers": 2, "preflight": False}
+ONE = {**LOCAL, "n_workers": 1}
 Mode = Callable[[BaseRunner, Any], Any]
 
 
-@pytest.fixture(autouse=True)
-def nothing_set() -> Iterator[None]:
-    yield
+@pytest.fixture(params=["local", "synchronous", "detached"], scope="module")
+def name_of_mode(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One mode after the other, so that the synchronous one starts its workers once."""
+    yield request.param
     set_parallel(None)
 
 
-@pytest.fixture(params=["local", "synchronous", "detached"])
-def mode(request: pytest.FixtureRequest, tmp_path: Path) -> Mode:
+@pytest.fixture(autouse=True)
+def nothing_set(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "mode" not in request.fixturenames:
+        set_parallel(None)
+
+
+@pytest.fixture
+def mode(name_of_mode: str, tmp_path: Path) -> Mode:
     """Runs a runner in one of the modes, and gives the results."""
 
     def run(runner: BaseRunner, items: Any) -> Any:
-        set_parallel(None if request.param == "local" else LOCAL)
-        if request.param != "detached":
+        set_parallel(None if name_of_mode == "local" else LOCAL)
+        if name_of_mode != "detached":
             return runner(items)
         runner.run_dir = tmp_path / "run"
         submitted = runner.submit(items)
@@ -208,10 +215,10 @@ def test_options_stay_attributes_in_copies_and_by_default() -> None:
 
 
 def test_loops_use_the_client_around_them() -> None:
-    with get_client(LOCAL, setup_fn=make_env) as client:
+    with get_client(ONE, setup_fn=make_env) as client:
         assert parallel_map(plugin_env, [1]) == [["offset", "name"]]
         assert [*parallel_for(plugin_env, [1, 2])] == [["offset", "name"]] * 2
-        with get_client(LOCAL) as inner:
+        with get_client(ONE) as inner:
             assert parallel_map(str, [1, 2]) == ["1", "2"]
             assert inner.status == "running"
         assert client.status == "running"
@@ -221,7 +228,7 @@ def test_loops_use_the_client_around_them() -> None:
 
 
 def test_a_subclass_calls_the_setup_of_the_plugin() -> None:
-    with get_client(LOCAL) as client:
+    with get_client(ONE) as client:
         client.register_worker_plugin(WithMore(make_env), name="env")
         assert parallel_map(with_more, [1, 2], client=client) == [106, 107]
 

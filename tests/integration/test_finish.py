@@ -20,6 +20,7 @@ from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finished
 from tests.support import ends
+from tests.support.commands import said
 from tests.support.ends import results_of
 from tests.support.helpers import kill_all, noted, processes_of, python, submission, wait_for
 from tests.support.troubles import Troubled, Troubles
@@ -29,7 +30,7 @@ def submit(folder: Path, n_items: int, trouble: dict[str, Any], **keys: Any) -> 
     """Submit `Troubled`, with a finisher that notes what it tells unless that is told otherwise."""
     notify = {"notify": f'echo "$ESPNET3_OUTCOME" >> {folder}/told'}
     finish = keys.pop("finish", notify)
-    config = {"env": "local", "n_workers": 4, "finish": finish, **keys}
+    config = {"env": "local", "n_workers": 4, "finish": finish, "preflight": False, **keys}
     provider = Troubles({"folder": str(folder), **trouble})
     return submit_run(Troubled(provider), range(n_items), run_dir=folder / "run", parallel=config)
 
@@ -138,7 +139,7 @@ def test_retry_errors_tries_what_raised_again(tmp_path: Path) -> None:
 
 
 def test_all_processes_die_and_a_finisher_is_put_behind(tmp_path: Path) -> None:
-    run = submit(tmp_path, 16, {"seconds": 4}, n_shards=4)
+    run = submit(tmp_path, 4, {"seconds": 4}, n_shards=4)
     wait_for(lambda: (tmp_path / "begun").exists(), "nothing is begun")
     kill_all(run)
     seen = run.status()
@@ -195,10 +196,10 @@ def test_a_run_that_is_over_gets_no_finisher(tmp_path: Path) -> None:
     words = f"the run is over: done: 4 results in {output}\n"
 
     def finished() -> str:
-        done = python("-m", "espnet3", "finish", run.run_dir)
-        assert done.returncode == 0, done.stderr
+        done = said("finish", run.run_dir)
+        assert done.code == 0, done.err
         wait_for(lambda: not processes_of(run), "something is alive")
-        return done.stdout
+        return done.out
 
     assert finished() == words
     assert finished() == words
@@ -224,11 +225,11 @@ def test_a_run_that_is_done_without_a_finisher_is_collected_at_once(tmp_path: Pa
 
 def test_what_comes_next_is_what_a_finisher_leaves_to_do(tmp_path: Path) -> None:
     run = submit(tmp_path, 4, {"seconds": 3}, finish=True)
-    again = python("-m", "espnet3", "resume", run.run_dir)
-    told = dict(line.split("\t", 1) for line in again.stdout.splitlines())
+    again = said("resume", run.run_dir)
+    told = dict(line.split("\t", 1) for line in again.out.splitlines())
     assert told["results"] == f"{run.run_dir}/results.jsonl, once the run has finished itself"
     assert told["next"] == f"espnet3 watch {run.run_dir}"
-    assert "collect" not in again.stdout
+    assert "collect" not in again.out
     assert run.submitted is not None
     assert run.submitted.results == f"{run.run_dir}/results.jsonl"
     ends.end_of(run)

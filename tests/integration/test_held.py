@@ -25,7 +25,7 @@ from espnet3.specs.codec import encode
 from espnet3.specs.items import plan_items
 from espnet3.submit.plan import SubmitterProcess, plan_run, require_same_plan
 from tests.support import holding
-from tests.support.helpers import ROOT, ended, parallel, python
+from tests.support.helpers import LONG, ROOT, ended, parallel, python
 from tests.support.holding import Holder, Options, Search, Show, Tool
 
 HERE = SubmitterProcess(sys.executable, str(ROOT), [str(ROOT)], {}, {}, None)
@@ -146,7 +146,7 @@ def locally(runner: Show) -> Any:
     return runner._run_here([0], False)
 
 
-@settings(max_examples=60, **DIRECT)
+@settings(max_examples=60 if LONG else 30, **DIRECT)
 @given(**ANY_CHANGES)
 def test_any_changes_are_taken_over(rebuilt: Any, **changes: Any) -> None:
     runner = changed_runner(**changes)
@@ -162,7 +162,7 @@ def workers() -> Iterator[None]:
     set_parallel(None)
 
 
-@settings(max_examples=40, **DIRECT)
+@settings(max_examples=40 if LONG else 20, **DIRECT)
 @given(**ANY_CHANGES)
 def test_the_synchronous_mode_sees_any_changes(workers: None, **changes: Any) -> None:
     runner = changed_runner(**changes)

@@ -18,7 +18,6 @@ from tests.support.scripts import PROVIDER_OF_NOTHING
 WORK = """
 import concurrent.futures, json, multiprocessing, os, pickle, sys
 from espnet3.parallel import BaseRunner, EnvironmentProvider
-from espnet3.run import submit_run
 
 HERE = os.environ["HERE"]
 
@@ -78,6 +77,8 @@ class Runner(BaseRunner):
 
 
 if __name__ == "__main__":
+    from espnet3.run import submit_run  # not in children, of which there are many
+
     with open(os.path.join(HERE, "model.pkl"), "wb") as file:
         file.write(MODEL)
     provider = Provider({"children": CHILDREN})

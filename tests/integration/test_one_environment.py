@@ -42,11 +42,16 @@ def theirs(tmp_path: Path) -> Path:
     return espnet_like(tmp_path / "espnet")
 
 
-@pytest.fixture
-def env(tmp_path: Path, wheel: Path) -> Environment:
-    env = Environment(tmp_path / "env")
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Environment:
+    env = Environment(tmp_path_factory.mktemp("ours") / "env")
     env.install(wheel)
     return env
+
+
+@pytest.fixture
+def env(tmp_path: Path, ours: Environment) -> Environment:
+    return ours.copy(tmp_path / "env")
 
 
 def check(env: Environment, theirs: Path, *, first: str = "", snapshot: bool = False) -> None:

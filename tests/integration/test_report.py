@@ -36,7 +36,8 @@ def test_a_run_that_is_done(project: Project) -> None:
     project("submit", project.config)
     project.watch()
     root = project.folder / project.run_dir
-    assert project.lines("report", project.run_dir) == [f"report\t{root}.report.html"]
+    told = project.alone("report", project.run_dir)
+    assert told.stdout.splitlines() == [f"report\t{root}.report.html"]
     text = words_of(Path(f"{root}.report.html"))
     assert "4 of 4 shards done" in text
     assert "12 of 12" in text
@@ -54,7 +55,7 @@ def test_what_was_typed_and_how_fast_it_was_while_anybody_worked(project: Projec
     assert "hf_S3cr3t" not in json.loads(records.read_text())["typed"]
     (project.folder / "mended").touch()
     time.sleep(4)  # in which nobody works
-    project("resume", project.run_dir, "--set", "n_workers=3")
+    project.alone("resume", project.run_dir, "--set", "n_workers=3")
     project.watch()
     project("report", project.run_dir, "-o", "r.html")
     page = (project.folder / "r.html").read_text()
@@ -69,29 +70,39 @@ def test_what_was_typed_and_how_fast_it_was_while_anybody_worked(project: Projec
     assert seconds(whole) - seconds(at_work) >= 4
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        {"seconds": 1e308, "cpu": 1e308},
-        {"seconds": 1e12},
-        {"items": 10**400},
-        {"peak_memory": 10**400},
-        {"item_seconds": [[5, 10**30], [6, 1]]},
-        {"began": "0001-01-01T00:00:00Z"},
-        {"began": "9999-12-31T23:59:59Z", "seconds": 100},
-    ],
-    ids="-".join,
-)
-def test_figures_that_cannot_be_are_left_out(project: Project, odd: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run that is done, for those who change one of its receipts, or nothing."""
+    project = Project(tmp_path_factory.mktemp("done"), "local")
     project("submit", project.config)
     project.watch()
-    receipt = project.folder / project.run_dir / "receipts/000000.json"
-    record = json.loads(receipt.read_text())
-    record["usage"] |= odd
+    return project
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "seconds-cpu": {"seconds": 1e308, "cpu": 1e308},
+    "seconds": {"seconds": 1e12},
+    "items": {"items": 10**400},
+    "peak_memory": {"peak_memory": 10**400},
+    "item_seconds": {"item_seconds": [[5, 10**30], [6, 1]]},
+    "began": {"began": "0001-01-01T00:00:00Z"},
+    "began-seconds": {"began": "9999-12-31T23:59:59Z", "seconds": 100},
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_figures_that_cannot_be_are_left_out(done: Project, odd: str) -> None:
+    receipt = done.folder / done.run_dir / "receipts/000000.json"
+    whole = receipt.read_text()
+    record = json.loads(whole)
+    record["usage"] |= ODD[odd]
     receipt.unlink()
     receipt.write_text(json.dumps(record))
-    project("report", project.run_dir, "-o", "r.html")
-    text = words_of(project.folder / "r.html")
+    try:
+        done("report", done.run_dir, "-o", "r.html")
+    finally:
+        receipt.write_text(whole)
+    text = words_of(done.folder / "r.html")
     assert "what 1 of 4 attempts took is not known" in text
 
 
@@ -132,16 +143,14 @@ def test_a_run_that_still_runs(project: Project) -> None:
     project.watch()
 
 
-def test_without_the_extra_one_line_says_so(project: Project) -> None:
-    project("submit", project.config)
-    project.watch()
+def test_without_the_extra_one_line_says_so(done: Project) -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None; sys.argv[0] = 'espnet3'; "
         "from espnet3.cli import main; main()"
     )
-    words = [sys.executable, "-c", code, "report", project.run_dir]
-    done = subprocess.run(words, cwd=project.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr == (
+    words = [sys.executable, "-c", code, "report", done.run_dir]
+    ended = subprocess.run(words, cwd=done.folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr == (
         "espnet3: report: matplotlib is not installed; pip install 'espnet3[report]'\n"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,30 @@ def submit(folder: Path, run_dir: str, n_items: int = 4, **keys: Any) -> Run:
     return submit_run(Noting(provider), range(n_items), run_dir=run_dir, parallel=config)
 
 
+SMALL = """
+from espnet3.parallel import BaseRunner, EnvironmentProvider
+
+class Nothing(EnvironmentProvider):
+    def build_env_local(self):
+        return {}
+
+class Same(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        return idx
+"""
+
+
+def submit_snapshot(monkeypatch: pytest.MonkeyPatch, folder: Path, run_dir: str) -> Run:
+    """Submit with the code, which is small: `Noting` has all of tests/support beside it."""
+    (folder / "code").mkdir()
+    (folder / "code/small_on_s3.py").write_text(SMALL)
+    monkeypatch.syspath_prepend(str(folder / "code"))
+    small: Any = importlib.import_module("small_on_s3")
+    config = parallel("local", n_workers=2, n_shards=2, snapshot=True)
+    return submit_run(small.Same(small.Nothing({})), range(4), run_dir=run_dir, parallel=config)
+
+
 def store_of(run: Run) -> ObjectStore:
     store = open_store(run.run_dir)
     assert isinstance(store, ObjectStore)
@@ -36,7 +61,7 @@ def store_of(run: Run) -> ObjectStore:
 def test_list_and_remove(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     place = f"{bucket}/{tmp_path.name} removal"
-    run = ended(submit(tmp_path, f"{place}/decode", snapshot=True))
+    run = ended(submit_snapshot(monkeypatch, tmp_path, f"{place}/decode"))
     beside = ended(submit(tmp_path, f"{place}/decode2"))
     for each in (run, beside):
         wait_for(lambda each=each: not processes_of(each), "a process lives on")  # type: ignore[misc]
@@ -47,6 +72,7 @@ def test_list_and_remove(bucket: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert (seen["state"], seen["items_done"], seen["n_items"]) == ("done", 4, 4)
     store = store_of(run)
     assert seen["size"] == sum(size for _, size in store.sizes()) > 1000
+    assert store.names(layout.CODE)
     store.create("mine/notes.txt", b"mine")
     with pytest.raises(RunDirectoryError, match="not the run's: mine; move it away"):
         run.remove()

@@ -17,7 +17,7 @@ import pytest
 
 import espnet3
 from espnet3.errors import CodeChanged, DamagedResult, IncompleteRun, RunDirectoryError, StoreError
-from espnet3.parallel import BaseRunner, EnvironmentProvider, set_parallel
+from espnet3.parallel import set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.run_dir.output_names import FORMS
 from espnet3.specs import layout
@@ -47,25 +47,9 @@ from tests.support.helpers import (
 )
 from tests.support.mortal import Died, Process, reach
 from tests.support.runners import GATE, Noting, Workshop
+from tests.support.s3_runners import Gate, Large, Waiting
 
 pytestmark = pytest.mark.s3
-
-
-class Gate(EnvironmentProvider):
-    """Its environment is a file that opens the gate."""
-
-    def build_env_local(self) -> dict[str, Path]:
-        return {"gate": Path(self.config["gate"])}
-
-
-class Waiting(BaseRunner):
-    """Fails at item 7 until the gate is open."""
-
-    @staticmethod
-    def forward(idx: int, *, gate: Path) -> int:
-        if idx == 7 and not gate.exists():
-            raise RuntimeError("the gate is shut")
-        return idx * idx
 
 
 def test_submit_fail_resume_and_collect_on_s3(
@@ -131,14 +115,6 @@ def test_files_for_kaldi_go_to_s3_too(bucket: str, tmp_path: Path) -> None:
     run.to_kaldi(f"{bucket}/exp/", "id")
     expected = "".join(f"u{i} „{i}“\n" for i in sorted(range(12), key=str))
     assert s3fs.S3FileSystem().cat_file(f"{bucket}/exp/text").decode() == expected
-
-
-class Large(BaseRunner):
-    """Results of a megabyte."""
-
-    @staticmethod
-    def forward(idx: int, **env: Any) -> str:
-        return str(idx) * (1 << 20)
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["one put", "parts"])

@@ -39,7 +39,7 @@ from tests.support.sync_runners import (
     Unbuildable,
 )
 
-TWO: dict[str, Any] = {"env": "local", "n_workers": 2}
+TWO: dict[str, Any] = {"env": "local", "n_workers": 2, "preflight": False}
 IMPATIENT = {**TWO, "options": {"scheduler_kwargs": {"allowed_failures": 1}}}
 
 
@@ -75,7 +75,7 @@ def workers() -> set[int]:
 def in_all_modes(runner: Any, items: Any) -> tuple[Any, Any, Any]:
     set_parallel(None)
     local = runner(items)
-    set_parallel({**TWO, "preflight": False})
+    set_parallel(TWO)
     synchronous_ = runner(items)
     with tempfile.TemporaryDirectory() as folder:
         runner.run_dir, runner.async_mode = Path(folder, "run"), True
@@ -91,7 +91,7 @@ def test_one_call_three_modes() -> None:
 
 
 def test_the_config_may_ask_for_the_asynchronous_mode(tmp_path: Path) -> None:
-    set_parallel({**TWO, "async_mode": True, "preflight": False})
+    set_parallel({**TWO, "async_mode": True})
     run = Scale(Env({"scale": 3}), run_dir=tmp_path / "run")(range(4))
     run.wait(timeout=60, interval=0.1)
     assert run.collect() == [0, 3, 6, 9]

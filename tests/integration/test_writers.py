@@ -48,19 +48,18 @@ def merged(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_merged_files_are_those_of_local_mode(
-    tmp_path: Path, n_workers: int, batch_size: int | None
-) -> None:
-    out, found = tmp_path / "out", []
+def test_merged_files_are_those_of_local_mode(tmp_path: Path, n_workers: int) -> None:
+    found = []
     for workers in (0, n_workers):
         set_parallel(None) if workers == 0 else use(workers)
-        runner = Decode(Study({"folder": str(tmp_path)}), batch_size, out, "dev")
-        assert runner(ITEMS) == {"encoded": 20, "hyp": 20, "score": 20}
-        found.append(merged(out / "dev"))
-        assert len([*(out / "dev").glob("split.*/done")]) == max(workers, 1)
-        os.rename(out, tmp_path / f"of {workers}")
-    assert found[0] == found[1]
+        for batch_size in (None, 3):
+            out = tmp_path / "out"
+            runner = Decode(Study({"folder": str(tmp_path)}), batch_size, out, "dev")
+            assert runner(ITEMS) == {"encoded": 20, "hyp": 20, "score": 20}
+            found.append(merged(out / "dev"))
+            assert len([*(out / "dev").glob("split.*/done")]) == max(workers, 1)
+            os.rename(out, tmp_path / f"of {workers} by {batch_size}")
+    assert all(each == found[0] for each in found)
 
 
 def test_states_and_results_of_any_kind(tmp_path: Path) -> None:

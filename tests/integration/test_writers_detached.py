@@ -32,9 +32,11 @@ from espnet3.parallel import BaseRunner, set_parallel
 from espnet3.run import Run, submit_run
 from espnet3.specs import layout
 from espnet3.submit.removal import require_removable
+from tests.support.commands import said
+from tests.support.detached_writers import Doubting, Leaving, Open, Paths, Telling
 from tests.support.helpers import ROOT, ended, parallel, processes_of, python, wait_for
-from tests.support.runners import MENDED, note
-from tests.support.writing_runners import Appending, Decode, Statistics, Study, compute, computed
+from tests.support.runners import MENDED
+from tests.support.writing_runners import Appending, Decode, Statistics, Study, computed
 
 THREE = parallel("local", n_workers=3)
 OFTEN = {"checkpoint_every": 0.001}
@@ -116,54 +118,44 @@ def test_a_worker_that_left_its_directory_vouches_for_nothing(
         run.collect()
 
 
-class Leaving(Statistics):
-    """Changes the working directory, and makes what it needs wherever it is then."""
-
-    @classmethod
-    def reduce_state(cls, state: dict[str, Any], result: Any, **env: Any) -> dict[str, Any]:
-        os.chdir(env["folder"])
-        Path(state["shard_dir"]).mkdir(parents=True, exist_ok=True)
-        return super().reduce_state(state, result, **env)
-
-
 def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     runs = [submitted(decoder(tmp_path, subdir=name)) for name in ("test_a", "test_b")]
     out = str(tmp_path / "out")
-    listed = cli("status", out)
-    assert listed.returncode == 0, listed.stderr
-    assert sorted(line.split("\t")[5] for line in listed.stdout.splitlines()) == [
+    listed = said("status", out)
+    assert listed.code == 0, listed.err
+    assert sorted(line.split("\t")[5] for line in listed.out.splitlines()) == [
         run.run_dir for run in runs
     ]
-    assert all(line.startswith("done\t10\t10\t") for line in listed.stdout.splitlines())
-    told = json.loads(cli("status", out, "--json").stdout)
+    assert all(line.startswith("done\t10\t10\t") for line in listed.out.splitlines())
+    told = json.loads(said("status", out, "--json").out)
     assert {run["state"] for run in told["runs"]} == {"done"}
-    collected = cli("collect", out)
-    assert collected.returncode == 0, collected.stderr
-    lines = collected.stdout.splitlines()
+    collected = said("collect", out)
+    assert collected.code == 0, collected.err
+    lines = collected.out.splitlines()
     assert lines[0] == f"merged 3 shards into {out}/test_a"
     assert json.loads(lines[1]) == json.loads(lines[3]) == LINES
-    documents = json.loads(cli("collect", out, "--json").stdout)["runs"]
+    documents = json.loads(said("collect", out, "--json").out)["runs"]
     assert [each["output"] for each in documents] == [f"{out}/test_a", f"{out}/test_b"]
     assert [each["value"] for each in documents] == [LINES, LINES]
-    assert cli("resume", out).stdout.count("there is nothing to submit") == 2
-    assert "name one of" in cli("resume", out, "0").stderr
-    assert "name one of" in cli("collect", out, "-o", "x.jsonl").stderr
+    assert said("resume", out).out.count("there is nothing to submit") == 2
+    assert "name one of" in said("resume", out, "0").err
+    assert "name one of" in said("collect", out, "-o", "x.jsonl").err
     both = (
         f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
     )
     whole = "3 of 3 shards done"
-    watched = cli("watch", out)
-    assert watched.stdout.splitlines() == [runs[0].run_dir, whole, runs[1].run_dir, whole]
+    watched = said("watch", out)
+    assert watched.out.splitlines() == [runs[0].run_dir, whole, runs[1].run_dir, whole]
     reports = [f"{run.run_dir}.report.html" for run in runs]
-    assert cli("report", out).stdout.splitlines() == [f"report\t{file}" for file in reports]
+    assert said("report", out).out.splitlines() == [f"report\t{file}" for file in reports]
     assert all(map(os.path.isfile, reports))
-    assert "name one of" in cli("report", out, "-o", "x.html").stderr
-    cancelled = json.loads(cli("cancel", out, "--json").stdout)["runs"]
+    assert "name one of" in said("report", out, "-o", "x.html").err
+    cancelled = json.loads(said("cancel", out, "--json").out)["runs"]
     assert cancelled == [{"run_dir": run.run_dir, "cancelled": []} for run in runs]
-    assert cli("finish", out).stdout.count("the run is over: done: 10 results in") == 2
+    assert said("finish", out).out.count("the run is over: done: 10 results in") == 2
     for command in (["work", out], ["logs", out, "0"], ["run-shard", out, "0"], ["remove", out]):
-        refused = cli(*command, *(["--yes"] if command[0] == "remove" else []))
-        assert (refused.returncode, refused.stderr) == (2, f"espnet3: {out}: {both}\n"), command
+        refused = said(*command, *(["--yes"] if command[0] == "remove" else []))
+        assert (refused.code, refused.err) == (2, f"espnet3: {out}: {both}\n"), command
 
 
 def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
@@ -175,11 +167,11 @@ def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
         ("logs", "0", "--path"), ("logs", "--item", "4"), ("run-shard", "0"),
     ]  # fmt: skip
     for command, *words in commands:
-        there, here = cli(command, folder, *words), cli(command, run.run_dir, *words)
-        assert (there.stdout, there.returncode) == (here.stdout, here.returncode), command
-        assert "holds" not in there.stderr, command
+        there, here = said(command, folder, *words), said(command, run.run_dir, *words)
+        assert there[:2] == here[:2], command
+        assert "holds" not in there.err, command
     one = f"{folder}: is not a run directory, but holds one: {run.run_dir}"
-    assert cli("remove", folder, "--yes", "--all").stderr == f"espnet3: {one}\n"
+    assert said("remove", folder, "--yes", "--all").err == f"espnet3: {one}\n"
     with pytest.raises(RunDirectoryError, match=f"^{one}$"):
         Run(folder).status()
 
@@ -194,15 +186,15 @@ def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> No
         "which files that were merged may name; copy what you need, and say --all "
         "(everything=True) to remove it too"
     )
-    told = cli("remove", run.run_dir, "--yes")
-    assert (told.returncode, told.stderr) == (2, f"espnet3: {words}\n")
+    told = said("remove", run.run_dir, "--yes")
+    assert (told.code, told.err) == (2, f"espnet3: {words}\n")
     with pytest.raises(RunDirectoryError) as refused:
         run.remove(cancel=True)
     assert str(refused.value) == words
     assert run.collect() == LINES
     asked = run_blocking(require_removable(run.run_dir, everything=True))
     assert f", with what the shards of {out} have written, 3 of 3 shards done" in asked
-    assert cli("remove", run.run_dir, "--yes", "--all").returncode == 0
+    assert said("remove", run.run_dir, "--yes", "--all").code == 0
     assert not Path(run.run_dir).exists()
 
 
@@ -245,63 +237,7 @@ def test_nor_has_one_that_went_on_where_the_run_was_moved_to(tmp_path: Path) -> 
     assert computed(tmp_path).count(0) == 1
 
 
-class Paths(Appending):
-    """Writes paths that lie beside its text."""
-
-    @staticmethod
-    def open_writers(shard_dir: Path, **env: Any) -> dict[str, Any]:
-        return {"folder": shard_dir, **Appending.open_writers(shard_dir)["nested"]}
-
-    @staticmethod
-    def write_record(
-        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
-    ) -> None:
-        writers["text"].write(f"{writers['folder']}/{result}.npy\n")
-
-    @staticmethod
-    def close_writers(writers: dict[str, Any], *args: Any, **env: Any) -> None:
-        writers["text"].close()
-
-    def merge(self, shard_dirs: list[Path]) -> Any:
-        return super().merge(shard_dirs).splitlines()
-
-
 # --- what merge knows, and what becomes of its process --------------------------------------------
-
-
-class Telling(BaseRunner):
-    """Its merge does what the runner was told."""
-
-    def __init__(self, provider: Any, *, deed: str, sizes: Any = (1, 2), **more: Any) -> None:
-        super().__init__(provider, **more)
-        self.deed, self.sizes = deed, sizes
-
-    @staticmethod
-    def forward(idx: int, **env: Any) -> Any:
-        compute(idx, env)
-        return idx
-
-    @staticmethod
-    def write_record(
-        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
-    ) -> None:
-        Path(state["shard_dir"], str(result)).touch()
-
-    def merge(self, shard_dirs: list[Path]) -> Any:
-        print("merging", len(shard_dirs), flush=True)
-        if self.deed == "wait":
-            note(self.provider.config["folder"], "merging", os.getpid())
-            signal.pause()
-        if self.deed == "raise":
-            raise ValueError("the tables\ndo not match")
-        if self.deed == "exit":
-            sys.exit(3)
-        if self.deed == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.deed == "lambda":
-            return lambda: None
-        held = (self.sizes, self.output_dir, self.shard_subdir, self.batch_size, os.getcwd())
-        return held, sorted(shard_dirs), type(self.provider)
 
 
 def telling(folder: Path, deed: str = "tell", **more: Any) -> Telling:
@@ -352,9 +288,9 @@ def test_the_command_tells_what_merge_returned(tmp_path: Path) -> None:
     assert told["value"] is None  # no JSON
     assert (told["shards"], told["records"], told["left_out"]) == (3, 10, {})
     for words in (["-o", "x.jsonl"], ["-o", "-"], ["--to", "kaldi", "x", "--key", "item"]):
-        refused = cli("collect", other.run_dir, *words, cwd=tmp_path)
-        assert refused.returncode == 2
-        assert "its merge makes the output" in refused.stderr
+        refused = said("collect", other.run_dir, *words)
+        assert refused.code == 2
+        assert "its merge makes the output" in refused.err
     for call in (run.to_pandas, run.to_dataset, lambda: list(run.stream())):
         with pytest.raises(UsageError, match="its merge makes the output"):
             call()
@@ -475,8 +411,8 @@ def test_the_same_call_continues_and_another_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="has resume=False; remove it first, by `espnet3 remove`"):
         submit_run(anew, range(10), parallel=THREE)
     assert run.collect() == LINES
-    told = cli("remove", run.run_dir, "--yes", "--all")
-    assert told.returncode == 0, told.stderr
+    told = said("remove", run.run_dir, "--yes", "--all")
+    assert told.code == 0, told.err
     other = submit_run(anew, range(8), parallel=THREE)
     ended(other)
     assert other.collect() == {"encoded": 8, "hyp": 8, "score": 8}
@@ -562,13 +498,13 @@ def test_what_is_missing_or_failed_is_not_merged(tmp_path: Path) -> None:
     with pytest.warns(PartialResults, match="3 of 10 items are left out, those at 3-5"):
         assert run.collect(partial=True) == {"encoded": 7, "hyp": 7, "score": 7}
     assert not (tmp_path / "out/test_a/split.1").exists()
-    done = cli("collect", run.run_dir, "--partial")
-    assert done.stdout.splitlines()[:3] == [
+    done = said("collect", run.run_dir, "--partial")
+    assert done.out.splitlines()[:3] == [
         f"merged 2 shards into {tmp_path}/out/test_a",
         "items left out\t3: 3-5",
         "of shards\t1",
     ]
-    assert "are left out" in done.stderr
+    assert "are left out" in done.err
     (tmp_path / MENDED).touch()
     ended(run).resume()
     assert ended(run).collect() == LINES
@@ -594,17 +530,17 @@ def test_hooks_are_tried_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     folder = Path(done.stderr.strip().rpartition(" ")[2])
     assert [path for path, _ in json.loads((folder / "kinds.json").read_text())] == ["a/0", "a/1"]
     done = cli("run", str(tmp_path / "Appending.yaml"), cwd=ROOT)
-    said = done.stderr.splitlines()
+    complaints = done.stderr.splitlines()
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 2)  # no error of an item
-    assert said[-1] == "espnet3: write_record failed at item 2: OSError: the disk is full"
-    assert said.count("OSError: the disk is full") == 1  # the end of its traceback
+    assert complaints[-1] == "espnet3: write_record failed at item 2: OSError: the disk is full"
+    assert complaints.count("OSError: the disk is full") == 1  # the end of its traceback
     assert not (tmp_path / "out").exists()
 
     run = submitted(Appending(Study({"folder": str(tmp_path), "tearing": 2}), output_dir=tmp_path))
     before = {*tmp_path.rglob("*")}
     failed = cli("run-shard", run.run_dir, "--item", "2")
     assert failed.returncode == 1
-    assert said[-1] in failed.stderr.splitlines()
+    assert complaints[-1] in failed.stderr.splitlines()
     assert cli("run-shard", run.run_dir, "--item", "1").stdout == '{"item":1,"result":1}\n'
     assert {*tmp_path.rglob("*")} == before
 
@@ -614,8 +550,8 @@ def test_recorded_errors_are_told(tmp_path: Path) -> None:
     with pytest.raises(FailedItems, match="`--errors keep` to merge the others without it, or"):
         run.collect()
     assert run.collect(errors="keep") == {"encoded": 9, "hyp": 9, "score": 9}
-    done = cli("collect", run.run_dir, "--errors", "keep")
-    assert "failed items\t1\n" in done.stdout
+    done = said("collect", run.run_dir, "--errors", "keep")
+    assert "failed items\t1\n" in done.out
 
 
 def test_damage_is_found_and_mended(tmp_path: Path) -> None:
@@ -629,7 +565,7 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     assert ended(run).collect() == LINES
     assert (tmp_path / "out/test_a/split.1").resolve() != folder
     assert computed(tmp_path).count(4) == 2
-    assert cli("remove", run.run_dir, "--yes", "--all").returncode == 0
+    assert said("remove", run.run_dir, "--yes", "--all").code == 0
 
 
 def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:
@@ -638,22 +574,6 @@ def test_code_that_others_could_have_named_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(Untrusted, match="it is world-writable"):
         run.collect()
     assert not (tmp_path / "out/split.0").exists()
-
-
-class Open(Telling):
-    """Makes folders and files that everyone may write."""
-
-    @staticmethod
-    def write_record(
-        writers: dict[str, Any], result: Any, state: dict[str, Any], **env: Any
-    ) -> None:
-        before = os.umask(0)
-        folder = Path(state["shard_dir"], "open")
-        folder.mkdir(exist_ok=True)
-        Path(folder, str(result)).touch()
-        (folder / "corpus").unlink(missing_ok=True)
-        (folder / "corpus").symlink_to(Path(env["folder"], "corpus"))
-        os.umask(before)
 
 
 def test_merge_finds_nothing_that_others_could_have_put_there(tmp_path: Path) -> None:
@@ -685,14 +605,6 @@ def test_is_shard_done_is_asked(tmp_path: Path) -> None:
     assert run.collect() == {"count": 10, "sum": [45.0, 285.0]}
 
 
-class Doubting(Statistics):
-    """Believes its folders once all is mended."""
-
-    @classmethod
-    def is_shard_done(cls, shard_dir: str | os.PathLike[str]) -> bool:
-        return Path(shard_dir).parents[1].joinpath(MENDED).exists()
-
-
 # --- a run that finishes itself, and where else it may be -----------------------------------------
 
 
@@ -709,7 +621,7 @@ def test_a_finisher_merges(tmp_path: Path) -> None:
     before = merged_files(tmp_path / "out/test_a")
     assert len(before) == 3
     merged_at = (tmp_path / "out/test_a/hyp.scp").stat().st_mtime_ns
-    over = cli("finish", run.run_dir).stdout
+    over = said("finish", run.run_dir).out
     assert over == f"the run is over: done: 10 results in {tmp_path}/out/test_a\n"
     assert (tmp_path / "out/test_a/hyp.scp").stat().st_mtime_ns == merged_at
     assert ended(run).collect() == LINES

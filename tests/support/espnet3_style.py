@@ -1,4 +1,7 @@
-"""Providers and runners as they are written for ESPnet3, by its old names; workers import them."""
+"""Providers and runners as they are written for ESPnet3, by its old names; workers import them.
+
+Detached ones, too, which take a second for what belongs to Dask: that is in `espnet3_plugins`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from distributed import get_worker
-
-from espnet3.parallel.parallel import DictReturnWorkerPlugin
 from espnet3.runner.base_runner import BaseRunner
 from espnet3.runner.env_provider import EnvironmentProvider
 from espnet3.runner.inference_provider import InferenceProvider
@@ -65,20 +65,3 @@ class Where(BaseRunner):
 
 def _world() -> list[str | None]:
     return [os.environ.get("WORLD_RANK"), os.environ.get("WORLD_SIZE")]
-
-
-class WithMore(DictReturnWorkerPlugin):
-    """Adds to the environment, which is there when the base's `setup` has returned."""
-
-    def setup(self, worker: Any) -> None:
-        super().setup(worker)
-        worker.plugins["env"]["more"] = 5
-
-
-def with_more(element: int, offset: int, more: int) -> int:
-    return element + offset + more
-
-
-def plugin_env(element: int) -> list[str]:
-    env: Any = get_worker().plugins["env"]
-    return [*env]

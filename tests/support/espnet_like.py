@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -85,11 +86,16 @@ class Environment:
     Attributes:
         folder: where it is.
         variables: environment variables of its processes besides this one's.
+
+    Args:
+        made: whether it is there already.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, made: bool = False) -> None:
         self.folder = folder
         self.variables: dict[str, str] = {}
+        if made:
+            return
         venv.create(folder, with_pip=False, symlinks=True)
         # What a .pth file says of a folder is not read where another .pth file names the folder.
         (self.site / "zz_rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -99,6 +105,15 @@ class Environment:
         """Its folder of packages."""
         [site] = self.folder.glob("lib/python3*/site-packages")
         return site
+
+    def copy(self, folder: Path) -> Environment:
+        """An environment of its own in which the same is installed, in a fraction of the time."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        for file in (folder / "bin").iterdir():
+            if not file.is_symlink():
+                text = file.read_text().replace(str(self.folder), str(folder))
+                file.write_text(text)
+        return Environment(folder, made=True)
 
     def install(self, *words: str | Path) -> None:
         """Let pip install something."""
