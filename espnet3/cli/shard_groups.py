@@ -111,7 +111,7 @@ def next_steps(seen: RunStatus, groups: Iterable[Group]) -> list[str]:
         seen: the state of the run.
         groups: of its shards that are not done.
     """
-    collect = ("collect", seen.run_dir, "-o", "results.jsonl")
+    collect = "collect", seen.run_dir, *(() if seen.merges else ("-o", "results.jsonl"))
     if seen.finishing is not None and seen.finishing.state == "done":
         return []
     if seen.unreadable and not seen.live:

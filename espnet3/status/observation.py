@@ -309,6 +309,7 @@ def _conclusion(
         directory.root, states, answers.problem, run.n_items, counts.failed, end,
         progress=counts.progress, skipped=counts.skipped,
         submissions={known.submission.number: known.submission for known in submissions},
+        merges=run.writers is not None,
     )  # fmt: skip
     found = dict(answers.found)
     return Observation(

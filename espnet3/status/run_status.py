@@ -198,6 +198,7 @@ class RunStatus:
         changed_sources: the user's source files that differ from those of the last submission;
             looked for where a shard is not done.
         progress: how many items are done, and how fast that goes.
+        merges: whether its runner writes its results itself, so that `collect` calls its `merge`.
     """
 
     run_dir: str
@@ -210,6 +211,7 @@ class RunStatus:
     progress: Progress = NOTHING_KNOWN
     skipped: Mapping[int, int] = field(default_factory=dict)
     submissions: Mapping[int, Submission] = field(default_factory=dict, compare=False)
+    merges: bool = False
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.

@@ -81,6 +81,10 @@ def test_of_a_million_shards_the_first_are_put_into_words() -> None:
     assert len(asked) == len(group.ranks) == 1_000_000 - left_out < 100_000
 
 
+def test_what_is_merged_needs_no_file() -> None:
+    assert steps(status(("done", ""), merges=True)) == ["collect /r"]
+
+
 LOOK = ["logs /r 0", "run-shard /r 0"]
 AGAIN = "resume /r"
 
