@@ -84,6 +84,8 @@ def find_run_dirs(store: Store, depth: int = 1) -> FoundRuns:
 def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
     """The run directories in a folder that is none itself, by name; none in one that is.
 
+    One that links lead to as well, such as `latest`, is there once.
+
     Raises:
         RunDirectoryError, StoreError: as for `find_run_dirs`.
 
@@ -94,7 +96,11 @@ def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
     store = open_store(folder)
     if isinstance(store, ObjectStore) or not os.path.isdir(store.root) or _is_run(store.root):
         return []
-    return sorted(find_run_dirs(store).run_dirs)
+    found = sorted(
+        find_run_dirs(store).run_dirs, key=lambda run_dir: (os.path.islink(run_dir), run_dir)
+    )
+    by_place = {os.path.realpath(run_dir): run_dir for run_dir in reversed(found)}
+    return sorted(by_place.values())
 
 
 def named(run_dirs: Sequence[str]) -> str:
@@ -121,8 +127,10 @@ def _folders_in(folder: str, most: int | None = None) -> _Listing:
 def _some_folders_in(folder: _Folder) -> _Listing:
     try:
         return _folders_in(folder.path, _MOST_NAMES)
-    except OSError:  # it is none, or somebody else's
+    except (NotADirectoryError, FileNotFoundError, PermissionError):  # or somebody else's
         return _Listing([], True)
+    except OSError:
+        return _Listing([], False)
 
 
 def _run_at(folder: _Folder) -> str | None:

@@ -83,12 +83,16 @@ def output_that_links_to(directory: RunDirectory) -> str | None:
     run = directory.run_if_there()
     if run is None or run.writers is None:
         return None
-    folder, root = output_folder(run), f"{os.path.realpath(directory.root)}/"
-    names: list[str] = []
-    with contextlib.suppress(OutputError):  # who may not list it does not use it
-        names = shard_folders(folder)
-    links = filter(os.path.islink, (f"{folder}/{name}" for name in names))
-    return folder if any(os.path.realpath(link).startswith(root) for link in links) else None
+    root = os.path.realpath(directory.root)
+    # Where both were moved together, the run directory still lies in it.
+    for folder in dict.fromkeys((output_folder(run), os.path.dirname(root))):
+        names: list[str] = []
+        with contextlib.suppress(OutputError):  # who may not list it does not use it
+            names = shard_folders(folder)
+        links = filter(os.path.islink, (f"{folder}/{name}" for name in names))
+        if any(os.path.realpath(link).startswith(f"{root}/") for link in links):
+            return folder
+    return None
 
 
 def _manifest(directory: RunDirectory, run: RunSpec) -> Manifest:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import re
+import tokenize
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 _READERS = frozenset({
-    "CLI", "Fire", "argv", "auto_cli", "docopt", "from_cli", "orig_argv", "parse_args",
-    "parse_intermixed_args", "parse_known_args", "parse_known_intermixed_args",
+    "CLI", "Fire", "HfArgumentParser", "LightningCLI", "argv", "auto_cli", "docopt", "from_cli",
+    "orig_argv", "parse_args", "parse_args_into_dataclasses", "parse_intermixed_args",
+    "parse_known_args", "parse_known_intermixed_args", "tyro",
 })  # fmt: skip
 _MENTION = re.compile(rf"\b(?:{'|'.join(sorted(_READERS))})\b")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -41,8 +42,11 @@ def reader_of_argv(files: Iterable[str], called: Collection[str]) -> str | None:
     """
     texts = {}
     for file in files:
-        with contextlib.suppress(OSError, UnicodeDecodeError):  # it is no text, or gone
-            texts[file] = Path(file).read_text(encoding="utf-8")
+        with (
+            contextlib.suppress(OSError, UnicodeDecodeError, SyntaxError),  # no text, or gone
+            tokenize.open(file) as stream,  # in the encoding that it names itself
+        ):
+            texts[file] = stream.read()
     if not any(map(_MENTION.search, texts.values())):
         return None
     reached: list[_Code] = []
@@ -50,7 +54,7 @@ def reader_of_argv(files: Iterable[str], called: Collection[str]) -> str | None:
     for file, text in texts.items():
         try:
             module = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
             reached.append(_Code(file, {*_MENTION.findall(text)}))
             continue
         reached.append(top := _Code(file))
@@ -72,29 +76,34 @@ def _first_reader(
     return None
 
 
-def _take(node: ast.AST, code: _Code, functions: dict[str, list[_Code]] | None) -> None:
-    """Add the names in a node to a code's, but for functions, which are codes of their own.
+def _take(module: ast.Module, top: _Code, functions: dict[str, list[_Code]]) -> None:
+    """Add the names in a module to its code's, but for functions, which are codes of their own.
 
-    Args:
-        node: what is looked into.
-        code: to which it belongs.
-        functions: where functions are added; those in a function are part of it (None).
+    What is in a function is part of it, but for its decorators and defaults: those run before.
+    Source may nest deeper than functions may call each other.
     """
-    for child in _children(node):
-        if isinstance(child, _Function) and functions is not None:
-            is_special = child.name.startswith("__")
-            own = code if is_special else _Code(code.file)
-            if not is_special:
-                functions.setdefault(child.name, []).append(own)
-            _take(child, own, None)
+    left: list[tuple[ast.AST, _Code, bool]] = [(module, top, False)]
+    while left:
+        node, code, is_inside = left.pop()
+        if isinstance(node, _Function) and not is_inside and not node.name.startswith("__"):
+            own = _Code(code.file)
+            functions.setdefault(node.name, []).append(own)
+            before = [
+                *node.decorator_list,
+                *node.args.defaults,
+                *filter(None, node.args.kw_defaults),
+            ]
+            left += [(each, code, False) for each in before]
+            left += [(each, own, True) for each in node.body]
             continue
-        if isinstance(child, ast.Name):
-            code.names.add(child.id)
-        elif isinstance(child, ast.Attribute):
-            code.names.add(child.attr)
-        elif isinstance(child, ast.alias) and child.asname is not None:
-            code.names.add(child.name)
-        _take(child, code, functions)
+        if isinstance(node, ast.Name):
+            code.names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            code.names.add(node.attr)
+        elif isinstance(node, ast.alias) and node.asname is not None:
+            code.names.add(node.name)
+        is_inside = is_inside or isinstance(node, _Function)
+        left += [(child, code, is_inside) for child in _children(node)]
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:

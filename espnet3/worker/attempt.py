@@ -159,16 +159,21 @@ def let_go(error: BaseException) -> BaseException:
     # https://github.com/python/cpython/issues/131173: where there is no memory for a frame object.
     if isinstance(error, SystemError) and _LOST.match(str(error)):
         lost, error = error, MemoryError("which Python has lost")
-        error.__cause__ = lost
-    chain, seen = [error], error.__cause__ or error.__context__
-    while seen is not None and seen not in chain:  # what it was raised from, or in the course of
+        error.__cause__, error.__traceback__ = lost, lost.__traceback__
+    chain, seen = [error], _behind(error)
+    while seen is not None and not any(seen is each for each in chain):
         chain.append(seen)
-        seen = seen.__cause__ or seen.__context__
+        seen = _behind(seen)
     if any(isinstance(each, MemoryError) for each in chain):
         _reserve.clear()
         for each in chain:
             traceback.clear_frames(each.__traceback__)
     return error
+
+
+def _behind(error: BaseException) -> BaseException | None:
+    """What an exception was raised from, or in the course of."""
+    return error.__context__ if error.__cause__ is None else error.__cause__
 
 
 def _item_of(error: EspnetError) -> Any:

@@ -236,6 +236,7 @@ def call_hook(
     except spared:
         raise
     except BaseException as error:  # the user's code, which may call sys.exit
+        error = let_go(error)
         raise _failed(hook, item, error) from error
 
 

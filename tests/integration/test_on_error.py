@@ -76,7 +76,7 @@ def test_a_receipt_that_cannot_be_read_is_no_success(tmp_path: Path) -> None:
     Path(run.run_dir, layout.receipt(1)).write_text("{")
     [line] = project.lines("status", run.run_dir, code=1)
     assert line == (
-        "3 of 3 shards done, 6 of 30 items failed, the receipts of shards 1 cannot be read"
+        "3 of 3 shards done, 6 of 30 items failed, the receipt of shard 1 cannot be read"
     )
     assert project.json("status", run.run_dir, code=1)["unreadable_receipts"] == [1]
 

@@ -13,6 +13,7 @@ import pytest
 from espnet3._blocking import run_blocking
 from espnet3.errors import RunDirectoryError
 from espnet3.run_dir import finding
+from espnet3.run_dir.finding import run_dirs_in
 from espnet3.specs import layout
 from espnet3.status import run_list
 from espnet3.status.run_list import DEPTH, ListedRun, NotAllLookedAt, list_runs
@@ -53,6 +54,13 @@ def folder(tmp_path: Path) -> Path:
     (found / "link").symlink_to(found / "done")
     (found / "loop").symlink_to("loop")
     return found
+
+
+def test_a_run_that_links_lead_to_is_one_of_the_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "a-link").symlink_to(folder / "done")
+    (folder / "elsewhere").symlink_to(tmp_path / "run")
+    found = {Path(run_dir).name for run_dir in run_dirs_in(folder)}
+    assert found == {"done", "part", "cancelled", "new", "damaged", "half", "elsewhere"}
 
 
 def test_each_run_is_a_line(folder: Path) -> None:

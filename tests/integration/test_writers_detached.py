@@ -30,6 +30,8 @@ from espnet3.errors import (
 )
 from espnet3.parallel import BaseRunner, set_parallel
 from espnet3.run import Run, submit_run
+from espnet3.run_dir.directory import RunDirectory
+from espnet3.run_dir.written import output_that_links_to
 from espnet3.specs import layout
 from espnet3.submit.removal import require_removable
 from tests.support.commands import said
@@ -196,6 +198,15 @@ def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> No
     assert f", with what the shards of {out} have written, 3 of 3 shards done" in asked
     assert said("remove", run.run_dir, "--yes", "--all").code == 0
     assert not Path(run.run_dir).exists()
+
+
+def test_merged_files_may_name_a_run_that_was_moved_with_them(tmp_path: Path) -> None:
+    run = submitted(decoder(tmp_path))
+    assert run.collect() == LINES
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    folder = tmp_path / "moved/test_a"
+    assert output_that_links_to(RunDirectory.open(folder / "espnet3_run")) == str(folder)
 
 
 def test_what_was_not_merged_is_removed_without_a_word(tmp_path: Path) -> None:

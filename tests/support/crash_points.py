@@ -25,28 +25,30 @@ def crash_everywhere(
         world: as it is before.
         action: what the process does.
         after: what happens after its death, or its end where it lived.
-        every: only every so many operations.
+        every: only every so many operations, and the first of each kind.
 
     Returns:
         How many crash points there were, those that were left out among them.
     """
-    before = world.save()
-    dies_at, points = 1, 0
+    before, firsts = world.save(), list[int]()
+    if every > 1:
+        action(alive := Process())
+        firsts = sorted(alive.first_of.values())
+    dies_at = 1
     while True:
         world.restore(before)
         process = Process(dies_at)
         with contextlib.suppress(Died):
             action(process)
-        if process.dead:
-            points += every
         try:
             after(process)
         except BaseException as error:
             error.add_note(f"the process was to die at operation {dies_at}")
             raise
         if not process.dead:
-            return points
-        dies_at += every
+            return process.operations
+        later = (first for first in firsts if first > dies_at)
+        dies_at = min(next(later, dies_at + every), dies_at + every)
 
 
 def requeue_a_dead_worker(world: World) -> None:

@@ -18,6 +18,7 @@ import io
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,12 +38,14 @@ class Process:
     Attributes:
         operations: how many it has begun.
         dead: whether it died; all further operations are refused.
+        first_of: kind of operation -> the number of its first one.
         pace: called before each operation; may block until somebody lets it go on, or kills it.
     """
 
     def __init__(self, dies_at: int = 0, pace: Callable[[], None] | None = None) -> None:
         self.dies_at, self.pace = dies_at, pace
         self.operations, self.dead = 0, False
+        self.first_of: dict[str, int] = {}
         self.descriptors: set[int] = set()
         self._lock = threading.Lock()
 
@@ -51,7 +54,7 @@ class Process:
         self.dead = True
         raise Died
 
-    def reach(self, half_way: Callable[[], object] | None = None) -> None:
+    def reach(self, half_way: Callable[[], object] | None = None, kind: str = "") -> None:
         """Come to a moment at which it may die; `half_way` is what it would leave then."""
         if self.pace is not None and not self.dead:
             self.pace()
@@ -59,6 +62,7 @@ class Process:
             if self.dead:
                 raise Died
             self.operations += 1
+            self.first_of.setdefault(kind, self.operations)
             if self.operations == self.dies_at:
                 if half_way is not None:
                     half_way()
@@ -94,9 +98,10 @@ def current() -> Process:
     return _current.get() or everybody
 
 
-def reach(half_way: Callable[[], object] | None = None) -> None:
-    """Come to a moment at which the current process may die."""
-    current().reach(half_way)
+def reach(half_way: Callable[[], object] | None = None, kind: str = "") -> None:
+    """Come to a moment at which the current process may die; the caller's name is its kind."""
+    name = kind or sys._getframe(1).f_code.co_name
+    current().reach(half_way, f"half a {name}" if half_way is not None else name)
 
 
 class Disk:
@@ -296,7 +301,7 @@ class _FileSystem:
             return method
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            reach()
+            reach(kind=name)
             return method(*args, **kwargs)
 
         return counted

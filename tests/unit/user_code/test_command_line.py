@@ -55,6 +55,9 @@ def test_what_only_the_script_runs_is_no_reader(tmp_path: Path) -> None:
         "from omegaconf import OmegaConf\nconfig = OmegaConf.from_cli()\n",
         "import sys\nif __name__ == '__main__':\n    pass\nelse:\n    sys.argv\n",
         "print sys.argv\n",
+        "import sys\ndef forward(idx, words=sys.argv):\n    return idx\n",
+        "import sys\n@len(sys.argv)\ndef other():\n    return 1\n",
+        "from transformers import HfArgumentParser\nHfArgumentParser(int)\n",
     ],
 )
 def test_what_a_worker_may_run_is(tmp_path: Path, source: str) -> None:
@@ -68,6 +71,22 @@ def test_functions_of_other_modules_are_followed(tmp_path: Path) -> None:
     renamed = "from lib import options as chosen\nCHOSEN = chosen()\n"
     assert reader(tmp_path, lib=library, user=renamed) == "lib"
     assert reader(tmp_path, lib=library, user="import lib\nlib.something()\n") is None
+
+
+def test_source_may_nest_deep(tmp_path: Path) -> None:
+    choices = "".join(f"    elif x == {i}: return {i}\n" for i in range(1, 1200))
+    table = f"def pick(x):\n    if x == 0: return 0\n{choices}"
+    guarded = "if __name__ == '__main__':\n    parse_args()\n"
+    assert reader(tmp_path, a=table + guarded) is None
+    assert reader(tmp_path, a=f"{table}parse_args()\n") == "a"
+
+
+def test_source_is_read_in_its_own_encoding(tmp_path: Path) -> None:
+    for name, head, encoding in (("a", "# coding: latin-1\n", "latin-1"), ("b", "", "utf-8-sig")):
+        (tmp_path / f"{name}.py").write_text(f"{head}'ü'\nimport sys\nsys.argv\n", encoding)
+        assert reader_of_argv([str(tmp_path / f"{name}.py")], HOOKS) is not None
+    (tmp_path / "b.py").write_text("def f():\n    return sys.argv\n", "utf-8-sig")
+    assert reader_of_argv([str(tmp_path / "b.py")], HOOKS) is None
 
 
 def test_what_is_no_source_is_passed_over(tmp_path: Path) -> None:

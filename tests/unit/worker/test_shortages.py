@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from espnet3.errors import WriterFailed
 from espnet3.specs import layout
 from espnet3.storage.base import Store
 from espnet3.storage.local import LocalStore
@@ -17,6 +18,7 @@ from espnet3.storage.retry import RetryPolicy
 from espnet3.worker import exit_codes, result_writer
 from espnet3.worker.attempt import describe, let_go
 from espnet3.worker.spare_descriptors import Spare
+from espnet3.worker.written import call_hook
 from tests.support.worker_runs import (
     receipt_of,
     records_of,
@@ -132,11 +134,32 @@ def test_a_memory_error_that_python_has_lost_is_one() -> None:
     lost = SystemError("<function forward at 0x7f> returned NULL without setting an exception")
     assert describe(let_go(lost)) == "MemoryError: which Python has lost"
     assert let_go(lost).__cause__ is lost
+
+    def reduce_state() -> None:
+        raise lost
+
+    with pytest.raises(WriterFailed, match=r"reduce_state.*MemoryError"):
+        call_hook("write_record", None, reduce_state)
     for other in (
         SystemError("<built-in function load> returned NULL without setting an exception"),
         ValueError("<function forward at 0x7f> returned NULL without setting an exception"),
     ):
         assert let_go(other) is other
+
+
+def test_exceptions_that_cannot_be_compared_are_told_apart() -> None:
+    class Odd(Exception):
+        def __eq__(self, other: object) -> bool:
+            raise ValueError("the truth value is ambiguous")
+
+        def __bool__(self) -> bool:
+            return False
+
+        __hash__ = Exception.__hash__
+
+    error, behind = ValueError("it"), Odd()
+    error.__cause__, behind.__context__ = behind, Odd()
+    assert let_go(error) is error
 
 
 @pytest.mark.parametrize("times", [3, 99])
