@@ -69,7 +69,7 @@ def encode_json(item: Any, result: Any) -> bytes:
         found = _culprit(result)
         if found is not None:
             raise UnserializableResult(item, *found)
-    return _fitting(line, item, result)
+    return line if len(line) <= MAX_LINE else _fitting(line, item, result)
 
 
 def encode_pickle(item: Any, result: Any) -> bytes:
