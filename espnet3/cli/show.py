@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from espnet3.cli.options import NOT_COMPLETE, WRONG_USAGE
+from espnet3.errors import EspnetError, UsageError
 from espnet3.redaction import masked_text, scrubbed
 from espnet3.text import counted, visible, visible_json, visible_line
 
@@ -194,6 +196,21 @@ def rendered_document(jobs: Sequence[Rendered]) -> dict[str, Any]:
 def problem(message: str) -> None:
     """Print one line on standard error."""
     say(f"espnet3: {visible_line(scrubbed(message))}", err=True)
+
+
+def refused(error: EspnetError, where: str = "") -> int:
+    """Print an error in one line on standard error.
+
+    Args:
+        error: what was raised.
+        where: the run that it is about, for messages that do not name it.
+
+    Returns:
+        The exit code that it means.
+    """
+    words = str(error)
+    problem(words if where in words else f"{where}: {words}")
+    return WRONG_USAGE if isinstance(error, UsageError) else NOT_COMPLETE
 
 
 @contextlib.contextmanager

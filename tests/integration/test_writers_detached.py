@@ -139,7 +139,7 @@ def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     assert [each["value"] for each in documents] == [LINES, LINES]
     assert said("resume", out).out.count("there is nothing to submit") == 2
     assert "name one of" in said("resume", out, "0").err
-    assert "name one of" in said("collect", out, "-o", "x.jsonl").err
+    assert "its merge makes the output" in said("collect", out, "-o", "x.jsonl").err
     both = (
         f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
     )
