@@ -167,10 +167,16 @@ def resume(
 
 def _show_submitted(result: Submitted) -> None:
     from espnet3.cli import show
+    from espnet3.run import Run
     from espnet3.run_dir.directory import RunDirectory
 
-    run = RunDirectory.open(result.run_dir).run()
-    show.submitted(result, merges=run.writers is not None)
+    run, steps = RunDirectory.open(result.run_dir).run(), None
+    if result.number is None and {*result.left_alone.values()} <= {"done"}:
+        from espnet3.cli.shard_groups import groups_of, next_steps
+
+        seen = Run(result.run_dir).status()
+        steps = next_steps(seen, groups_of(seen).groups)
+    show.submitted(result, merges=run.writers is not None, steps=steps)
 
 
 @click.command(cls=Command, section=Section.SUBMIT)
@@ -319,6 +325,9 @@ def work(
     words += [] if duration is None else ["--seconds", str(duration)]
     if to_join.ranks == []:
         environs = []
+        if not as_json:
+            what = "nothing is left to compute"
+            show.say(what if to_join.is_done else "nothing is free: all that is left is running")
     else:
         joining.tell_differences(to_join.run)
     code, told, did = joining.run_workers(to_join, words, environs, quiet=as_json)

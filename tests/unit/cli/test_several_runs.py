@@ -151,3 +151,21 @@ def test_what_to_type_about_runs_that_need_somebody() -> None:
     ]  # fmt: skip
     assert run_rows.next_steps(runs) == ["espnet3 status /out/b", "espnet3 status '/out/d e'"]
     assert [run_rows.is_sound(run) for run in runs] == [True, False, False, False, False]
+
+
+def test_after_a_resume_of_nothing_it_is_not_said_to_collect_what_is_refused(
+    tmp_path: Path,
+) -> None:
+    run_dir = run_at(tmp_path / "run", failed=1, on_error="record")
+    assert said("collect", run_dir, "-o", str(tmp_path / "x.jsonl")).code == 1
+    lines = said("resume", run_dir).out.splitlines()
+    assert [line.partition("\t")[2] for line in lines if line.startswith("next")] == [
+        f"espnet3 collect {run_dir} -o results.jsonl --errors keep",
+        f"espnet3 resume {run_dir} --items failed",
+    ]
+
+
+def test_work_says_that_nothing_is_left(tmp_path: Path) -> None:
+    run_dir = run_at(tmp_path / "run")
+    assert said("work", run_dir) == (0, "nothing is left to compute\n", "")
+    assert json.loads(said("work", run_dir, "--json").out)["workers"] == []
