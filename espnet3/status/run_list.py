@@ -92,7 +92,7 @@ async def list_runs(
     Args:
         folders: run directories, or folders that some are in; paths or URLs. `.` and
             `espnet3_runs` where unset, as far as they are there.
-        depth: how many folders further down runs are looked for; of a URL, one. A run that is
+        depth: how many folders down runs are looked for; of a URL, one. A run that is
             called `espnet3_run`, as of runners with writers, may lie one further.
         ask: ask the schedulers what is queued and running; one question for each run that is not
             over.

@@ -170,7 +170,7 @@ def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
         there, here = said(command, folder, *words), said(command, run.run_dir, *words)
         assert there[:2] == here[:2], command
         assert "holds" not in there.err, command
-    one = f"{folder}: is not a run directory, but holds one: {run.run_dir}"
+    one = f"{folder}: is not a run directory, but holds one: {run.run_dir}; name that one"
     assert said("remove", folder, "--yes", "--all").err == f"espnet3: {one}\n"
     with pytest.raises(RunDirectoryError, match=f"^{one}$"):
         Run(folder).status()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,46 @@ def test_after_a_resume_of_nothing_it_is_not_said_to_collect_what_is_refused(
         f"espnet3 collect {run_dir} -o results.jsonl --errors keep",
         f"espnet3 resume {run_dir} --items failed",
     ]
+
+
+def test_runs_further_down(tmp_path: Path) -> None:
+    run_dir = run_at(tmp_path / "exp/asr/decode")
+    exp = str(tmp_path / "exp")
+    words = f"no run is directly in it; `espnet3 list {exp}` looks further down"
+    for command in ("status", "cancel", "watch"):
+        assert said(command, exp) == (
+            2,
+            "",
+            f"espnet3: {exp}: is not a run directory, and {words}\n",
+        )
+    assert said("list", exp).out.rstrip("\n").endswith(run_dir)
+    down = f"no run in {exp}, looking 1 folder down\n"
+    assert said("list", exp, "--depth", "1") == (0, "", down)
+    assert said("list", exp, "--depth", "1", "--json") == (0, '{"runs":[]}\n', "")
+    (tmp_path / "exp/logs").mkdir()  # may be what a submission that was cut short has left
+    assert "submit again with the same call" in said("status", exp).err
+    (tmp_path / "empty").mkdir()
+    assert "submit again with the same call" in said("status", str(tmp_path / "empty")).err
+
+
+def test_a_removal_looks_before_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    run_dir = run_at(tmp_path / "out/run")
+    one = f"is not a run directory, but holds one: {run_dir}; name that one"
+    for words in ([], ["--yes"]):
+        assert said("remove", f"{tmp_path}/out", *words) == (
+            2,
+            "",
+            f"espnet3: {tmp_path}/out: {one}\n",
+        )
+    n_files = sum(path.is_file() for path in Path(run_dir).rglob("*"))
+    asked = said("remove", run_dir)
+    assert (asked.code, asked.out) == (2, "")
+    assert asked.err == (
+        f"espnet3: {run_dir}: {n_files} files, 2 of 2 shards done; this is not a terminal: say "
+        "--yes to remove it\n"
+    )
+    assert said("remove", run_dir, "--yes").out.splitlines()[-1] == f"files\t{n_files}"
 
 
 def test_work_says_that_nothing_is_left(tmp_path: Path) -> None:
