@@ -12,10 +12,10 @@ import click
 
 import espnet3
 from espnet3.cli import job_commands, look_commands, run_here, runs_commands
-from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE, WRONG_USAGE
+from espnet3.cli.options import DONE, INTERRUPTED, NOT_COMPLETE
 from espnet3.cli.sections import SectionedGroup
 from espnet3.cli.streams import give_up, open_streams
-from espnet3.errors import EspnetError, UsageError
+from espnet3.errors import EspnetError
 
 _EPILOG = """\b
 Example:
@@ -82,7 +82,7 @@ def run(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Every error that espnet3 raises on purpose is one line on standard error.
     """
-    from espnet3.cli.show import problem, say
+    from espnet3.cli.show import problem, refused, say
 
     open_streams()
     try:
@@ -94,8 +94,7 @@ def run(args: Sequence[str] | None = None) -> int:
         say(words.getvalue().rstrip("\n"), err=True)
         return error.exit_code
     except EspnetError as error:
-        problem(str(error))
-        return WRONG_USAGE if isinstance(error, UsageError) else NOT_COMPLETE
+        return refused(error)
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
         if not place and error.errno in (errno.ENOSPC, errno.EDQUOT):  # run files have their names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,13 +14,13 @@ from espnet3._blocking import run_blocking
 from espnet3.cli import show
 from espnet3.cli.options import DONE
 from espnet3.cli.record_output import print_records
-from espnet3.cli.several_runs import require_one, runs_of, show_documents
+from espnet3.cli.several_runs import each_run, require_one, runs_of
 from espnet3.cli.streams import require_stdout
 from espnet3.collect.merge import Collected
 from espnet3.collect.unfinished import positions_in_words
 from espnet3.collect.vouching import PartialResults
 from espnet3.collect.written import Merged, merge_written
-from espnet3.errors import RunDirectoryError, UnserializableResult
+from espnet3.errors import EspnetError, UnserializableResult, UsageError
 from espnet3.run import Run
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.result_lines import encode_json
@@ -61,7 +62,13 @@ def collect_results(
     if folder is not None and output is not None:
         raise click.UsageError("-o names one file, and --to a folder for many; give one of them")
     run_dirs = runs_of(run_dir)
-    if folder is None and output is None and all(map(_has_writers, run_dirs)):
+    if _all_have_writers(run_dirs):
+        if folder is not None or output is not None:
+            problem = (
+                "its runner writes the results itself, and its merge makes the output, so -o and "
+                "--to do not apply"
+            )
+            raise UsageError(f"{run_dir}: {problem}")
         return _merge_each(run_dirs, as_json, trust, **how)
     require_one(run_dir, "collecting results")
     run_dir = run_dirs[0]
@@ -86,26 +93,27 @@ def collect_results(
     return DONE
 
 
-def _has_writers(run_dir: str) -> bool:
-    try:
-        return RunDirectory.open(run_dir).run().writers is not None
-    except RunDirectoryError:  # said where it is collected, if nothing else is wrong
-        return False
+def _all_have_writers(run_dirs: Sequence[str]) -> bool:
+    """Whether the runners of all runs that can be read write the results themselves."""
+    found = []
+    for each in run_dirs:
+        with contextlib.suppress(EspnetError):  # said where it is collected
+            found.append(RunDirectory.open(each).run().writers is not None)
+    return bool(found) and all(found)
 
 
 def _merge_each(run_dirs: Sequence[str], as_json: bool, trust: Trust | None, **how: Any) -> int:
     """Have the runner's own `merge` make the output; what it prints comes between."""
-    documents = []
-    for run_dir in run_dirs:
+
+    def merge(run_dir: str) -> tuple[int, Any]:
         with show.lines_for(PartialResults):
             merged = run_blocking(merge_written(run_dir, trust=trust, quiet=as_json, **how))
         if as_json:
-            documents.append(asdict(replace(merged, value=_as_json(merged.value))))
-        else:
-            _show_merged(merged)
-    if as_json:
-        show_documents(documents)
-    return DONE
+            return DONE, asdict(replace(merged, value=_as_json(merged.value)))
+        _show_merged(merged)
+        return DONE, None
+
+    return each_run(run_dirs, merge, as_json=as_json)
 
 
 def _as_json(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -143,8 +143,8 @@ def resume(
     changes = as_options(given)
     if named or skip:
         several_runs.require_one(run_dir, "a rank or an item")
-    documents = []
-    for each in several_runs.runs_of(run_dir):
+
+    def resume_one(each: str) -> tuple[int, Any]:
         # The runner's module is imported for its hook.
         with show.waiting("checking and submitting"), contextlib.redirect_stdout(sys.stderr):
             result = Run(each, trust=trust).resume(
@@ -158,21 +158,25 @@ def resume(
                 skip=[wanted_item(word) for word in skip],
                 skip_failing=skip_failing,
             )
-        if as_json:
-            documents.append(show.submitted_document(result))
-        else:
+        if not as_json:
             _show_submitted(result)
-    if as_json:
-        several_runs.show_documents(documents)
-    return DONE
+        return DONE, show.submitted_document(result)
+
+    return several_runs.each_run(several_runs.runs_of(run_dir), resume_one, as_json=as_json)
 
 
 def _show_submitted(result: Submitted) -> None:
     from espnet3.cli import show
+    from espnet3.run import Run
     from espnet3.run_dir.directory import RunDirectory
 
-    run = RunDirectory.open(result.run_dir).run()
-    show.submitted(result, merges=run.writers is not None)
+    run, steps = RunDirectory.open(result.run_dir).run(), None
+    if result.number is None and {*result.left_alone.values()} <= {"done"}:
+        from espnet3.cli.shard_groups import groups_of, next_steps
+
+        seen = Run(result.run_dir).status()
+        steps = next_steps(seen, groups_of(seen).groups)
+    show.submitted(result, merges=run.writers is not None, steps=steps)
 
 
 @click.command(cls=Command, section=Section.SUBMIT)
@@ -187,15 +191,16 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
     shard is done, the results are collected at once, unless they are where they are wanted. Of a
     folder of runs each gets one.
     """
-    from espnet3.cli import show
-    from espnet3.cli.several_runs import runs_of
+    from espnet3.cli import several_runs, show
 
-    code, run_dirs = DONE, runs_of(run_dir)
-    for each in run_dirs:
+    run_dirs = several_runs.runs_of(run_dir)
+
+    def finish_one(each: str) -> tuple[int, None]:
         if len(run_dirs) > 1:
             show.lines([("run directory", each)])
-        code = max(code, _finish(each, trust, now=now))
-    return code
+        return _finish(each, trust, now=now), None
+
+    return several_runs.each_run(run_dirs, finish_one)
 
 
 def _finish(run_dir: str, trust: Trust | None, *, now: bool) -> int:
@@ -235,20 +240,19 @@ def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
     from espnet3.cli import several_runs, show
     from espnet3.run import Run
 
-    documents, run_dirs = [], several_runs.runs_of(run_dir)
-    for each in run_dirs:
+    run_dirs = several_runs.runs_of(run_dir)
+
+    def cancel_one(each: str) -> tuple[int, Any]:
         run = Run(each, trust=trust)
         stopped = run.cancel()
-        documents.append({"run_dir": run.run_dir, "cancelled": stopped})
-        if as_json:
-            continue
-        what = " ".join(stopped) or "nothing, since nothing is queued or running"
-        where = [("run directory", each)] if len(run_dirs) > 1 else []
-        steps = [("next", show.command("resume", run.run_dir))] if stopped else []
-        show.lines([*where, ("cancelled", what), *steps])
-    if as_json:
-        several_runs.show_documents(documents)
-    return DONE
+        if not as_json:
+            what = " ".join(stopped) or "nothing, since nothing is queued or running"
+            where = [("run directory", each)] if len(run_dirs) > 1 else []
+            steps = [("next", show.command("resume", run.run_dir))] if stopped else []
+            show.lines([*where, ("cancelled", what), *steps])
+        return DONE, {"run_dir": run.run_dir, "cancelled": stopped}
+
+    return several_runs.each_run(run_dirs, cancel_one, as_json=as_json)
 
 
 @click.command("run-shard", cls=Command, section=Section.HERE)
@@ -321,6 +325,9 @@ def work(
     words += [] if duration is None else ["--seconds", str(duration)]
     if to_join.ranks == []:
         environs = []
+        if not as_json:
+            what = "nothing is left to compute"
+            show.say(what if to_join.is_done else "nothing is free: all that is left is running")
     else:
         joining.tell_differences(to_join.run)
     code, told, did = joining.run_workers(to_join, words, environs, quiet=as_json)

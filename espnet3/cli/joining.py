@@ -32,11 +32,13 @@ class Joinable(NamedTuple):
         run: its run.json.
         ranks: the shards that a worker which joins may claim, in the order in which to try them;
             None for all of them, in the usual order.
+        is_done: whether every shard is done.
     """
 
     root: str
     run: RunSpec
     ranks: list[int] | None
+    is_done: bool = False
 
 
 async def joinable(run_dir: str, trust: Trust | None) -> Joinable:
@@ -61,7 +63,7 @@ async def joinable(run_dir: str, trust: Trust | None) -> Joinable:
 def _choose(seen: Observation) -> Joinable:
     root, run, shards = seen.directory.root, seen.run, seen.status.shards
     if seen.status.done:
-        return Joinable(root, run, [])
+        return Joinable(root, run, [], is_done=True)
     numbers = {s.submission.number for s in seen.submissions if s.submission.schedule == "static"}
     if not numbers:
         return Joinable(root, run, None)

@@ -30,15 +30,15 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
 
     How many items are done, how fast that goes, which shards are not done, and why; and how many
     items failed and were recorded (on_error: record). The exit code is 0 where every shard is done
-    and no item failed, so that `collect` does not refuse it.
+    and no item failed or was skipped, so that `collect` does not refuse it.
 
     In a pipe: one line with the counts, then one line for each shard that is not done, with rank,
     state, submission, task, cause and, after a failure, its log separated by tabs. With --workers,
     lines follow that begin with `worker`. When a worker gave its last sign of life is told by its
     own clock.
 
-    Of a folder of runs, such as several test sets are, each is shown as by `list --ask`; the exit
-    code is 0 where all are done.
+    Of a folder of runs, such as several test sets are, each is shown as by `list --ask`, with how
+    many items failed or were skipped; the exit code is 0 where that of each would be.
     """
     from espnet3.cli import several_runs, show, status_lines, status_views
     from espnet3.run import Run
@@ -83,17 +83,18 @@ def watch(run_dir: str, interval: float, as_json: bool) -> int:
     several are followed one after the other.
     """
     from espnet3._blocking import run_blocking
-    from espnet3.cli import show
-    from espnet3.cli.several_runs import runs_of
+    from espnet3.cli import several_runs, show
     from espnet3.text import one_line
 
-    code, run_dirs = DONE, runs_of(run_dir)
-    for each in run_dirs:
+    run_dirs = several_runs.runs_of(run_dir)
+
+    def follow(each: str) -> tuple[int, None]:
         if len(run_dirs) > 1 and not as_json and not show.on_terminal():
             show.say(one_line(each, 10_000))  # a terminal's table begins with it
         seen = run_blocking(_watch(each, interval, as_json))
-        code = code if seen.sound else NOT_COMPLETE
-    return code
+        return DONE if seen.sound else NOT_COMPLETE, None
+
+    return several_runs.each_run(run_dirs, follow)
 
 
 async def _watch(run_dir: str, interval: float, as_json: bool) -> RunStatus:
@@ -194,11 +195,14 @@ def report(run_dir: str, output: str | None) -> int:
             document = run_blocking(render(run_dirs[0]))
         sys.stdout.buffer.write(document)
         return DONE
-    for each in run_dirs:
+
+    def write_one(each: str) -> tuple[int, None]:
         with show.waiting("reading the run"):
             file = run_blocking(write(each, output))
         show.lines([("report", file)])
-    return DONE
+        return DONE, None
+
+    return several_runs.each_run(run_dirs, write_one)
 
 
 @click.command(cls=Command, section=Section.LOOK)

@@ -11,13 +11,15 @@ from typing import Any
 import click
 
 from espnet3.cli import show
-from espnet3.status.run_list import ListedRun
+from espnet3.status.run_list import ListedRun, SeenRun
 from espnet3.text import one_line, visible
 
 _HEADERS = ("state", "items", "age", "size", "run")
 _LEFT = ("<", ">", ">", ">", "<")
 _FEWEST = 10  # rows on a terminal, however low it is
 _COLOURS = {"done": "green", "running": "cyan", "queued": "yellow", "unreadable": "red"}
+_COLOURS |= {"failed": "red", "lost": "magenta", "interrupted": "yellow"}
+_MOST_NEXT = 5  # runs of which it is said what to type
 _UNITS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("min", 60))  # seconds
 
 
@@ -30,6 +32,29 @@ def documents(runs: Sequence[ListedRun]) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
+
+
+def seen_documents(runs: Sequence[SeenRun]) -> list[dict[str, Any]]:
+    """`runs` of `status --json` for a folder of several."""
+    found = documents([run.listed for run in runs])
+    for document, run in zip(found, runs, strict=True):
+        document["sound"] = is_sound(run)
+        if run.status is not None:
+            document["failed_items"] = run.status.failed_items
+            document["skipped_items"] = run.status.skipped_items
+    return found
+
+
+def is_sound(run: SeenRun) -> bool:
+    """Whether every shard of a run is done, and each item too."""
+    return run.status is not None and run.status.sound
+
+
+def next_steps(runs: Sequence[SeenRun]) -> list[str]:
+    """The commands that tell more of the runs that need somebody."""
+    found = [run.status for run in runs if run.status is not None]
+    needy = [seen.run_dir for seen in found if not (seen.sound or seen.live)]
+    return [show.command("status", each) for each in needy[:_MOST_NEXT]]
 
 
 def show_runs(runs: Sequence[ListedRun]) -> None:

@@ -33,8 +33,7 @@ def _usual_depth() -> int:
     "--depth",
     type=click.IntRange(min=1),
     default=_usual_depth,
-    show_default="4",
-    help="How many folders further down to look.",
+    help="How many folders down to look, and for espnet3_run in the last; 4 where unset.",
 )
 @options.as_json
 def list_runs(folders: tuple[str, ...], ask: bool, depth: int, as_json: bool) -> int:
@@ -43,14 +42,15 @@ def list_runs(folders: tuple[str, ...], ask: bool, depth: int, as_json: bool) ->
     DIR is a run directory, or a folder that some are in, as exp is of
     exp/asr/decode/test_clean/espnet3_run; or a URL, of which only what is directly in it is looked
     at. Without one it is . and espnet3_runs. No link is followed further down, and in large trees
-    not all is looked at; a line says so. The newest comes first. What is alive is not known without
-    --ask. In a pipe: a line for each run with state, items done, items, time
-    of its plan in UTC, bytes and run directory, separated by tabs.
+    not all is looked at; a line on standard error says so, and where there is no run. The newest
+    comes first. What is alive is not known without --ask. In a pipe: a line for each run with
+    state, items done, items, time of its plan in UTC, bytes and run directory, separated by tabs.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import run_rows, show
     from espnet3.status.run_list import USUAL, NotAllLookedAt
     from espnet3.status.run_list import list_runs as look
+    from espnet3.text import counted
 
     with show.waiting("looking"), show.lines_for(NotAllLookedAt):
         found = run_blocking(look(folders or None, ask=ask, depth=depth))
@@ -58,8 +58,11 @@ def list_runs(folders: tuple[str, ...], ask: bool, depth: int, as_json: bool) ->
         show.json_document({"runs": run_rows.documents(found)})
     elif found:
         run_rows.show_runs(found)
-    elif show.on_terminal():
-        show.say(f"no run in {' and '.join(folders or USUAL)}")
+    else:
+        looked = folders or USUAL
+        is_url = any("://" in each for each in looked)
+        down = "" if is_url else f", looking {counted(depth, 'folder')} down"
+        show.say(f"no run in {' and '.join(looked)}{down}", err=True)
     return DONE
 
 
@@ -100,13 +103,13 @@ def remove(
 
     run = Run(run_dir, trust=trust)
     if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError(f"{run.run_dir}: nobody can be asked here; to remove it, say --yes")
         words = run_blocking(
             require_removable(
                 run.run_dir, cancel=cancel, everything=everything, force=force, trust=trust
             )
         )
+        if not sys.stdin.isatty():
+            raise UsageError(f"{words}; this is not a terminal: say --yes to remove it")
         show.say(words, err=True)
         if not click.confirm("Remove it?", err=True):
             return NOT_COMPLETE

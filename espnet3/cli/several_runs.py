@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from espnet3.cli import show
 from espnet3.cli.options import DONE, NOT_COMPLETE
-from espnet3.errors import UsageError
+from espnet3.errors import EspnetError, UsageError
 from espnet3.run_dir.finding import named, run_dirs_in
 
 
@@ -43,24 +43,50 @@ def require_one(run_dir: str, what: str) -> None:
 
 
 def show_status(run_dirs: list[str], *, as_json: bool) -> int:
-    """Show several runs as `list` does, with what is queued and running.
+    """Show several runs as `list --ask` does, with items that failed or were skipped.
 
     Returns:
-        The exit code: 0 where all are done.
+        The exit code: 0 where all are sound.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import run_rows
-    from espnet3.status.run_list import list_runs
+    from espnet3.status.run_list import see_runs
 
     with show.waiting("looking"):
-        found = run_blocking(list_runs(run_dirs, ask=True))
+        found = run_blocking(see_runs(run_dirs))
     if as_json:
-        show.json_document({"runs": run_rows.documents(found)})
+        show.json_document({"runs": run_rows.seen_documents(found)})
     else:
-        run_rows.show_runs(found)
-    return DONE if all(run.state == "done" for run in found) else NOT_COMPLETE
+        run_rows.show_runs([each.listed for each in found])
+        if show.on_terminal():
+            show.lines([("next", run_rows.next_steps(found))])
+    return DONE if all(run_rows.is_sound(each) for each in found) else NOT_COMPLETE
 
 
-def show_documents(documents: Sequence[Any]) -> None:
-    """Print the JSON document of a run, or `runs` with those of several."""
-    show.json_document(documents[0] if len(documents) == 1 else {"runs": documents})
+def each_run(
+    run_dirs: Sequence[str], deed: Callable[[str], tuple[int, Any]], *, as_json: bool = False
+) -> int:
+    """Do something to each of some runs; where one refuses it, the others come all the same.
+
+    Args:
+        run_dirs: the runs.
+        deed: returns the exit code for a run, and its JSON document.
+        as_json: print the document of the one run, or `runs` with those of several.
+
+    Returns:
+        The worst exit code; what refuses is a line on standard error.
+    """
+    worst, documents = DONE, []
+    for each in run_dirs:
+        try:
+            code, document = deed(each)
+        except EspnetError as error:
+            code = show.refused(error, each if len(run_dirs) > 1 else "")
+        else:
+            documents.append(document)
+        worst = max(worst, code)
+    if as_json and len(run_dirs) > 1:
+        show.json_document({"runs": documents})
+    elif as_json and documents:
+        show.json_document(documents[0])
+    return worst

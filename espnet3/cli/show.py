@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from espnet3.cli.options import NOT_COMPLETE, WRONG_USAGE
+from espnet3.errors import EspnetError, UsageError
 from espnet3.redaction import masked_text, scrubbed
 from espnet3.text import counted, visible, visible_json, visible_line
 
@@ -91,12 +93,15 @@ def command(*words: str) -> str:
     return shlex.join(["espnet3", *words])
 
 
-def submitted(result: Submitted, *, merges: bool = False) -> None:
+def submitted(
+    result: Submitted, *, merges: bool = False, steps: Sequence[str] | None = None
+) -> None:
     """Print what a submission came to.
 
     Args:
         result: of the call.
         merges: whether the runner's own `merge` makes the output.
+        steps: the commands that help now; where unset, those that follow a submission.
     """
     pairs: list[tuple[str, str | Sequence[str]]] = [("run directory", result.run_dir)]
     if result.number is None:
@@ -122,16 +127,21 @@ def submitted(result: Submitted, *, merges: bool = False) -> None:
     if result.left_alone:
         counts = Counter(why.partition(":")[0] for why in result.left_alone.values())
         pairs.append(("left alone", ", ".join(f"{n} {state}" for state, n in counts.items())))
+    if result.results is not None:
+        pairs.append(("results", f"{result.results}, once the run has finished itself"))
+    steps = _after_submission(result, merges=merges) if steps is None else steps
+    pairs.append(("next", steps or [command("status", result.run_dir)]))
+    lines(pairs)
+
+
+def _after_submission(result: Submitted, *, merges: bool) -> list[str]:
     steps = []
     if result.number is not None or set(result.left_alone.values()) != {"done"}:
         steps.append(command("watch", result.run_dir))
     if result.results is None:
         output = [] if merges else ["-o", "results.jsonl"]
         steps.append(command("collect", result.run_dir, *output))
-    else:
-        pairs.append(("results", f"{result.results}, once the run has finished itself"))
-    pairs.append(("next", steps or [command("status", result.run_dir)]))
-    lines(pairs)
+    return steps
 
 
 def _shortened(words: Sequence[str]) -> str:
@@ -194,6 +204,21 @@ def rendered_document(jobs: Sequence[Rendered]) -> dict[str, Any]:
 def problem(message: str) -> None:
     """Print one line on standard error."""
     say(f"espnet3: {visible_line(scrubbed(message))}", err=True)
+
+
+def refused(error: EspnetError, where: str = "") -> int:
+    """Print an error in one line on standard error.
+
+    Args:
+        error: what was raised.
+        where: the run that it is about, for messages that do not name it.
+
+    Returns:
+        The exit code that it means.
+    """
+    words = str(error)
+    problem(words if where in words else f"{where}: {words}")
+    return WRONG_USAGE if isinstance(error, UsageError) else NOT_COMPLETE
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -174,14 +175,30 @@ class RunDirectory:
 
         if found := run_dirs_in(self.root):
             which = (
-                f"runs: name one of {named(found)}" if len(found) > 1 else f"one: {named(found)}"
+                f"runs: name one of {named(found)}"
+                if len(found) > 1
+                else f"one: {named(found)}; name that one"
             )
             raise RunDirectoryError(self.root, f"is not a run directory, but holds {which}")
+        if isinstance(self.store, LocalStore) and self._is_foreign():
+            look = shlex.join(["espnet3", "list", self.root])
+            raise RunDirectoryError(
+                self.root,
+                f"is not a run directory, and no run is directly in it; `{look}` looks further "
+                "down",
+            )
         raise RunDirectoryError(
             self.root,
             "is not a run directory: it has no run.json; if a submission was cut short here, "
             "submit again with the same call",
         )
+
+    def _is_foreign(self) -> bool:
+        """Whether what is in this folder is nothing of a run."""
+        names = []
+        with contextlib.suppress(OSError):  # it is no folder, or somebody else's
+            names = os.listdir(self.root)
+        return bool(names) and not any(map(layout.is_own, names))
 
     def run_if_there(self) -> RunSpec | None:
         """Read run.json; None where there is none."""

@@ -46,7 +46,7 @@ def find_run_dirs(store: Store, depth: int = 1) -> FoundRuns:
 
     Args:
         store: the folder. Of an object store only what is directly in it is looked at.
-        depth: how many folders further down; an output folder counts, and not the run in it.
+        depth: how many folders down; an output folder counts, and not the run in it.
 
     Raises:
         RunDirectoryError: it is no folder, or cannot be listed.

@@ -27,7 +27,7 @@ class Contents(NamedTuple):
     """What a run directory holds.
 
     Attributes:
-        files: how many files and links.
+        files: how many files and links; the note of a removal that was cut short is none.
         foreign: paths of what is not the run's own; a folder stands for all in it.
     """
 
@@ -66,7 +66,7 @@ def look(directory: RunDirectory) -> Contents:
     own, files = OwnFiles(directory), 0
     foreign: dict[str, None] = {}
     for entry in entries(directory.store):
-        files += entry.kind != "folder"
+        files += entry.kind != "folder" and entry.path != layout.REMOVAL
         if not own(entry):
             foreign[_outermost(entry.path, own)] = None
     return Contents(files, sorted(foreign))
@@ -132,7 +132,7 @@ def clear(directory: RunDirectory, run_id: str | None, *, everything: bool) -> i
         everything: also what is not the run's own.
 
     Returns:
-        How many files and links were removed.
+        How many files and links were removed, without the note.
 
     Raises:
         RunDirectoryError: somebody else was faster; what is there now may be another run.
@@ -154,7 +154,7 @@ def clear(directory: RunDirectory, run_id: str | None, *, everything: bool) -> i
     removed = delete(store, wanted) + there
     delete_file(store, layout.REMOVAL)
     delete_root(store)
-    return removed + 1
+    return removed
 
 
 def require_not_removed(directory: RunDirectory) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Literal, NamedTuple
 
 from espnet3.errors import EspnetError
@@ -17,6 +18,8 @@ from espnet3.run_dir.finishers import read_ending
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec
 from espnet3.status.observation import observe
+from espnet3.status.run_status import RunStatus
+from espnet3.status.watching import status
 from espnet3.storage.base import Store
 from espnet3.storage.concurrency import gather
 from espnet3.storage.object import ObjectStore
@@ -30,9 +33,10 @@ MOST_FILES_IN_ALL, MOST_FILES, FEWEST_FILES = 1_000_000, 20_000, 100
 _READERS = 8  # threads, and questions to schedulers, at the same time
 
 ListedState = Literal[
-    "done", "running", "queued", "unfinished", "incomplete", "stopped", "cancelled", "new",
-    "half removed", "unreadable",
+    "done", "running", "queued", "failed", "lost", "interrupted", "unfinished", "incomplete",
+    "stopped", "cancelled", "new", "half removed", "unreadable",
 ]  # fmt: skip
+_DEAD: tuple[ListedState, ...] = ("failed", "lost", "interrupted")  # what needs somebody first
 
 
 class NotAllLookedAt(UserWarning):
@@ -44,9 +48,10 @@ class ListedRun(NamedTuple):
 
     Attributes:
         run_dir: absolute path or URL.
-        state: `running` and `queued` only where the scheduler was asked. `unfinished` shards may
-            be alive or not; `incomplete` and `stopped` is the end of a run that finishes itself;
-            `new` was not submitted yet.
+        state: `running` and `queued` only where the scheduler was asked, and, where nothing is
+            alive, `failed`, `lost` and `interrupted` after the shard that needs somebody first.
+            `unfinished` shards may be alive or not; `incomplete` and `stopped` is the end of a run
+            that finishes itself; `new` was not submitted yet.
         problem: why that is not known, or what is wrong; else "".
         created: when the run was planned; None where that cannot be read.
         shards_done, n_shards: how many have a receipt, of how many.
@@ -67,6 +72,13 @@ class ListedRun(NamedTuple):
     size_is_whole: bool = True
 
 
+class SeenRun(NamedTuple):
+    """A run as a list shows it, and its status; None where that cannot be told."""
+
+    listed: ListedRun
+    status: RunStatus | None = None
+
+
 async def list_runs(
     folders: Iterable[str | os.PathLike[str]] | None = None,
     *,
@@ -80,7 +92,7 @@ async def list_runs(
     Args:
         folders: run directories, or folders that some are in; paths or URLs. `.` and
             `espnet3_runs` where unset, as far as they are there.
-        depth: how many folders further down runs are looked for; of a URL, one. A run that is
+        depth: how many folders down runs are looked for; of a URL, one. A run that is
             called `espnet3_run`, as of runners with writers, may lie one further.
         ask: ask the schedulers what is queued and running; one question for each run that is not
             over.
@@ -98,6 +110,17 @@ async def list_runs(
         limit = asyncio.Semaphore(_READERS)
         found = await asyncio.gather(*(_asked(run, limit) for run in found))
     return found
+
+
+async def see_runs(run_dirs: Sequence[str]) -> list[SeenRun]:
+    """The same with the status of each: `problem` says how many items failed or were skipped.
+
+    Raises:
+        EspnetError: as `list_runs`.
+    """
+    limit = asyncio.Semaphore(_READERS)
+    found = await asyncio.to_thread(_look_at_all, run_dirs, DEPTH)
+    return await asyncio.gather(*(_seen(run, limit, status) for run in found))
 
 
 def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None, depth: int) -> list[ListedRun]:
@@ -191,16 +214,34 @@ def _size_of(store: Store, most: int) -> tuple[int, bool]:
 
 
 async def _asked(run: ListedRun, limit: asyncio.Semaphore) -> ListedRun:
-    if run.state in ("done", "new", "half removed", "unreadable"):
+    if run.state in ("done", "new"):
         return run
+    return (await _seen(run, limit, _status_of_shards)).listed
+
+
+async def _status_of_shards(run_dir: str) -> RunStatus:
+    return (await observe(partial(RunDirectory.open, run_dir))).status
+
+
+async def _seen(
+    run: ListedRun, limit: asyncio.Semaphore, look: Callable[[str], Awaitable[RunStatus]]
+) -> SeenRun:
+    if run.state in ("half removed", "unreadable"):
+        return SeenRun(run)
     async with limit:
         try:
-            seen = await observe(await asyncio.to_thread(RunDirectory.open, run.run_dir))
+            seen = await look(run.run_dir)
         except EspnetError as error:
-            return run._replace(problem=str(error).removeprefix(f"{run.run_dir}: "))
-    if seen.status.scheduler_problem is not None:
-        return run._replace(problem=seen.status.scheduler_problem)
-    counts = seen.status.counts()
-    if "running" in counts:
-        return run._replace(state="running")
-    return run._replace(state="queued") if seen.status.live else run
+            return SeenRun(run._replace(problem=str(error).removeprefix(f"{run.run_dir}: ")))
+    if seen.scheduler_problem is not None:
+        return SeenRun(run._replace(problem=seen.scheduler_problem), seen)
+    state = _state_seen(run.state, seen)
+    return SeenRun(run._replace(state=state, problem=", ".join(seen.items_in_words())), seen)
+
+
+def _state_seen(state: ListedState, seen: RunStatus) -> ListedState:
+    """What the scheduler's answer makes of the state that the directory tells."""
+    counts = seen.counts()
+    if state != "done" and seen.live:
+        return "running" if "running" in counts else "queued"
+    return next((each for each in _DEAD if state == "unfinished" and each in counts), state)

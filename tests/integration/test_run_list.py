@@ -119,7 +119,7 @@ def test_what_the_command_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     paths = {str(path) for path in (*folder.iterdir(), folder / "a/deep")}
     assert {run["run_dir"] for run in document["runs"]} <= paths
     nothing = said("list", str(folder / "notes"))
-    assert nothing == (0, "", "")
+    assert nothing == (0, "", f"no run in {folder / 'notes'}, looking 4 folders down\n")
     gone = said("list", str(folder / "gone"))
     assert gone.code == 2
     assert "gone: is not a folder, so no runs are in it" in gone.err
@@ -154,7 +154,7 @@ def test_runs_are_found_further_down(exp: Path) -> None:
     assert (paths_in(exp, depth=2), paths_in(exp, depth=3)) == ([], both)
     assert paths_in(exp / "asr/decode", depth=1) == [path.partition("decode/")[2] for path in both]
     listed = said("list", str(exp), "--depth", "2")
-    assert listed == (0, "", "")
+    assert listed == (0, "", f"no run in {exp}, looking 2 folders down\n")
     assert len(said("list", str(exp)).out.splitlines()) == 2
 
 
@@ -164,7 +164,7 @@ def test_of_a_large_tree_not_all_is_looked_at(exp: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(finding, "MOST_FOLDERS", 1)
     with pytest.warns(NotAllLookedAt, match="exp: there is too much in it"):
         assert paths_in(exp) == []
-    assert said("list", str(exp), "--depth", "2").err == ""
+    assert said("list", str(exp), "--depth", "2").err.startswith(f"no run in {exp}")
     told = said("list", str(exp))
     assert (told.code, told.out) == (0, "")
     words = "there is too much in it, so that not all of its folders were looked into"

@@ -141,7 +141,7 @@ def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
     assert [each["value"] for each in documents] == [LINES, LINES]
     assert said("resume", out).out.count("there is nothing to submit") == 2
     assert "name one of" in said("resume", out, "0").err
-    assert "name one of" in said("collect", out, "-o", "x.jsonl").err
+    assert "its merge makes the output" in said("collect", out, "-o", "x.jsonl").err
     both = (
         f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
     )
@@ -172,7 +172,7 @@ def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
         there, here = said(command, folder, *words), said(command, run.run_dir, *words)
         assert there[:2] == here[:2], command
         assert "holds" not in there.err, command
-    one = f"{folder}: is not a run directory, but holds one: {run.run_dir}"
+    one = f"{folder}: is not a run directory, but holds one: {run.run_dir}; name that one"
     assert said("remove", folder, "--yes", "--all").err == f"espnet3: {one}\n"
     with pytest.raises(RunDirectoryError, match=f"^{one}$"):
         Run(folder).status()
