@@ -39,7 +39,7 @@ from espnet3.specs.models import (
     Cancellation,
     CodeRecord,
     Receipt,
-    Rest,
+    Remaining,
     RunSpec,
     ShardSpec,
     Submission,
@@ -306,7 +306,7 @@ class RunDirectory:
         """
         self.store.create(layout.path_of(record, generation), encode(record), durable=durable)
 
-    def renew(self, record: WorkerState | Rest) -> None:
+    def renew(self, record: WorkerState | Remaining) -> None:
         """Write a worker's sign of life, or what is left of the run, in place of the last one.
 
         Raises:

@@ -193,13 +193,13 @@ class Claims:
         """Take what another worker has seen; where that says nothing new, look for all."""
         self._looked_at = self._asked_at = time.monotonic()
         is_alone = self._n_places == 1
-        rest = None if is_alone else self._receipts.read_rest()
-        if rest is not None:
-            self._taken.update(rest.claimed)
+        remaining = None if is_alone else self._receipts.read_remaining()
+        if remaining is not None:
+            self._taken.update(remaining.claimed)
             return
         self._list_receipts()
         if not is_alone:
-            self._receipts.share_rest({*self._taken, *self._set_aside})
+            self._receipts.share_remaining({*self._taken, *self._set_aside})
 
     def _list_receipts(self) -> None:
         self._looked_at = self._listed_at = self._asked_at = time.monotonic()
