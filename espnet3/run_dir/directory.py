@@ -309,6 +309,8 @@ class RunDirectory:
     def renew(self, record: WorkerState | Remaining) -> None:
         """Write a worker's sign of life, or what is left of the run, in place of the last one.
 
+        Both are hints: losing one is no matter.
+
         Raises:
             StoreError: it cannot be written.
         """

@@ -52,7 +52,7 @@ class KnownReceipts:
         """The generation of the receipt that a shard gets."""
         return self._generations.get(rank, 1)
 
-    def is_withdrawing(self) -> bool:
+    def may_be_withdrawn(self) -> bool:
         """Whether receipts of this run may have been withdrawn, as far as this worker cares.
 
         Once somebody has resumed; what is withdrawn before, the workers of that resume care for.
@@ -61,13 +61,13 @@ class KnownReceipts:
         self._withdrawing = self._withdrawing or self._directory.store.exists(newer)
         return self._withdrawing
 
-    def list(self) -> list[int]:
+    def list_all(self) -> list[int]:
         """List them.
 
         Returns:
             Shards whose receipts were withdrawn since: what is known of them is of the past.
         """
-        found = self._directory.receipts(self._run.world_size, withdrawals=self.is_withdrawing())
+        found = self._directory.receipts(self._run.world_size, withdrawals=self.may_be_withdrawn())
         withdrawn = found.withdrawn.items()
         newly = [rank for rank, generation in withdrawn if generation != self.generation(rank)]
         self.done, self._generations = found.done, found.withdrawn
@@ -89,7 +89,7 @@ class KnownReceipts:
 
         It has to where nobody has looked since, or receipts may have been withdrawn.
         """
-        if self.is_withdrawing():
+        if self.may_be_withdrawn():
             return None
         try:
             remaining = self._directory.read(Remaining, layout.REMAINING)
@@ -100,6 +100,7 @@ class KnownReceipts:
             return None
         self._seen = look
         left = {*remaining.free, *remaining.claimed}
+        # Nothing was withdrawn, as was asked above, so all receipts are of the first generation.
         over = dict.fromkeys((n for n in range(self._run.world_size) if n not in left), 1)
         self.done = {**over, **(self.done or {})}
         return remaining
