@@ -32,7 +32,7 @@ def rows() -> list[tuple[str, float, float]]:
         ("claims: creates", creates, creates * put),
         ("looks at others, in the end", looks, looks * get),
         (f"listings, each {SHARDS // LISTED:,} requests on S3", listings, requests * listing),
-        ("what is left, written after each", lefts, listings * (put + get)),
+        ("what is left: a read and a write after each", lefts, listings * (put + get)),
         ("signs of life, replaced", signs, signs * put),
         ("looks for a claim of the own shard", signs, signs * get),
     ]

@@ -18,7 +18,8 @@ class Struct(tuple[Any, ...]):
     """The base of a class whose annotated names are its fields, with a default or without.
 
     Raises:
-        TypeError: a field is missing, or there is no such field.
+        TypeError: a field is missing, or there is no such field; of a class, it is a subclass of
+            one that has fields, or has a ClassVar.
 
     Example:
         >>> class Extent(Struct):
@@ -33,7 +34,12 @@ class Struct(tuple[Any, ...]):
     _field_defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
-        cls._fields = names = tuple(cls.__annotations__)
+        if cls.__base__ is not Struct:
+            raise TypeError(f"{cls.__name__}: the fields of a Struct cannot be added to")
+        kinds = cls.__annotations__
+        if any("ClassVar" in str(kind) for kind in kinds.values()):
+            raise TypeError(f"{cls.__name__}: a ClassVar would be a field of it")
+        cls._fields = names = tuple(kinds)
         cls._field_defaults = {name: vars(cls)[name] for name in names if name in vars(cls)}
         for position, name in enumerate(names):
             setattr(cls, name, property(itemgetter(position)))
@@ -51,7 +57,7 @@ class Struct(tuple[Any, ...]):
         except KeyError as missing:
             raise TypeError(f"{cls.__name__}: {missing} is missing") from None
         if named or len(values) != len(cls._fields):
-            raise TypeError(f"{cls.__name__} has the fields {', '.join(cls._fields)}, once each")
+            raise TypeError(f"{cls.__name__} takes {' and '.join(cls._fields)}, each at most once")
         return values
 
     def __getnewargs__(self) -> tuple[Any, ...]:

@@ -286,7 +286,7 @@ def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelC
     env = raw.get("env", "local")
     if env not in ENVS:
         near = did_you_mean(str(env), ENVS)
-        raise ConfigError(f"{where}.env", f"{env!r} is not an environment{near}")
+        raise ConfigError(f"{where}.env", f"{env!r} is not an env that espnet3 knows{near}")
     cleaned = {key: value for key, value in raw.items() if value is not None or key == "n_shards"}
     try:
         return ParallelConfig.model_validate(cleaned)

@@ -124,24 +124,31 @@ class PlanMismatch(UsageError, RuntimeError):
         self, run_dir: str, field: str, there: str, here: str, *, has_writers: bool = False
     ) -> None:
         self.run_dir, self.field, self.there, self.here = run_dir, field, there, here
-        first, dot, rest = field.partition(".")
-        what = f"{_OF_THE_PLAN.get(first, first)}{dot}{rest}"
+        what = field
+        for name, word in _OF_THE_PLAN.items():
+            if field == name or field.startswith(f"{name}."):
+                what = word + field.removeprefix(name)
         advice = "choose another run_dir"
         if has_writers:  # the run lies in its output folder, which is what their users name
             words = shlex.join(["espnet3", "remove", run_dir])
-            advice = f"choose another output_dir, or remove that run by `{words}`"
+            advice = (
+                f"choose another output_dir, or remove that run by `{words}`, which says what else "
+                "would go"
+            )
         if field == "on_error":
             setting = "on_error=" + here.strip("'")
             words = shlex.join(["espnet3", "resume", run_dir, "--set", setting])
             advice += f", or go on with it by `{words}`"
+        verb = "is " if there == "not set" else ""  # as `submit.plan` says it of what is missing
         super().__init__(
-            f"{run_dir} holds another run: {what} is {one_line(there, 120)} there and "
-            f"{one_line(here, 120)} here; {advice}"
+            f"{run_dir} holds another run: {what} is {one_line(there, 120)} in that run and "
+            f"{verb}{one_line(here, 120)} here; {advice}"
         )
 
 
 # What a user calls the fields of a plan that have another name in run.json.
 _OF_THE_PLAN = {
+    "provider.args.0.value": "config",  # as the YAML does, and what an EnvironmentProvider takes
     "n_inputs": "the number of items",
     "items_digest": "the checksum of the items",
     "world_size": "the number of shards (n_shards)",

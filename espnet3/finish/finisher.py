@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shlex
 import sys
 import time
 from functools import partial
@@ -114,7 +115,8 @@ def _require_same_code(seen: Observation) -> None:
     """
     record = seen.directory.code(seen.last)
     if record is not None and not record.snapshot:
-        known_code(seen.directory, seen.last, None)
+        again = f"espnet3 resume {shlex.quote(seen.directory.root)}"
+        known_code(seen.directory, seen.last, None, again=again)
 
 
 class _Finisher:

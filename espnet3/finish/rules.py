@@ -184,7 +184,7 @@ def decide(
         else:
             portions.setdefault(how, []).append(shard.rank)
     if not portions:
-        return End("incomplete", "nothing that is missing would be tried again", left)
+        return End("incomplete", "the finisher does not retry what is missing", left)
     is_other = any(how.changes for how in portions) or bool(bad)
     counts = all(how.counted for how in portions)
     if is_stuck and counts and not is_other:

@@ -1,4 +1,4 @@
-"""The hooks of a runner that writes its results itself, as ESPnet3 has them since 2026."""
+"""The hooks of a runner that writes its results itself, as ESPnet3 has had them since 2026."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ from espnet3.specs.models import (
     Cancellation,
     CodeRecord,
     Receipt,
-    Rest,
+    Remaining,
     RunSpec,
     ShardSpec,
     Submission,
@@ -323,8 +323,10 @@ class RunDirectory:
         """
         self.store.create(layout.path_of(record, generation), encode(record), durable=durable)
 
-    def renew(self, record: WorkerState | Rest) -> None:
+    def renew(self, record: WorkerState | Remaining) -> None:
         """Write a worker's sign of life, or what is left of the run, in place of the last one.
+
+        Both are hints: losing one is no matter.
 
         Raises:
             StoreError: it cannot be written.

@@ -16,7 +16,7 @@ from espnet3.storage.deletion import Entry
 # Unfinished files and folders, what tries a folder out, and what NFS makes of an open file.
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp|\.probe-[0-9a-f]+|\.nfs[0-9a-f]+")
 _LOG = re.compile(r"(?:[0-9]{4,}-[0-9]+|finisher-[0-9]{4,})\..+")
-_REST = layout.REST.rpartition("/")[2]
+_REMAINING = layout.REMAINING.rpartition("/")[2]
 _SUBMISSION = re.compile(r"([0-9]{4,})(?:\.jobs|\.cancelled)?\.json")
 
 
@@ -31,7 +31,7 @@ _RECORDS: dict[str, Callable[[str], object]] = {
     layout.ATTEMPTS: layout.parse_attempt_record,
     layout.RECEIPTS: layout.parse_receipt,
     layout.WITHDRAWALS: layout.parse_withdrawal,
-    layout.CLAIMS: lambda name: name == _REST or layout.parse_claim(name),
+    layout.CLAIMS: lambda name: name == _REMAINING or layout.parse_claim(name),
     layout.WORKERS: layout.parse_worker,
     layout.FINISHERS: lambda name: _is_number(name.replace(".job.json", ".json")),
     layout.WAVES: _is_number,

@@ -115,15 +115,16 @@ class WorkerState(PersistedModel):
     ended: bool = False
 
 
-class Rest(PersistedModel):
-    """What is left of a run, as the worker saw it that looked last (`claims/rest.json`).
+class Remaining(PersistedModel):
+    """What is left of a run, as the worker saw it that looked last (`claims/remaining.json`).
 
     A claim is for good and so is a receipt: what is not in `free` can never be free, however old
-    this is. Those in `claimed` had no receipt yet. `number` counts what its worker has written.
+    this is. Those in `claimed` had no receipt yet, and were claimed, or set aside by the worker.
+    `number` counts what its worker has written.
     """
 
-    title: ClassVar[str] = "rest"
-    MOST_BYTES: ClassVar[int] = 1 << 26  # eight for each shard, at most
+    title: ClassVar[str] = "remaining"
+    MOST_BYTES: ClassVar[int] = 1 << 26  # eight bytes for each shard, at most
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     worker: WorkerName

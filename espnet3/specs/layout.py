@@ -16,7 +16,7 @@ from espnet3.specs.models import (
     CodeRecord,
     PartialReceipt,
     Receipt,
-    Rest,
+    Remaining,
     RunSpec,
     ShardSpec,
     Submission,
@@ -36,7 +36,7 @@ ATTEMPTS = "attempts"
 RECEIPTS = "receipts"
 WITHDRAWALS = "withdrawals"  # made when first needed, as are:
 CLAIMS = "claims"
-REST = f"{CLAIMS}/rest.json"
+REMAINING = f"{CLAIMS}/remaining.json"
 WORKERS = "workers"
 FINISHERS = "finishers"
 WAVES = "waves"
@@ -268,8 +268,8 @@ def path_of(record: PersistedModel, generation: int = 1) -> str:
         return partial_receipt(record.rank, record.generation, record.number)
     if isinstance(record, WorkerState):
         return worker(record.worker)
-    if isinstance(record, Rest):
-        return REST
+    if isinstance(record, Remaining):
+        return REMAINING
     if record.title == "removal":
         return REMOVAL
     if record.title in _NUMBERED:

@@ -15,7 +15,7 @@ from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from espnet3.errors import UsageError
 from espnet3.specs.base import NestedModel, PersistedModel
-from espnet3.specs.claims import Claim, PartialReceipt, Rest, WorkerState
+from espnet3.specs.claims import Claim, PartialReceipt, Remaining, WorkerState
 from espnet3.specs.codec import decode, encode
 from espnet3.specs.items import ItemList, ItemRange, Items, count_batches, shard_bounds
 from espnet3.specs.nested import (
@@ -306,7 +306,7 @@ PERSISTED: tuple[type[PersistedModel], ...] = (
     Claim,
     PartialReceipt,
     WorkerState,
-    Rest,
+    Remaining,
     AttemptRecord,
     Receipt,
     Withdrawal,
@@ -337,7 +337,7 @@ __all__ = [
     "ProviderSpec",
     "QueuedAhead",
     "Receipt",
-    "Rest",
+    "Remaining",
     "RestoredValue",
     "ResultPart",
     "RunSpec",

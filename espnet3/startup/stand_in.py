@@ -34,13 +34,13 @@ def in_place(module: ModuleType) -> Iterator[None]:
         del sys.modules[module.__name__]
 
 
-def load() -> None:
+def load_for_orjson() -> None:
     """Import what orjson imports, without what that needs later or never.
 
     To be called before anything else imports it, while there is one thread.
 
     Example:
-        >>> load()
+        >>> load_for_orjson()
         >>> {"dataclasses", "uuid"} <= sys.modules.keys()
         True
     """

@@ -114,7 +114,9 @@ def in_words(end: Finished) -> str:
         'done: 1000 results in /shared/decode/results.jsonl'
     """
     if end.outcome == "done":
-        failed = f", {counted(end.errors, 'error')} among them" if end.errors else ""
+        failed = ""
+        if end.errors:  # of which nobody wrote down how many were skipped
+            failed = f", {counted(end.errors, 'failed or skipped item')} among them"
         return f"done: {counted(end.records, 'result')} in {end.results}{failed}"
     done = f"{end.n_done} of {counted(end.n_shards, 'shard')} done"
     return f"{end.outcome}: {done}; {end.cause}"

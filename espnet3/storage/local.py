@@ -37,7 +37,7 @@ _ADVICE = {
 _RECORD = ".json"  # at the end of a record's name
 # Files are there already, or it is a link, a mount, somebody else's, or where that cannot be done.
 _NOT_IN_ITS_PLACE = _NO_LINKS | {
-    errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.EACCES, errno.EXDEV,
+    errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EBUSY, errno.EACCES,
     errno.EINVAL,
 }  # fmt: skip
 _ELSEWHERE = "choose another run_dir"
@@ -138,7 +138,7 @@ class LocalStore(Store):
 
     def replace(self, path: str, data: bytes) -> None:
         target = self.locate(path)
-        once_more = self.retry._replace(tries=2)  # the next one comes soon
+        once_more = self.retry._replace(tries=2)  # a hint: losing one is no matter
         write = partial(self._write_temporary, target, data, False)
         with self._mapped(path):
             temporary = once_more.call(write)
@@ -169,7 +169,7 @@ class LocalStore(Store):
                 permissions.write_whole(file, data)
                 if durable:
                     os.fsync(file.fileno())
-        except FileExistsError:
+        except FileExistsError:  # somebody else's: not ours to remove
             raise
         except BaseException:
             self._remove(file_name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -78,6 +77,7 @@ def known_code(
     choice: WhichCode | None,
     *,
     snapshot: bool = False,
+    again: str | None = None,
 ) -> KnownCode:
     """Compare the user's source files with those of the last submission.
 
@@ -86,6 +86,7 @@ def known_code(
         last: the last submission; None where there is none.
         choice: what to go on with where they differ.
         snapshot: whether the run is to have copies of them from now on.
+        again: the command that goes on, for the error; that which was typed where unset.
 
     Raises:
         CodeChanged: they differ, and nobody said what to go on with.
@@ -100,7 +101,7 @@ def known_code(
         return KnownCode(record, snapshot and not record.snapshot, keeps=snapshot)
     if choice is None:
         raise CodeChanged(
-            directory.root, [*map(record.path_of, changed)], _what_to_do(directory, record, changed)
+            directory.root, [*map(record.path_of, changed)], _what_to_do(record, changed, again)
         )
     if choice == "submitted" and not record.snapshot:
         raise UsageError(
@@ -112,12 +113,15 @@ def known_code(
     return KnownCode(record, choice == "current", choice == "submitted", keeps)
 
 
-def _what_to_do(directory: RunDirectory, record: CodeRecord, changed: list[SourceFile]) -> str:
-    again = f"espnet3 resume {shlex.quote(directory.root)} --code"
-    back = f"with what was submitted (`{again} submitted`)" if record.snapshot else "put them back"
+def _what_to_do(record: CodeRecord, changed: list[SourceFile], again: str | None) -> str:
+    how = 'repeat the command with `--code current`, in Python `code="current"`'
+    old = "`--code submitted`"
+    if again is not None:
+        how, old = (f"`{again} --code {choice}`" for choice in ("current", "submitted"))
+    back = f"with what was submitted ({old})" if record.snapshot else "put them back"
     return (
         f"source files differ from those that were submitted: {named(record, changed)}; go on with "
-        f"what is there now (`{again} current`; what is done stays), or {back}"
+        f"what is there now ({how}; what is done stays), or {back}"
     )
 
 

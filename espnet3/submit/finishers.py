@@ -267,7 +267,7 @@ async def finisher_here(
     make: MakeLauncher,
     submission: int,
 ) -> Finisher:
-    """Be a finisher in this process: the intent alone, on disk.
+    """Record that this process acts as a finisher.
 
     Raises:
         StoreError: it cannot be written.

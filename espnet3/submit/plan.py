@@ -59,7 +59,7 @@ class SubmitterProcess(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A run that nothing of is written yet."""
+    """A run of which nothing is written yet."""
 
     run: RunSpec
     items: ItemRange | ItemList
@@ -335,7 +335,7 @@ def _first_difference(old: Any, new: Any, where: str) -> tuple[str, str, str] | 
         for key in [*old, *(key for key in new if key not in old)]:
             if key not in old or key not in new:
                 sides = (
-                    repr(masked(side[key], f"{where}.{key}")) if key in side else "not there"
+                    repr(masked(side[key], f"{where}.{key}")) if key in side else "not set"
                     for side in (old, new)
                 )
                 return f"{where}.{key}", *sides  # type: ignore[return-value]

@@ -120,7 +120,7 @@ async def require_removable(
     if output is not None:
         words += f", with what the shards of {one_line(output)} have written"
     if await asyncio.to_thread(removal.is_half_removed, directory):
-        return f"{words}, the rest of a run that was removed half"
+        return f"{words}, what is left of a half-removed run"
     found = await _look(directory, policy, force=force)
     if found.alive and not cancel:
         raise RunDirectoryError(directory.root, f"{found.alive}; cancel it first (--cancel)")

@@ -221,16 +221,18 @@ def _check(seen: Observation, wish: _Wish, stop: threading.Event) -> _Checked:
     if wish.repair:
         findings = find_damaged(directory, seen.run, receipts, wish.patience, stop)
     if wish.items != "missing":
-        staying = Skips.read(seen.submissions if wish.items == "failed" else ())
+        skips = Skips.read(seen.submissions)
         sound = {rank: n for rank, n in receipts.items() if rank not in findings}
-        findings |= find_failed(directory, seen.run, sound, wish.patience, stop, staying)
+        findings |= find_failed(
+            directory, seen.run, sound, wish.patience, stop, skips, again=wish.items
+        )
         states = seen.status.shards.states
         idle = [
             rank
             for rank in (range(seen.run.world_size) if wanted is None else wanted)
             if states[rank] != "done" and (wish.force or states[rank] not in LIVE)
         ]
-        shared, failed = find_failed_parts(directory, seen.run, idle, stop, staying)
+        shared, failed = find_failed_parts(directory, seen.run, idle, stop, skips, again=wish.items)
         findings |= failed
         receipts |= shared
     ranks = range(run.world_size) if wanted is None else wanted

@@ -23,6 +23,7 @@ from espnet3.specs.models import PartialReceipt, Receipt, RunSpec, Withdrawal, n
 from espnet3.storage.retry import RetryPolicy
 from espnet3.text import counted, one_line
 
+WhichErrors = Literal["failed", "skipped"]  # the latter: both
 _READERS = 8  # threads; most of the time is spent waiting for the storage
 _CHUNK = 1024  # receipts between two looks at whether anybody still waits
 
@@ -80,7 +81,9 @@ def find_failed(
     receipts: Mapping[int, int],
     patience: float,
     stop: threading.Event,
-    staying: Skips,
+    skips: Skips,
+    *,
+    again: WhichErrors,
 ) -> dict[int, WithdrawalCause]:
     """Find the shards that recorded failed items; see `find_damaged`.
 
@@ -90,7 +93,8 @@ def find_failed(
         receipts: rank -> generation.
         patience: seconds, as there.
         stop: ends it soon, with what was found by then.
-        staying: the items that were passed over, and stay so: they are no reason.
+        skips: the items that were passed over.
+        again: whether these are a reason, too.
 
     Raises:
         DamagedResult: a receipt is damaged.
@@ -98,22 +102,28 @@ def find_failed(
 
     def look(rank: int) -> WithdrawalCause | None:
         receipt = patiently(lambda: directory.receipt(run, rank, receipts[rank]), patience, stop)
-        return _failed(directory, [receipt], staying)
+        return _failed(directory, [receipt], skips, again)
 
     return _look_at_all(look, sorted(receipts), stop)
 
 
 def _failed(
-    directory: RunDirectory, receipts: Sequence[Receipt | PartialReceipt], staying: Skips
+    directory: RunDirectory,
+    receipts: Sequence[Receipt | PartialReceipt],
+    skips: Skips,
+    again: WhichErrors,
 ) -> WithdrawalCause | None:
     """Why the receipts of a shard are withdrawn, if any item of it is to be computed again."""
-    failed = 0
+    failed = skipped = 0
     for receipt in receipts:
+        if receipt.errors and receipt.rank in skips.ranks:
+            skipped += read_skipped(directory.store, receipt.rank, receipt.parts)
         failed += receipt.errors
-        if receipt.errors and receipt.rank in staying.ranks:
-            failed -= read_skipped(directory.store, receipt.rank, receipt.parts)
-    words = f"{counted(failed, 'item')} failed"
-    return WithdrawalCause("failed-items", words, []) if failed else None
+    failed -= skipped
+    words = [f"{counted(failed, 'item')} failed"] if failed else []
+    if skipped and again == "skipped":
+        words.append(f"{counted(skipped, 'item')} skipped")
+    return WithdrawalCause("failed-items", ", ".join(words), []) if words else None
 
 
 def find_failed_parts(
@@ -121,7 +131,9 @@ def find_failed_parts(
     run: RunSpec,
     ranks: Sequence[int],
     stop: threading.Event,
-    staying: Skips,
+    skips: Skips,
+    *,
+    again: WhichErrors,
 ) -> tuple[dict[int, int], dict[int, WithdrawalCause]]:
     """Find failed items in what workers vouched for that share a shard which is not done.
 
@@ -130,7 +142,8 @@ def find_failed_parts(
         run: its run.json.
         ranks: shards without a receipt.
         stop: ends it soon, with what was found by then.
-        staying: as for `find_failed`.
+        skips: as for `find_failed`.
+        again: as there.
 
     Returns:
         The generations of the receipts that such shards would have got, and what was found.
@@ -145,7 +158,7 @@ def find_failed_parts(
 
     def look(rank: int) -> WithdrawalCause | None:
         found = read_partial_receipts(directory, run, rank, shared[rank])
-        return _failed(directory, found, staying)
+        return _failed(directory, found, skips, again)
 
     return shared, _look_at_all(look, sorted(shared), stop)
 

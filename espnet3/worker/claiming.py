@@ -174,6 +174,7 @@ class Claims:
         """Whether a look may show more than is known, in a search that has begun at that time."""
         if self._places.has_dropped or self._looked_at == -math.inf:
             return True
+        # So many are looked at anyway, or may be at work, or cost no more than a listing.
         enough = max(_MOST_LOOKED_AT, self._n_places // 2, self._run.world_size // _LISTED)
         if self._listed_at < began and len(self._claimed()) > enough:
             return True  # many will be done by now, and to ask for each one costs more
@@ -181,7 +182,7 @@ class Claims:
         if (moment := time.monotonic()) - self._asked_at < self._terms.heartbeat:
             return False
         self._asked_at = moment
-        return self._receipts.is_withdrawing()
+        return self._receipts.may_be_withdrawn()
 
     def _look(self) -> None:
         """Learn which shards are not done; those that nobody is known to have are tried next."""
@@ -193,17 +194,17 @@ class Claims:
         """Take what another worker has seen; where that says nothing new, look for all."""
         self._looked_at = self._asked_at = time.monotonic()
         is_alone = self._n_places == 1
-        rest = None if is_alone else self._receipts.read_rest()
-        if rest is not None:
-            self._taken.update(rest.claimed)
+        remaining = None if is_alone else self._receipts.read_remaining()
+        if remaining is not None:
+            self._taken.update(remaining.claimed)
             return
         self._list_receipts()
         if not is_alone:
-            self._receipts.share_rest({*self._taken, *self._set_aside})
+            self._receipts.share_remaining({*self._taken, *self._set_aside})
 
     def _list_receipts(self) -> None:
         self._looked_at = self._listed_at = self._asked_at = time.monotonic()
-        for rank in self._receipts.list():
+        for rank in self._receipts.list_all():
             self._taken.discard(rank)
             self._claims.forget_all(rank)
             self._over = {over for over in self._over if over[0] != rank}
@@ -342,7 +343,7 @@ class Claims:
                 yield region, here
 
     def set_aside(self, rank: int) -> None:
-        """Let others try a shard that this worker has failed at, when somebody resumes."""
+        """Do not try again a shard that this worker failed at: that takes a resume."""
         self._set_aside.add(rank)
 
     def _last_word(self, claim: Claim) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Container
 from espnet3.errors import EspnetError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
-from espnet3.specs.models import Rest, RunSpec, now
+from espnet3.specs.models import Remaining, RunSpec, now
 
 
 class KnownReceipts:
@@ -41,7 +41,7 @@ class KnownReceipts:
         # Only a resume withdraws receipts, and the workers of the first submission come before any.
         self._withdrawing = submission_number > 1 or has_joined
         self._n_shared = 0
-        self._seen: tuple[str, int] | None = None  # whose rest was read last, or written
+        self._seen: tuple[str, int] | None = None  # whose look was read last, or written
 
     @property
     def may_be_unknown(self) -> bool:
@@ -52,7 +52,7 @@ class KnownReceipts:
         """The generation of the receipt that a shard gets."""
         return self._generations.get(rank, 1)
 
-    def is_withdrawing(self) -> bool:
+    def may_be_withdrawn(self) -> bool:
         """Whether receipts of this run may have been withdrawn, as far as this worker cares.
 
         Once somebody has resumed; what is withdrawn before, the workers of that resume care for.
@@ -61,13 +61,13 @@ class KnownReceipts:
         self._withdrawing = self._withdrawing or self._directory.store.exists(newer)
         return self._withdrawing
 
-    def list(self) -> list[int]:
+    def list_all(self) -> list[int]:
         """List them.
 
         Returns:
             Shards whose receipts were withdrawn since: what is known of them is of the past.
         """
-        found = self._directory.receipts(self._run.world_size, withdrawals=self.is_withdrawing())
+        found = self._directory.receipts(self._run.world_size, withdrawals=self.may_be_withdrawn())
         withdrawn = found.withdrawn.items()
         newly = [rank for rank, generation in withdrawn if generation != self.generation(rank)]
         self.done, self._generations = found.done, found.withdrawn
@@ -84,37 +84,39 @@ class KnownReceipts:
 
     # --- what one has seen for all ----------------------------------------------------------------
 
-    def read_rest(self) -> Rest | None:
+    def read_remaining(self) -> Remaining | None:
         """What is left of the run, as another worker saw it; None where this one has to look.
 
         It has to where nobody has looked since, or receipts may have been withdrawn.
         """
-        if self.is_withdrawing():
+        if self.may_be_withdrawn():
             return None
         try:
-            rest = self._directory.read(Rest, layout.REST)
+            remaining = self._directory.read(Remaining, layout.REMAINING)
         except EspnetError:  # it is a hint, whatever keeps it back
             return None
-        if rest.run_id != self._run.run_id or self._seen == (rest.worker, rest.number):
+        look = (remaining.worker, remaining.number)
+        if remaining.run_id != self._run.run_id or self._seen == look:
             return None
-        self._seen = (rest.worker, rest.number)
-        left = {*rest.free, *rest.claimed}
+        self._seen = look
+        left = {*remaining.free, *remaining.claimed}
+        # Nothing was withdrawn, as was asked above, so all receipts are of the first generation.
         over = dict.fromkeys((n for n in range(self._run.world_size) if n not in left), 1)
         self.done = {**over, **(self.done or {})}
-        return rest
+        return remaining
 
-    def share_rest(self, claimed: Container[int]) -> None:
+    def share_remaining(self, claimed: Container[int]) -> None:
         """Write what is left by the last listing, for others.
 
         Args:
-            claimed: shards that are known to be claimed.
+            claimed: shards that are known to be claimed, or set aside.
         """
         if self._withdrawing:
             return
         left = [rank for rank in range(self._run.world_size) if rank not in (self.done or ())]
         self._n_shared += 1
         self._seen = (self._worker, self._n_shared)
-        rest = Rest(
+        remaining = Remaining(
             run_id=self._run.run_id,
             worker=self._worker,
             number=self._n_shared,
@@ -124,4 +126,4 @@ class KnownReceipts:
         )
         with contextlib.suppress(EspnetError):
             self._directory.require_run(self._run.run_id)
-            self._directory.renew(rest)
+            self._directory.renew(remaining)

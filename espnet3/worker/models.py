@@ -15,7 +15,7 @@ def load() -> None:
         >>> from espnet3.specs.models import RunSpec
     """
     extension.load()
-    stand_in.load()
+    stand_in.load_for_orjson()
     from espnet3.startup import kept_schemas
 
     kept_schemas.load()

@@ -71,7 +71,7 @@ def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
     assert again["left_alone"] == dict.fromkeys("0123", "done")
     assert espnet3.json("cancel", espnet3.run_dir) == {"run_dir": run_dir, "cancelled": []}
     other = espnet3("submit", espnet3.config, "config.scale=4", code=2).stderr
-    assert "config.scale" in other or "scale is 3 there and 4 here" in other
+    assert "config.scale is 3 in that run and 4 here" in other
 
 
 def test_readers_that_go_away_are_no_error(espnet3: Project) -> None:

@@ -174,7 +174,8 @@ def test_a_resume_with_edited_code_says_so_first(folder: Path) -> None:
         told = project(*words, code=2)
         assert told.count("\n") == 1
         assert "differ from those that were submitted: lib/words.py; go on" in told
-        assert "--code current" in told
+        assert "(repeat the command with `--code current`, in Python" in told
+        assert "espnet3 resume" not in told  # it may have been another one, with options
     told = project("resume", project.run_dir, "--code", "submitted", code=2)
     assert "nobody kept the source files as they were submitted (lib/words.py)" in told
     assert not Path(project.run_dir, layout.submission(2)).exists()
@@ -218,7 +219,7 @@ def test_a_snapshot_computes_all_by_the_old_code(folder: Path) -> None:
     project.write("decode.py", "raise SystemExit('half an edit')\n")
     told = project("resume", project.run_dir, code=2)
     assert "decode.py, lib/factor.txt, lib/later.py and 1 more" in told
-    assert "--code submitted" in told
+    assert "or with what was submitted (`--code submitted`)" in told
     project("resume", project.run_dir, "--code", "submitted")
     assert submission(project.run, 2).code == 1
     assert project.results() == OLD

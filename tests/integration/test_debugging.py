@@ -185,6 +185,7 @@ def test_failing_and_named_items_are_skipped_until_they_are_wanted(espnet3: Proj
     assert re.search(f"stay skipped\t3 items, until `{again}`", told)
     told = espnet3.json("resume", espnet3.run_dir, "--items", "skipped")
     assert (told["ranks"], told["stay_skipped"]) == ([1, 3], 0)
+    assert told["withdrawn"] == {"1": "2 items skipped", "3": "1 item skipped"}
     espnet3.watch()
     assert records(espnet3("collect", espnet3.run_dir).stdout) == espnet3.expected()
 

@@ -236,7 +236,7 @@ def test_a_subclass_calls_the_setup_of_the_plugin() -> None:
 def test_errors_are_those_that_espnet3_raises_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="must be an integer from 1"):
         Where(World({}), batch_size=0)
-    with pytest.raises(ValueError, match="is not an environment"):
+    with pytest.raises(ValueError, match="is not an env that espnet3 knows"):
         set_parallel({"env": "cloud"})
     monkeypatch.setitem(EXTRAS, "kube", ("no_such_module", "kube"))
     for kind in (RuntimeError, ImportError, ValueError, ConfigError):

@@ -88,7 +88,7 @@ def test_an_item_that_raises_is_named(tmp_path: Path) -> None:
     [shard] = end["unfinished"]
     assert (shard["rank"], shard["state"]) == (2, "failed")
     assert "item 7 is bad" in shard["cause"]
-    assert "nothing that is missing would be tried again" in end["cause"]
+    assert "the finisher does not retry what is missing" in end["cause"]
     assert (tmp_path / "told").read_text() == "incomplete\n"
     seen = run.status()
     assert not seen.live

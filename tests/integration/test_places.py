@@ -90,7 +90,7 @@ def test_another_plan_is_told_by_what_differs_and_not_by_the_name(tmp_path: Path
     script = place / "project/job.py"
     script.write_text(SCRIPT.replace("range(4)", "range(5)"))
     other = in_a_shell(str(place / "project"), f"'{python}' job.py run")
-    assert "holds another run: the number of items is 4 there and 5 here" in other.stderr
+    assert "holds another run: the number of items is 4 in that run and 5 here" in other.stderr
 
 
 BAD = b"bad\xff"

@@ -52,7 +52,7 @@ MODELS: dict[str, type[models.PersistedModel]] = {
     "receipts/": models.Receipt,
     "withdrawals/": models.Withdrawal,
     "claims/": models.Claim,
-    "rest.json": models.Rest,
+    "remaining.json": models.Remaining,
     ".part.json": models.PartialReceipt,
     "workers/": models.WorkerState,
     "code/": models.CodeRecord,
@@ -70,7 +70,9 @@ def model_of(path: str) -> type[models.PersistedModel]:
     fitting = [model for mark, model in MODELS.items() if mark in path]
     return (
         fitting[-1]
-        if path.endswith((".jobs.json", ".cancelled.json", ".part.json", ".job.json", "rest.json"))
+        if path.endswith(
+            (".jobs.json", ".cancelled.json", ".part.json", ".job.json", "remaining.json")
+        )
         else fitting[0]
     )
 

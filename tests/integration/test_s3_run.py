@@ -356,7 +356,7 @@ def test_a_snapshot_is_fetched_by_each_worker(bucket: str, tmp_path: Path) -> No
     (project / "pack" / "net.py").write_text("raise SystemExit('half an edit')\n")
     (project / "go.py").write_text("raise SystemExit('half an edit')\n")
     (tmp_path / "mended").touch()
-    with pytest.raises(CodeChanged, match=r"go\.py, pack/net\.py; .* --code submitted"):
+    with pytest.raises(CodeChanged, match=r"go\.py, pack/net\.py; .*--code submitted"):
         run.resume()
     run.resume(code="submitted")
     run.wait(timeout=100, interval=0.3)

@@ -131,9 +131,10 @@ def test_a_shard_is_named_in_two_ways(done: Project, tmp_path: Path) -> None:
 
 def test_another_plan_is_told_in_a_users_words(done: Project) -> None:
     for change, words in (
-        ("items.n=13", "the number of items is 12 there and 13 here"),
-        ("n_shards=3", "the number of shards (n_shards) is 4 there and 3 here"),
-        ("config.scale=4", "provider.args.0.value.scale is 3 there and 4 here"),
+        ("items.n=13", "the number of items is 12 in that run and 13 here"),
+        ("n_shards=3", "the number of shards (n_shards) is 4 in that run and 3 here"),
+        ("config.scale=4", "config.scale is 3 in that run and 4 here"),
+        ("config.new=4", "config.new is not set in that run and is 4 here"),
     ):
         assert f"holds another run: {words}; " in done("submit", done.config, change, code=2).stderr
     assert PlanMismatch("r", "world_size", "1", "2").field == "world_size"  # for programs

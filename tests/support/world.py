@@ -202,7 +202,7 @@ class World:
 
     def files(self) -> Snapshot:
         """All published files; none that a crash left unfinished, nor logs and what is replaced."""
-        others = (layout.LOGS, layout.WORKERS, layout.REST)
+        others = (layout.LOGS, layout.WORKERS, layout.REMAINING)
         return {
             name: data
             for name, data in self._all_files().items()

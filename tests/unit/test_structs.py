@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
@@ -80,3 +80,23 @@ def test_its_fields_stay() -> None:
     extent: Any = Extent(1, 3)
     with pytest.raises(AttributeError):
         extent.first = 2
+
+
+def test_what_would_have_other_fields_than_it_says_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^More: the fields of a Struct cannot be added to$"):
+
+        class More(Extent):
+            more: int = 0
+
+    with pytest.raises(TypeError, match=r"^Counted: a ClassVar would be a field of it$"):
+
+        class Counted(Struct):
+            n: int
+            most: ClassVar[int] = 3
+
+
+def test_what_is_not_taken_is_said() -> None:
+    with pytest.raises(
+        TypeError, match=r"^Extent takes first and end and name, each at most once$"
+    ):
+        Extent(1, 2, length=1)  # type: ignore[call-arg]

@@ -140,17 +140,17 @@ class Sge(Dialect):
         return "\n".join(problems) if answer.code != 0 and problems else None
 
     def look(self, keys: JobKeys) -> Dialogue[list[Row]]:
-        rows = yield from self._listed(keys)
+        rows = yield from self._qstat_rows(keys)
         live = [row for row in rows if row.state.state != "ended"]
         if not keys.not_in(keys.states(live, first=1))[0]:
             return rows
         told = yield from self._qacct(keys)
         known = [*rows, *told, *live]
         if keys.not_in(keys.states(known, first=1))[0]:
-            known = [*(yield from self._listed(keys, _WAITING)), *known]
+            known = [*(yield from self._qstat_rows(keys, _WAITING)), *known]
         return known
 
-    def _listed(self, keys: JobKeys, queues: Sequence[str] = _OF_QUEUES) -> Dialogue[list[Row]]:
+    def _qstat_rows(self, keys: JobKeys, queues: Sequence[str] = _OF_QUEUES) -> Dialogue[list[Row]]:
         """What qstat tells of the jobs. Of a task its first row counts, so it is the last here."""
         told = yield from self._qstat(keys.users, queues)
         rows = [(row, found) for row in told if (found := keys.job(row.job_id, row.name, row.user))]

@@ -66,16 +66,16 @@ def test_a_directory_that_holds_another_run_is_refused(here: Path) -> None:
     start(Runner(Provider({"beam": 5})))
     espnet3.Run("run").wait(60, 0.1)
     for runner, items, words in (
-        (Runner(Provider({"beam": 8})), range(4), ["provider.args.0.value.beam is 5 there and 8"]),
-        (Runner(Provider({})), range(4), ["provider.args.0.value.beam", "not there here"]),
-        (Runner(Provider({"beam": 5})), range(5), ["the number of items is 4 there and 5 here"]),
+        (Runner(Provider({"beam": 8})), range(4), ["config.beam is 5 in that run and 8 here"]),
+        (Runner(Provider({})), range(4), ["config.beam is 5 in that run and not set here"]),
+        (Runner(Provider({"beam": 5})), range(5), ["the number of items is 4 in that run and 5"]),
         (Runner(Provider({"beam": 5})), range(1, 5), ["the checksum of the items is"]),
-        (Runner(Provider({"beam": 5}), batch_size=2), range(4), ["batch_size is None there and 2"]),
-        (Odd(Provider({"beam": 5})), range(4), ["runner.qualname is 'Runner' there and 'Odd'"]),
+        (Runner(Provider({"beam": 5}), batch_size=2), range(4), ["batch_size is None in that run"]),
+        (Odd(Provider({"beam": 5})), range(4), ["runner.qualname is 'Runner' in that run"]),
     ):
         with refused(PlanMismatch, *words, "choose another run_dir", folder=here):
             start(runner, items)
-    words = ["results is 'json' there and 'pickle' here"]
+    words = ["results is 'json' in that run and 'pickle' here"]
     with refused(PlanMismatch, *words, folder=here):
         start(Runner(Provider({"beam": 5})), parallel={"results": "pickle"})
     assert start(Runner(Provider({"beam": 5}))).submitted.ranks == []

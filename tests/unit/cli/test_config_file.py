@@ -212,7 +212,7 @@ def test_modules_are_found_here_first_then_beside_the_file(file: str) -> None:
         ("run_dir=5", "run_dir: must be a path or URL, got 5"),
         ("n_shards=0", "n_shards: must be an integer from 1, got 0"),
         ("parallel.n_worker=1", "parallel.n_worker: unknown key; did you mean n_workers?"),
-        ("parallel.env=slrum", "parallel.env: 'slrum' is not an environment"),
+        ("parallel.env=slrum", "parallel.env: 'slrum' is not an env that espnet3 knows"),
         ("parallel=3", "parallel: must be a mapping, got 3"),
         ("config.list.x=1", "config.list.x: 'x' is not a position in a list"),
         ("config.list.9=1", "config.list[9]: list index out of range"),

@@ -117,7 +117,7 @@ def test_waves_that_are_nobodys_fault_and_get_further_do_not_count() -> None:
 def test_nothing_would_be_tried_again() -> None:
     end = decide([Missing(4, "error", "ValueError: 7")], 3, Policy(), Before(), {})
     assert end == End(
-        "incomplete", "nothing that is missing would be tried again", {4: "ValueError: 7"}
+        "incomplete", "the finisher does not retry what is missing", {4: "ValueError: 7"}
     )
 
 

@@ -16,7 +16,7 @@ OWN = [
     "submissions/0001.jobs.json", "submissions/0001.cancelled.json",
     "results/000000.0001-0123456789ab.0.jsonl", "receipts/000000.json", "receipts/000000.2.json",
     "attempts/000000.0001-0123456789ab.failed.json", "withdrawals/000000.1.json",
-    "claims/000000.1.0.json", "claims/000000.1.0.part.json", "claims/rest.json",
+    "claims/000000.1.0.json", "claims/000000.1.0.part.json", "claims/remaining.json",
     "workers/0001-0123456789ab.json",
     "finishers/0001.json", "finishers/0001.job.json", "waves/0001.json", "code/0001.json",
     "written/000000.0001-0123456789ab/hyp.scp", "written/000000.0001-0123456789ab/deep/0.npy",
@@ -28,7 +28,7 @@ FOREIGN = [
     "notes.txt", "results/notes.txt", "results/000000.jsonl", "shards/000000.2.json",
     "shards/deep/000000.json", "run.json/deep", "logs/notes.txt", "logs/wandb/a.log", ".git/config",
     "code/notes.py", "mine/run.json", "submissions/0001.json.orig", "waves/1.json",
-    "claims/left.json", "rest.json",
+    "claims/left.json", "remaining.json",
     "written/notes.txt", "written/mine/hyp.scp", "written/000000.0001-0123456789ab",
 ]  # fmt: skip
 

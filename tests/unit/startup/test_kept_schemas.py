@@ -121,9 +121,9 @@ def documents() -> Iterator[tuple[str, str]]:
     source = {"root": 0, "name": "lib/net.py", "sha256": f"sha256:{'0' * 64}", "size": 3}
     coded = {**cancelled, "roots": ["/p"], "import_path": ["/p/lib"], "files": [source],
              "git_commit": None, "snapshot": True}  # fmt: skip
-    rest = {"schema_version": 1, "run_id": "0" * 12, "worker": "0001-9f86d081884c", "number": 1,
+    left = {"schema_version": 1, "run_id": "0" * 12, "worker": "0001-9f86d081884c", "number": 1,
             "time": jobs["created"], "free": [3], "claimed": [1, 2]}  # fmt: skip
-    yield from (("Rest", json.dumps(each)) for each in (rest, *variants(rest)))
+    yield from (("Remaining", json.dumps(each)) for each in (left, *variants(left)))
     yield from (("CodeRecord", json.dumps(each)) for each in (coded, *variants(coded)))
 
 

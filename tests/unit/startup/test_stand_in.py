@@ -8,7 +8,7 @@ import sys
 LIGHT = """
 import sys
 from espnet3.startup import stand_in
-stand_in.load()
+stand_in.load_for_orjson()
 import orjson
 assert not {"inspect", "platform"} & set(sys.modules)
 import dataclasses, threading, uuid
@@ -54,5 +54,5 @@ def test_also_where_threads_are_the_first_to_make_dataclasses() -> None:
 
 
 def test_what_is_there_already_stays() -> None:
-    code = "import inspect, sys\nfrom espnet3.startup import stand_in\nstand_in.load()\n"
+    code = "import inspect, sys\nfrom espnet3.startup import stand_in\nstand_in.load_for_orjson()\n"
     run(code + "import dataclasses\nassert sys.modules['inspect'] is dataclasses.inspect\n")

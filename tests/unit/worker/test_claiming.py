@@ -18,7 +18,7 @@ from espnet3.specs.models import (
     PartialReceipt,
     ProcessIdentity,
     Receipt,
-    Rest,
+    Remaining,
     ResultPart,
     Withdrawal,
     WorkerState,
@@ -113,9 +113,9 @@ class Situation:
 
     # --- what others have left --------------------------------------------------------------------
 
-    def rest(self, free: list[int], claimed: list[int], run_id: str | None = None) -> None:
+    def remaining(self, free: list[int], claimed: list[int], run_id: str | None = None) -> None:
         """What is left, as another worker saw it."""
-        rest = Rest(
+        remaining = Remaining(
             run_id=run_id or self.run.run_id,
             worker=layout.new_attempt(1),
             number=1,
@@ -123,7 +123,7 @@ class Situation:
             free=free,
             claimed=claimed,
         )
-        self.directory.renew(rest)
+        self.directory.renew(remaining)
 
     def claim(
         self, rank: int, number: int = 0, first: int = 0, *, of: int = 1, **fields: Any
@@ -312,7 +312,7 @@ def test_what_is_free_by_anothers_look_is_tried(
     there: Situation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = listings(there, monkeypatch)
-    there.rest(free=[1], claimed=[])
+    there.remaining(free=[1], claimed=[])
     assert there.ask(there.worker(1, SchedulerTask(0, "7_0"))) == (0, 0, N_ITEMS)
     worker = of_task(there, 0)
     there.receipt(0)
@@ -325,36 +325,36 @@ def test_who_has_looked_last_looks_again_where_nobody_has_since(
 ) -> None:
     """What another worker saw is taken once; else nothing new would ever be seen."""
     listed = listings(there, monkeypatch)
-    there.rest(free=[0, 1], claimed=[])
+    there.remaining(free=[0, 1], claimed=[])
     worker = of_task(there, 0)
     for _ in range(2):
         worker._look()
     assert listed == [layout.RECEIPTS]
     worker._look()
     assert listed == [layout.RECEIPTS] * 2
-    rest = there.directory.read(Rest, layout.REST)
-    assert (rest.worker, rest.number) == (worker._heartbeat.worker, 2)
-    assert (rest.free, rest.claimed) == ([0, 1], [])
+    remaining = there.directory.read(Remaining, layout.REMAINING)
+    assert (remaining.worker, remaining.number) == (worker._heartbeat.worker, 2)
+    assert (remaining.free, remaining.claimed) == ([0, 1], [])
 
 
 @pytest.mark.parametrize("why", ["damaged", "of another run", "a later submission", "joined"])
 def test_it_looks_itself_where_anothers_look_says_nothing(there: Situation, why: str) -> None:
     """Of what a resume withdraws, say, an older look knows nothing."""
-    there.rest(free=[], claimed=[], run_id="0" * 12 if why == "of another run" else None)
+    there.remaining(free=[], claimed=[], run_id="0" * 12 if why == "of another run" else None)
     if why == "damaged":
-        there.directory.store.replace(layout.REST, b"{")
+        there.directory.store.replace(layout.REMAINING, b"{")
     number = 2 if why == "a later submission" else 1
     task = NOWHERE if why == "joined" else SchedulerTask(0, "7_0")
     worker = there.worker(number, task, 0, 2)
     worker._look()
     assert not worker._is_over(1)
-    before = there.directory.store.read(layout.REST)
+    before = there.directory.store.read(layout.REMAINING)
     assert (b'"free":[0,1]' in before) == (why in ("damaged", "of another run"))
 
 
 def test_a_resume_ends_what_was_seen_for_all(there: Situation) -> None:
     """From the moment on at which a living worker finds it."""
-    there.rest(free=[], claimed=[])
+    there.remaining(free=[], claimed=[])
     submit_again(there.directory.store, there.run, 2)
     worker = of_task(there, 0)
     worker._look()
@@ -362,7 +362,7 @@ def test_a_resume_ends_what_was_seen_for_all(there: Situation) -> None:
 
 
 def test_what_cannot_be_shared_is_passed_over(there: Situation) -> None:
-    faulty_store.install(Faults(rules=[Rule("*", layout.REST, "EACCES", times=-1)]))
+    faulty_store.install(Faults(rules=[Rule("*", layout.REMAINING, "EACCES", times=-1)]))
     try:
         worker = of_task(there, 0)
         assert [there.ask(worker), there.ask(worker)] == [(0, 0, N_ITEMS), (1, 0, N_ITEMS)]
@@ -371,7 +371,7 @@ def test_what_cannot_be_shared_is_passed_over(there: Situation) -> None:
         assert there.ask(worker) is None
     finally:
         faulty_store.uninstall()
-    assert not there.directory.store.exists(layout.REST)
+    assert not there.directory.store.exists(layout.REMAINING)
 
 
 # --- what somebody has left -----------------------------------------------------------------------
