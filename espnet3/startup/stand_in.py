@@ -31,7 +31,8 @@ def in_place(module: ModuleType) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[module.__name__]
+        if sys.modules.get(module.__name__) is module:  # and not what a site's own thread imported
+            del sys.modules[module.__name__]
 
 
 def load_for_orjson() -> None:
