@@ -71,7 +71,19 @@ def collect_results(
             raise UsageError(f"{run_dir}: {problem}")
         return _merge_each(run_dirs, as_json, trust, **how)
     require_one(run_dir, "collecting results")
-    run_dir = run_dirs[0]
+    return _collect_one(run_dirs[0], output, folder, key, as_json, trust, **how)
+
+
+def _collect_one(
+    run_dir: str,
+    output: str | None,
+    folder: str | None,
+    key: str | None,
+    as_json: bool,
+    trust: Trust | None,
+    **how: Any,
+) -> int:
+    """Gather the results of a run whose runner returns them."""
     to_stdout = folder is None and output in (None, STDOUT)
     if to_stdout and as_json:
         raise click.UsageError(
