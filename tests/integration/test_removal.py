@@ -143,7 +143,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path: Path) -> None:
     link.symlink_to(run.run_dir)
     with pytest.raises(RunDirectoryError, match=r"is a link; name .*/run, to which it leads"):
         Run(link).remove()
-    with pytest.raises(RunDirectoryError, match=r"is not a run directory, but holds runs: .*/run"):
+    with pytest.raises(RunDirectoryError, match=r"is not a run directory, but holds one: .*/run;"):
         Run(tmp_path).remove(everything=True)
     os.chmod(run.run_dir, 0o777)
     with pytest.raises(Untrusted, match="world-writable"):

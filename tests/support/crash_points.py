@@ -33,6 +33,7 @@ def crash_everywhere(
     before, firsts = world.save(), list[int]()
     if every > 1:
         action(alive := Process())
+        after(alive)
         firsts = sorted(alive.first_of.values())
     dies_at = 1
     while True:
