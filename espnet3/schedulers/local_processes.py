@@ -50,6 +50,8 @@ class LocalScheduler(Scheduler):
         return await _in_thread(self._query, submissions)
 
     def _query(self, submissions: Sequence[KnownSubmission]) -> dict[TaskKey, TaskState]:
+        # A supervisor that came too late to record itself may still be about to say so.
+        submissions = [known for known in submissions if not known.recorded or known.recorded.jobs]
         deadline = time.monotonic() + START_PATIENCE
         while True:
             states, starting = _look(submissions)
