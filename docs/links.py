@@ -22,6 +22,7 @@ OUTSIDE = {
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "benchmarks/RESULTS.md": "benchmarks/RESULTS.md",
     "examples/librivox": "examples/librivox",
+    "examples/espnet3": "examples/espnet3",
     "schemas": "schemas",
     "docs/decisions": "decisions",
 }
