@@ -28,6 +28,10 @@ from espnet3.run_dir.trust import Trust
 from espnet3.text import counted, one_line
 
 STDOUT = "-"
+_MERGES = (
+    "its runner writes the results itself, and its merge makes the output, so -o and --to do not "
+    "apply"
+)
 
 
 def collect_results(
@@ -64,26 +68,10 @@ def collect_results(
     run_dirs = runs_of(run_dir)
     if _all_have_writers(run_dirs):
         if folder is not None or output is not None:
-            problem = (
-                "its runner writes the results itself, and its merge makes the output, so -o and "
-                "--to do not apply"
-            )
-            raise UsageError(f"{run_dir}: {problem}")
+            raise UsageError(f"{run_dir}: {_MERGES}")
         return _merge_each(run_dirs, as_json, trust, **how)
     require_one(run_dir, "collecting results")
-    return _collect_one(run_dirs[0], output, folder, key, as_json, trust, **how)
-
-
-def _collect_one(
-    run_dir: str,
-    output: str | None,
-    folder: str | None,
-    key: str | None,
-    as_json: bool,
-    trust: Trust | None,
-    **how: Any,
-) -> int:
-    """Gather the results of a run whose runner returns them."""
+    run_dir = run_dirs[0]
     to_stdout = folder is None and output in (None, STDOUT)
     if to_stdout and as_json:
         raise click.UsageError(
