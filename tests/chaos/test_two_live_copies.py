@@ -26,6 +26,7 @@ from tests.support.helpers import (
     TINY,
     attempts,
     ended,
+    kill_all,
     lines_kept,
     locally,
     noted,
@@ -48,8 +49,7 @@ def _nothing_stays(tmp_path: Path) -> Iterator[None]:
     """A failing test leaves no worker behind that waits for ever."""
     yield
     (tmp_path / GATE).touch()
-    for pid in processes_of(Run(tmp_path / "run")):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(Run(tmp_path / "run"))
 
 
 def written(folder: Path) -> Run:

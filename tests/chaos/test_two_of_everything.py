@@ -24,6 +24,7 @@ from tests.support.helpers import (
     ended,
     files_of,
     jobs,
+    kill_all,
     locally,
     noted,
     once,
@@ -49,8 +50,7 @@ def _nothing_stays(tmp_path: Path) -> Iterator[None]:
     yield
     (tmp_path / GATE).touch()
     for run_dir in ("run", "copy"):
-        for pid in processes_of(Run(tmp_path / run_dir)):
-            os.kill(pid, signal.SIGKILL)
+        kill_all(Run(tmp_path / run_dir))
 
 
 def submitting(

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from espnet3.run import Run
 from tests.support.cli_project import MODULE, Project
+from tests.support.helpers import processes_of, wait_for
 
 
 @pytest.fixture
@@ -80,6 +82,8 @@ def test_run_shows_the_users_traceback(espnet3: Project) -> None:
 def test_one_item_of_a_shard_that_is_done(espnet3: Project) -> None:
     espnet3("submit", espnet3.config, "provider.params.failing=[4]", "parallel.on_error=record")
     espnet3.watch(code=1)
+    # The run has ended before its workers have, who still write to their logs.
+    wait_for(lambda: not processes_of(Run(espnet3.folder / espnet3.run_dir)), "they live on")
     before = {path: path.stat().st_mtime_ns for path in espnet3.folder.rglob("a run/**/*")}
     failed = espnet3("run-shard", espnet3.run_dir, "1", "--item", "4", code=1)
     assert "ValueError: item 4 is bad" in failed.stderr

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -36,6 +35,7 @@ from tests.support.faulty_proxy import (
 from tests.support.finished_runs import finished_run
 from tests.support.helpers import (
     LONG,
+    kill_all,
     locally,
     noted,
     once,
@@ -193,9 +193,7 @@ def test_the_whole_life_of_a_run_through_faults_of_all_kinds(
     wait_for(lambda: noted(tmp_path, "begun") == once([0, 1, 2, 3, 4, 6, 7, 8, 9, 10]), "begun")
     wait_for(lambda: _durable(store) == 8, "a checkpoint is made while an item takes long")
     assert set(states(run).values()) == {"running"}
-    for pid in processes_of(run):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not processes_of(run), "the killed are gone")
+    kill_all(run)
     assert set(states(run).values()) <= {"lost", "interrupted"}  # as its supervisor saw it
     assert run.resume().ranks == [0, 1]
     wait_for(lambda: noted(tmp_path, "begun")[10] == 2, "the resumed shards wait as well")
@@ -292,9 +290,7 @@ def test_a_resume_salvages_through_bodies_that_end_early(
     run = _submit(tmp_path, 6, [4], n_workers=1, n_shards=1)
     store = open_store(run.run_dir)
     wait_for(lambda: _durable(store) == 4, "all before the gate is durable")
-    for pid in processes_of(run):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not processes_of(run), "the killed are gone")
+    kill_all(run)
     (tmp_path / GATE).touch()
     proxy.schedule = _each_first((kind,), "GET", False)
     assert run.resume().ranks == [0]

@@ -25,10 +25,10 @@ from tests.support.asking import entry
 from tests.support.helpers import (
     ended,
     jobs,
+    kill_all,
     noted,
     once,
     parallel,
-    processes_of,
     states,
     submission,
     submit_noting,
@@ -75,9 +75,7 @@ def killed(folder: Path) -> Run:
     """A run of two shards on this host whose supervisor and worker were killed."""
     run = submit_noting(folder, 2, parallel("local", n_workers=1, n_shards=2), gated=[0, 1])
     wait_for(lambda: noted(folder, "begun") == once([0]), "no shard runs")
-    for pid in sorted(processes_of(run)):
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not processes_of(run), "its processes live on")
+    kill_all(run)
     return run
 
 
