@@ -196,7 +196,7 @@ def _is_common(text: str) -> bool:
     return text.strip().lower() in ("", "none", "null", "true", "false", "auto", "default")
 
 
-_GIVEN = re.compile(r"-{0,2}([A-Za-z_][A-Za-z0-9_.-]*)=(.*)", re.DOTALL)
+_GIVEN = r"(?s)-{0,2}([A-Za-z_][A-Za-z0-9_.-]*)=(.*)"  # compiled where there are words
 
 
 def remember_words(words: Sequence[str]) -> None:
@@ -208,7 +208,7 @@ def remember_words(words: Sequence[str]) -> None:
         '***, ***, decode.py'
     """
     for word, following in itertools.pairwise([*words, "-"]):
-        if found := _GIVEN.fullmatch(word):
+        if found := re.fullmatch(_GIVEN, word):
             remember(found[2], found[1])
         elif word.startswith("--") and not following.startswith("-"):
             remember(following, word)

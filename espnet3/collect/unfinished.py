@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+from espnet3.checksums import Checksum
 from espnet3.errors import FileMissing, FormatError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.receipt_history import read_receipt_history
@@ -103,17 +103,17 @@ def _read(
     if found.later:
         missing = []
         names += [layout.result(*extent.file).rpartition("/")[2] for extent in found.later]
-        digest, n, size = hashlib.sha256(), 0, 0
+        checksum, n, size = Checksum(), 0, 0
         for position, line in enumerate(later_lines(store, found, items), first + found.reached):
             if line is None:
                 add_positions(missing, (position, position + 1))
                 continue
-            digest.update(line[0])
+            checksum.update(line[0])
             n, size, errors = n + 1, size + len(line[0]), errors + line[1]
         if n:
             scattered = ResultPart(
                 file=names[-1], first=found.reached, records=n, bytes=size,
-                checksum=f"sha256:{digest.hexdigest()}",
+                checksum=str(checksum),
             )  # fmt: skip
             parts, records = [*parts, scattered], records + n
     lines = _lines_of(store, found, items)

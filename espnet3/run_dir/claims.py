@@ -6,13 +6,12 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator
-from datetime import UTC, datetime
 
 from espnet3.errors import EspnetError, FileMissing, FormatError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.receipts import Receipts
 from espnet3.specs import layout
-from espnet3.specs.models import Claim, PartialReceipt, ProcessIdentity, RunSpec
+from espnet3.specs.models import NO_TIME, Claim, PartialReceipt, ProcessIdentity, RunSpec
 from espnet3.storage.base import Store
 
 _READERS = 8  # threads
@@ -67,7 +66,7 @@ def _nobodys(rank: int, generation: int, number: int) -> Claim:
         process=ProcessIdentity(host="", pid=1, started=0.0, user=""),
         task=None,
         job_id=None,
-        time=datetime.fromtimestamp(0, UTC),
+        time=NO_TIME,
     )
 
 

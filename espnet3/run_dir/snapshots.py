@@ -6,6 +6,7 @@ import atexit
 import os
 from collections.abc import Iterable, Iterator
 
+from espnet3.checksums import checksum
 from espnet3.errors import InvalidFile
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs import layout
@@ -13,7 +14,7 @@ from espnet3.specs.models import CodeRecord, RunSpec
 from espnet3.storage.base import IN_FLIGHT
 from espnet3.storage.local import LocalStore
 from espnet3.storage.tree import TreeFile, write_tree
-from espnet3.user_code.sources import checksum, with_code_at
+from espnet3.user_code.sources import with_code_at
 
 _MOST_LINKS = 1000  # in one folder
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
+from espnet3.checksums import Checksum
 from espnet3.errors import DamagedResult, FileMissing, InvalidFile
 from espnet3.run_dir.result_lines import MAX_LINE
 from espnet3.specs import layout
@@ -54,14 +54,14 @@ def open_verified(store: Store, rank: int, part: ResultPart) -> BinaryIO:
 
 def mismatch(beginning: Iterable[bytes], part: ResultPart) -> str | None:
     """In what a file's beginning is not what its receipt vouched for."""
-    digest, size, lines = hashlib.sha256(), 0, 0
+    found, size, lines = Checksum(), 0, 0
     for block in beginning:
-        digest.update(block)
+        found.update(block)
         size += len(block)
         lines += block.count(b"\n")
     if size < part.bytes:
         return f"has {counted(size, 'byte')}, but the receipt vouches for {part.bytes}"
-    if f"sha256:{digest.hexdigest()}" != part.checksum:
+    if str(found) != part.checksum:
         return "has changed since its receipt was written"
     if lines != part.records:
         return f"has {counted(lines, 'record')}, but the receipt vouches for {part.records}"
@@ -112,14 +112,14 @@ def _damage_in_written(store: Store, receipt: Receipt) -> Iterator[tuple[Written
 
 def difference(stream: BinaryIO, file: WrittenFile) -> str | None:
     """In what a file is not what was written; None where it is."""
-    digest, size = hashlib.sha256(), 0
+    found, size = Checksum(), 0
     for block in blocks(stream, file.bytes + 1):
-        digest.update(block)
+        found.update(block)
         size += len(block)
     if size != file.bytes:
         has = f"has {counted(size, 'byte')}" if size < file.bytes else "has more bytes"
         return f"{has}, but the receipt vouches for {file.bytes}"
-    if f"sha256:{digest.hexdigest()}" != file.checksum:
+    if str(found) != file.checksum:
         return "has changed since its receipt was written"
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import orjson
 from pydantic import Field, JsonValue, model_validator
 
+from espnet3.checksums import checksum
 from espnet3.errors import ItemsError
 from espnet3.specs.base import NestedModel
 from espnet3.specs.plain import MAX_DEPTH, JsonWalk, NotJson, numpy_plain
@@ -83,7 +83,7 @@ class ItemList(NestedModel):
 
     def digest(self) -> str:
         """A text that differs where the items differ."""
-        return "sha256:" + hashlib.sha256(orjson.dumps(self.values)).hexdigest()
+        return checksum(orjson.dumps(self.values))
 
 
 Items = Annotated[ItemRange | ItemList, Field(discriminator="kind")]

@@ -52,6 +52,8 @@ from espnet3.specs.sources import CodeRecord, SourceFile
 from espnet3.specs.submissions import CUT_SHORT, AcceptedJobs, Cancellation, Submission
 from espnet3.text import counted
 
+NO_TIME = datetime.fromtimestamp(0, UTC)  # of what is known to have been, but not when
+
 
 def now() -> datetime:
     """The time here, in UTC; times of two hosts are never compared, only shown."""

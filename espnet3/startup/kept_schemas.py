@@ -8,13 +8,13 @@ next worker takes them from there, and needs no pydantic. All other processes us
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import functools
 import importlib.util
 import os
 import pickle
 import sys
-import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from types import ModuleType
@@ -133,7 +133,7 @@ def keep(base: type[Any]) -> None:
 
 
 def _checksum(kept: bytes) -> bytes:
-    return zlib.crc32(kept).to_bytes(4, "big")
+    return binascii.crc32(kept).to_bytes(4, "big")
 
 
 def _as_the_source(path: str, flags: int) -> int:

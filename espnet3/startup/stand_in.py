@@ -2,18 +2,21 @@
 
 orjson imports dataclasses and uuid, to know such values when it sees them. dataclasses imports
 inspect, and with it ast and dis, for classes that are still to be made; uuid compiles nine patterns
-of platform's to ask for the system's name. Together that was a tenth of a worker's start.
+of platform's to ask for the system's name. Together that was a tenth of a worker's start. And
+pickle, and up to Python 3.11 datetime, define in Python what they then take from C in its place.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+_IN_C = {"datetime": "_datetime", "pickle": "_pickle"}
 
 
 @contextlib.contextmanager
@@ -49,13 +52,46 @@ def load_for_orjson() -> None:
     _import_without("platform", "uuid", system=lambda: os.uname().sysname)
 
 
+@contextlib.contextmanager
+def parts_in_c() -> Iterator[None]:
+    """While a block runs, modules of which a worker needs only what is in C are that alone.
+
+    Their classes are those of the whole modules, which they import once they are asked for more.
+    To be called while there is one thread.
+
+    Example:
+        >>> with parts_in_c():
+        ...     from datetime import datetime
+        >>> import datetime as whole
+        >>> whole.datetime is datetime
+        True
+    """
+    with contextlib.ExitStack() as stack:
+        for whole, part in _IN_C.items():
+            if whole not in sys.modules:
+                with contextlib.suppress(ImportError):  # not every Python has it
+                    known = vars(import_module(part))
+                    stack.enter_context(in_place(_that_knows(whole, known)))
+        yield
+
+
 def _import_without(unneeded: str, module: str, **known: Any) -> None:
-    """Import a module that gets another one only once it asks that for more than is known."""
+    """Import a module without another one of which it uses what is known."""
     if unneeded in sys.modules or module in sys.modules:
         return
-    stand_in = ModuleType(unneeded)
-    stand_in.__dict__.update(
-        known, __getattr__=lambda name: getattr(importlib.import_module(unneeded), name)
-    )
-    with in_place(stand_in):
-        importlib.import_module(module)
+    with in_place(_that_knows(unneeded, known)):
+        import_module(module)
+
+
+def _that_knows(name: str, known: Mapping[str, Any]) -> ModuleType:
+    """A module that gets another one of its name only once it is asked for more than is known."""
+    module = ModuleType(name)
+
+    def ask(key: str) -> Any:
+        whole = None if key.startswith("__") else import_module(name)
+        if whole is None or whole is module:  # which is still in its place
+            raise AttributeError(f"module {name!r} has no attribute {key!r}", name=key, obj=module)
+        return getattr(whole, key)
+
+    module.__dict__.update({**known, "__name__": name, "__getattr__": ask})
+    return module

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import stat
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO, NamedTuple
 
+from espnet3.checksums import Checksum
 from espnet3.errors import StoreError
 from espnet3.storage import permissions
 from espnet3.storage.base import IN_FLIGHT, Store, mapped
@@ -114,12 +114,12 @@ def measure(path: str) -> tuple[int, str]:
     Raises:
         StoreError: it cannot be read.
     """
-    digest, size = hashlib.sha256(), 0
+    found, size = Checksum(), 0
     with mapped(path), open(path, "rb", opener=permissions.regular) as file:
         while block := file.read(_BLOCK):
-            digest.update(block)
+            found.update(block)
             size += len(block)
-    return size, f"sha256:{digest.hexdigest()}"
+    return size, str(found)
 
 
 def has_beginnings(folder: str, sizes: Mapping[str, int]) -> bool:

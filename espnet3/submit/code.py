@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
+from espnet3.checksums import checksum
 from espnet3.errors import CodeChanged, FileTaken, UsageError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
@@ -22,7 +23,6 @@ from espnet3.submit.submitter import commit_of
 from espnet3.user_code.sources import (
     Source,
     below,
-    checksum,
     differing,
     loaded_sources,
     named,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from espnet3.checksums import checksum
 from espnet3.config.model import ParallelConfig
 from espnet3.errors import ClassError, ConfigError, PlanMismatch
 from espnet3.redaction import masked
@@ -31,7 +32,6 @@ from espnet3.submit.writers import describe_writers
 from espnet3.text import one_line
 from espnet3.user_code.parallel_section import PARALLEL, without_parallel
 from espnet3.user_code.references import refer_to, require_static_forward
-from espnet3.user_code.sources import checksum
 
 # Fields that older plans lack: they are part of a checksum where there is something in them.
 _LATER_FIELDS = frozenset({"assignments", "bounds", "weights"})

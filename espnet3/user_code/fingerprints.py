@@ -9,12 +9,12 @@ from __future__ import annotations
 import collections
 import enum
 import functools
-import hashlib
 import pickle
 from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from espnet3.checksums import Checksum
 from espnet3.specs.plain import is_omegaconf
 from espnet3.user_code.equality import fields_of
 
@@ -97,7 +97,7 @@ def fingerprint(value: Any, *, opened: bool = True, within: Any = None) -> Finge
             continue
         except Exception:  # noqa: BLE001 (looking runs the user's code)
             break
-        return Fingerprint(type(value), looker.hash.digest(), looker.objects[1:], opened)
+        return Fingerprint(type(value), looker.checksum.digest(), looker.objects[1:], opened)
     size = len(value) if isinstance(value, _CONTAINERS) else 0
     return Fingerprint(type(value), str(size).encode(), [value], opened)
 
@@ -115,7 +115,7 @@ class _Looker:
 
     def __init__(self, pickler: type[_Fast], opened: bool, within: Any) -> None:
         self.pickler, self.opened = pickler, opened
-        self.hash = hashlib.sha1(usedforsecurity=False)
+        self.checksum = Checksum()
         self.objects: list[Any] = [within]
         self.known: dict[int, int] = {id(within): 0}
         self.attributes, self.bytes, self.arrays, self.parts = _MOST, _BYTES, _ARRAYS, _SORTED
@@ -130,7 +130,7 @@ class _Looker:
         self.bytes -= len(data)
         if self.bytes < 0:
             raise _TooMuch
-        self.hash.update(data)
+        self.checksum.update(data)
 
     def parts_of(self, value: Any) -> Any:
         """What is written of a value that is not plain data."""
@@ -204,7 +204,7 @@ class _Looker:
         whole = value if value.flags.c_contiguous else value.T
         if value.nbytes <= self.arrays and whole.flags.c_contiguous:
             self.arrays -= value.nbytes
-            self.hash.update(memoryview(whole.reshape(-1).view("uint8")))
+            self.checksum.update(memoryview(whole.reshape(-1).view("uint8")))
             return repr(value.dtype), value.shape, whole is value
         step = max(1, value.size // _SAMPLE)
         return repr(value.dtype), value.shape, value.flat[::step].tobytes()

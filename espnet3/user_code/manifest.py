@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from espnet3.checksums import checksum
 from espnet3.errors import OutputError, UsageError
 from espnet3.specs.plain import is_omegaconf
 from espnet3.storage.permissions import make_folders, regular, replacing
 from espnet3.text import one_line
 from espnet3.user_code.instances import changed_attributes, record_of
 from espnet3.user_code.parallel_section import PARALLEL, without_parallel
-from espnet3.user_code.sources import checksum
 from espnet3.user_code.values import stored
 from espnet3.user_code.writers import is_folder_name
 

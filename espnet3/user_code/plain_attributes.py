@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
+from espnet3.checksums import checksum
 from espnet3.redaction import shown_value
 from espnet3.specs.plain import is_omegaconf
 from espnet3.user_code.instances import attributes_of, record_of
@@ -82,9 +82,9 @@ class _Walk:
         if len(self._within) > _MAX_DEPTH:
             return
         if type(value) in _PLAIN or isinstance(value, (Enum, PurePath)):
-            checksum = hashlib.sha256(f"{type(value)} {value!r}".encode(errors="replace"))
+            found = checksum(f"{type(value)} {value!r}".encode(errors="replace"))
             shown = shown_value(value, path)
-            self.found[path] = Held(checksum.hexdigest(), shown)
+            self.found[path] = Held(found, shown)
         elif not any(value is each for each in self._within):
             self._within.append(value)
             for key, inner in _inside(value):

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from espnet3.checksums import Checksum
 from espnet3.specs.base import NestedModel
 from espnet3.specs.models import Argument, ClassReference, CodeRecord, RunSpec, SourceFile
 from espnet3.storage import permissions
@@ -140,11 +140,6 @@ def read_whole(path: str) -> tuple[bytes, int]:
     return data, after.st_mode
 
 
-def checksum(data: bytes) -> str:
-    """As records have it."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
 def differing(record: CodeRecord) -> list[SourceFile]:
     """The recorded files that are not there any more as they were."""
     return [file for file in record.files if not _is_same(record.path_of(file), file)]
@@ -157,14 +152,14 @@ def _is_same(path: str, file: SourceFile) -> bool:
         try:
             if os.fstat(descriptor).st_size != file.size:
                 return False
-            found = hashlib.sha256()
+            found = Checksum()
             while data := os.read(descriptor, _BLOCK):
                 found.update(data)
         finally:
             os.close(descriptor)
     except OSError:
         return False
-    return file.sha256 == f"sha256:{found.hexdigest()}"
+    return file.sha256 == str(found)
 
 
 def named(record: CodeRecord, files: Sequence[SourceFile]) -> str:

@@ -3,6 +3,7 @@
 import gc
 import sys
 
+from espnet3.startup import stand_in
 from espnet3.worker import models
 
 
@@ -11,8 +12,10 @@ def start() -> int:
     # What is imported stays: looking through it for garbage, here and once more at the exit, would
     # cost a tenth of the start.
     gc.disable()
-    models.load()
-    from espnet3.worker.main import main, prepare_streams
+    with stand_in.parts_in_c():
+        models.load()
+        import espnet3.user_code.instances  # noqa: F401  # as the user's classes do, later
+        from espnet3.worker.main import main, prepare_streams
 
     gc.freeze()
     gc.enable()

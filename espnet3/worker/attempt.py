@@ -36,7 +36,7 @@ LARGE_ITEM = 1 << 16  # bytes
 _WITH_ITEM = ForwardFailed | UnserializableResult | TooManyErrors | WriterFailed
 WORKER_FAILED = "the worker failed: "  # begins a cause that is no exception of the user's code
 # Functions written in C, which might forget to raise, have other words before their names.
-_LOST = re.compile(r"<function .* returned NULL without setting an exception$", re.DOTALL)
+_LOST = r"(?s)<function .* returned NULL without setting an exception$"
 # Of addresses alone, for where a limit leaves none: nothing writes to it.
 _reserve = [bytes(1 << 22)]
 BEGAN = time.monotonic()  # of this process, nearly
@@ -157,7 +157,7 @@ def let_go(error: BaseException) -> BaseException:
         What the user's code raised; a MemoryError where Python has lost that.
     """
     # https://github.com/python/cpython/issues/131173: where there is no memory for a frame object.
-    if isinstance(error, SystemError) and _LOST.match(str(error)):
+    if isinstance(error, SystemError) and re.match(_LOST, str(error)):
         lost, error = error, MemoryError("which Python has lost")
         error.__cause__, error.__traceback__ = lost, lost.__traceback__
     chain, seen = [error], _behind(error)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
+from espnet3.checksums import Checksum
 from espnet3.errors import EspnetError
 from espnet3.specs import layout
 from espnet3.specs.models import ResultPart
@@ -73,7 +73,7 @@ class ResultWriter:
 
     def _begin_part(self, first: int) -> None:
         self._first, self._records, self._bytes = first, 0, 0
-        self._hash = hashlib.sha256()
+        self._checksum = Checksum()
         self._dirty = False
 
     def __enter__(self) -> Self:
@@ -179,7 +179,7 @@ class ResultWriter:
         del self._buffer[: len(data)]
         self._records += data.count(b"\n")  # JSON has none within a line
         self._bytes += len(data)
-        self._hash.update(data)
+        self._checksum.update(data)
         return data
 
     def _end_part(self, path: str) -> None:
@@ -189,7 +189,7 @@ class ResultWriter:
                 first=self._first,
                 records=self._records,
                 bytes=self._bytes,
-                checksum=f"sha256:{self._hash.hexdigest()}",
+                checksum=str(self._checksum),
             )
         )
         self._begin_part(self._first + self._records)

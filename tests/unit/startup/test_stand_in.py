@@ -1,4 +1,4 @@
-"""`dataclasses` without `inspect` and `uuid` without `platform`, for everybody else as ever."""
+"""What is imported without some of what it imports is, for everybody else, as ever."""
 
 from __future__ import annotations
 
@@ -56,3 +56,44 @@ def test_also_where_threads_are_the_first_to_make_dataclasses() -> None:
 def test_what_is_there_already_stays() -> None:
     code = "import inspect, sys\nfrom espnet3.startup import stand_in\nstand_in.load_for_orjson()\n"
     run(code + "import dataclasses\nassert sys.modules['inspect'] is dataclasses.inspect\n")
+
+
+IN_C = """
+import sys
+from espnet3.startup import stand_in
+with stand_in.parts_in_c():
+    import datetime as half_datetime, pickle as half_pickle
+    from datetime import UTC, datetime
+    assert sys.modules["pickle"] is half_pickle
+    for name in ("_Pickler", "__path__"):
+        assert not hasattr(half_pickle, name)
+assert "pickle" not in sys.modules
+"""
+
+
+def test_parts_in_c_are_parts_of_the_whole() -> None:
+    code = IN_C + (
+        "import datetime as whole, pickle\n"
+        "assert (whole.datetime, whole.UTC) == (datetime, UTC)\n"
+        "assert pickle is not half_pickle and pickle.Pickler is half_pickle.Pickler\n"
+        "assert pickle.loads(half_pickle.dumps(whole.datetime.now(UTC))).tzinfo is UTC\n"
+    )
+    run(code)
+
+
+def test_a_part_asks_the_whole_for_what_is_not_in_c() -> None:
+    code = IN_C + (
+        "assert half_pickle.HIGHEST_PROTOCOL == 5\n"
+        "import pickle\n"
+        "assert half_pickle._Pickler is pickle._Pickler\n"
+    )
+    run(code)
+
+
+def test_a_whole_that_is_there_already_stays() -> None:
+    code = (
+        "import pickle, sys\nfrom espnet3.startup import stand_in\n"
+        "with stand_in.parts_in_c():\n"
+        "    assert sys.modules['pickle'] is pickle\n"
+    )
+    run(code)

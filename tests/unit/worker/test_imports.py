@@ -61,7 +61,9 @@ except SystemExit as end:
 # What every worker once loaded, and none needs.
 SPARED = {
     "argparse",
+    "_hashlib",  # OpenSSL
     "base64",
+    "datetime",  # what is in C is enough
     "difflib",
     "email",
     "espnet3.config.model",
@@ -74,6 +76,7 @@ SPARED = {
     "ipaddress",
     "locale",
     "pathlib",
+    "pickle",  # as datetime
     "pkgutil",
     "platform",
     "pydantic",
