@@ -13,7 +13,7 @@ from pathlib import Path
 import espnet3.submit.jobqueue  # noqa: F401  # what `submit` imports when it is needed
 from benchmarks.measuring import Bench, Line, interleaved
 from benchmarks.submit import OPTIONS
-from benchmarks.work import NoEnv, Second
+from benchmarks.work import NoEnv, Sleep
 from espnet3.specs import layout
 from espnet3.submit import submit
 from tests.support.debian import install
@@ -33,13 +33,15 @@ def wait_for_files(folder: Path, count: int, seconds: float = 300.0) -> None:
         time.sleep(PAUSE)
 
 
-def compute_here(run_dir: str, n_shards: int, shards_per_job: int) -> dict[str, float]:
-    """Submit one item of one second per shard and wait for the last receipt."""
-    runner = Second(NoEnv({}))
+def compute_here(
+    run_dir: str, n_shards: int, seconds: float, shards_per_job: int
+) -> dict[str, float]:
+    """Submit one item per shard, each of that many seconds, and wait for the last receipt."""
+    runner = Sleep(NoEnv({}))
     shape = {"n_workers": N_CPUS, "n_shards": n_shards, "shards_per_job": shards_per_job}
     config = {"env": "slurm", **shape, "preflight": False, "options": OPTIONS}
     began = time.perf_counter()
-    asyncio.run(submit(runner, range(n_shards), run_dir=run_dir, parallel=config))
+    asyncio.run(submit(runner, [seconds] * n_shards, run_dir=run_dir, parallel=config))
     wait_for_files(Path(run_dir, layout.RECEIPTS), n_shards)
     return {"seconds": time.perf_counter() - began}
 
@@ -65,20 +67,23 @@ def makespan_64(bench: Bench) -> list[Line]:
     short shards. Bare: from `sbatch --array=0-63%16 --wrap 'sleep 1 && : > done/…'` to the last of
     those files. The same with Python in place of sleep (`python -c 'time.sleep(1)'`, nothing
     imported) tells what this host's cores let any Python program reach.
+
+    A start is computed, and Slurm's CPUs are pretended. Where the host has fewer cores than that,
+    the starts of a job for each shard wait for each other as on no cluster. There its limit is that
+    of items which are longer by as much: of eight seconds where two cores stand for sixteen.
     """
-    n_shards = 16 if bench.quick else 64
+    n_shards, stretch = (16, 1) if bench.quick else (64, max(1, N_CPUS // (os.cpu_count() or 1)))
     install(PROGRAMS)
     # A cluster of its own: the other one's queue is full of what waits.
     where = bench.new_folder()
     cluster = bench.keep(SlurmCluster(where / "slurm", cpus=N_CPUS))
     before = dict(bench.environ)
     bench.environ |= cluster.env
-    python = f"{sys.executable} -I -c 'import time; time.sleep(1)'"
 
-    def ours(shards_per_job: int) -> Callable[[], dict[str, float]]:
+    def ours(seconds: float, shards_per_job: int) -> Callable[[], dict[str, float]]:
         def measure() -> dict[str, float]:
             run_dir = str(bench.new_folder() / "run")
-            figures = bench.child(compute_here, run_dir, n_shards, shards_per_job)
+            figures = bench.child(compute_here, run_dir, n_shards, seconds, shards_per_job)
             cluster.wait_until_idle()
             return figures
 
@@ -93,17 +98,27 @@ def makespan_64(bench: Bench) -> list[Line]:
 
         return measure
 
+    python = bare(f"{sys.executable} -I -c 'import time; time.sleep(1)'")
     try:
-        sides = {"ours": ours(1), "packed": ours(PACKED), "peer": bare("sleep 1")}
-        found = interleaved(bench.runs(7), **sides, python=bare(python))
+        sides = {"ours": ours(1, 1), "packed": ours(1, PACKED), "peer": bare("sleep 1")}
+        found = interleaved(bench.runs(7), **sides, python=python)
+        if stretch > 1:
+            sides = {"long": ours(stretch, 1), "long peer": bare(f"sleep {stretch}")}
+            found |= interleaved(bench.runs(3), **sides)
     finally:
         bench.environ = before
     seconds = {side: figures["seconds"] for side, figures in found.items()}
-    work = f"{n_shards} one-second items as {n_shards} shards, {N_CPUS} at a time: makespan"
+    at_once = f"as {n_shards} shards, {N_CPUS} at a time: makespan"
+    work = f"{n_shards} one-second items {at_once}"
     packed = f"{work}, {PACKED} shards in a job"
     against = "a bare array of sleep 1"
-    return [
-        Line(work, seconds["ours"], "s", 1.25, against, seconds["peer"]),
+    lines = [
+        Line(work, seconds["ours"], "s", None if stretch > 1 else 1.25, against, seconds["peer"]),
         Line(work, seconds["ours"], "s", None, "a bare array of Python", seconds["python"]),
         Line(packed, seconds["packed"], "s", 1.25, against, seconds["peer"]),
     ]
+    if stretch > 1:
+        work = f"{n_shards} items of {stretch} seconds {at_once}"
+        against = f"a bare array of sleep {stretch}"
+        lines.append(Line(work, seconds["long"], "s", 1.25, against, seconds["long peer"]))
+    return lines

@@ -26,15 +26,6 @@ class Trivial(BaseRunner):
         return idx
 
 
-class Second(BaseRunner):
-    """Takes a second."""
-
-    @staticmethod
-    def forward(idx: int) -> int:
-        time.sleep(1)
-        return idx
-
-
 class Increment(BaseRunner):
     """What the synchronous mode and its peers compute."""
 
