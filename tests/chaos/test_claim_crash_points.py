@@ -58,7 +58,7 @@ def test_all_live(world: World, n_workers: int) -> None:
     ids=["alone", "owner", "helper", "both", "both, helper first", "split", "of a split", "all"],
 )  # fmt: skip
 def test_some_die(world: World, n_workers: int, mortal: list[int], step: int) -> None:
-    every = each(9 if world.objects else step)  # of objects there are few
+    every = each(19 if world.objects else step)  # of objects there are few
     n_claims = set()
 
     def require() -> None:
@@ -81,7 +81,7 @@ def test_some_die(world: World, n_workers: int, mortal: list[int], step: int) ->
 def test_power_fails_while_they_share(world: World, names: bool) -> None:
     """All die at once, and claims that nobody synced are lost, or hold nothing."""
     before = world.save()
-    for operation in range(20, 200, 3 * each(9)):
+    for operation in range(20, 200, 3 * each(19)):
         world.restore(before)
         with claimants(world) as them:
             for _ in range(2):

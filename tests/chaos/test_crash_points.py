@@ -88,7 +88,7 @@ def test_submitter_dies(world: World, monkeypatch: pytest.MonkeyPatch, whole: bo
         assert len(world.cluster.queued()) == N_SHARDS  # none is lost, and none there twice
         world.finish()
 
-    every = each(1 if world.objects else 3 if whole else 5)
+    every = each(3 if world.objects else 7 if whole else 11)
     points = crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=every)
     assert points > (20 if world.objects else 60)
     assert left > (5 if LONG else 1) or world.objects  # objects have no half-written files
@@ -97,7 +97,7 @@ def test_submitter_dies(world: World, monkeypatch: pytest.MonkeyPatch, whole: bo
 @pytest.mark.parametrize("prepared", [with_a_predecessor, resumed, repaired])
 def test_worker_dies(world: World, prepared: Callable[[World], None]) -> None:
     prepared(world)
-    every = each(7 if world.objects or prepared is repaired else 17)
+    every = each(15 if world.objects or prepared is repaired else 35)
     points = crash_everywhere(world, run_tasks(world), lambda process: world.finish(), every=every)
     assert points > (10 if world.objects else 30 if prepared is repaired else 140)
 
@@ -110,7 +110,7 @@ def test_resuming_process_dies(world: World) -> None:
         world,
         lambda process: world.run(world.resume, process),
         lambda process: world.finish(),
-        every=each(1 if world.objects else 3),
+        every=each(3 if world.objects else 7),
     )
     assert points > 20
 
@@ -121,7 +121,7 @@ def test_repairing_process_dies(world: World) -> None:
         world,
         lambda process: world.run(lambda: repair(world), process),
         lambda process: world.finish(lambda: repair(world)),
-        every=each(1 if world.objects else 3),
+        every=each(3 if world.objects else 7),
     )
     assert points > 20
 
@@ -150,12 +150,12 @@ def test_process_that_computes_failed_items_again_dies(world: World) -> None:
         world.finish(again)
 
     failed = world.save()
-    every = each(3 if world.objects else 5)
+    every = each(7 if world.objects else 11)
     points = crash_everywhere(world, lambda process: world.run(again, process), after, every=every)
     assert points > 20
     world.restore(failed)
     world.run(again)
-    every = each(7 if world.objects else 19)
+    every = each(15 if world.objects else 39)
     points = crash_everywhere(world, run_tasks(world), after, every=every)
     assert points > (10 if world.objects else 60)
 
@@ -206,7 +206,7 @@ def test_power_fails_while_submitting(world: World, names: bool) -> None:
         assert process.dead or Path(world.run_dir, layout.RUN).exists()
         world.finish()
 
-    every = each(7)
+    every = each(15)
     assert crash_everywhere(world, lambda p: world.run(world.submit, p), after, every=every) > 60
 
 
@@ -222,7 +222,7 @@ def test_power_fails_while_working(world: World, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=each(19)) > 130
+    assert crash_everywhere(world, run_tasks(world), after, every=each(39)) > 130
 
 
 @pytest.mark.parametrize("world", ["files"], indirect=True)
@@ -305,7 +305,7 @@ def test_local_supervisor_dies(world: World, monkeypatch: pytest.MonkeyPatch) ->
         world_module.calls.clear()
 
     try:
-        points = crash_everywhere(world, submit, after, every=each(3))
+        points = crash_everywhere(world, submit, after, every=each(7))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

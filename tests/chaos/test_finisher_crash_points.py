@@ -2,7 +2,8 @@
 
 Workers die too, so that there are waves. Nobody resumes: whatever happened, there is an end that
 says that all is done, the results are those of local mode, and no shard was ever in two live jobs.
-Of the crash points it is every fifth in CI, and all of them with ESPNET3_LONG_TESTS=1.
+Of the crash points it is every eleventh, and the first of each kind, in CI, and all of them with
+ESPNET3_LONG_TESTS=1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.support.mortal import Died, Process
 from tests.support.stand_in_cluster import StandInLauncher, Task
 from tests.support.world import N_SHARDS, World
 
-MANY = 1 if LONG else 5
+MANY = 1 if LONG else 11
 DEAD = TaskState("ended", "FAILED")
 
 

@@ -63,7 +63,7 @@ def test_worker_dies(world: WritersWorld) -> None:
         world.finish()
         left = max(left, len(world.unnamed_folders()))
 
-    every = each(7 if world.objects else 31)
+    every = each(15 if world.objects else 63)
     points = crash_everywhere(world, run_tasks(world), after, every=every)
     assert points > (60 if world.objects else 250)
     assert left == 2 or world.objects  # the predecessor's and that of the one that died
@@ -82,7 +82,7 @@ def test_power_fails_while_working(world: WritersWorld, names: bool) -> None:
         world.cut_power(names=names)
         assert world.collect() == world.expected
 
-    assert crash_everywhere(world, run_tasks(world), after, every=each(47)) > 250
+    assert crash_everywhere(world, run_tasks(world), after, every=each(95)) > 250
 
 
 def claiming(test: Callable[..., None]) -> Callable[..., None]:
@@ -131,7 +131,7 @@ def test_claimants_die(world: WritersWorld, mortal: list[int]) -> None:
         mortal,
         lambda deaths: play(world, 3, SOME, deaths, require),
         within=150,
-        every=each(17 if world.objects else 53),
+        every=each(35 if world.objects else 107),
     )
     assert points > (20 if world.objects else 100)
     assert taken_over

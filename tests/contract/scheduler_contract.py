@@ -54,6 +54,9 @@ Submit = Callable[..., Run]
 # What asks less of a dialect than others do, or the same again.
 WITHIN_OTHERS = frozenset({
     "test_packed_shards",
+    "test_one_task",
+    "test_queued_then_running_then_done",  # every run goes through these states
+    "test_awkward_names_of_run_directories",  # a script names them alike for all
     "test_arrays_of_the_sites_size",  # those that wait for each other are several, too
     "test_memory_and_time_alone_at_a_resume",  # more of both is asked for elsewhere
     "test_each_cause_is_met_by_what_helps",  # waves take the same ways as a resume
