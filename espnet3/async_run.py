@@ -221,10 +221,15 @@ class AsyncRun(KnownRun):
         return await cancel(self.run_dir, trust=self.trust)
 
     async def remove(
-        self, *, cancel: bool = False, everything: bool = False, force: bool = False
+        self,
+        *,
+        cancel: bool = False,
+        merged: bool = False,
+        everything: bool = False,
+        force: bool = False,
     ) -> Removed:
         """Remove the run's directory, unless it is alive; see `espnet3.submit.remove`."""
-        how = {"cancel": cancel, "everything": everything, "force": force}
+        how = {"cancel": cancel, "merged": merged, "everything": everything, "force": force}
         return await remove(self.run_dir, trust=self.trust, **how)
 
     async def logs(self, rank: int) -> list[str]:

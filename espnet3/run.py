@@ -189,10 +189,16 @@ class Run(KnownRun):
         return run_blocking(self._awaited.cancel())
 
     def remove(
-        self, *, cancel: bool = False, everything: bool = False, force: bool = False
+        self,
+        *,
+        cancel: bool = False,
+        merged: bool = False,
+        everything: bool = False,
+        force: bool = False,
     ) -> Removed:
         """Remove the run's directory, unless it is alive; see `espnet3.submit.remove`."""
-        return run_blocking(self._awaited.remove(cancel=cancel, everything=everything, force=force))
+        how = {"cancel": cancel, "merged": merged, "everything": everything, "force": force}
+        return run_blocking(self._awaited.remove(**how))
 
     def logs(self, rank: int) -> list[str]:
         """The log files of a shard; see `espnet3.collect.logs`."""

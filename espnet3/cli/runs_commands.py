@@ -71,10 +71,15 @@ def list_runs(folders: tuple[str, ...], ask: bool, depth: int, as_json: bool) ->
 @click.option("--cancel", is_flag=True, help="Cancel it first, and wait until nothing of it lives.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
+    "--merged",
+    is_flag=True,
+    help="Also what merged files may name: that to which split.N of its output folder lead.",
+)
+@click.option(
     "--all",
     "everything",
     is_flag=True,
-    help="Also files that are not the run's own, and what its output folder's split.N lead to.",
+    help="As --merged, and also files that are not the run's own.",
 )
 @click.option(
     "--force", is_flag=True, help="Also where no scheduler answers, to tell what is alive."
@@ -85,6 +90,7 @@ def remove(
     run_dir: str,
     cancel: bool,
     yes: bool,
+    merged: bool,
     everything: bool,
     force: bool,
     trust: Trust | None,
@@ -93,8 +99,9 @@ def remove(
     """Remove a run's directory, with its results.
 
     What is alive is not removed, nor files that are not the run's own, nor what the runner's own
-    hooks have written, once it is merged; what links in it lead to stays. RUN_DIR is the run's own
-    folder, and not one that it is in. Where it was cut short, the same call goes on.
+    hooks have written, once it is merged; what links in it lead to stays. In its output folder
+    merged files stay, and links into RUN_DIR go. RUN_DIR is the run's own folder, and not one that
+    it is in. Where it was cut short, the same call goes on.
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import show
@@ -102,19 +109,16 @@ def remove(
     from espnet3.submit.removal import require_removable
 
     run = Run(run_dir, trust=trust)
+    how = {"cancel": cancel, "merged": merged, "everything": everything, "force": force}
     if not yes:
-        words = run_blocking(
-            require_removable(
-                run.run_dir, cancel=cancel, everything=everything, force=force, trust=trust
-            )
-        )
+        words = run_blocking(require_removable(run.run_dir, trust=trust, **how))
         if not sys.stdin.isatty():
             raise UsageError(f"{words}; this is not a terminal: say --yes to remove it")
         show.say(words, err=True)
         if not click.confirm("Remove it?", err=True):
             return NOT_COMPLETE
     with show.waiting("removing"):
-        removed = run.remove(cancel=cancel, everything=everything, force=force)
+        removed = run.remove(**how)
     if as_json:
         show.json_document(
             {"run_dir": removed.run_dir, "files": removed.files, "cancelled": removed.cancelled}

@@ -79,20 +79,36 @@ def _outermost(path: str, own: OwnFiles) -> str:
     return next((folder for folder in above if not own(Entry(folder, "folder"))), path)
 
 
-def require_own(directory: RunDirectory, seen: Contents) -> None:
-    """Refuse to remove what is not the run's.
+def require_own(directory: RunDirectory, seen: Contents, output: str | None) -> None:
+    """Refuse to remove what is not the run's, or what merged files may name.
+
+    Args:
+        directory: the run directory.
+        seen: what it holds.
+        output: the output folder whose `split.N` lead there; None where it does not matter.
 
     Raises:
-        RunDirectoryError: names the first ones.
+        RunDirectoryError: names the first ones, the output folder, and what lifts no more than
+            this refusal.
     """
+    problems = []
     if seen.foreign:
         names = ", ".join(one_line(path, 200) for path in seen.foreign[:_SHOWN])
         more = len(seen.foreign) - _SHOWN
-        raise RunDirectoryError(
-            directory.root,
+        problems.append(
             f"holds what is not the run's: {names}{f' and {more} more' if more > 0 else ''}; "
-            "move it away, or say --all (everything=True) to remove it too",
+            "move it away"
         )
+    if output is not None:
+        problems.append(
+            f"holds what the shards of {one_line(output)} have written (its split.N lead "
+            "here), which files that were merged may name; copy what you need"
+        )
+    if problems:
+        said = "--all (everything=True)" if seen.foreign else "--merged (merged=True)"
+        them = "both" if len(problems) > 1 else "it"
+        both = ", and ".join(problems)
+        raise RunDirectoryError(directory.root, f"{both}, or say {said} to remove {them} too")
 
 
 def begin(directory: RunDirectory, run_id: str, known: int) -> None:

@@ -10,6 +10,7 @@ from espnet3.errors import EspnetError, OutputError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs.models import RunSpec, WritersSpec
 from espnet3.user_code.manifest import (
+    MANIFEST,
     Manifest,
     ManifestShard,
     read_manifest,
@@ -80,19 +81,66 @@ def output_that_links_to(directory: RunDirectory) -> str | None:
 
     What the runner's `merge` has made there may name files that only the run directory holds.
     """
+    return next((folder for folder in _outputs(directory) if _links_into(directory, folder)), None)
+
+
+def clear_output(directory: RunDirectory) -> None:
+    """Before a run is removed, remove what would lead nowhere: its `split.N`, and its manifest.
+
+    What `merge` has made stays, and so do copies of shards' folders, with the manifest, which says
+    that they are nobody's by then.
+
+    Raises:
+        OutputError: something cannot be removed.
+    """
+    for folder in _outputs(directory):
+        links = _links_into(directory, folder)
+        try:
+            for path in links:
+                _unlink(path)
+            named = _is_named(directory, folder, moved=bool(links))
+            if named and not _shard_folders(folder):
+                _unlink(os.path.join(folder, MANIFEST))
+        except OSError as error:
+            problem = f"cannot be removed ({error.strerror})"
+            raise OutputError(str(error.filename or folder), problem) from None
+
+
+def _outputs(directory: RunDirectory) -> list[str]:
+    """Where the output folder of a run may be; nowhere where it has none, or is none any more."""
     run = directory.run_if_there()
     if run is None or run.writers is None:
-        return None
-    root = os.path.realpath(directory.root)
+        return []
     # Where both were moved together, the run directory still lies in it.
-    for folder in dict.fromkeys((output_folder(run), os.path.dirname(root))):
-        names: list[str] = []
-        with contextlib.suppress(OutputError):  # who may not list it does not use it
-            names = shard_folders(folder)
-        links = filter(os.path.islink, (f"{folder}/{name}" for name in names))
-        if any(os.path.realpath(link).startswith(f"{root}/") for link in links):
-            return folder
-    return None
+    above = os.path.dirname(os.path.realpath(directory.root))
+    return [*dict.fromkeys((output_folder(run), above))]
+
+
+def _links_into(directory: RunDirectory, folder: str) -> list[str]:
+    """The shards' folders of an output folder that are links into a run directory."""
+    root = os.path.realpath(directory.root)
+    links = filter(os.path.islink, (f"{folder}/{name}" for name in _shard_folders(folder)))
+    return [link for link in links if os.path.realpath(link).startswith(f"{root}/")]
+
+
+def _is_named(directory: RunDirectory, folder: str, *, moved: bool) -> bool:
+    """Whether the manifest of an output folder is a run's; it names where that was once."""
+    there = None
+    with contextlib.suppress(OutputError):  # whatever it is, it is not the run's
+        there = read_manifest(Path(folder))
+    run_dir = None if there is None else there.run
+    return run_dir == directory.root or (moved and run_dir is not None)
+
+
+def _shard_folders(folder: str) -> list[str]:
+    with contextlib.suppress(OutputError):  # who may not list it does not use it
+        return shard_folders(folder)
+    return []
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _manifest(directory: RunDirectory, run: RunSpec) -> Manifest:

@@ -16,7 +16,7 @@ from espnet3.run_dir.finishers import ON_THIS_HOST, KnownFinisher
 from espnet3.run_dir.processes import is_alive
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.run_dir.trust import Trust
-from espnet3.run_dir.written import output_that_links_to
+from espnet3.run_dir.written import clear_output, output_that_links_to
 from espnet3.schedulers import get_scheduler
 from espnet3.specs import layout
 from espnet3.specs.models import RunSpec, WorkerState
@@ -48,20 +48,23 @@ async def remove(
     run_dir: str | os.PathLike[str],
     *,
     cancel: bool = False,
+    merged: bool = False,
     everything: bool = False,
     force: bool = False,
     trust: Trust | None = None,
 ) -> Removed:
     """Remove a run's directory, unless something of the run is alive.
 
-    What links lead to stays, and so do logs that the options sent elsewhere. Called again after it
-    was cut short, it goes on.
+    What links lead to stays, and so do logs that the options sent elsewhere. Of an output folder go
+    the links `split.N` that would lead nowhere, and the manifest; merged files stay. Called again
+    after it was cut short, it goes on.
 
     Args:
         run_dir: the run directory.
         cancel: cancel the run first, and wait until nothing of it is alive.
-        everything: also remove files that are not the run's own, and what the shards of an output
-            folder have written, whose links would lead nowhere.
+        merged: also remove what merged files may name: what the shards have written, where links in
+            the output folder lead to it.
+        everything: also remove that, and files that are not the run's own.
         force: also where the scheduler does not answer, so that nobody knows what is alive.
         trust: whose run directories are believed, as in the parallel config; what `set_parallel`
             set where unset.
@@ -71,6 +74,7 @@ async def remove(
             folder leads to, or something of it is alive; nothing was removed.
         Untrusted: others could have written it.
         SchedulerUnavailable: the scheduler does not answer; nothing was removed.
+        OutputError: something in the output folder cannot be removed; nothing else was.
         StoreError: something cannot be removed; what is left is no run any more.
 
     Example:
@@ -79,7 +83,7 @@ async def remove(
     """
     policy = chosen_policy(trust)
     directory = await asyncio.to_thread(_open, run_dir, policy)
-    await asyncio.to_thread(_contents, directory, everything=everything)
+    await asyncio.to_thread(_contents, directory, merged=merged, everything=everything)
     cancelled: list[str] = []
     run_id: str | None = None
     if not await asyncio.to_thread(removal.is_half_removed, directory):
@@ -91,6 +95,7 @@ async def remove(
             raise RunDirectoryError(directory.root, f"{found.alive}; cancel it first (--cancel)")
         run_id = found.run.run_id
         await asyncio.to_thread(removal.begin, directory, run_id, found.submissions)
+        await asyncio.to_thread(clear_output, directory)
     clear = partial(removal.clear, directory, run_id, everything=everything)
     return Removed(directory.root, await asyncio.to_thread(clear), cancelled)
 
@@ -99,6 +104,7 @@ async def require_removable(
     run_dir: str | os.PathLike[str],
     *,
     cancel: bool = False,
+    merged: bool = False,
     everything: bool = False,
     force: bool = False,
     trust: Trust | None = None,
@@ -113,7 +119,9 @@ async def require_removable(
     """
     policy = chosen_policy(trust)
     directory = await asyncio.to_thread(_open, run_dir, policy)
-    seen, output = await asyncio.to_thread(_contents, directory, everything=everything)
+    seen, output = await asyncio.to_thread(
+        _contents, directory, merged=merged, everything=everything
+    )
     words = f"{directory.root}: {counted(seen.files, 'file')}"
     if seen.foreign:
         words += f", with {', '.join(map(one_line, seen.foreign[:5]))} of your own"
@@ -140,23 +148,18 @@ def _open(run_dir: str | os.PathLike[str], policy: Trust | None) -> RunDirectory
     return directory
 
 
-def _contents(directory: RunDirectory, *, everything: bool) -> tuple[removal.Contents, str | None]:
+def _contents(
+    directory: RunDirectory, *, merged: bool, everything: bool
+) -> tuple[removal.Contents, str | None]:
     """What is there, and the output folder whose shards lie there.
 
     Raises:
-        RunDirectoryError: something of it is not the run's, or is another's to name, and
-            `everything` does not say that it goes as well.
+        RunDirectoryError: something of it is not the run's, or is another's to name, and nothing
+            says that it goes as well.
     """
     seen, output = removal.look(directory), output_that_links_to(directory)
     if not everything:
-        removal.require_own(directory, seen)
-        if output is not None:
-            problem = (
-                f"holds what the shards of {one_line(output)} have written (its split.N lead "
-                "here), which files that were merged may name; copy what you need, and say --all "
-                "(everything=True) to remove it too"
-            )
-            raise RunDirectoryError(directory.root, problem)
+        removal.require_own(directory, seen, None if merged else output)
     return seen, output
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -178,15 +179,15 @@ def test_a_folder_with_one_run_stands_for_it(tmp_path: Path) -> None:
         Run(folder).status()
 
 
-def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> None:
+def test_what_was_merged_is_not_removed_unless_that_is_said(tmp_path: Path) -> None:
     run = submitted(decoder(tmp_path))
     assert run.collect() == LINES
     wait_for(lambda: not processes_of(run), "a process lives on")
     out = tmp_path / "out/test_a"
     words = (
         f"{run.run_dir}: holds what the shards of {out} have written (its split.N lead here), "
-        "which files that were merged may name; copy what you need, and say --all "
-        "(everything=True) to remove it too"
+        "which files that were merged may name; copy what you need, or say --merged "
+        "(merged=True) to remove it too"
     )
     told = said("remove", run.run_dir, "--yes")
     assert (told.code, told.err) == (2, f"espnet3: {words}\n")
@@ -194,10 +195,57 @@ def test_what_was_merged_is_not_removed_unless_all_is_said(tmp_path: Path) -> No
         run.remove(cancel=True)
     assert str(refused.value) == words
     assert run.collect() == LINES
-    asked = run_blocking(require_removable(run.run_dir, everything=True))
+    asked = run_blocking(require_removable(run.run_dir, merged=True))
     assert f", with what the shards of {out} have written, 3 of 3 shards done" in asked
-    assert said("remove", run.run_dir, "--yes", "--all").code == 0
+    (Path(run.run_dir) / "notes.txt").touch()
+    foreign = f"{run.run_dir}: holds what is not the run's: notes.txt; move it away"
+    told = said("remove", run.run_dir, "--yes", "--merged")
+    ends = "or say --all (everything=True) to remove it too"
+    assert told.err == f"espnet3: {foreign}, {ends}\n"
+    told = said("remove", run.run_dir, "--yes")
+    assert told.err.startswith(f"espnet3: {foreign}, and holds what the shards of {out} have ")
+    assert told.err.endswith("or say --all (everything=True) to remove both too\n")
+    (Path(run.run_dir) / "notes.txt").unlink()
+    assert said("remove", run.run_dir, "--yes", "--merged").code == 0
     assert not Path(run.run_dir).exists()
+    assert sorted(path.name for path in out.iterdir()) == [".lock", *sorted(merged_files(out))]
+
+
+@pytest.mark.parametrize(("moved", "others"), [(False, False), (True, False), (False, True)])
+def test_a_run_that_goes_leaves_nothing_that_leads_nowhere(
+    tmp_path: Path, moved: bool, others: bool
+) -> None:
+    run = submitted(decoder(tmp_path))
+    assert run.collect() == LINES
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    if moved:
+        (tmp_path / "out").rename(tmp_path / "new")
+    out = tmp_path / ("new" if moved else "out") / "test_a"
+    if others:
+        (out / "split.7").symlink_to(tmp_path)
+    Run(out / "espnet3_run").remove(everything=True)
+    assert not (out / "espnet3_run").exists()
+    left = [path.name for path in (*out.glob("manifest.json"), *out.glob("split.*"))]
+    assert left == (["manifest.json", "split.7"] if others else [])
+
+
+def test_a_removal_that_cannot_clear_the_output_folder_goes_on_later(tmp_path: Path) -> None:
+    runner = decoder(tmp_path)
+    run = ended(submit_run(runner, range(3), parallel=THREE, run_dir=tmp_path / "run"))
+    run.collect()
+    wait_for(lambda: not processes_of(run), "a process lives on")
+    out = tmp_path / "out/test_a"
+    plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.getuid() == 0 else []
+    words = [*plain, sys.executable, "-m", "espnet3", "remove", run.run_dir, "--yes", "--merged"]
+    out.chmod(0o555)
+    told = subprocess.run(words, check=False, capture_output=True, text=True, cwd=ROOT)
+    out.chmod(0o755)
+    assert told.returncode == 2
+    assert re.fullmatch(rf"espnet3: {out}/split\.\d: cannot be removed \(.*\)\n", told.stderr)
+    assert run.status().done
+    run.remove(merged=True)
+    assert not (tmp_path / "run").exists()
+    assert [*out.glob("split.*"), *out.glob("manifest.json")] == []
 
 
 def test_merged_files_may_name_a_run_that_was_moved_with_them(tmp_path: Path) -> None:
@@ -214,6 +262,7 @@ def test_what_was_not_merged_is_removed_without_a_word(tmp_path: Path) -> None:
     wait_for(lambda: not processes_of(run), "a process lives on")
     run.remove()
     assert not Path(run.run_dir).exists()
+    assert [*Path(run.run_dir).parent.iterdir()] == []
 
 
 def test_any_value_comes_back(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ RUN = {
     "report": ["output"],
     "collect": ["output", "*partial", "*errors", "*patience"],
     "logs": ["rank"],
-    "remove": ["*cancel", "*everything", "*force"],
+    "remove": ["*cancel", "*merged", "*everything", "*force"],
     "resume": [
         "ranks",
         "*options",
