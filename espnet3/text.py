@@ -87,6 +87,27 @@ def counted(n: float, what: str, form: str = "") -> str:
     return f"{n:{form}} {plural(n, what)}"
 
 
+def failed_and_skipped(failed: int, skipped: int, of: int | None = None) -> list[str]:
+    """How many items failed, and how many were passed over; nothing of what there is none.
+
+    Args:
+        failed: how many failed.
+        skipped: how many were passed over.
+        of: how many items there are, where that is to be said.
+
+    Example:
+        >>> failed_and_skipped(8, 1, of=30), failed_and_skipped(0, 2)
+        (['8 of 30 items failed', '1 skipped'], ['2 items skipped'])
+    """
+    counts = [(n, what) for n, what in ((failed, "failed"), (skipped, "skipped")) if n]
+    words = [f"{n} {what}" for n, what in counts]
+    if counts:  # the first one says of what
+        n, what = counts[0]
+        items = counted(n, "item") if of is None else f"{n} of {counted(of, 'item')}"
+        words[0] = f"{items} {what}"
+    return words
+
+
 def duration(seconds: float) -> str:
     """A time that passes, in words: the two largest of its units, or seconds.
 

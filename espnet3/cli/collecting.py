@@ -127,8 +127,7 @@ def _as_json(value: Any) -> Any:
 def _show_merged(merged: Merged) -> None:
     value = _as_json(merged.value)
     show.say(f"merged {counted(merged.shards, 'shard')} into {one_line(merged.output, 10_000)}")
-    failed = [("failed items", str(merged.errors))] if merged.errors else []
-    show.lines([*failed, *_left_out(merged)])
+    show.lines([*_wrong(merged), *_left_out(merged)])
     if value not in (None, {}):
         show.json_document(value)
 
@@ -141,10 +140,15 @@ def _show(found: Collected, as_json: bool) -> None:
         [
             ("output", found.output),
             ("records", str(found.records)),
-            *([("failed items", str(found.errors))] if found.errors else []),
+            *_wrong(found),
             *_left_out(found),
         ]
     )
+
+
+def _wrong(found: Collected | Merged) -> list[tuple[str, str]]:
+    counts = {"failed items": found.errors - found.skipped, "skipped items": found.skipped}
+    return [(name, str(n)) for name, n in counts.items() if n]
 
 
 def _left_out(found: Collected | Merged) -> list[tuple[str, str]]:

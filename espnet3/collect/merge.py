@@ -33,9 +33,10 @@ class Collected:
         output: the file.
         records: how many lines.
         left_out: rank -> state and cause, for every shard of which `partial` left something out.
-        errors: how many lines are items that failed and were recorded.
+        errors: how many lines are items that failed and were recorded, or were passed over.
         missing: positions among the run's items of those that were left out, in order: each time
             that of the first one, and that after the last one.
+        skipped: how many of `errors` were passed over (`resume --skip`).
     """
 
     output: str
@@ -43,6 +44,7 @@ class Collected:
     left_out: dict[int, str]
     errors: int
     missing: list[tuple[int, int]]
+    skipped: int = 0
 
 
 @overload
@@ -215,6 +217,7 @@ def collected(vouched: Vouched, output: str) -> Collected:
         vouched.left_out,
         sum(shard.errors for shard in vouched.shards),
         vouched.missing,
+        vouched.skipped,
     )
 
 

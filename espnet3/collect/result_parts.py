@@ -33,6 +33,7 @@ class Vouched(NamedTuple):
 
     Where it may be partial, shards without a receipt are among `shards`, too, as far as they go;
     `left_out` and `missing` tell what they lack: rank -> state and cause, and positions in the run.
+    `skipped` of the recorded errors stand for items that were passed over.
     """
 
     store: Store
@@ -42,6 +43,7 @@ class Vouched(NamedTuple):
     missing: list[Positions]
     patience: float
     stop: threading.Event
+    skipped: int
 
     def open(self, shard: Shard, part: ResultPart) -> BinaryIO:
         """A verified part of a shard's results; lines that are scattered, as they are."""

@@ -134,23 +134,15 @@ class _Call(NamedTuple):
             shards = sorted([*shards, *unfinished], key=lambda shard: shard.rank)
         if run.results == "pickle":
             _require_trusted(directory, run, shards)
-        failed = [shard for shard in shards if shard.errors]
+        failed, skipped = [shard for shard in shards if shard.errors], 0
+        if failed:
+            skips = Skips.read(directory.submissions().known)
+            skipped = read_skipped(directory.store, failed, skips)
         if failed and self.errors == "raise":
-            raise _failed_items(directory, failed, merges=run.writers is not None)
-        return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop)
-
-
-def _failed_items(directory: RunDirectory, failed: Sequence[Shard], *, merges: bool) -> FailedItems:
-    """What is raised where items failed, or were passed over."""
-    ranks = Skips.read(directory.submissions().known).ranks
-    skipped = sum(
-        read_skipped(directory.store, shard.rank, shard.parts)
-        for shard in failed
-        if shard.rank in ranks
-    )
-    count = sum(shard.errors for shard in failed)
-    shards = [shard.rank for shard in failed]
-    return FailedItems(directory.root, count, shards, skipped, merges=merges)
+            count, ranks = sum(shard.errors for shard in failed), [shard.rank for shard in failed]
+            merges = run.writers is not None
+            raise FailedItems(directory.root, count, ranks, skipped, merges=merges)
+        return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop, skipped)
 
 
 def _require_trusted(directory: RunDirectory, run: RunSpec, shards: Sequence[Shard]) -> None:

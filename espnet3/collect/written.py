@@ -29,8 +29,9 @@ class Merged:
         shards: how many it was given.
         records: how many items these have.
         left_out: rank -> state and cause, for every shard that `partial` left out.
-        errors: how many of the items failed and were recorded.
+        errors: how many of the items failed and were recorded, or were passed over.
         missing: positions among the run's items of those that were left out, as in `Collected`.
+        skipped: how many of `errors` were passed over.
     """
 
     output: str
@@ -40,6 +41,7 @@ class Merged:
     left_out: dict[int, str]
     errors: int
     missing: list[tuple[int, int]]
+    skipped: int = 0
 
 
 async def merge_written(
@@ -85,4 +87,5 @@ async def merge_vouched(vouched: Vouched, trust: Trust | None, *, quiet: bool = 
         left_out=vouched.left_out,
         errors=sum(shard.errors for shard in vouched.shards),
         missing=vouched.missing,
+        skipped=vouched.skipped,
     )

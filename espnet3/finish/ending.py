@@ -38,6 +38,7 @@ class _Merged(NamedTuple):
     output: str | None = None
     records: int = 0
     errors: int = 0
+    skipped: int = 0
 
 
 async def bring_to_end(
@@ -76,6 +77,7 @@ async def bring_to_end(
         results=merged.output,
         records=merged.records,
         errors=merged.errors,
+        skipped=merged.skipped,
         n_shards=seen.run.world_size,
         n_done=len(seen.receipts),
         unfinished=_unfinished(seen, end.left),
@@ -104,7 +106,7 @@ async def _merge(directory: RunDirectory, output: str | None) -> _Merged:
             await asyncio.sleep(pause)
         else:
             break
-    return _Merged(found.output, found.records, found.errors)
+    return _Merged(found.output, found.records, found.errors, found.skipped)
 
 
 async def _collect(directory: RunDirectory, output: str | None) -> Collected | Merged:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import orjson
 
@@ -62,7 +62,34 @@ class Skips(NamedTuple):
         return min(errors, len(self.of(attempt, rank)))
 
 
-def read_skipped(store: Store, rank: int, parts: Iterable[ResultPart]) -> int:
+class _Vouched(Protocol):
+    """A receipt, whole or partial, or a shard without one."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def parts(self) -> Sequence[ResultPart]: ...
+    @property
+    def errors(self) -> int: ...
+
+
+def read_skipped(store: Store, shards: Iterable[_Vouched], skips: Skips) -> int:
+    """How many of the recorded errors of some shards stand for skipped items, as results tell it.
+
+    Args:
+        store: the run directory.
+        shards: their receipts, or what there is of them.
+        skips: of the run; only results of shards that it names are read.
+    """
+    ranks = skips.ranks
+    return sum(
+        _read(store, shard.rank, shard.parts)
+        for shard in shards
+        if shard.errors and shard.rank in ranks
+    )
+
+
+def _read(store: Store, rank: int, parts: Iterable[ResultPart]) -> int:
     """How many lines of some results stand for skipped items; none of what cannot be read."""
     found = 0
     for part in parts:

@@ -134,10 +134,13 @@ class Finished(PersistedModel):
     """The end of a run that finishes itself (`finished.json`).
 
     `number` counts such ends: somebody may resume the run after one. `results` is the collected
-    file. Of the shards that are not done, `unfinished` holds the first 1,000.
+    file. `skipped` of the `errors` stand for items that were passed over; None where version 1 does
+    not say it. Of the shards that are not done, `unfinished` holds the first 1,000.
     """
 
     title: ClassVar[str] = "finished"
+    version: ClassVar[int] = 2
+    schema_version: Literal[1, 2] = 2  # type: ignore[assignment]  # pydantic reads the nearest
 
     number: Generation
     finisher: Annotated[int, Field(ge=1)]
@@ -148,6 +151,7 @@ class Finished(PersistedModel):
     results: str | None = None
     records: Count = 0
     errors: Count = 0
+    skipped: Count | None = None
     n_shards: Annotated[int, Field(ge=1)]
     n_done: Count
     unfinished: list[UnfinishedShard] = []

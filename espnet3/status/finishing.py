@@ -14,7 +14,7 @@ from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
 from espnet3.specs.finishing import Finished, Finisher, QueuedFinisher, Wave
 from espnet3.specs.models import now
-from espnet3.text import counted
+from espnet3.text import counted, failed_and_skipped
 
 FinishState = Literal["waiting", "working", "done", "incomplete", "stopped", "gone"]
 # Seconds after which nobody of another host is believed to be queueing one any more.
@@ -114,10 +114,11 @@ def in_words(end: Finished) -> str:
         'done: 1000 results in /shared/decode/results.jsonl'
     """
     if end.outcome == "done":
-        failed = ""
-        if end.errors:  # of which nobody wrote down how many were skipped
-            failed = f", {counted(end.errors, 'failed or skipped item')} among them"
-        return f"done: {counted(end.records, 'result')} in {end.results}{failed}"
+        if end.skipped is None and end.errors:  # version 1 does not tell them apart
+            wrong = [f"{counted(end.errors, 'item')} failed or skipped"]
+        else:
+            wrong = failed_and_skipped(end.errors - (end.skipped or 0), end.skipped or 0)
+        return ", ".join([f"done: {counted(end.records, 'result')} in {end.results}", *wrong])
     done = f"{end.n_done} of {counted(end.n_shards, 'shard')} done"
     return f"{end.outcome}: {done}; {end.cause}"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 from espnet3.specs.models import Submission
 from espnet3.status.finishing import Finishing
-from espnet3.text import counted, duration, one_line, plural
+from espnet3.text import counted, duration, failed_and_skipped, one_line, plural
 
 State = Literal["pending", "queued", "running", "done", "failed", "interrupted", "lost"]
 STATES: tuple[State, ...] = (
@@ -260,12 +260,7 @@ class RunStatus:
 
     def items_in_words(self) -> list[str]:
         """What is wrong with items, as in `8 of 30 items failed`, `2 skipped`."""
-        found = []
-        if self.failed_items:
-            found.append(f"{self.failed_items} of {counted(self.n_items, 'item')} failed")
-        if self.skipped_items:
-            of_all = "" if found else f" of {counted(self.n_items, 'item')}"
-            found.append(f"{self.skipped_items}{of_all} skipped")
+        found = failed_and_skipped(self.failed_items, self.skipped_items, of=self.n_items)
         if bad := self.unreadable:
             shown = ", ".join(map(str, bad[:5])) + (" …" if len(bad) > 5 else "")
             receipts, shards = plural(len(bad), "receipt"), plural(len(bad), "shard")

@@ -21,7 +21,7 @@ from espnet3.run_dir.verification import find_damage, find_damage_in_written, pa
 from espnet3.specs import layout
 from espnet3.specs.models import PartialReceipt, Receipt, RunSpec, Withdrawal, now
 from espnet3.storage.retry import RetryPolicy
-from espnet3.text import counted, one_line
+from espnet3.text import failed_and_skipped, one_line
 
 WhichErrors = Literal["failed", "skipped"]  # the latter: both
 _READERS = 8  # threads; most of the time is spent waiting for the storage
@@ -114,15 +114,9 @@ def _failed(
     again: WhichErrors,
 ) -> WithdrawalCause | None:
     """Why the receipts of a shard are withdrawn, if any item of it is to be computed again."""
-    failed = skipped = 0
-    for receipt in receipts:
-        if receipt.errors and receipt.rank in skips.ranks:
-            skipped += read_skipped(directory.store, receipt.rank, receipt.parts)
-        failed += receipt.errors
-    failed -= skipped
-    words = [f"{counted(failed, 'item')} failed"] if failed else []
-    if skipped and again == "skipped":
-        words.append(f"{counted(skipped, 'item')} skipped")
+    failed = sum(receipt.errors for receipt in receipts)
+    skipped = read_skipped(directory.store, receipts, skips)
+    words = failed_and_skipped(failed - skipped, skipped if again == "skipped" else 0)
     return WithdrawalCause("failed-items", ", ".join(words), []) if words else None
 
 

@@ -206,6 +206,10 @@ def test_what_was_skipped_stays_so_where_failed_items_are_computed_again(
     assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 3 of 12 items failed, 1 skipped"
     said = espnet3("collect", espnet3.run_dir, code=1).stderr
     assert "3 items failed and were recorded, 1 item was skipped, in shards 1, 3" in said
+    collected = ("collect", espnet3.run_dir, "-o", "kept.jsonl", "--errors", "keep")
+    assert "failed items\t3\nskipped items\t1\n" in espnet3(*collected).stdout
+    document = espnet3.json(*collected)
+    assert (document["errors"], document["skipped"]) == (4, 1)
     (espnet3.folder / "mended").touch()
     told = espnet3.json("resume", espnet3.run_dir, "--items", "failed")
     assert (told["withdrawn"], told["stay_skipped"]) == (
@@ -227,6 +231,8 @@ def test_what_run_shard_passes_over_is_told_apart_too(espnet3: Project) -> None:
     (espnet3.folder / "mended").touch()
     espnet3("run-shard", espnet3.run_dir, "1")
     assert espnet3.watch(code=1)[-1] == "4 of 4 shards done, 1 of 12 items skipped"
+    over = espnet3("finish", espnet3.run_dir, code=1).stdout
+    assert over.endswith("results.jsonl, 1 item skipped\n")
 
 
 @pytest.mark.parametrize("schedule", ["static", "dynamic"])

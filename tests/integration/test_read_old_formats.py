@@ -35,6 +35,7 @@ RUNS = [
     FIXTURES / "v6" / "skipped",
 ]
 REMOVED = FIXTURES / "v6" / "removed"
+COUNTED = FIXTURES / "v7" / "counted"
 WRITTEN = FIXTURES / "v6" / "written"
 FORMAT_1 = RUNS[0]
 RESULTS = [{"text": text} for text in ("SO!", "IT!", "GOES!", "ÜNÏCÖDÉ!", "A B!", "C!")]
@@ -81,7 +82,7 @@ def model_of(path: str) -> type[models.PersistedModel]:
     "path",
     sorted(
         str(p.relative_to(FIXTURES))
-        for run in [*RUNS, REMOVED, WRITTEN]
+        for run in [*RUNS, REMOVED, WRITTEN, COUNTED]
         for p in run.rglob("*.json")
     ),
 )
@@ -241,6 +242,21 @@ def test_usage_stands_in_one_record_of_each_attempt() -> None:
     assert 14 * 0.6 <= sum(usage.forward for usage in found) < 20
     assert failed.memory_needed == failed.usage.peak_memory if failed.usage else False
     assert directory.submissions()[0][0].submission.usage
+
+
+@pytest.mark.parametrize(
+    ("folder", "version", "words"),
+    [
+        (RUNS[5], 1, "42 results in /shared/words/run/results.jsonl"),
+        (COUNTED, 2, "5 results in /shared/words/run/results.jsonl, 1 item failed, 1 skipped"),
+    ],
+)
+def test_an_end_of_every_version_is_told(folder: Path, version: int, words: str) -> None:
+    end = RunDirectory.open(folder).read(finishing.Finished, layout.finished(1))
+    assert end.schema_version == version
+    seen = espnet3.Run(folder).status().finishing
+    assert seen is not None
+    assert seen.words == f"done: {words}"
 
 
 def test_a_run_that_has_finished_itself_says_so() -> None:

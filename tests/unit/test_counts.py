@@ -8,8 +8,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 import espnet3
 from espnet3.errors import FailedItems, IncompleteRun
+from espnet3.run_dir.processes import this_process
+from espnet3.specs.finishing import Finished
+from espnet3.specs.models import now
+from espnet3.status.finishing import in_words
 
 PACKAGE = Path(espnet3.__file__).parent
 MANY = re.compile(
@@ -43,6 +49,27 @@ def test_one_shard_and_one_item() -> None:
     words = str(FailedItems("/r", 3, [3, 4], 1))
     assert "2 items failed and were recorded, 1 item was skipped, in shards 3, 4; " in words
     assert "to get them in their places, or compute them again" in words
+
+
+@pytest.mark.parametrize(
+    ("errors", "skipped", "words"),
+    [
+        (3, 1, ", 2 items failed, 1 skipped"),
+        (1, 1, ", 1 item skipped"),
+        (1, 0, ", 1 item failed"),
+        (0, 0, ""),
+        (2, None, ", 2 items failed or skipped"),  # of version 1, which does not tell
+        (0, None, ""),
+    ],
+)
+def test_an_end_tells_failed_items_from_skipped_ones(
+    errors: int, skipped: int | None, words: str
+) -> None:
+    end = Finished(
+        number=1, finisher=1, created=now(), by=this_process(), outcome="done", results="r.jsonl",
+        records=5, n_shards=2, n_done=2, errors=errors, skipped=skipped,
+    )  # fmt: skip
+    assert in_words(end) == f"done: 5 results in r.jsonl{words}"
 
 
 def test_what_a_merge_leaves_out_has_no_place() -> None:
