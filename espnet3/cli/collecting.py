@@ -14,7 +14,7 @@ from espnet3._blocking import run_blocking
 from espnet3.cli import show
 from espnet3.cli.options import DONE
 from espnet3.cli.record_output import print_records
-from espnet3.cli.several_runs import each_run, require_one, runs_of
+from espnet3.cli.several_runs import each_run, own_runs_of, require_one, runs_of
 from espnet3.cli.streams import require_stdout
 from espnet3.collect.merge import Collected
 from espnet3.collect.unfinished import positions_in_words
@@ -69,7 +69,7 @@ def collect_results(
     if _all_have_writers(run_dirs):
         if folder is not None or output is not None:
             raise UsageError(f"{run_dir}: {_MERGES}")
-        return _merge_each(run_dirs, as_json, trust, **how)
+        return _merge_each(own_runs_of(run_dir), as_json, trust, **how)
     require_one(run_dir, "collecting results")
     run_dir = run_dirs[0]
     to_stdout = folder is None and output in (None, STDOUT)

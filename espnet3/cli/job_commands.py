@@ -162,7 +162,7 @@ def resume(
             _show_submitted(result)
         return DONE, show.submitted_document(result)
 
-    return several_runs.each_run(several_runs.runs_of(run_dir), resume_one, as_json=as_json)
+    return several_runs.each_run(several_runs.own_runs_of(run_dir), resume_one, as_json=as_json)
 
 
 def _show_submitted(result: Submitted) -> None:
@@ -193,7 +193,7 @@ def finish(run_dir: str, now: bool, trust: Trust | None) -> int:
     """
     from espnet3.cli import several_runs, show
 
-    run_dirs = several_runs.runs_of(run_dir)
+    run_dirs = several_runs.own_runs_of(run_dir)
 
     def finish_one(each: str) -> tuple[int, None]:
         if len(run_dirs) > 1:
@@ -235,12 +235,13 @@ def _finish(run_dir: str, trust: Trust | None, *, now: bool) -> int:
 def cancel(run_dir: str, trust: Trust | None, as_json: bool) -> int:
     """Stop all jobs of a run, or of all runs in a folder.
 
-    What is finished is kept, and `resume` goes on from it.
+    What is finished is kept, and `resume` goes on from it. A run to which a link leads out of the
+    folder is left alone, here as by all that changes runs.
     """
     from espnet3.cli import several_runs, show
     from espnet3.run import Run
 
-    run_dirs = several_runs.runs_of(run_dir)
+    run_dirs = several_runs.own_runs_of(run_dir)
 
     def cancel_one(each: str) -> tuple[int, Any]:
         run = Run(each, trust=trust)
@@ -269,9 +270,9 @@ def run_shard(words: tuple[str, ...], item: str | None, trust: Trust | None) -> 
     """
     from espnet3.cli.arguments import spec_of
     from espnet3.cli.foreground import RUN_SHARD, Started, run_in_foreground
-    from espnet3.cli.several_runs import of_one_run
+    from espnet3.cli.several_runs import the_own_run_of
 
-    words = of_one_run(words)
+    words = (the_own_run_of(words[0]), *words[1:])
     options = [] if trust is None else ["--trust", trust]
     if item is not None and len(words) == 1 and not words[0].endswith(".json"):
         from espnet3.cli.item_log import found_item
@@ -315,11 +316,11 @@ def work(
     """
     from espnet3._blocking import run_blocking
     from espnet3.cli import joining, show
-    from espnet3.cli.several_runs import the_run_of
+    from espnet3.cli.several_runs import the_own_run_of
     from espnet3.worker import exit_codes
 
     environs = joining.gpu_environs() if per_gpu else [{}]
-    to_join = run_blocking(joining.joinable(the_run_of(run_dir), trust))
+    to_join = run_blocking(joining.joinable(the_own_run_of(run_dir), trust))
     words = [] if trust is None else ["--trust", trust]
     words += [] if max_shards is None else ["--max-shards", str(max_shards)]
     words += [] if duration is None else ["--seconds", str(duration)]

@@ -188,11 +188,10 @@ def report(run_dir: str, output: str | None) -> int:
 
     if output is not None:
         several_runs.require_one(run_dir, "-o")
-    run_dirs = several_runs.runs_of(run_dir)
     if output == "-":
         require_stdout("name a file with -o FILE")
         with show.waiting("reading the run"):
-            document = run_blocking(render(run_dirs[0]))
+            document = run_blocking(render(several_runs.the_run_of(run_dir)))
         sys.stdout.buffer.write(document)
         return DONE
 
@@ -202,7 +201,9 @@ def report(run_dir: str, output: str | None) -> int:
         show.lines([("report", file)])
         return DONE, None
 
-    return several_runs.each_run(run_dirs, write_one)
+    if output is not None:
+        return write_one(several_runs.the_run_of(run_dir))[0]
+    return several_runs.each_run(several_runs.own_runs_of(run_dir), write_one)  # beside each
 
 
 @click.command(cls=Command, section=Section.LOOK)
@@ -224,10 +225,10 @@ def logs(
     from espnet3.cli import show
     from espnet3.cli.arguments import shard_of
     from espnet3.cli.record_output import print_log
-    from espnet3.cli.several_runs import of_one_run
+    from espnet3.cli.several_runs import the_run_of
     from espnet3.run import Run
 
-    words = of_one_run(words)
+    words = (the_run_of(words[0]), *words[1:])
     if path and as_json:
         raise click.UsageError("--json prints the names of the logs already; leave out --path")
     if (raw or follow) and (path or as_json):

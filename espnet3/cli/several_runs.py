@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from espnet3.cli import show
 from espnet3.cli.options import DONE, NOT_COMPLETE
 from espnet3.errors import EspnetError, UsageError
-from espnet3.run_dir.finding import named, run_dirs_in
+from espnet3.run_dir.finding import named, run_dirs_in, stands_in
+from espnet3.text import one_line
 
 
 def runs_of(run_dir: str) -> list[str]:
@@ -16,15 +18,33 @@ def runs_of(run_dir: str) -> list[str]:
     return run_dirs_in(run_dir) or [run_dir]
 
 
+def own_runs_of(run_dir: str) -> list[str]:
+    """As `runs_of`, for a command that changes runs: none to which a link leads out of the folder.
+
+    Those are others' perhaps. It is said of each, but where there is no other one: whoever opens
+    the folder names them.
+    """
+    found = run_dirs_in(run_dir)
+    own = [each for each in found if stands_in(each, run_dir)]
+    for each in found if own else ():
+        if each not in own:
+            place = one_line(os.path.realpath(each), 10_000)
+            show.problem(f"{each}: leads to {place}, which is left alone; name it if it is meant")
+    return own or [run_dir]
+
+
 def the_run_of(run_dir: str) -> str:
     """The one run in a folder, else what was given: whoever opens it says what is wrong with it."""
-    found = runs_of(run_dir)
+    return _one_of(runs_of(run_dir), run_dir)
+
+
+def the_own_run_of(run_dir: str) -> str:
+    """As `the_run_of`, for a command that changes the run."""
+    return _one_of(own_runs_of(run_dir), run_dir)
+
+
+def _one_of(found: list[str], run_dir: str) -> str:
     return found[0] if len(found) == 1 else run_dir
-
-
-def of_one_run(words: Sequence[str]) -> tuple[str, ...]:
-    """The same words; a folder with one run in it, as the first of them, is that run then."""
-    return (the_run_of(words[0]), *words[1:])
 
 
 def require_one(run_dir: str, what: str) -> None:

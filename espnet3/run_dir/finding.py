@@ -103,6 +103,17 @@ def run_dirs_in(folder: str | os.PathLike[str]) -> list[str]:
     return sorted(by_place.values())
 
 
+def stands_in(run_dir: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether a run of those that are found in a folder lies there, and no link leads elsewhere.
+
+    Args:
+        run_dir: one of `run_dirs_in`.
+        folder: where it was looked for; it may be a link itself.
+    """
+    place = os.path.join(os.path.realpath(open_store(folder).root), "")
+    return os.path.realpath(run_dir).startswith(place)
+
+
 def named(run_dirs: Sequence[str]) -> str:
     """Run directories in words, for an error; the first of many.
 

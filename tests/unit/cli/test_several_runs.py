@@ -58,6 +58,48 @@ def test_a_bad_run_keeps_no_other_from_its_turn(out: Path, command: str) -> None
     assert [name for name in "ac" if f"{out}/{name}" in done.out] == ["a", "c"]
 
 
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A folder with two runs, and links to them and to those of somebody else."""
+    for name in ("out/a", "out/c/espnet3_run", "other/b", "other/d/espnet3_run"):
+        run_at(tmp_path / name)
+    folder = tmp_path / "link"
+    folder.symlink_to(tmp_path / "out")
+    for name, place in {"aa": "a", "b": "../other/b", "d": "../other/d"}.items():
+        (folder / name).symlink_to(place)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["cancel", "resume", "finish", "report"])
+def test_what_links_lead_to_elsewhere_is_not_changed(shared: Path, command: str) -> None:
+    other = shared.parent / "other"
+    before = {path: path.stat().st_mtime_ns for path in other.rglob("*")}
+    done = said(command, str(shared))
+    assert done.err.splitlines() == [
+        f"espnet3: {shared}/{name}: leads to {other}/{name}, which is left alone; name it if it is "
+        "meant"
+        for name in ("b", "d/espnet3_run")
+    ]
+    assert [name for name in "abcd" if f"{shared}/{name}" in done.out] == ["a", "c"]
+    assert {path: path.stat().st_mtime_ns for path in other.rglob("*")} == before
+    looked = said("status", str(shared))
+    assert [name for name in "abcd" if f"{shared}/{name}" in looked.out] == ["a", "b", "c", "d"]
+
+
+def test_a_run_elsewhere_stands_for_no_folder(tmp_path: Path) -> None:
+    run_at(tmp_path / "other/b")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b").symlink_to(tmp_path / "other/b")
+    one = f"{tmp_path}/out: is not a run directory, but holds one: {tmp_path}/out/b; name that one"
+    for words in (["cancel"], ["resume"], ["finish"], ["work"], ["report"], ["run-shard", "0"]):
+        done = said(words[0], f"{tmp_path}/out", *words[1:])
+        assert (done.code, done.err) == (2, f"espnet3: {one}\n"), words
+    assert said("status", f"{tmp_path}/out").code == 0
+    assert said("report", f"{tmp_path}/out", "-o", f"{tmp_path}/r.html").code == 0
+    for words in (["cancel"], ["resume"], ["report"]):
+        assert said(words[0], f"{tmp_path}/out/b").code == 0
+
+
 @pytest.mark.parametrize("command", ["cancel", "resume"])
 def test_a_program_is_told_of_those_that_had_their_turn(out: Path, command: str) -> None:
     done = said(command, str(out), "--json")
