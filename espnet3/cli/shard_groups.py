@@ -112,16 +112,16 @@ def next_steps(seen: RunStatus, groups: Iterable[Group]) -> list[str]:
         groups: of its shards that are not done.
     """
     collect = "collect", seen.run_dir, *(() if seen.merges else ("-o", "results.jsonl"))
-    if seen.finishing is not None and seen.finishing.state == "done":
-        return []
+    is_collected = seen.merged or (seen.finishing is not None and seen.finishing.state == "done")
     if seen.unreadable and not seen.live:
         return [command("resume", seen.run_dir, "--repair")]
     if seen.done:
         if seen.sound:
-            return [] if seen.live else [command(*collect)]
+            return [] if seen.live or is_collected else [command(*collect)]
         which = "failed" if seen.failed_items else "skipped"
         again = [command("resume", seen.run_dir, "--items", which)]
-        return [command(*collect, "--errors", "keep"), *([] if seen.live else again)]
+        kept = [] if is_collected else [command(*collect, "--errors", "keep")]
+        return [*kept, *([] if seen.live else again)]
     groups = list(groups)
     return [*_looks(seen, groups), *([] if seen.live else _resumption(seen, groups))]
 

@@ -38,6 +38,7 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "unreadable_receipts": seen.unreadable,
         "scheduler_problem": seen.scheduler_problem,
         "finishing": None if seen.finishing is None else seen.finishing._asdict(),
+        "merged": seen.merged,
         "changed_sources": seen.changed_sources,
         "shards": [_shard_document(seen, shard) for shard in seen.shards],
     }
@@ -83,6 +84,8 @@ def shard_counts(seen: RunStatus) -> list[tuple[str, str]]:
 def finishing_lines(seen: RunStatus) -> list[str]:
     """The waves of a run that finishes itself, and what comes next or came last."""
     found = seen.finishing
+    if seen.merged and (found is None or found.state != "done"):  # else that says where
+        return [f"merged into {one_line(seen.merged, 10_000)}"]
     return [] if found is None else [*map(one_line, (*found.waves, found.words))]
 
 

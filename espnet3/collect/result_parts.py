@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
@@ -33,7 +33,8 @@ class Vouched(NamedTuple):
 
     Where it may be partial, shards without a receipt are among `shards`, too, as far as they go;
     `left_out` and `missing` tell what they lack: rank -> state and cause, and positions in the run.
-    `skipped` of the recorded errors stand for items that were passed over.
+    `skipped` of the recorded errors stand for items that were passed over. `generations` is that of
+    each receipt, by rank.
     """
 
     store: Store
@@ -44,6 +45,7 @@ class Vouched(NamedTuple):
     patience: float
     stop: threading.Event
     skipped: int
+    generations: Mapping[int, int]
 
     def open(self, shard: Shard, part: ResultPart) -> BinaryIO:
         """A verified part of a shard's results; lines that are scattered, as they are."""

@@ -142,7 +142,9 @@ class _Call(NamedTuple):
             count, ranks = sum(shard.errors for shard in failed), [shard.rank for shard in failed]
             merges = run.writers is not None
             raise FailedItems(directory.root, count, ranks, skipped, merges=merges)
-        return Vouched(directory.store, run, shards, {}, [], self.patience, self.stop, skipped)
+        return Vouched(
+            directory.store, run, shards, {}, [], self.patience, self.stop, skipped, done
+        )
 
 
 def _require_trusted(directory: RunDirectory, run: RunSpec, shards: Sequence[Shard]) -> None:

@@ -16,7 +16,7 @@ from espnet3.config.current import chosen_policy
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.trust import Trust
 from espnet3.run_dir.verification import PATIENCE, stopping
-from espnet3.run_dir.written import output_folder
+from espnet3.run_dir.written import note_merged, output_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,9 @@ async def merge_vouched(vouched: Vouched, trust: Trust | None, *, quiet: bool = 
     run, directory = vouched.run, RunDirectory(vouched.store, chosen_policy(trust))
     with contextlib.ExitStack() as lock:
         folders = await asyncio.to_thread(lay_out, directory, vouched, lock)
+        await asyncio.to_thread(note_merged, directory, run, {})  # what it leaves may be half
         value = await merge_elsewhere(directory, run, folders, quiet=quiet)
+        await asyncio.to_thread(note_merged, directory, run, vouched.generations)
     return Merged(
         output=output_folder(run),
         value=value,

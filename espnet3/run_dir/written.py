@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from espnet3.checksums import checksum
 from espnet3.errors import EspnetError, OutputError
 from espnet3.run_dir.directory import RunDirectory
 from espnet3.specs.models import RunSpec, WritersSpec
@@ -74,6 +76,39 @@ def own_output(directory: RunDirectory, run: RunSpec) -> None:
     """
     if not require_own_output(directory, run):
         write_manifest(Path(output_folder(run)), _manifest(directory, run))
+
+
+def note_merged(directory: RunDirectory, run: RunSpec, generations: Mapping[int, int]) -> None:
+    """Note in the output folder which receipts were merged there, for who asks what is to do.
+
+    Args:
+        directory: the run directory.
+        run: its run.json.
+        generations: rank -> generation of the receipt; of no use unless these are all shards.
+    """
+    merged = _these(run, generations) if len(generations) == run.world_size else None
+    manifest = _manifest(directory, run).model_copy(update={"merged": merged})
+    with contextlib.suppress(OutputError):  # what was merged is no worse for that
+        write_manifest(Path(output_folder(run)), manifest)
+
+
+def merged_into(
+    directory: RunDirectory, run: RunSpec, generations: Mapping[int, int]
+) -> str | None:
+    """The output folder that some receipts were merged into; None where others were, or none."""
+    these = _these(run, generations)
+    for folder in _outputs(directory):
+        there = None
+        with contextlib.suppress(OutputError):
+            there = read_manifest(Path(folder))
+        if there is not None and there.merged == these:
+            return folder
+    return None
+
+
+def _these(run: RunSpec, generations: Mapping[int, int]) -> str:
+    words = (f"{rank}.{generation}" for rank, generation in sorted(generations.items()))
+    return checksum(" ".join((run.run_id, *words)).encode())
 
 
 def output_that_links_to(directory: RunDirectory) -> str | None:

@@ -305,11 +305,16 @@ def _conclusion(
     if first.ending is not None:
         answered = answers.finisher is not None
         end = finishing(first.ending, answers.finisher, answered=answered)
+    merged = None
+    if run.writers is not None and len(last.done) == run.world_size:
+        from espnet3.run_dir.written import merged_into  # which few runs need
+
+        merged = merged_into(directory, run, last.done)
     status = RunStatus(
         directory.root, states, answers.problem, run.n_items, counts.failed, end,
         progress=counts.progress, skipped=counts.skipped,
         submissions={known.submission.number: known.submission for known in submissions},
-        merges=run.writers is not None,
+        merges=run.writers is not None, merged=merged,
     )  # fmt: skip
     found = dict(answers.found)
     return Observation(

@@ -199,6 +199,8 @@ class RunStatus:
             looked for where a shard is not done.
         progress: how many items are done, and how fast that goes.
         merges: whether its runner writes its results itself, so that `collect` calls its `merge`.
+        merged: the output folder that `merge` has made of all shards, as they are; None where it
+            has not, or nobody knows.
     """
 
     run_dir: str
@@ -212,6 +214,7 @@ class RunStatus:
     skipped: Mapping[int, int] = field(default_factory=dict)
     submissions: Mapping[int, Submission] = field(default_factory=dict, compare=False)
     merges: bool = False
+    merged: str | None = None
 
     def __repr__(self) -> str:
         # asyncio.run of Python 3.11 makes the repr of what it returns, and throws it away.

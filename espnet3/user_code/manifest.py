@@ -44,6 +44,7 @@ class Manifest(BaseModel):
         fingerprint: what runner and provider were made of: a name and a checksum for each part;
             empty where ESPnet3 itself wrote the file.
         run: the run directory, where a run writes the shards; None in local and synchronous mode.
+        merged: which receipts of that run were merged last, all of them; None where none were.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
@@ -54,6 +55,7 @@ class Manifest(BaseModel):
     shards: list[ManifestShard]
     fingerprint: dict[str, str] = {}
     run: str | None = None
+    merged: str | None = None
 
 
 def output_root(output_dir: str | os.PathLike[str], shard_subdir: str) -> Path:
@@ -114,8 +116,7 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     fields = {name: getattr(manifest, name) for name in ("version", "output_dir", "shard_subdir")}
     fields["shards"] = [{"shard_id": s.shard_id, "items": s.items} for s in manifest.shards]
     fields["fingerprint"] = manifest.fingerprint
-    if manifest.run is not None:
-        fields["run"] = manifest.run
+    fields |= manifest.model_dump(include={"run", "merged"}, exclude_none=True)
     path = os.fspath(root / MANIFEST)
     try:
         make_folders(os.fspath(root))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from espnet3._blocking import run_blocking
+from espnet3.cli.shard_groups import next_steps
 from espnet3.collect import PartialResults
 from espnet3.errors import (
     ConfigError,
@@ -147,8 +148,10 @@ def test_several_test_sets_have_one_output(tmp_path: Path) -> None:
         f"is not a run directory, but holds runs: name one of {runs[0].run_dir}, {runs[1].run_dir}"
     )
     whole = "3 of 3 shards done"
-    watched = said("watch", out)
-    assert watched.out.splitlines() == [runs[0].run_dir, whole, runs[1].run_dir, whole]
+    watched = said("watch", out).out.splitlines()
+    assert [line for line in watched if not line.startswith("merged into ")] == [
+        runs[0].run_dir, whole, runs[1].run_dir, whole,
+    ]  # fmt: skip
     reports = [f"{run.run_dir}.report.html" for run in runs]
     assert said("report", out).out.splitlines() == [f"report\t{file}" for file in reports]
     assert all(map(os.path.isfile, reports))
@@ -209,6 +212,32 @@ def test_what_was_merged_is_not_removed_unless_that_is_said(tmp_path: Path) -> N
     assert said("remove", run.run_dir, "--yes", "--merged").code == 0
     assert not Path(run.run_dir).exists()
     assert sorted(path.name for path in out.iterdir()) == [".lock", *sorted(merged_files(out))]
+
+
+def test_a_status_says_what_was_merged_and_no_more_to_collect_it(tmp_path: Path) -> None:
+    run = submitted(Decode(Study({"folder": str(tmp_path)}), output_dir=tmp_path / "out"))
+    wait_for(lambda: not processes_of(run), "a process lives on")
+
+    def told() -> tuple[str | None, list[str], list[str]]:
+        seen = run.status()
+        assert json.loads(said("status", run.run_dir, "--json").out)["merged"] == seen.merged
+        lines = said("status", run.run_dir).out.splitlines()
+        assert lines.pop(0) == "3 of 3 shards done"
+        return seen.merged, lines, next_steps(seen, [])
+
+    to_collect: tuple[None, list[str], list[str]] = (None, [], [f"espnet3 collect {run.run_dir}"])
+    assert told() == to_collect
+    run.collect()
+    assert told() == (f"{tmp_path}/out", [f"merged into {tmp_path}/out"], [])
+    [folder] = Path(run.run_dir, layout.WRITTEN).glob("000001.*")
+    (folder / "encoded/utt004.npy").write_bytes(b"torn")
+    assert run.resume(repair=True, patience=0).ranks == [1]
+    ended(run)
+    assert told() == to_collect
+    run.collect()
+    (tmp_path / "out").rename(tmp_path / "moved")
+    run = Run(tmp_path / "moved/espnet3_run")
+    assert told() == (f"{tmp_path}/moved", [f"merged into {tmp_path}/moved"], [])
 
 
 @pytest.mark.parametrize(("moved", "others"), [(False, False), (True, False), (False, True)])
@@ -329,6 +358,7 @@ def test_what_merge_raises_is_told(
     with pytest.raises(WriterFailed, match=f"^{words}$") as failed:
         run.collect()
     assert failed.value.hook == "merge"
+    assert run.status().merged is None
     out, err = capfd.readouterr()
     assert out == "merging 3\n"
     assert ("in merge\n" in err) is (deed in ("raise", "exit"))

@@ -151,6 +151,9 @@ def test_what_to_type_where_items_failed_or_more_is_known() -> None:
     assert steps(done) == [keep, f"{AGAIN} --items failed"]
     assert steps(replace(done, failed={}, skipped={0: 2})) == [keep, f"{AGAIN} --items skipped"]
     assert steps(replace(done, failed={0: None})) == [f"{AGAIN} --repair"]
-    assert steps(replace(done, finishing=Finishing("done", "done: …"))) == []
+    for over in ({"finishing": Finishing("done", "done: …")}, {"merges": True, "merged": "/out"}):
+        assert steps(replace(done, **over)) == [f"{AGAIN} --items failed"]
+        assert steps(replace(done, failed={}, **over)) == []
+        assert steps(replace(done, failed={0: None}, **over)) == [f"{AGAIN} --repair"]
     mended = status(("failed", "x", "error"), changed_sources=["a.py"])
     assert steps(mended) == [*LOOK, f"{AGAIN} --code current"]

@@ -41,7 +41,7 @@ def made(**config: Any) -> dict[str, str]:
     return made_from(Decode(Study(config)))
 
 
-@pytest.mark.parametrize("name", ["espnet3", "first"])
+@pytest.mark.parametrize("name", ["espnet3", "first", "merged"])
 def test_manifests_once_written_are_read(tmp_path: Path, name: str) -> None:
     """And what was made of the same plan is the same: a fingerprint holds for ever."""
     shutil.copy(FIXTURES / f"{name}.json", tmp_path / "manifest.json")
@@ -55,7 +55,7 @@ def test_manifests_once_written_are_read(tmp_path: Path, name: str) -> None:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) is None
-    one = manifest(fingerprint=made(folder="a"), run="s3://bucket/run")
+    one = manifest(fingerprint=made(folder="a"), run="s3://bucket/run", merged="sha256:5")
     write_manifest(tmp_path / "new" / "folder", one)
     assert read_manifest(tmp_path / "new" / "folder") == one
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["manifest.json"]
