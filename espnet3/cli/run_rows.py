@@ -16,6 +16,7 @@ from espnet3.text import one_line, visible
 
 _HEADERS = ("state", "items", "age", "size", "run")
 _LEFT = ("<", ">", ">", ">", "<")
+_LEAST_PROBLEM = 12  # cells, of which two are in front of it; fewer say nothing
 _FEWEST = 10  # rows on a terminal, however low it is
 _COLOURS = {"done": "green", "running": "cyan", "queued": "yellow", "unreadable": "red"}
 _COLOURS |= {"failed": "red", "lost": "magenta", "interrupted": "yellow"}
@@ -74,6 +75,8 @@ def show_runs(runs: Sequence[ListedRun]) -> None:
 def table(runs: Sequence[ListedRun], width: int, most: int) -> list[str]:
     """The lines of a table in which none takes a second line; a long path loses its beginning.
 
+    What is wrong with a run has the room that its path leaves.
+
     Args:
         runs: in their order.
         width: of the terminal.
@@ -86,7 +89,7 @@ def table(runs: Sequence[ListedRun], width: int, most: int) -> list[str]:
     room = max(10, width - sum(widths[:-1]) - 2 * (len(widths) - 1))
     lines = [click.style(_line(_HEADERS, widths, room), dim=True)]
     for run, row in zip(runs, rows, strict=False):
-        text = _line(row, widths, room)
+        text = _line(row, widths, room, _problem(run))
         colour = _COLOURS.get(run.state)
         state = click.style(text[: widths[0]], fg=colour) if colour else text[: widths[0]]
         lines.append(state + text[widths[0] :])
@@ -97,9 +100,11 @@ def table(runs: Sequence[ListedRun], width: int, most: int) -> list[str]:
     return lines
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], room: int) -> str:
+def _line(cells: Sequence[str], widths: Sequence[int], room: int, problem: str = "") -> str:
     pairs = zip(cells[:-1], widths, _LEFT, strict=False)
     last = cells[-1] if len(cells[-1]) <= room else f"…{cells[-1][1 - room :]}"
+    if problem and len(last) + _LEAST_PROBLEM <= room:
+        last = one_line(f"{last}: {problem}", room)
     return "  ".join([*(f"{cell:{side}{width}}" for cell, width, side in pairs), last])
 
 
@@ -108,11 +113,14 @@ def _cells(run: ListedRun, now: datetime, here: str) -> tuple[str, ...]:
     if path.startswith(f"{here}/"):
         path = os.path.relpath(path, here)
     shown = visible(one_line(path, 10_000))
-    if run.problem:
-        shown = f"{shown}: {visible(one_line(run.problem, 200))}"
     items = f"{run.items_done} of {run.n_items}" if run.n_items else "-"
     age = "-" if run.created is None else age_in_words((now - run.created).total_seconds())
     return run.state, items, age, size_in_words(run.size, is_whole=run.size_is_whole), shown
+
+
+def _problem(run: ListedRun) -> str:
+    """What is wrong with a run, whose path stands before it already."""
+    return one_line(run.problem, 10_000).removeprefix(run.run_dir).lstrip("/: ")
 
 
 def age_in_words(seconds: float) -> str:

@@ -29,6 +29,23 @@ def test_no_row_is_wider_than_the_terminal(width: int) -> None:
     assert lines[2].endswith("deep/last")
 
 
+@pytest.mark.parametrize("problem", ["no JSON: {}/x: is torn " * 9, "{}/run.json: is torn " * 9])
+@pytest.mark.parametrize(
+    "name", ["decode", "a-rather-long-name-of-a-run-42", "deep/" * 30 + "last"]
+)
+def test_the_path_of_a_run_that_cannot_be_read_stays(problem: str, name: str) -> None:
+    run_dir = f"/shared/{name}"
+    run = ListedRun(run_dir, "unreadable", problem.replace("{}", run_dir))
+    [_, line] = [click.unstyle(line) for line in table([run], 80, 20)]
+    assert len(line) <= 80
+    if len(name) > 20:  # that leaves no room for words
+        assert line.endswith("deep/last" if len(name) > 80 else f"  {run_dir}")
+    else:
+        assert f"  {run_dir}: {'run.json' if 'run.json' in problem else 'no JSON'}" in line
+        assert line.endswith("…")
+    assert f"{name}: " in click.unstyle(table([run], 300, 20)[1])
+
+
 def test_words(capsys: pytest.CaptureFixture[str]) -> None:
     [_, done, *_, large] = [click.unstyle(line) for line in table(RUNS, 200, 20)]
     assert done.split() == ["done", "1000", "of", "1000", "5", "h", "123.5", "MB", RUNS[0].run_dir]
