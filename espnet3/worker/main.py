@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -161,11 +162,21 @@ def prepare_streams() -> None:
 def log_to_stderr() -> None:
     """Send espnet3's own log, and no other, to standard error: the job's log file."""
     handler = _JobLog()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    handler.setFormatter(_Zoned("%(asctime)s %(name)s: %(message)s"))
     logger = logging.getLogger("espnet3")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Zoned(logging.Formatter):
+    """Says in which zone a time is: records have theirs in UTC, and nodes may be anywhere."""
+
+    def formatTime(  # noqa: N802 (logging's name)
+        self, record: logging.LogRecord, datefmt: str | None = None
+    ) -> str:
+        zone = time.strftime("%z", time.localtime(record.created))
+        return f"{super().formatTime(record, datefmt)}{zone}"
 
 
 class _JobLog(logging.StreamHandler[TextIO]):

@@ -204,7 +204,7 @@ class _Tasks:
 
     def _log(self, words: str, task: int | None = None) -> None:
         """Say something in a task's log or in one of the supervisor's own, if that can be done."""
-        line = f"{now():%Y-%m-%d %H:%M:%S} {SUPERVISOR}: {one_line(scrubbed(words))}\n"
+        line = f"{now():%Y-%m-%d %H:%M:%S%z} {SUPERVISOR}: {one_line(scrubbed(words))}\n"
         with contextlib.suppress(OSError), self._spare.room():
             path = self._path_of_log(task)
             with open(path, "ab", opener=opener) as log:

@@ -127,6 +127,7 @@ def test_a_worker_that_a_signal_kills(tmp_path: Path, name: str, state: str, wor
     ended(run)
     number = int(signal.Signals[name])
     assert _said(run).endswith(f" task 1 was killed by signal {number} ({name})\n")
+    assert _said(run).split()[1].endswith("+0000")  # the zone of its time
     assert run.resume().ranks == [1]
     ended(run)
     assert run.collect() == locally(tmp_path, 3)
