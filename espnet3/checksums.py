@@ -33,11 +33,11 @@ class Checksum:
             if self._size <= _SMALL:
                 self._first.append(bytes(data))
                 return
-            self._begin("hashlib", *_BUILT_IN)
+            self._begin(_OPENSSL, *_BUILT_IN)
         self._hash.update(data)
 
-    def _begin(self, *modules: str) -> None:
-        self._hash = _sha256_of(*modules)()
+    def _begin(self, *places: tuple[str, str]) -> None:
+        self._hash = _sha256_of(*places)()
         for data in self._first:
             self._hash.update(data)
         self._first.clear()
@@ -45,7 +45,7 @@ class Checksum:
     def digest(self) -> bytes:
         """The checksum itself, of 32 bytes."""
         if self._hash is None:
-            self._begin(*_BUILT_IN, "hashlib")
+            self._begin(*_BUILT_IN, _OPENSSL)
         digest: bytes = self._hash.digest()
         return digest
 
@@ -53,17 +53,20 @@ class Checksum:
         return f"sha256:{self.digest().hex()}"
 
 
-_BUILT_IN = ("_sha2", "_sha256")  # of Python 3.12 and later, and of 3.11
+# By the names of what is in C: a `hashlib` may be the user's own by the time it is imported.
+_OPENSSL = ("_hashlib", "openssl_sha256")
+_BUILT_IN = (("_sha2", "sha256"), ("_sha256", "sha256"))  # of Python 3.12 and later, and of 3.11
 
 
-def _sha256_of(*modules: str) -> Any:
+def _sha256_of(*places: tuple[str, str]) -> Any:
     """SHA-256 of the first of some modules that can be imported, now."""
-    for module in modules[:-1]:
+    for module, name in places[:-1]:
         try:
-            return importlib.import_module(module).sha256
+            return getattr(importlib.import_module(module), name)
         except (ImportError, OSError):  # it is not there, or no file can be opened
             continue
-    return importlib.import_module(modules[-1]).sha256
+    module, name = places[-1]
+    return getattr(importlib.import_module(module), name)
 
 
 def checksum(data: bytes) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +52,7 @@ def test_what_changes_behind_a_view_does_not_count() -> None:
     assert str(found) == expected(b"before")
 
 
-@pytest.mark.parametrize("missing", [{"_sha2", "_sha256"}, {"hashlib"}])
+@pytest.mark.parametrize("missing", [{"_sha2", "_sha256"}, {"_hashlib"}])
 @pytest.mark.parametrize("error", [ImportError("no"), OSError(errno.EMFILE, "too many")])
 def test_without_one_of_its_modules(
     monkeypatch: pytest.MonkeyPatch, missing: set[str], error: Exception
@@ -65,3 +68,17 @@ def test_without_one_of_its_modules(
     monkeypatch.setattr(importlib, "import_module", refusing)
     for size in (3, 1 << 17):
         assert checksum(bytes(size)) == expected(bytes(size))
+
+
+@pytest.mark.parametrize("size", [3, 1 << 17])
+def test_a_module_of_the_users_that_is_called_as_pythons_own_is_not_asked(
+    tmp_path: Path, size: int
+) -> None:
+    (tmp_path / "hashlib.py").write_text("def sha256(data=b''):\n    raise SystemExit('wrong')\n")
+    code = (
+        "import sys\nfrom espnet3.checksums import checksum\n"
+        f"sys.path.insert(0, sys.argv[1])\nprint(checksum(bytes({size})))\n"
+    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == expected(bytes(size))
