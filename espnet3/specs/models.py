@@ -64,9 +64,9 @@ class RunSpec(PersistedModel):
     """What all shards of a run share (`run.json`). It exists if and only if the plan is whole."""
 
     title: ClassVar[str] = "run"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     MOST_BYTES: ClassVar[int] = 1 << 30  # the provider's arguments may be of any size
-    schema_version: Literal[1, 2, 3, 4] = 4  # type: ignore[assignment]  # pydantic reads the nearest
+    schema_version: Literal[1, 2, 3, 4, 5] = 5  # type: ignore[assignment]  # pydantic reads the nearest
 
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
     created: AwareDatetime
@@ -117,14 +117,17 @@ class RunSpec(PersistedModel):
             self.process or self.assignments or self.provider.attributes or given
         ):
             raise ValueError("schema_version: is 1, and there are fields of version 2")
-        if self.schema_version < 3 and (self.bounds or self.weights):
-            raise ValueError(
-                f"schema_version: is {self.schema_version}, and there are fields of version 3"
-            )
-        if self.schema_version < 4 and self.writers is not None:
-            raise ValueError(
-                f"schema_version: is {self.schema_version}, and there are fields of version 4"
-            )
+        newer = {
+            3: self.bounds or self.weights,
+            4: self.writers,
+            5: self.process and self.process.hidden_modules,
+        }
+        for version, fields in newer.items():
+            if self.schema_version < version and fields:
+                raise ValueError(
+                    f"schema_version: is {self.schema_version}, and there are fields of version "
+                    f"{version}"
+                )
         return self
 
     @model_validator(mode="after")

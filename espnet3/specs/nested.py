@@ -149,7 +149,8 @@ class ProcessState(NestedModel):
     `main` is its main module, with an empty `qualname`, and `initial_argv` what that saw as
     `sys.argv`, where this was changed since. `flags` and `start_environment` are what an
     interpreter has to be started with; `environment` are the variables that were changed in Python,
-    None for those that were removed.
+    None for those that were removed. `hidden_modules` are imported before `sys_path` is entered,
+    where they would be hidden.
     """
 
     argv: list[str]
@@ -164,6 +165,7 @@ class ProcessState(NestedModel):
     start_method: Literal["fork", "forkserver", "spawn"] | None = None
     locale: dict[str, str] = {}
     warning_filters: list[WarningFilter] = []
+    hidden_modules: list[str] = []
 
 
 class ProcessIdentity(NestedModel):

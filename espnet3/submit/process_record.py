@@ -27,6 +27,7 @@ from espnet3.specs.nested import WarningFilter
 from espnet3.storage import permissions
 from espnet3.storage.paths import readable
 from espnet3.text import one_line
+from espnet3.user_code.import_path import hidden_modules
 from espnet3.user_code.main_module import MAIN, WORKER_VARIABLE, describe_main
 from espnet3.user_code.references import refer_to
 
@@ -97,6 +98,7 @@ def held_here(named: Iterable[str] = (), *, passed_on: bool = False) -> Held:
         start_method=_start_method(),
         locale=_locale(started),
         warning_filters=_warning_filters(),
+        hidden_modules=hidden_modules(),
     )
     return Held(process, weak)
 

@@ -9,7 +9,7 @@ from espnet3.errors import ClassError, EspnetError
 from espnet3.redaction import scrubbed
 from espnet3.specs.models import Argument, RunSpec
 from espnet3.text import one_line
-from espnet3.user_code.import_path import extend_import_path
+from espnet3.user_code.import_path import extend_import_path, import_hidden_modules
 from espnet3.user_code.main_module import WORKER_VARIABLE, adopt, main_of
 from espnet3.user_code.references import find_class
 from espnet3.user_code.restoring import restored
@@ -23,8 +23,11 @@ def enter_submitter_process(run: RunSpec) -> None:
         EspnetError: the working directory does not exist on this host, or something else that the
             submitter's process used.
     """
-    _enter_folder_and_path(run)
+    _set_environment(run)
     enter_process_state(run)
+    if run.process is not None:
+        import_hidden_modules(run.process.hidden_modules)
+    _enter_folder_and_path(run)
     adopt(main_of(run))
 
 
@@ -34,18 +37,22 @@ def reenter_submitter_process(run: RunSpec) -> None:
     Raises:
         EspnetError: as `enter_submitter_process`.
     """
+    _set_environment(run)
     _enter_folder_and_path(run)
     reenter_process_state(run)
     adopt(main_of(run))
 
 
-def _enter_folder_and_path(run: RunSpec) -> None:
+def _set_environment(run: RunSpec) -> None:
     os.environ[WORKER_VARIABLE] = "1"
     for name, value in run.environment_variables.items():
         try:
             os.environ.setdefault(name, value)
         except (OSError, ValueError):
             raise EspnetError(f"{name!r}: cannot be an environment variable") from None
+
+
+def _enter_folder_and_path(run: RunSpec) -> None:
     extend_import_path(first=run.sys_path)
     try:
         os.chdir(run.working_directory)

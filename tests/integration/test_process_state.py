@@ -280,3 +280,53 @@ def test_a_run_of_version_1_takes_nothing_over(tmp_path: Path) -> None:
     [[argv, _]] = Run(tmp_path / "run").collect()
     assert "--beam" not in argv
     shutil.rmtree(tmp_path / "run")
+
+
+OF_ITS_OWN = (
+    "click",
+    "calendar",
+    "datetime",
+    "hashlib",
+    "inspect",
+    "pickle",
+    "platform",
+    "tabnanny",
+    "token",
+)
+HIDING = (
+    PROVIDER_OF_NOTHING
+    + f"""
+import click, datetime, hashlib, inspect, json, pickle, platform, sys, token
+
+sys.path.insert(0, "library")
+
+
+class Runner(BaseRunner):
+    @staticmethod
+    def forward(idx):
+        from importlib import import_module
+
+        files = {{name: import_module(name).__file__ for name in {OF_ITS_OWN}}}
+        return files | {{"long": "x" * 99_999}}
+
+
+if __name__ == "__main__":
+    local = Runner(Provider({{}}))(range(2))
+    run = submit_run(Runner(Provider({{}})), range(2), run_dir="run", parallel={{"env": "local"}})
+    run.wait(interval=0.2)
+    print(json.dumps([local, run.collect()]))
+"""
+)
+
+
+def test_what_was_imported_before_a_folder_that_hides_it_is_so_in_workers(tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    for name in OF_ITS_OWN:
+        (tmp_path / "library" / f"{name}.py").touch()
+    (tmp_path / "script.py").write_text(HIDING)
+    done = python("script.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    local, collected = json.loads(done.stdout)
+    own = [name for name in OF_ITS_OWN if local[0][name].startswith(str(tmp_path))]
+    assert own == ["tabnanny"]  # nobody had imported it before
+    assert collected == local

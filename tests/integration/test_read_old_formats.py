@@ -32,6 +32,7 @@ RUNS = [
     FIXTURES / "v4" / "stopped",
     FIXTURES / "v5" / "ended",
     FIXTURES / "v6" / "looked",
+    FIXTURES / "v7" / "hidden",
     FIXTURES / "v6" / "skipped",
 ]
 REMOVED = FIXTURES / "v6" / "removed"
@@ -200,6 +201,16 @@ def test_version_2_says_what_the_process_held() -> None:
     }  # fmt: skip
     assert run.provider.attributes.keys() == {"config", "table"}
     assert [variable.name for variable in run.assignments] == ["MARK", "beam"]
+
+
+def test_version_5_says_what_was_imported_before_it_was_hidden() -> None:
+    run = read_run(FIXTURES / "v7" / "hidden")
+    assert run.schema_version == 5
+    assert run.process is not None
+    assert run.process.hidden_modules == ["pickle", "token"]
+    older = run.model_dump() | {"schema_version": 4}
+    with pytest.raises(ValueError, match="fields of version 5"):
+        models.RunSpec(**older)
 
 
 def test_version_3_says_where_its_shards_were_cut_and_shared() -> None:

@@ -101,10 +101,10 @@ def models(model: type[Model]) -> st.SearchStrategy[Model]:
 
 
 def _run(fields: dict[str, Any]) -> RunSpec:
-    """A run whose every shard has an item; of version 4, whose fields it has."""
+    """A run whose every shard has an item; of version 5, whose fields it has."""
     n_items = count_batches(fields["n_inputs"], fields["batch_size"])
     size = min(fields["world_size"], n_items, MAX_SHARDS)
-    fields = {**fields, "schema_version": 4, "world_size": size}
+    fields = {**fields, "schema_version": 5, "world_size": size}
     if fields["bounds"] is not None:
         size = fields["world_size"] = min(size, 8)
         fields["bounds"] = [*range(size), n_items]

@@ -125,10 +125,10 @@ def test_schemas_are_written_and_stale_ones_removed(
     assert schema.main(["--check"]) == 0
     (folder / "old.v1.json").write_text("{}")
     (folder / "run.v1.json").write_text("{}")  # an older version: stays as it is
-    (folder / "run.v4.json").write_text("{}")
+    (folder / "run.v5.json").write_text("{}")
     capsys.readouterr()
     assert schema.main(["--check"]) == 1
-    assert "old.v1.json, run.v4.json; run `make schemas`" in capsys.readouterr().out
+    assert "old.v1.json, run.v5.json; run `make schemas`" in capsys.readouterr().out
     assert schema.main([]) == 0
     current = {f"{model.title}.v{model.version}.json" for model in schema.ALL}
     assert {path.name for path in folder.iterdir()} == current | {"run.v1.json"}
