@@ -284,7 +284,6 @@ def test_a_run_of_version_1_takes_nothing_over(tmp_path: Path) -> None:
 
 OF_ITS_OWN = (
     "click",
-    "calendar",
     "datetime",
     "hashlib",
     "inspect",
