@@ -147,6 +147,7 @@ def _resumption(seen: RunStatus, groups: Sequence[Group]) -> list[str]:
     if short:
         from espnet3.submit.more import settings_for  # loads much, and is seldom needed
 
-        more = settings_for(map(seen.shards.__getitem__, short[:_MOST_SHORT]), seen.submissions)
+        shards = map(seen.shards.__getitem__, short[:_MOST_SHORT])
+        more = settings_for(shards, seen.submissions, seen.progress.of_shards)
         given = [word for name, value in more.items() for word in ("--set", f"{name}={value}")]
     return [command("resume", seen.run_dir, *given)]

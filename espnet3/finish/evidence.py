@@ -26,7 +26,7 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
     """The shards that are not done, with all that is known of why.
 
     Args:
-        seen: what is known of the run.
+        seen: what is known of the run, its items counted.
         waves: those since its last end.
     """
     limits = {number: _limits(given) for number, given in seen.by_number().items()}
@@ -35,7 +35,7 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
         for portion in wave.portions:
             counted.update(portion.shards() if portion.counted else ())
             retried.update(portion.shards() if portion.retries_errors else ())
-    found = []
+    found, durable = [], seen.status.progress.of_shards
     for rank in seen.status.shards.ranks(NOT_DONE):
         shard = seen.status.shards[rank]
         memory, walltime = limits.get(shard.submission or 0, (None, None))
@@ -44,7 +44,7 @@ def missing_shards(seen: Observation, waves: Sequence[Wave]) -> list[Missing]:
                 rank=rank,
                 kind=shard.kind or "silent",
                 words=shard.cause,
-                items_done=shard.items_done,
+                items_done=durable.get(rank, 0),  # a killed attempt has not said how many
                 memory=memory,
                 peak=shard.peak_memory,
                 walltime=walltime,

@@ -33,6 +33,7 @@ from espnet3.specs import layout
 from espnet3.specs.finishing import Finished, Finisher, Wave
 from espnet3.specs.models import RunSpec, Submission
 from espnet3.status.finishing import find_finisher, in_words, words_of
+from espnet3.status.item_progress import ItemProgress
 from espnet3.status.observation import Observation, observe
 from espnet3.status.run_status import LIVE
 from espnet3.submit.code import known_code
@@ -126,7 +127,7 @@ class _Finisher:
         self, directory: RunDirectory, run: RunSpec, finisher: Finisher, waits: Waits
     ) -> None:
         self._directory, self._run, self._finisher = directory, run, finisher
-        self._waits = waits
+        self._waits, self._items = waits, ItemProgress()
         self._pause = _PAUSES[0]
         self._alive_since: float | None = None
         self._unanswered_since: float | None = None
@@ -159,7 +160,8 @@ class _Finisher:
     async def observe(self) -> Observation | None:
         """What is seen of the run, once the scheduler answers; None where it does not."""
         while True:
-            seen = await observe(partial(believed_now, self._directory))
+            opened = partial(believed_now, self._directory)
+            seen = await observe(opened, items=self._items)
             problem = seen.status.scheduler_problem
             if problem is None:
                 self._unanswered_since = None
@@ -271,7 +273,7 @@ class _Finisher:
         if any(wave.number == number for wave in ending.waves):
             return None
         opened = partial(believed_now, self._directory)
-        seen = await observe(opened, until_wave=number or sys.maxsize)
+        seen = await observe(opened, items=self._items, until_wave=number or sys.maxsize)
         decided = await asyncio.to_thread(self._decide, seen, ending)
         if isinstance(decided, Wave) and not number:
             left = await asyncio.to_thread(self._left, seen)

@@ -52,7 +52,7 @@ class Missing(NamedTuple):
         rank: the shard.
         kind: the kind of its cause, as a status tells it.
         words: the cause, for a person.
-        items_done: how many items the last attempt had done.
+        items_done: how many of its items have a result that the next attempt keeps.
         memory: bytes that it was given; None where that is not known, or cannot be changed.
         peak: bytes that its worker has measured at most; None where it has not.
         walltime: seconds that it was given; None as for memory.

@@ -50,7 +50,9 @@ def rounded(size: int) -> int:
 
 
 def settings_for(
-    shards: Iterable[ShardStatus], submissions: Mapping[int, Submission]
+    shards: Iterable[ShardStatus],
+    submissions: Mapping[int, Submission],
+    done: Mapping[int, int],
 ) -> dict[str, str]:
     """The options that a resume of some shards should change, by what ended them.
 
@@ -59,6 +61,7 @@ def settings_for(
     Args:
         shards: those that are missing.
         submissions: number -> submission, as far as they are known.
+        done: rank -> how many of its items have a result, also where no worker could say so.
     """
     memory: dict[str, int] = {}
     seconds: list[tuple[float, str]] = []
@@ -71,7 +74,7 @@ def settings_for(
             option = memory_option(scheduler, options) or "memory"
             wanted = more_memory(memory_of(scheduler, options), shard.peak_memory)
             memory[option] = max(wanted or 0, memory.get(option, 0))
-        if shard.kind == "time" and not shard.items_done:
+        if shard.kind == "time" and not (shard.items_done or done.get(shard.rank)):
             walltime = options.get("walltime")
             given = get_scheduler(scheduler).walltime_seconds(walltime) if walltime else None
             if (long := more_time(given, shard.elapsed)) is not None:

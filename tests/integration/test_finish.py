@@ -56,6 +56,15 @@ def test_what_was_killed_is_tried_again(tmp_path: Path, schedule: str) -> None:
     assert (tmp_path / "told").read_text() == "done\n"
 
 
+def test_a_shard_that_is_killed_at_one_item_after_the_other_gets_further(tmp_path: Path) -> None:
+    """Nobody has said how far a killed worker came, but its results are there."""
+    keys = {"n_shards": 1, "schedule": "static", "finish": {"max_attempts": 4, "notify": "true"}}
+    run = submit(tmp_path, 12, {"kills": [3, 7, 9]}, **keys)
+    end = end_of(run)
+    assert (end["outcome"], end["cause"], len(end["waves"])) == ("done", "", 3)
+    assert results_of(end) == [{"item": item} for item in range(12)]
+
+
 @pytest.mark.parametrize(
     ("keys", "schedule"),
     [

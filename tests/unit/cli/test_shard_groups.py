@@ -116,6 +116,11 @@ def test_what_to_type_next(shards: list[Any], expected: list[str]) -> None:
     assert steps(status(*shards)) == expected
 
 
+def test_more_time_is_not_asked_for_where_a_killed_worker_left_results() -> None:
+    shard = ("interrupted", "x", "time", 0, "a", 1790.2)
+    assert steps(status(shard, progress=Progress(done=3, of_shards={0: 3}))) == [AGAIN]
+
+
 TIME, MEMORY = ("interrupted", "x", "time"), ("lost", "x", "memory")
 
 
