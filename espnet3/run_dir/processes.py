@@ -28,6 +28,10 @@ def this_process() -> ProcessIdentity:
     )
 
 
+_TICK = 0.01  # seconds: what starts are told by
+# Seconds by which a host's clock may be set while a process lives. Within so few no pid is used by
+# two processes of one user that also began in the same hundredth of a second.
+_MOST_SET = 60.0
 _busy: list[str] = []  # with a word for each that is busy; two may be with the same
 
 
@@ -46,7 +50,8 @@ def is_busy(process: ProcessIdentity, work: str) -> bool | None:
 
     A notebook lives on after a call that was interrupted, so this process is asked itself.
     """
-    if process == this_process():
+    me = this_process()
+    if (process.host, process.pid) == (me.host, me.pid) and _is_one_start(process, me.started):
         return work in _busy
     return is_alive(process)
 
@@ -55,7 +60,17 @@ def is_alive(process: ProcessIdentity) -> bool | None:
     """Whether a process lives; None where it belongs to another host."""
     if process.host != os.uname().nodename:
         return None
-    return _started(process.pid, user_ids(process.user)) == process.started
+    started = _started(process.pid, user_ids(process.user))
+    return started is not None and _is_one_start(process, started)
+
+
+def _is_one_start(process: ProcessIdentity, started: float) -> bool:
+    """Whether a process that is there by now began when the one did that was noted.
+
+    Linux tells it from the boot on, whose time of day, in whole seconds, moves with the clock.
+    """
+    moved = abs(started - process.started)
+    return moved <= _MOST_SET and abs(moved - round(moved)) < _TICK / 2
 
 
 def this_user() -> str:
