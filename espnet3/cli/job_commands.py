@@ -209,7 +209,7 @@ def _finish(run_dir: str, trust: Trust | None, *, now: bool) -> int:
     from espnet3.finish.calls import finish_now
     from espnet3.run import Run
     from espnet3.specs.finishing import QueuedFinisher
-    from espnet3.status.finishing import in_words
+    from espnet3.status.finishing import with_a_shard
     from espnet3.text import one_line
 
     if now:
@@ -224,7 +224,8 @@ def _finish(run_dir: str, trust: Trust | None, *, now: bool) -> int:
     if end is None:
         show.say("left to another finisher")
         return NOT_COMPLETE
-    show.say(f"the run is over: {one_line(in_words(end))}" if not now else one_line(in_words(end)))
+    words = one_line(with_a_shard(end))
+    show.say(words if now else f"the run is over: {words}")
     return DONE if end.outcome == "done" and not end.errors else NOT_COMPLETE
 
 

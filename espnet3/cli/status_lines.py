@@ -84,9 +84,10 @@ def shard_counts(seen: RunStatus) -> list[tuple[str, str]]:
 def finishing_lines(seen: RunStatus) -> list[str]:
     """The waves of a run that finishes itself, and what comes next or came last."""
     found = seen.finishing
+    problem = [one_line(found.problem)] if found is not None and found.problem else []
     if seen.merged and (found is None or found.state != "done"):  # else that says where
-        return [f"merged into {one_line(seen.merged, 10_000)}"]
-    return [] if found is None else [*map(one_line, (*found.waves, found.words))]
+        return [f"merged into {one_line(seen.merged, 10_000)}", *problem]
+    return [] if found is None else [*map(one_line, (*found.waves, found.words)), *problem]
 
 
 def shard_line(seen: RunStatus, shard: ShardStatus, log: ShardLog | None = None) -> str:

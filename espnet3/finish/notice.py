@@ -19,7 +19,7 @@ from espnet3.run_dir.processes import busy_with, is_busy, this_process
 from espnet3.specs import layout
 from espnet3.specs.finishing import Finished, Notified
 from espnet3.specs.models import now
-from espnet3.status.finishing import in_words
+from espnet3.status.finishing import with_a_shard
 from espnet3.text import cut, one_line
 
 log = logging.getLogger("espnet3.finish")
@@ -58,7 +58,7 @@ async def notify(
         **os.environ,
         "ESPNET3_RUN_DIR": directory.root,
         "ESPNET3_OUTCOME": end.outcome,
-        "ESPNET3_WORDS": one_line(scrubbed(in_words(end)), _LONGEST),
+        "ESPNET3_WORDS": one_line(scrubbed(with_a_shard(end)), _LONGEST),
         "ESPNET3_RESULTS": end.results or "",
         "ESPNET3_FINISHED": directory.store.locate(layout.finished(end.number)),
     }

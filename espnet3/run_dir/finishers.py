@@ -11,7 +11,7 @@ from espnet3.run_dir.directory import RunDirectory
 from espnet3.run_dir.processes import this_process
 from espnet3.run_dir.submissions import KnownSubmission
 from espnet3.specs import layout
-from espnet3.specs.finishing import Finished, Finisher, QueuedFinisher, Wave
+from espnet3.specs.finishing import Finished, Finisher, Notified, QueuedFinisher, Wave
 from espnet3.specs.items import ItemRange
 from espnet3.specs.models import AcceptedJob, AcceptedJobs, Submission, now
 
@@ -78,11 +78,13 @@ class Ending(NamedTuple):
         finishers: all of them, in order.
         all_waves: all waves, in order.
         end: the last end; None where there is none.
+        notified: that the user's command was run after it; None where it was not, or not yet.
     """
 
     finishers: list[KnownFinisher]
     all_waves: list[Wave]
     end: Finished | None
+    notified: Notified | None = None
 
     @property
     def waves(self) -> list[Wave]:
@@ -125,9 +127,13 @@ def read_ending(directory: RunDirectory) -> Ending | None:
             queued = directory.read(QueuedFinisher, layout.queued_finisher(number))
         finishers.append(KnownFinisher(directory.read(Finisher, layout.finisher(number)), queued))
     last = _last_end(directory)
-    end = directory.read(Finished, layout.finished(last)) if last else None
+    end, notified = None, None
+    if last:
+        end = directory.read(Finished, layout.finished(last))
+        with contextlib.suppress(FileMissing):
+            notified = directory.read(Notified, layout.notified(last))
     waves = [directory.read(Wave, layout.wave(n)) for n in _numbers(store.names(layout.WAVES))]
-    return Ending(finishers, waves, end)
+    return Ending(finishers, waves, end, notified)
 
 
 def queued_record(number: int, job_id: str | None, refused: str | None = None) -> QueuedFinisher:

@@ -12,9 +12,10 @@ from espnet3.run_dir.finishers import ON_THIS_HOST, Ending, KnownFinisher, queue
 from espnet3.run_dir.processes import is_alive, is_busy
 from espnet3.schedulers import get_scheduler
 from espnet3.schedulers.base import TaskState
-from espnet3.specs.finishing import Finished, Finisher, QueuedFinisher, Wave
+from espnet3.specs import layout
+from espnet3.specs.finishing import Finished, Finisher, Notified, QueuedFinisher, Wave
 from espnet3.specs.models import now
-from espnet3.text import counted, failed_and_skipped
+from espnet3.text import counted, failed_and_skipped, one_line
 
 FinishState = Literal["waiting", "working", "done", "incomplete", "stopped", "gone"]
 # Seconds after which nobody of another host is believed to be queueing one any more.
@@ -31,12 +32,14 @@ class Finishing(NamedTuple):
         words: the same for a person.
         results: the collected file; None where there is none.
         waves: each wave in a line.
+        problem: why nobody may have been told of the end: `notify` failed; None where it did not.
     """
 
     state: FinishState
     words: str
     results: str | None = None
     waves: tuple[str, ...] = ()
+    problem: str | None = None
 
     @property
     def live(self) -> bool:
@@ -54,7 +57,8 @@ def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Fini
     """
     if ending.end is not None and ending.is_over:
         waves = tuple(wave.words for wave in ending.end.waves)
-        return Finishing(ending.end.outcome, in_words(ending.end), ending.end.results, waves)
+        words, problem = in_words(ending.end), _problem_of(ending.notified)
+        return Finishing(ending.end.outcome, words, ending.end.results, waves, problem)
     waves = tuple(words_of(wave) for wave in ending.waves)
     last = ending.finishers[-1]
     number = last.finisher.number
@@ -121,6 +125,29 @@ def in_words(end: Finished) -> str:
         return ", ".join([f"done: {counted(end.records, 'result')} in {end.results}", *wrong])
     done = f"{end.n_done} of {counted(end.n_shards, 'shard')} done"
     return f"{end.outcome}: {done}; {end.cause}"
+
+
+def with_a_shard(end: Finished) -> str:
+    """The same for who sees no table of shards: why the first one is missing, too.
+
+    Example:
+        >>> with_a_shard(end)  # doctest: +SKIP
+        'incomplete: 7 of 8 shards done; 3 waves spent; shard 4: killed by SIGKILL'
+    """
+    if end.outcome != "incomplete" or not end.unfinished:  # else its cause says it
+        return in_words(end)
+    first, n_more = end.unfinished[0], end.n_shards - end.n_done - 1
+    more = f"; and {counted(n_more, 'shard')} more" if n_more else ""
+    return f"{in_words(end)}; shard {first.rank}: {first.cause}{more}"
+
+
+def _problem_of(notified: Notified | None) -> str | None:
+    if notified is None or not notified.exit_code:
+        return None
+    printed = notified.output.strip().splitlines()
+    last = f": {one_line(printed[-1], 200)}" if printed else ""
+    file = layout.notified(notified.number)
+    return f"notify ended with exit code {notified.exit_code}{last} ({file} has all of it)"
 
 
 def words_of(wave: Wave) -> str:

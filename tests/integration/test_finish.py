@@ -105,6 +105,20 @@ def test_an_item_that_raises_is_named(tmp_path: Path) -> None:
     assert "3 of 4 shards done" in seen.finishing.words
 
 
+def test_who_is_told_reads_why_and_the_status_that_telling_failed(tmp_path: Path) -> None:
+    """Who gets a mail sees no table of shards, and who gets none has to learn that somewhere."""
+    notify = f'echo "$ESPNET3_WORDS" > {tmp_path}/told; echo mail: not found >&2; exit 3'
+    run = submit(tmp_path, 12, {"raising": [4, 7]}, n_shards=4, finish={"notify": notify})
+    end_of(run)
+    words = (tmp_path / "told").read_text()
+    assert "2 of 4 shards done; the finisher does not retry what is missing; shard 1: " in words
+    assert "item 4 is bad" in words
+    assert words.endswith("; and 1 shard more\n")
+    problem = "notify ended with exit code 3: mail: not found (notified.json has all of it)"
+    assert said("status", run.run_dir).out.endswith(f"\n{problem}\n")
+    assert "; shard 1: " in said("finish", run.run_dir, "--now").out
+
+
 def test_a_resume_after_the_end_has_an_end_of_its_own(tmp_path: Path) -> None:
     trouble = {"raising": [7], "mended": str(tmp_path / "mended")}
     run = submit(tmp_path, 12, trouble, n_shards=4)
