@@ -23,10 +23,13 @@ class Seconds(click.FloatRange):
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        if not math.isfinite(seconds):
+        try:
+            is_number = math.isfinite(float(value))
+        except ValueError:
+            is_number = False
+        if not is_number:
             self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        return seconds
+        return super().convert(value, param, ctx)
 
 
 class Duration(click.ParamType[float]):

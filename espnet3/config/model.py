@@ -265,6 +265,9 @@ def _nearest(word: str, names: Iterable[str]) -> str | None:
     return in_lower_case[near[0]] if near else None
 
 
+_NESTED: Mapping[str, type[BaseModel]] = {"finish": Finish, "overrides": Override}
+
+
 def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelConfig:
     """Validate a parallel config.
 
@@ -296,6 +299,10 @@ def parse_parallel(raw: Mapping[str, Any], where: str = "parallel") -> ParallelC
         if name.endswith(".bool") and others:  # or a word, whose literal is the next error
             first = {**others[0], "msg": f"{first['msg']}, or {others[0]['ctx']['expected']}"}
             name = name.removesuffix(".bool")
+        if first["type"] == "extra_forbidden":
+            known = _NESTED.get(str(first["loc"][0]), ParallelConfig).model_fields
+            near = did_you_mean(str(first["loc"][-1]), known)
+            raise ConfigError(f"{where}.{name}", f"unknown key{near}") from None
         given = shown_value(first["input"], name)
         hint = ""
         if first["type"] == "literal_error":  # its message has all valid values

@@ -166,6 +166,10 @@ class RunDirectory:
             raise RunDirectoryError(
                 self.root, "does not exist; name the run directory that submit printed"
             )
+        if isinstance(self.store, LocalStore) and os.path.isfile(self.root):
+            raise RunDirectoryError(
+                self.root, "is a file; name the run directory that submit printed"
+            )
         if self.store.exists(layout.REMOVAL):
             raise RunDirectoryError(
                 self.root,

@@ -55,7 +55,8 @@ class ListedRun(NamedTuple):
         problem: why that is not known, or what is wrong; else "".
         created: when the run was planned; None where that cannot be read.
         shards_done, n_shards: how many have a receipt, of how many.
-        items_done, n_items: of the shards that are done, and of all.
+        items_done, n_items: of the shards that are done, and of all; `see_runs` counts those of
+            unfinished shards, too, as it reads these anyway.
         size: bytes of its files; of some of them where `size_is_whole` is False: 20,000, and fewer
             where there are more than 50 runs, so that many large ones are listed in seconds.
     """
@@ -120,7 +121,13 @@ async def see_runs(run_dirs: Sequence[str]) -> list[SeenRun]:
     """
     limit = asyncio.Semaphore(_READERS)
     found = await asyncio.to_thread(_look_at_all, run_dirs, DEPTH)
-    return await asyncio.gather(*(_seen(run, limit, status) for run in found))
+    seen = await asyncio.gather(*(_seen(run, limit, status) for run in found))
+    return [
+        SeenRun(listed._replace(items_done=max(listed.items_done, known.progress.done)), known)
+        if known is not None
+        else SeenRun(listed)
+        for listed, known in seen
+    ]
 
 
 def _look_at_all(folders: Iterable[str | os.PathLike[str]] | None, depth: int) -> list[ListedRun]:

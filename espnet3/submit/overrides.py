@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from espnet3.config.model import Override, ParallelConfig, parse_parallel
@@ -25,6 +26,8 @@ _BY_AN_OVERRIDE = frozenset(
 )
 # By a resume alone, since a submission has it for all of its shards (decision 0015).
 _BY_A_RESUME = _BY_AN_OVERRIDE | {"on_error"}
+# From here on it is a mistype; the options of schedulers that come nearest have two thirds.
+_SAME_WORD = 0.8
 
 MakeLauncher = Callable[[ParallelConfig], Launcher]
 
@@ -135,7 +138,7 @@ def _by_options(
 
 
 def overridden(
-    config: ParallelConfig, changes: Mapping[str, Any], can: Container[str] = _BY_AN_OVERRIDE
+    config: ParallelConfig, changes: Mapping[str, Any], can: frozenset[str] = _BY_AN_OVERRIDE
 ) -> ParallelConfig:
     """The config with other options, or with other values of the keys beside them.
 
@@ -147,15 +150,18 @@ def overridden(
     Raises:
         UsageError: a key cannot be changed so.
     """
+    # `env: local` would pass these over in silence, and no scheduler has such an option.
     for name in changes:
-        # No scheduler has such an option, and `env: local` would pass it over in silence.
-        if name not in can and name in ParallelConfig.model_fields:
+        if name in can:
+            continue
+        if name in ParallelConfig.model_fields:
+            how = "by a resume" if can is _BY_A_RESUME else "for some shards"
             raise UsageError(
-                f"{name}: cannot be changed "
-                + ("for some shards" if name in _BY_A_RESUME else "by a resume or for some shards")
-                + "; beside the scheduler's options these can: "
-                + ", ".join(sorted(_BY_AN_OVERRIDE))
+                f"{name}: cannot be changed {how}; beside the scheduler's options these can: "
+                + ", ".join(sorted(can))
             )
+        if near := difflib.get_close_matches(name, can, n=1, cutoff=_SAME_WORD):
+            raise UsageError(f"{name}: unknown key; did you mean {near[0]}?")
     beside = {name: value for name, value in changes.items() if name in can}
     options = {name: value for name, value in changes.items() if name not in can}
     if beside.get("on_error") == "stop":

@@ -172,6 +172,7 @@ def test_a_dry_run_shows_all_jobs(slurm: SlurmCluster, tmp_path: Path) -> None:
         ({"ranks": "4", "options": {"memory": "1GB"}}, r"overrides\.0\.ranks: rank 4: .* 0 to 3"),
         ({"ranks": "2", "options": {"memroy": "1GB"}}, r"overrides: rank 2: .*did you mean memory"),
         ({"ranks": "2", "options": {"env": "local"}}, r"overrides: rank 2: env: cannot be changed"),
+        ({"ranks": "2", "options": {"n_worker": 1}}, r"n_worker: unknown key; did you mean n_wor"),
         ({"ranks": "2-x", "options": {"memory": "1GB"}}, r"overrides\.0\.ranks: must be ranks"),
         ({"ranks": "3-2", "options": {"memory": "1GB"}}, r"ends before it begins"),
         ({"ranks": "2"}, r"overrides\.0\.options"),
@@ -189,8 +190,16 @@ def test_wrong_overrides(
 
 def test_overrides_cannot_be_set_by_a_resume(tmp_path: Path) -> None:
     run = ended(submit_noting(tmp_path, 2, parallel("local", n_shards=2)))
-    with pytest.raises(UsageError, match="overrides: cannot be changed"):
+    with pytest.raises(UsageError, match=r"overrides: cannot be changed by a resume; .*on_error"):
         run.resume(options={"overrides": MORE})
+
+
+def test_a_mistyped_key_of_a_resume_is_no_option_of_a_scheduler(tmp_path: Path) -> None:
+    """The local one would take any, and do nothing about it."""
+    run = ended(submit_noting(tmp_path, 2, parallel("local", n_shards=2)))
+    for word, meant in [("n_worker", "n_workers"), ("max_error", "max_errors")]:
+        with pytest.raises(UsageError, match=f"{word}: unknown key; did you mean {meant}"):
+            run.resume(options={word: 3})
 
 
 def test_in_the_shell(tmp_path: Path) -> None:

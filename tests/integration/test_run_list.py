@@ -16,7 +16,7 @@ from espnet3.run_dir import finding
 from espnet3.run_dir.finding import run_dirs_in
 from espnet3.specs import layout
 from espnet3.status import run_list
-from espnet3.status.run_list import DEPTH, ListedRun, NotAllLookedAt, list_runs
+from espnet3.status.run_list import DEPTH, ListedRun, NotAllLookedAt, list_runs, see_runs
 from tests.support.commands import said
 from tests.support.helpers import ended, noted, parallel, processes_of, submit_noting, wait_for
 from tests.support.runners import GATE
@@ -103,6 +103,14 @@ def test_what_lives_is_known_where_schedulers_are_asked(tmp_path: Path) -> None:
     run.cancel()
     wait_for(lambda: not processes_of(run), "a process lives on")
     assert runs_in(tmp_path, ask=True)["run"].state == "cancelled"
+
+
+def test_a_folder_s_status_counts_the_items_of_unfinished_shards(tmp_path: Path) -> None:
+    """As each run's own status does; else one of few large shards stood at 0 for hours."""
+    run = ended(submit_noting(tmp_path, 4, parallel("local", n_workers=1, n_shards=1), failing=[3]))
+    [seen] = run_blocking(see_runs([run.run_dir]))
+    assert (seen.listed.state, seen.listed.items_done, seen.listed.n_items) == ("failed", 3, 4)
+    assert run.status().progress.done == 3
 
 
 def test_what_the_command_prints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

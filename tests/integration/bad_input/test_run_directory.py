@@ -159,6 +159,8 @@ def test_a_directory_that_is_no_run_is_refused_by_all(here: Path, kind: str) -> 
     words = [str(folder), "is not a run directory", "run.json", "submit again"]
     if kind == "missing":
         words = [f"{folder}: does not exist; name the run directory that submit printed"]
+    if kind == "file":
+        words = [f"{folder}: is a file; name the run directory that submit printed"]
     if kind == "foreign":
         words = [str(folder), "is not a run directory", "no run is directly in it"]
     for name, ask in everything_asked_of(folder).items():

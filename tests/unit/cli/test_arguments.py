@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import pytest
 
-from espnet3.cli.arguments import Duration, as_options, ranks_and_files, split_settings
+from espnet3.cli.arguments import Duration, Seconds, as_options, ranks_and_files, split_settings
 from espnet3.errors import UsageError
 
 
@@ -55,6 +55,12 @@ def test_options() -> None:
 def test_a_time(word: str, seconds: float) -> None:
     assert Duration().convert(word, None, None) == seconds
     assert Duration().convert(float(seconds), None, None) == seconds
+
+
+@pytest.mark.parametrize("word", ["abc", "nan", "inf"])
+def test_no_number_of_seconds(word: str) -> None:
+    with pytest.raises(click.BadParameter, match=f"'{word}' is not a number of seconds"):
+        Seconds(min=0.1).convert(word, None, None)
 
 
 @pytest.mark.parametrize("word", ["0", "0s", "0h0m", "00:00:00"])

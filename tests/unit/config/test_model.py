@@ -46,6 +46,12 @@ def test_whole_seconds_are_seconds() -> None:
         ({"n_worker": 2}, "parallel.n_worker", "did you mean n_workers?"),
         ({"zzz": 2}, "parallel.zzz", "valid are "),
         ({3: 2}, "parallel.3", "unknown key"),
+        ({"finish": {"colect": "a"}}, "parallel.finish.colect", "key; did you mean collect?"),
+        (
+            {"overrides": [{"ranks": "1", "options": {"a": 1}, "rank": 1}]},
+            "parallel.overrides.0.rank",
+            "did you mean ranks?",
+        ),
         ({"env": "slrum"}, "parallel.env", "'slrum'"),
         ({"env": ["slurm"]}, "parallel.env", "did you mean slurm?"),
         ({"env": None}, "parallel.env", "None"),
