@@ -43,6 +43,7 @@ def seen_documents(runs: Sequence[SeenRun]) -> list[dict[str, Any]]:
         if run.status is not None:
             document["failed_items"] = run.status.failed_items
             document["skipped_items"] = run.status.skipped_items
+            document["merged"] = run.status.merged
     return found
 
 
@@ -52,10 +53,12 @@ def is_sound(run: SeenRun) -> bool:
 
 
 def next_steps(runs: Sequence[SeenRun]) -> list[str]:
-    """The commands that tell more of the runs that need somebody."""
+    """The commands that help now: what tells more of a run, or merges what nobody has merged."""
     found = [run.status for run in runs if run.status is not None]
-    needy = [seen.run_dir for seen in found if not (seen.sound or seen.live)]
-    return [show.command("status", each) for each in needy[:_MOST_NEXT]]
+    needy = [("status", seen.run_dir) for seen in found if not (seen.sound or seen.live)]
+    whole = [seen for seen in found if seen.sound and seen.merges and not seen.live]
+    needy += [("collect", seen.run_dir) for seen in whole if not seen.merged]
+    return [show.command(*words) for words in needy[:_MOST_NEXT]]
 
 
 def show_runs(runs: Sequence[ListedRun]) -> None:

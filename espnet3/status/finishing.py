@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from espnet3.errors import SchedulerUnavailable
@@ -47,13 +48,20 @@ class Finishing(NamedTuple):
         return self.state in _TO_COME
 
 
-def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Finishing:
+def finishing(
+    ending: Ending,
+    told: TaskState | None,
+    *,
+    answered: bool,
+    cancelled: Mapping[int, str] = MappingProxyType({}),
+) -> Finishing:
     """How far it has come.
 
     Args:
         ending: what the run directory says.
         told: what the scheduler says of the last finisher's job, if it says anything.
         answered: whether it was asked, and answered.
+        cancelled: the submissions that were cancelled, each with the cause; "" for by somebody.
     """
     if ending.end is not None and ending.is_over:
         waves = tuple(wave.words for wave in ending.end.waves)
@@ -65,6 +73,8 @@ def finishing(ending: Ending, told: TaskState | None, *, answered: bool) -> Fini
     if last.queued is None and _is_being_queued(last.finisher):
         return Finishing("waiting", f"finisher {number} is being queued", waves=waves)
     state, words = _state_of(last, told, answered=answered)
+    if state == "gone" and not last.refused and cancelled.get(last.finisher.submission) == "":
+        words = "was cancelled with the run; `espnet3 resume` queues another one"
     return Finishing(state, f"finisher {number} {words}", waves=waves)
 
 

@@ -304,7 +304,9 @@ def _conclusion(
     end = None
     if first.ending is not None:
         answered = answers.finisher is not None
-        end = finishing(first.ending, answers.finisher, answered=answered)
+        end = finishing(
+            first.ending, answers.finisher, answered=answered, cancelled=first.cancelled
+        )
     merged = None
     if run.writers is not None and len(last.done) == run.world_size:
         from espnet3.run_dir.written import merged_into  # which few runs need

@@ -198,6 +198,11 @@ def test_cancel_ends_the_finisher_too(tmp_path: Path) -> None:
     assert len(stopped) == 2
     wait_for(lambda: not processes_of(run), "something is alive")
     assert not Path(run.run_dir, layout.finished(1)).exists()
+    seen = run.status().finishing
+    assert seen is not None
+    assert seen.words == (
+        "finisher 1 was cancelled with the run; `espnet3 resume` queues another one"
+    )
 
 
 def test_finish_now_is_done_in_this_terminal(tmp_path: Path) -> None:

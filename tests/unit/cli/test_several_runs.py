@@ -192,9 +192,14 @@ def test_what_to_type_about_runs_that_need_somebody() -> None:
     runs = [
         seen("a", "done"), seen("b", "failed"), seen("c", "running"),
         seen("d e", "done", skipped={0: 1}), SeenRun(ListedRun("/out/f", "unreadable")),
+        seen("g", "done", merges=True), seen("h", "done", merges=True, merged="/out"),
     ]  # fmt: skip
-    assert run_rows.next_steps(runs) == ["espnet3 status /out/b", "espnet3 status '/out/d e'"]
-    assert [run_rows.is_sound(run) for run in runs] == [True, False, False, False, False]
+    assert run_rows.next_steps(runs) == [
+        "espnet3 status /out/b", "espnet3 status '/out/d e'", "espnet3 collect /out/g",
+    ]  # fmt: skip
+    sound = [True, False, False, False, False, True, True]
+    assert [run_rows.is_sound(run) for run in runs] == sound
+    assert [one.get("merged") for one in run_rows.seen_documents(runs)][-2:] == [None, "/out"]
 
 
 def test_after_a_resume_of_nothing_it_is_not_said_to_collect_what_is_refused(
