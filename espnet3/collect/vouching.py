@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from espnet3.collect.result_parts import Shard, Vouched
 from espnet3.collect.unfinished import (
@@ -60,9 +60,11 @@ async def vouch(
         merges: whether the caller has the runner's own `merge` called, where it has one.
 
     Raises:
-        UsageError: it has one, and the caller wants the results themselves.
+        UsageError: it has one, and the caller wants the results themselves; or `errors` is neither.
         EspnetError: as `collect`.
     """
+    if errors not in get_args(Errors):  # else it would mean `keep`
+        raise UsageError(f"errors: {errors!r} is none of {', '.join(get_args(Errors))}")
     call = _Call(run_dir, partial, errors, patience, chosen_policy(trust), stop, merges)
     vouched = await asyncio.to_thread(call.look)
     if isinstance(vouched, RunDirectory):

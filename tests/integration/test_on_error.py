@@ -148,6 +148,14 @@ def test_run_shard_does_as_the_newest_submission_says(tmp_path: Path) -> None:
     assert receipt(run, 0).errors == 3
 
 
+def test_a_mistyped_word_does_not_keep_errors_in_silence(tmp_path: Path) -> None:
+    run = ended(submit_noting(tmp_path, 3, config(n_shards=1), failing=[1]))
+    mistyped: dict[str, Any] = {"errors": "kep"}
+    for collect in (run.collect, run.to_pandas, lambda **how: [*run.stream(**how)]):
+        with pytest.raises(UsageError, match="errors: 'kep' is none of raise, keep"):
+            collect(**mistyped)
+
+
 def test_on_error_is_of_all_shards_of_a_submission(tmp_path: Path) -> None:
     overrides = [{"ranks": "1", "options": {"on_error": "record"}}]
     with pytest.raises(UsageError, match="on_error: cannot be changed for some shards; beside"):
