@@ -132,7 +132,8 @@ def in_words(end: Finished) -> str:
             wrong = [f"{counted(end.errors, 'item')} failed or skipped"]
         else:
             wrong = failed_and_skipped(end.errors - (end.skipped or 0), end.skipped or 0)
-        return ", ".join([f"done: {counted(end.records, 'result')} in {end.results}", *wrong])
+        n = end.records - end.errors  # what failed has a record, and no result
+        return ", ".join([f"done: {counted(n, 'result')} in {end.results}", *wrong])
     done = f"{end.n_done} of {counted(end.n_shards, 'shard')} done"
     return f"{end.outcome}: {done}; {end.cause}"
 

@@ -16,6 +16,7 @@ from espnet3.run_dir.processes import this_process
 from espnet3.specs.finishing import Finished
 from espnet3.specs.models import now
 from espnet3.status.finishing import in_words
+from espnet3.text import counted
 
 PACKAGE = Path(espnet3.__file__).parent
 MANY = re.compile(
@@ -69,7 +70,7 @@ def test_an_end_tells_failed_items_from_skipped_ones(
         number=1, finisher=1, created=now(), by=this_process(), outcome="done", results="r.jsonl",
         records=5, n_shards=2, n_done=2, errors=errors, skipped=skipped,
     )  # fmt: skip
-    assert in_words(end) == f"done: 5 results in r.jsonl{words}"
+    assert in_words(end) == f"done: {counted(5 - errors, 'result')} in r.jsonl{words}"
 
 
 def test_what_a_merge_leaves_out_has_no_place() -> None:
