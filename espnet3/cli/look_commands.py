@@ -62,7 +62,7 @@ def status(run_dir: str, workers: bool, as_json: bool) -> int:
         status_views.status(seen)
         if signs is not None:
             worker_rows.show_workers(signs)
-    return DONE if seen.sound else NOT_COMPLETE
+    return DONE if seen.needs_nobody else NOT_COMPLETE
 
 
 @click.command(cls=Command, section=Section.LOOK)
@@ -92,7 +92,7 @@ def watch(run_dir: str, interval: float, as_json: bool) -> int:
         if len(run_dirs) > 1 and not as_json and not show.on_terminal():
             show.say(one_line(each, 10_000))  # a terminal's table begins with it
         seen = run_blocking(_watch(each, interval, as_json))
-        return DONE if seen.sound else NOT_COMPLETE, None
+        return DONE if seen.needs_nobody else NOT_COMPLETE, None
 
     return several_runs.each_run(run_dirs, follow)
 

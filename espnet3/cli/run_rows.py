@@ -39,7 +39,7 @@ def seen_documents(runs: Sequence[SeenRun]) -> list[dict[str, Any]]:
     """`runs` of `status --json` for a folder of several."""
     found = documents([run.listed for run in runs])
     for document, run in zip(found, runs, strict=True):
-        document["sound"] = is_sound(run)
+        document["sound"] = run.status is not None and run.status.sound
         if run.status is not None:
             document["failed_items"] = run.status.failed_items
             document["skipped_items"] = run.status.skipped_items
@@ -47,16 +47,16 @@ def seen_documents(runs: Sequence[SeenRun]) -> list[dict[str, Any]]:
     return found
 
 
-def is_sound(run: SeenRun) -> bool:
-    """Whether every shard of a run is done, and each item too."""
-    return run.status is not None and run.status.sound
+def needs_nobody(run: SeenRun) -> bool:
+    """Whether a run is as it should be, and so ends `status` with exit code 0."""
+    return run.status is not None and run.status.needs_nobody
 
 
 def next_steps(runs: Sequence[SeenRun]) -> list[str]:
     """The commands that help now: what tells more of a run, or merges what nobody has merged."""
     found = [run.status for run in runs if run.status is not None]
-    needy = [("status", seen.run_dir) for seen in found if not (seen.sound or seen.live)]
-    whole = [seen for seen in found if seen.sound and seen.merges and not seen.live]
+    needy = [("status", seen.run_dir) for seen in found if not (seen.needs_nobody or seen.live)]
+    whole = [seen for seen in found if seen.needs_nobody and seen.merges and not seen.live]
     needy += [("collect", seen.run_dir) for seen in whole if not seen.merged]
     return [show.command(*words) for words in needy[:_MOST_NEXT]]
 

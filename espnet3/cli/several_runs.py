@@ -80,7 +80,7 @@ def show_status(run_dirs: list[str], *, as_json: bool) -> int:
         run_rows.show_runs([each.listed for each in found])
         if show.on_terminal():
             show.lines([("next", run_rows.next_steps(found))])
-    return DONE if all(run_rows.is_sound(each) for each in found) else NOT_COMPLETE
+    return DONE if all(run_rows.needs_nobody(each) for each in found) else NOT_COMPLETE
 
 
 def each_run(

@@ -29,6 +29,7 @@ def status_document(seen: RunStatus) -> dict[str, Any]:
         "done": seen.done,
         "live": seen.live,
         "sound": seen.sound,
+        "needs_nobody": seen.needs_nobody,
         "items": seen.n_items,
         "items_done": seen.progress.done,
         "failed_items": seen.failed_items,

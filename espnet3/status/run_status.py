@@ -241,6 +241,12 @@ class RunStatus:
         """Whether every shard is done, and each item too: `collect` does not refuse it."""
         return self.done and not self.failed and not self.skipped
 
+    @property
+    def needs_nobody(self) -> bool:
+        """Whether it is sound, and no finisher has ended without the results (a full disk, say)."""
+        ended = None if self.finishing is None or self.merged else self.finishing.state
+        return self.sound and ended not in ("incomplete", "stopped")
+
     def progress_in_words(self) -> list[str]:
         """How far it has come, as in `32 of 100 items done`, `4.1 items/s`, `17 s left`.
 

@@ -302,9 +302,12 @@ def test_results_that_cannot_be_written_are_told(tmp_path: Path) -> None:
         .read_text()
         .startswith(f"incomplete: 4 of 4 shards done; the results cannot be collected: {output}: ")
     )
+    assert run.status().sound  # all is computed
+    assert said("watch", run.run_dir).code == said("status", run.run_dir).code == 1
     output.parent.unlink()
     run.finish()
     assert end_of(run, 2)["outcome"] == "done"
+    assert said("status", run.run_dir).code == 0
 
 
 @pytest.mark.parametrize(

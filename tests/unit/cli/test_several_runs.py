@@ -198,7 +198,7 @@ def test_what_to_type_about_runs_that_need_somebody() -> None:
         "espnet3 status /out/b", "espnet3 status '/out/d e'", "espnet3 collect /out/g",
     ]  # fmt: skip
     sound = [True, False, False, False, False, True, True]
-    assert [run_rows.is_sound(run) for run in runs] == sound
+    assert [run_rows.needs_nobody(run) for run in runs] == sound
     assert [one.get("merged") for one in run_rows.seen_documents(runs)][-2:] == [None, "/out"]
 
 

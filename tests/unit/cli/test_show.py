@@ -73,9 +73,10 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     show.json_document(status_lines.status_document(SEEN))
     found = json.loads(capsys.readouterr().out)
     assert [*found] == [
-        "run_dir", "world_size", "counts", "done", "live", "sound", "items", "items_done",
-        "failed_items", "skipped_items", "items_per_second", "seconds_left", "unreadable_receipts",
-        "scheduler_problem", "finishing", "merged", "changed_sources", "shards",
+        "run_dir", "world_size", "counts", "done", "live", "sound", "needs_nobody", "items",
+        "items_done", "failed_items", "skipped_items", "items_per_second", "seconds_left",
+        "unreadable_receipts", "scheduler_problem", "finishing", "merged", "changed_sources",
+        "shards",
     ]  # fmt: skip
     assert found["world_size"] == 4
     assert found["counts"] == {"done": 1, "running": 1, "pending": 1, "failed": 1}
