@@ -51,7 +51,7 @@ async def cancel_lost(root: str) -> list[str]:
         RunDirectoryError: none is found.
     """
     stopped: list[str] = []
-    silent = ""
+    silent: list[str] = []
     for name, command in _ASKED.items():
         if command is not None and await asyncio.to_thread(shutil.which, command) is None:
             continue
@@ -60,16 +60,18 @@ async def cancel_lost(root: str) -> list[str]:
             found = await _find(scheduler, root)
             if found:
                 await scheduler.cancel(found)
-        except SchedulerUnavailable as error:
-            silent = f" ({error})"
+        except SchedulerUnavailable:
+            silent.append(name)
             continue
         stopped += [job.job_id for job in found]
     if not stopped:
         raise RunDirectoryError(
             root,
-            f"is not there, and no job is known to work for it{silent}; if it was removed while "
-            "some lived, running ones end within a heartbeat and queued ones when they start; to "
-            "stop them now, use the scheduler's own commands",
+            "does not exist, and no job is known to work for it"
+            + "".join(f" ({name} does not answer here)" for name in silent)
+            + "; check the path. If it was removed while some lived, running ones end within a "
+            "heartbeat and queued ones when they start; to stop them now, use the scheduler's own "
+            "commands",
         )
     return stopped
 

@@ -114,7 +114,7 @@ def test_cancel_still_finds_them(tmp_path: Path) -> None:
     wait_for(lambda: not processes_of(run), "its processes do not end")
     assert len(processes_of(other)) == 2
     (beside / GATE).touch()
-    with pytest.raises(RunDirectoryError, match="is not there, and no job is known to work for it"):
+    with pytest.raises(RunDirectoryError, match="does not exist, and no job is known to work"):
         run.cancel()
 
 

@@ -45,6 +45,6 @@ def test_cancel_finds_the_jobs_of_a_directory_that_is_gone(
         return {*slurm.run("squeue", "--noheader", "--format=%j").stdout.split("\n")} - {""}
 
     wait_for(lambda: queued() == {"mine", untouched.name}, "the jobs are not what they should be")
-    with pytest.raises(RunDirectoryError, match="is not there, and no job is known to work for it"):
+    with pytest.raises(RunDirectoryError, match="does not exist, and no job is known to work"):
         run.cancel()
     other.cancel()
