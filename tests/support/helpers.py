@@ -182,12 +182,21 @@ def collected_elsewhere(run: Run) -> Any:
 
 def processes_of(run: Run) -> list[int]:
     """The processes of this host that work for a run: those that have its directory as a word."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if run.run_dir in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process.pid)
-    return found
+    return _processes(lambda words: run.run_dir in words)
+
+
+def processes_below(folder: Path) -> list[int]:
+    """Those that have a path below a folder as a word."""
+    return _processes(lambda words: any(word.startswith(f"{folder}/") for word in words))
+
+
+def _processes(are_meant: Callable[[list[str]], bool]) -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if are_meant(process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
 
 
 def kill_all(run: Run) -> None:

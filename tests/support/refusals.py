@@ -17,6 +17,7 @@ from espnet3.errors import (
 )
 from espnet3.parallel import BaseRunner, EnvironmentProvider
 from espnet3.run import submit_run
+from tests.support.helpers import processes_below, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 IN_WORKER = "ESPNET3_IN_WORKER"
@@ -68,7 +69,11 @@ Snapshot = dict[str, tuple[str, bytes]]
 
 
 def snapshot(folder: Path) -> Snapshot:
-    """Everything below a folder: names, kinds, contents."""
+    """Everything below a folder: names, kinds, contents.
+
+    Once no process works there: a run ends before its workers have, who still write to their logs.
+    """
+    wait_for(lambda: not processes_below(folder), "something still works there")
     found: Snapshot = {}
     for path in sorted(folder.rglob("*")):
         kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
