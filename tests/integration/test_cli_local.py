@@ -53,6 +53,7 @@ def test_a_run_from_submit_to_collect(espnet3: Project) -> None:
         "left_out": {},
         "errors": 0,
         "missing": [],
+        "skipped": 0,
     }
     written = (espnet3.folder / "out file.jsonl").read_text()
     assert [json.loads(line) for line in written.splitlines()] == espnet3.expected()

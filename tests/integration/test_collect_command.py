@@ -37,7 +37,7 @@ def test_the_form_is_what_the_name_says(done: Project) -> None:
             *([f"{i}", f"{3 * i}"] for i in range(12)),
         ]
     told = done.json("collect", done.run_dir, "-o", "x.jsonl.gz")
-    nothing: dict[str, Any] = {"left_out": {}, "errors": 0, "missing": []}
+    nothing: dict[str, Any] = {"left_out": {}, "errors": 0, "missing": [], "skipped": 0}
     assert told == {"output": "x.jsonl.gz", "records": 12, **nothing}
     assert done.shell("gzip -dc x.jsonl.gz").stdout == done("collect", done.run_dir).stdout
 
